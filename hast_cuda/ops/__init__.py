@@ -1,0 +1,26 @@
+"""The fused operators: each works on CPU and CUDA tensors, under autograd, compile and export."""
+
+from __future__ import annotations
+
+from hast_cuda.ops._registry import build_info, core
+from hast_cuda.ops.batch_stats import batch_norm_match, match_loss
+from hast_cuda.ops.channel_attention import attention_loss, channel_attention
+from hast_cuda.ops.channel_range import (
+    fake_quantize_weights,
+    new_range_state,
+    quantize_activation,
+)
+from hast_cuda.ops.fake_quant import fake_quantize
+
+__all__ = [
+    "attention_loss",
+    "batch_norm_match",
+    "build_info",
+    "channel_attention",
+    "core",
+    "fake_quantize",
+    "fake_quantize_weights",
+    "match_loss",
+    "new_range_state",
+    "quantize_activation",
+]

@@ -1,0 +1,93 @@
+"""Argument checks shared by the public ops: early, and naming argument, value and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hast_cuda.ops._registry import ACTIVATIONS, DTYPES
+
+STE = ("identity", "clipped")
+ZERO_POINTS = ("integer", "real")
+
+
+def floating(name: str, x: Tensor) -> None:
+    """``x`` is a tensor of a dtype and on a device that the kernels support."""
+    if not isinstance(x, Tensor):
+        message = f"{name} must be a torch.Tensor, got {type(x).__name__}"
+        raise TypeError(message)
+    if x.dtype not in DTYPES:
+        message = f"{name} has dtype {x.dtype}; allowed: float32, float16, bfloat16, float64"
+        raise TypeError(message)
+    if x.device.type not in ("cpu", "cuda", "meta"):
+        message = f"{name} is on {x.device}; hast_cuda runs on cpu and cuda"
+        raise ValueError(message)
+
+
+def same_device(name: str, x: Tensor, reference_name: str, reference: Tensor) -> None:
+    """Both tensors are on one device."""
+    if x.device != reference.device:
+        message = (
+            f"{name} is on {x.device} but {reference_name} is on {reference.device}; "
+            f"move one of them, e.g. {name}.to({reference_name}.device)"
+        )
+        raise ValueError(message)
+
+
+def bit_width(name: str, bits: int) -> None:
+    """``bits`` is an integer from 2 to 8."""
+    if isinstance(bits, bool) or not isinstance(bits, int):
+        message = f"{name} must be an int from 2 to 8, got {bits!r}"
+        raise TypeError(message)
+    if not 2 <= bits <= 8:
+        message = f"{name} is {bits}; allowed: 2 to 8"
+        raise ValueError(message)
+
+
+def choice(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
+    """``value`` is one of ``allowed``."""
+    if value not in allowed:
+        message = f"{name} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}"
+        raise ValueError(message)
+
+
+def activation_code(activation: str | None) -> int:
+    """Core code of a fused activation."""
+    choice("activation", activation, tuple(ACTIVATIONS))
+    return ACTIVATIONS[activation]
+
+
+def channel_axis(x: Tensor, axis: int | None) -> int | None:
+    """``axis`` as a non-negative index of ``x``, or None for one range per tensor."""
+    if axis is None:
+        return None
+    if not -x.dim() <= axis < x.dim():
+        message = f"channel_axis is {axis} but x has {x.dim()} dimensions"
+        raise ValueError(message)
+    return axis % x.dim()
+
+
+def known_values(x: Tensor) -> bool:
+    """True when reading values of ``x`` costs no device synchronisation and breaks no trace."""
+    return (
+        x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and type(x) is Tensor  # a fake tensor has no values
+    )
+
+
+def ordered_range(lower: Tensor, upper: Tensor) -> None:
+    """Ranges are finite and lower <= upper. Only for CPU ranges: a CUDA read would synchronise."""
+    if not (known_values(lower) and known_values(upper)):
+        return
+    if not bool(torch.isfinite(lower).all() & torch.isfinite(upper).all()):
+        message = "lower and upper must be finite; found NaN or infinity"
+        raise ValueError(message)
+    wrong = (lower > upper).flatten().nonzero()
+    if wrong.numel():
+        index = int(wrong[0])
+        low, high = float(lower.flatten()[index]), float(upper.flatten()[index])
+        message = f"lower must not exceed upper; at index {index} lower is {low} and upper {high}"
+        raise ValueError(message)

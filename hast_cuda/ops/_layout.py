@@ -1,0 +1,48 @@
+"""Memory layouts as the core sees them: contiguous ``[outer, channels, inner]``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """True for a 4-d or 5-d tensor that is dense only in channels_last order."""
+    if x.is_contiguous():
+        return False
+    return (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)) or (
+        x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
+    )
+
+
+def dense(x: Tensor) -> Tensor:
+    """``x`` itself if contiguous or channels_last, else a contiguous copy."""
+    return x if x.is_contiguous() or is_channels_last(x) else x.contiguous()
+
+
+def like(x: Tensor, reference: Tensor) -> Tensor:
+    """``x`` in the memory layout of ``reference`` (which is dense)."""
+    if is_channels_last(reference):
+        last = torch.channels_last if reference.dim() == 4 else torch.channels_last_3d
+        return x.contiguous(memory_format=last)
+    return x.contiguous()
+
+
+def extents(x: Tensor, channel_axis: int | None) -> tuple[int, int, int]:
+    """(outer, channels, inner) of a dense tensor; the whole tensor is one channel for ``None``."""
+    if channel_axis is None:
+        return 1, 1, x.numel()
+    channels = x.shape[channel_axis]
+    if channels == 0 or x.numel() == 0:
+        return 0, channels, 0
+    if is_channels_last(x):
+        if channel_axis == 0:
+            return 1, channels, x.numel() // channels
+        if channel_axis == 1:
+            return x.numel() // channels, channels, 1
+        message = f"channel_axis {channel_axis} of a channels_last tensor is not supported"
+        raise ValueError(message)
+    outer = 1
+    for size in x.shape[:channel_axis]:
+        outer *= size
+    return outer, channels, x.numel() // (outer * channels)

@@ -1,0 +1,69 @@
+"""Zeroed counters for kernels whose last block finishes the reduction, one slot per CUDA stream.
+
+A kernel counts its finished blocks and leaves the counter at zero again, so the slot is reused by
+every later kernel of that stream without clearing it. Slots of one device live in one allocation made
+at first use, outside any CUDA graph: a captured kernel keeps using its slot, which stays allocated.
+Two graphs captured on one stream must not be replayed at the same time on different streams.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hast_cuda.ops._registry import core, device_and_stream
+
+SLOT = 16384  # counters per stream: one per channel is needed at most
+SLOTS = 32
+
+_banks: dict[int, list[Tensor]] = {}
+_slots: dict[tuple[int, int], Tensor] = {}
+
+
+def counters(x: Tensor, count: int) -> int:
+    """Address of ``count`` zeroed counters for the current stream of ``x``'s device; 0 on the CPU."""
+    device, stream = device_and_stream(x)
+    if device < 0:
+        return 0
+    slot = _slots.get((device, stream))
+    if slot is None or slot.numel() < count:
+        slot = _slots[device, stream] = _new_slot(x.device, count)
+    return slot.data_ptr()
+
+
+def _new_slot(device: torch.device, count: int) -> Tensor:
+    used = sum(key[0] == device.index for key in _slots)
+    banks = _banks.setdefault(device.index, [])
+    if count <= SLOT and used < SLOTS * len(banks):
+        return banks[-1][used % SLOTS]
+    if torch.cuda.is_current_stream_capturing():
+        message = (
+            "hast_cuda needs its counters before CUDA graph capture: run the captured code once "
+            "outside the capture on this device first"
+        )
+        raise RuntimeError(message)
+    if count > SLOT:
+        slot = torch.zeros(count, dtype=torch.int32, device=device)
+    else:
+        bank = torch.zeros(SLOTS, SLOT, dtype=torch.int32, device=device)
+        banks.append(bank)
+        slot = bank[used % SLOTS]
+    torch.cuda.synchronize(device)  # other streams must see the zeros; happens once per bank
+    return slot
+
+
+def scratch(x: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """Uninitialised scratch of ``count`` values on ``x``'s device, owned by the caller."""
+    return torch.empty(max(count, 1), dtype=dtype, device=x.device)
+
+
+def range_scratch(x: Tensor) -> int:
+    """Scratch values that ``update_range`` needs."""
+    size: int = core.range_scratch(x.numel(), device_and_stream(x)[0])
+    return size
+
+
+def batch_stats_scratch(x: Tensor, shape: tuple[int, int, int]) -> int:
+    """Scratch values that ``batch_norm_match`` and its backward need."""
+    size: int = core.batch_stats_scratch(*shape, device_and_stream(x)[0])
+    return size

@@ -1,0 +1,231 @@
+"""Per-channel attention vectors (Eq. 14) and the feature-alignment loss over all maps (Eq. 13)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hast_cuda.ops import _checks, _layout, _workspace, reference
+from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+
+
+def _tables(maps: list[Tensor], members: list[int]) -> tuple[list[int], ...]:
+    chosen = [maps[i] for i in members]
+    return (
+        [m.shape[0] for m in chosen],
+        [m.shape[1] for m in chosen],
+        [m[0, 0].numel() for m in chosen],
+        [int(_layout.is_channels_last(m)) for m in chosen],
+    )
+
+
+def _by_dtype(maps: list[Tensor]) -> list[tuple[torch.dtype, list[int]]]:
+    groups: dict[torch.dtype, list[int]] = defaultdict(list)
+    for index, item in enumerate(maps):
+        if item.numel():
+            groups[item.dtype].append(index)
+    return list(groups.items())
+
+
+def _energies(maps: list[Tensor]) -> list[Tensor]:
+    maps = [_layout.dense(m) for m in maps]
+    outputs = [
+        m.new_zeros(m.shape[:2], dtype=reference.arithmetic_dtype(m.dtype))
+        if m.numel() == 0
+        else m.new_empty(m.shape[:2], dtype=reference.arithmetic_dtype(m.dtype))
+        for m in maps
+    ]
+    for dtype, members in _by_dtype(maps):
+        core.channel_attention(
+            [pointer(maps[i]) for i in members], [pointer(outputs[i]) for i in members],
+            *_tables(maps, members), DTYPES[dtype], *device_and_stream(maps[members[0]]),
+        )  # fmt: skip
+    return outputs
+
+
+def _energies_reference(maps: list[Tensor]) -> list[Tensor]:
+    return [reference.channel_attention(m) for m in maps]
+
+
+def _energies_backward(
+    coefficients: list[Tensor], maps: list[Tensor], scale: Tensor | None
+) -> list[Tensor]:
+    maps = [_layout.dense(m) for m in maps]
+    coefficients = [c.contiguous() for c in coefficients]
+    outputs = [torch.empty_like(m) for m in maps]
+    for dtype, members in _by_dtype(maps):
+        wide = reference.arithmetic_dtype(dtype)
+        factor = None if scale is None else scale.to(wide)
+        core.channel_attention_backward(
+            [pointer(maps[i]) for i in members], [pointer(coefficients[i]) for i in members],
+            [pointer(outputs[i]) for i in members], *_tables(maps, members), pointer(factor),
+            DTYPES[dtype], *device_and_stream(maps[members[0]]),
+        )  # fmt: skip
+    return outputs
+
+
+def _energies_backward_reference(
+    coefficients: list[Tensor], maps: list[Tensor], scale: Tensor | None
+) -> list[Tensor]:
+    outputs = []
+    for coefficient, item in zip(coefficients, maps, strict=True):
+        factor = 2 * coefficient if scale is None else 2 * coefficient * scale
+        shape = (*factor.shape, *[1] * (item.dim() - 2))
+        outputs.append((factor.reshape(shape) * item.to(factor.dtype)).to(item.dtype))
+    return outputs
+
+
+def _pair_loss(
+    teacher: list[Tensor], student: list[Tensor], spatial: list[int], normalized: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    first = teacher[0]
+    teacher, student = [t.contiguous() for t in teacher], [s.contiguous() for s in student]
+    grads_t, grads_s = ([torch.empty_like(t) for t in teacher] for _ in range(2))
+    loss = first.new_empty(())
+    scratch = _workspace.scratch(first, len(teacher) * first.shape[0], first.dtype)
+    core.attention_pair_loss(
+        *([pointer(t) for t in group] for group in (teacher, student, grads_t, grads_s)),
+        [t.shape[1] for t in teacher], spatial, first.shape[0], pointer(loss), pointer(scratch),
+        _workspace.counters(first, 1), DTYPES[first.dtype], normalized, *device_and_stream(first),
+    )  # fmt: skip
+    return loss, grads_t, grads_s
+
+
+def _pair_loss_reference(
+    teacher: list[Tensor], student: list[Tensor], spatial: list[int], normalized: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    with torch.enable_grad():
+        leaves = [e.detach().requires_grad_() for e in (*teacher, *student)]
+        split = len(teacher)
+        loss = reference.energy_loss(leaves[:split], leaves[split:], spatial, normalized=normalized)
+        grads = list(torch.autograd.grad(loss, leaves))
+    return loss.detach(), grads[:split], grads[split:]
+
+
+def _fake_energies(maps: list[Tensor]) -> list[Tensor]:
+    return [m.new_empty(m.shape[:2], dtype=reference.arithmetic_dtype(m.dtype)) for m in maps]
+
+
+_channel_attention = register(
+    "channel_attention(Tensor[] maps) -> Tensor[]", _energies, _energies_reference, _fake_energies
+)
+_channel_attention_backward = register(
+    "channel_attention_backward(Tensor[] coefficients, Tensor[] maps, Tensor? scale) -> Tensor[]",
+    _energies_backward,
+    _energies_backward_reference,
+    lambda coefficients, maps, scale: [torch.empty_like(m) for m in maps],
+)
+_attention_pair_loss = register(
+    "attention_pair_loss(Tensor[] teacher, Tensor[] student, int[] spatial, bool normalized)"
+    " -> (Tensor, Tensor[], Tensor[])",
+    _pair_loss,
+    _pair_loss_reference,
+    lambda teacher, student, *_: (
+        teacher[0].new_empty(()),
+        [torch.empty_like(t) for t in teacher],
+        [torch.empty_like(s) for s in student],
+    ),
+)
+
+
+class _ChannelAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *maps: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*maps)
+        return tuple(_channel_attention(list(maps)))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_channel_attention_backward(list(grads), list(ctx.saved_tensors), None))
+
+
+class _AttentionLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, normalized: bool, layers: int, *maps: Tensor) -> Tensor:
+        energies = _channel_attention(list(maps))
+        spatial = [m[0, 0].numel() for m in maps[:layers]]
+        loss, grads_t, grads_s = _attention_pair_loss(
+            energies[:layers], energies[layers:], spatial, normalized
+        )
+        ctx.wanted = [i for i in range(2 * layers) if ctx.needs_input_grad[2 + i]]
+        gradients = [*grads_t, *grads_s]
+        ctx.save_for_backward(*(maps[i] for i in ctx.wanted), *(gradients[i] for i in ctx.wanted))
+        ctx.count = 2 * layers
+        result: Tensor = loss
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        saved, half = ctx.saved_tensors, len(ctx.wanted)
+        results: list[Tensor | None] = [None] * ctx.count
+        found = _channel_attention_backward(list(saved[half:]), list(saved[:half]), grads[0])
+        for index, gradient in zip(ctx.wanted, found, strict=True):
+            results[index] = gradient
+        return (None, None, *results)
+
+
+def _check_map(name: str, feature: Tensor) -> None:
+    _checks.floating(name, feature)
+    if feature.dim() < 3 or feature.numel() == 0:
+        message = f"{name} has shape {tuple(feature.shape)}; expected [N, C, H, W], not empty"
+        raise ValueError(message)
+
+
+def channel_attention(feature: Tensor) -> Tensor:
+    """Attention vector of Eq. 14: ``a[n, c] = sum over space of f[n, c]^2``.
+
+    Args:
+        feature: [N, C, H, W] (or any spatial axes), contiguous or channels_last, floating point.
+
+    Returns:
+        [N, C] in float32 (float64 for float64). Gradient: ``df = 2 * da[n, c] * f``.
+
+    Raises:
+        TypeError: wrong dtype. ValueError: fewer than three axes or no elements.
+    """
+    _check_map("feature", feature)
+    (energy,) = _ChannelAttention.apply(feature)
+    result: Tensor = energy
+    return result
+
+
+def attention_loss(
+    teacher: Sequence[Tensor], student: Sequence[Tensor], *, normalized: bool = True
+) -> Tensor:
+    """Feature-alignment loss of Eq. 13-14 over all pairs of maps.
+
+    Args:
+        teacher: maps [N, C_l, H_l, W_l] of the full-precision network.
+        student: maps of the same shapes of the quantized network.
+        normalized: True (as released): ``sum_l mean_{n,c} (a_s/||a_s|| - a_t/||a_t||)^2``;
+            False (Eq. 12-14 as printed): ``1/(N L) sum_{l,n} ||a_s - a_t||^2``.
+
+    Returns:
+        0-d loss without the factor lambda of Eq. 12. Gradients flow to both sides that need them.
+
+    Raises:
+        TypeError: wrong dtype. ValueError: no maps, or pairs that differ in shape, dtype or device.
+    """
+    teacher, student = list(teacher), list(student)
+    if not teacher or len(teacher) != len(student):
+        message = f"expected equally many maps (at least 1), got {len(teacher)} and {len(student)}"
+        raise ValueError(message)
+    for index, (map_t, map_s) in enumerate(zip(teacher, student, strict=True)):
+        _check_map(f"teacher[{index}]", map_t)
+        _check_map(f"student[{index}]", map_s)
+        _checks.same_device(f"student[{index}]", map_s, "teacher[0]", teacher[0])
+        if map_t.shape != map_s.shape or map_t.shape[0] != teacher[0].shape[0]:
+            message = (
+                f"map {index}: teacher {tuple(map_t.shape)} and student {tuple(map_s.shape)} must "
+                f"have one shape with batch {teacher[0].shape[0]}"
+            )
+            raise ValueError(message)
+        if (map_t.dtype == torch.float64) != (map_s.dtype == torch.float64):
+            message = f"map {index}: teacher is {map_t.dtype} and student {map_s.dtype}"
+            raise ValueError(message)
+    loss: Tensor = _AttentionLoss.apply(normalized, len(teacher), *teacher, *student)
+    return loss

@@ -1,0 +1,173 @@
+"""Quantization that finds its own range: weights per output channel, activations by moving average."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hast_cuda.ops import _checks, _layout, _workspace, reference
+from hast_cuda.ops._registry import ACTIVATIONS, DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.ops.fake_quant import FakeQuantizeFunction
+
+_NAMES = {code: name for name, code in ACTIVATIONS.items()}
+EMA = ("corrected", "released")
+
+
+def _weights(weights: list[Tensor], bits: list[int], real: bool) -> list[Tensor]:
+    dense = [_layout.dense(w) for w in weights]
+    outputs = [torch.empty_like(w) for w in dense]
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
+    for index, weight in enumerate(dense):
+        if weight.numel():
+            groups[weight.device, weight.dtype].append(index)
+    for (_, dtype), members in groups.items():
+        first = dense[members[0]]
+        core.fake_quantize_weights(
+            [pointer(dense[i]) for i in members],
+            [pointer(outputs[i]) for i in members],
+            [dense[i].shape[0] for i in members],
+            [dense[i].numel() // dense[i].shape[0] for i in members],
+            [bits[i] for i in members],
+            DTYPES[dtype],
+            real,
+            *device_and_stream(first),
+        )
+    return outputs
+
+
+def _weights_reference(weights: list[Tensor], bits: list[int], real: bool) -> list[Tensor]:
+    return reference.fake_quantize_weights(weights, bits, real_zero_point=real)
+
+
+def _update(x: Tensor, state: Tensor, act: int, beta: float, released: bool) -> None:
+    x = _layout.dense(x)
+    scratch = _workspace.scratch(x, _workspace.range_scratch(x), state.dtype)
+    core.update_range(
+        pointer(x), pointer(state), pointer(scratch), _workspace.counters(x, 1), DTYPES[x.dtype],
+        x.numel(), act, beta, released, *device_and_stream(x),
+    )  # fmt: skip
+
+
+def _update_reference(x: Tensor, state: Tensor, act: int, beta: float, released: bool) -> None:
+    reference.update_range(x, state, activation=_NAMES[act], beta=beta, released=released)
+
+
+_fake_quantize_weights = register(
+    "fake_quantize_weights(Tensor[] weights, int[] bits, bool real_zero_point) -> Tensor[]",
+    _weights,
+    _weights_reference,
+    lambda weights, *_: [torch.empty_like(w) for w in weights],
+)
+_update_range_ = register(
+    "update_range_(Tensor x, Tensor(a!) state, int activation, float beta, bool released) -> ()",
+    _update,
+    _update_reference,
+    lambda *_: None,
+)
+
+
+class _FakeQuantizeWeights(torch.autograd.Function):
+    """Identity straight-through gradient to every weight; nothing is saved."""
+
+    @staticmethod
+    def forward(ctx: Any, bits: list[int], real: bool, *weights: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_fake_quantize_weights(list(weights), bits, real))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, *grads)
+
+
+def fake_quantize_weights(
+    weights: Sequence[Tensor], bits: int | Sequence[int], *, zero_point: str = "integer"
+) -> list[Tensor]:
+    """Fake-quantize all weights of a network in one launch, range = min and max per output channel.
+
+    Args:
+        weights: tensors [out, ...], any mix of shapes; float32, float16, bfloat16 or float64.
+        bits: 2 to 8, one for all or one per weight.
+        zero_point: "integer" or "real", see :func:`fake_quantize`.
+
+    Returns:
+        One tensor per weight, same shape and dtype (Eq. 1-2). The gradient passes unchanged.
+
+    Raises:
+        TypeError: wrong dtype. ValueError: bits out of range, lengths that differ, a 0-d weight.
+    """
+    weights = list(weights)
+    widths = [bits] * len(weights) if isinstance(bits, int) else list(bits)
+    _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
+    if len(widths) != len(weights):
+        message = f"bits has {len(widths)} entries for {len(weights)} weights"
+        raise ValueError(message)
+    for index, (weight, width) in enumerate(zip(weights, widths, strict=True)):
+        _checks.floating(f"weights[{index}]", weight)
+        _checks.bit_width(f"bits[{index}]", width)
+        if weight.dim() == 0:
+            message = f"weights[{index}] is a scalar; expected [out_channels, ...]"
+            raise ValueError(message)
+    if not weights:
+        return []
+    outputs: tuple[Tensor, ...] = _FakeQuantizeWeights.apply(widths, zero_point == "real", *weights)
+    return list(outputs)
+
+
+def new_range_state(dtype: torch.dtype = torch.float32, device: Any = None) -> Tensor:
+    """Empty range state [lower, upper, m_lower, m_upper, beta^t] = [0, 0, 0, 0, 1]."""
+    return torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0], dtype=dtype, device=device)
+
+
+def quantize_activation(
+    x: Tensor, state: Tensor, bits: int, *, activation: str | None = None, observe: bool = False,
+    ema: str = "corrected", beta: float = 0.9, ste: str = "identity", zero_point: str = "integer",
+) -> Tensor:  # fmt: skip
+    """Activation, range tracking and quantization of one tensor; the range never leaves the device.
+
+    Args:
+        x: activations of any shape; float32, float16, bfloat16 or float64.
+        state: [5], from :func:`new_range_state`, float32 (float64 for float64 ``x``); updated in place
+            when ``observe``: m = beta*m + (1-beta)*(min, max), range = m / (1 - beta^t).
+        bits: 2 to 8.
+        activation: None, "relu" or "relu6", fused in front.
+        observe: update the range before quantizing; otherwise it is frozen and nothing is reduced.
+        ema: "corrected", or "released" for the published recursion that feeds corrected values back.
+        beta: decay of the moving average, in [0, 1).
+        ste: "identity" or "clipped", see :func:`fake_quantize`; the activation masks in both.
+        zero_point: "integer" or "real".
+
+    Returns:
+        Tensor like ``x``. No gradient flows to the range.
+
+    Raises:
+        TypeError, ValueError: as :func:`fake_quantize`; wrong state shape, dtype or device.
+    """
+    _checks.floating("x", x)
+    _checks.bit_width("bits", bits)
+    _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
+    _checks.choice("ste", ste, _checks.STE)
+    _checks.choice("ema", ema, EMA)
+    code = _checks.activation_code(activation)
+    _checks.same_device("state", state, "x", x)
+    dtype = reference.arithmetic_dtype(x.dtype)
+    if state.shape != (5,) or state.dtype != dtype or not state.is_contiguous():
+        message = (
+            f"state is {tuple(state.shape)} {state.dtype}; expected a contiguous (5,) {dtype} "
+            "tensor from new_range_state"
+        )
+        raise ValueError(message)
+    if not 0 <= beta < 1:
+        message = f"beta is {beta}; allowed: 0 <= beta < 1"
+        raise ValueError(message)
+    if observe:
+        _update_range_(x.detach(), state, code, beta, ema == "released")
+    clipped = ste == "clipped"
+    # A later update must not change the range that this call's clipped gradient will look at.
+    bounds = state.clone() if observe and clipped else state.detach()
+    y: Tensor = FakeQuantizeFunction.apply(
+        x, bounds[0:1], bounds[1:2], bits, None, zero_point == "real", code, clipped
+    )
+    return y
