@@ -1,0 +1,34 @@
+"""Quantized modules, and the walk that puts them into a network."""
+
+from __future__ import annotations
+
+from hast_cuda.nn.activation import FakeQuantActivation
+from hast_cuda.nn.calibrate import (
+    activation_quantizers,
+    calibrate,
+    freeze_ranges,
+    shrink_ranges,
+    unfreeze_ranges,
+)
+from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear, quantized_once
+from hast_cuda.nn.matched_batch_norm import BatchStatistics, MatchedBatchNorm2d
+from hast_cuda.nn.quantize import Override, quantize
+from hast_cuda.nn.table import QuantizationTable, quantization_table
+
+__all__ = [
+    "BatchStatistics",
+    "FakeQuantActivation",
+    "FakeQuantConv2d",
+    "FakeQuantLinear",
+    "MatchedBatchNorm2d",
+    "Override",
+    "QuantizationTable",
+    "activation_quantizers",
+    "calibrate",
+    "freeze_ranges",
+    "quantization_table",
+    "quantize",
+    "quantized_once",
+    "shrink_ranges",
+    "unfreeze_ranges",
+]

@@ -1,0 +1,106 @@
+"""Per-tensor activation quantizer with a range that is tracked, then frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.ops import _checks, new_range_state, quantize_activation
+from hast_cuda.ops.channel_range import EMA
+
+
+class FakeQuantActivation(nn.Module):
+    """Activation (optional), range tracking and fake quantization of one tensor in one pass (Eq. 1-2).
+
+    While :attr:`observing`, each forward updates the moving average of (min, max); after
+    :meth:`freeze` the range stays fixed for ever. Replace ``nn.ReLU()`` by
+    ``FakeQuantActivation(4, activation="relu")``.
+
+    Args:
+        bits: 2 to 8.
+        activation: None, "relu" or "relu6", fused in front of the quantizer.
+        beta: decay of the moving average.
+        ema: "corrected" or "released" (the published recursion).
+        ste: "identity" or "clipped".
+
+    Shapes: any -> same. Dtypes: float32, float16, bfloat16, float64; the range is float32 or float64.
+    """
+
+    range_state: Tensor
+    frozen: Tensor
+
+    def __init__(
+        self, bits: int = 4, *, activation: str | None = None, beta: float = 0.9,
+        ema: str = "corrected", ste: str = "identity",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        _checks.bit_width("bits", bits)
+        _checks.activation_code(activation)
+        _checks.choice("ema", ema, EMA)
+        _checks.choice("ste", ste, _checks.STE)
+        self.bits, self.activation, self.beta, self.ema, self.ste = bits, activation, beta, ema, ste
+        self.register_buffer("range_state", new_range_state())
+        self.register_buffer("frozen", torch.tensor(False))
+        self.observing = True  # the host's copy of `frozen`: no device read in forward
+
+    @property
+    def lower(self) -> Tensor:
+        """Lower end of the range, 0-d, on the device."""
+        return self.range_state[0]
+
+    @property
+    def upper(self) -> Tensor:
+        """Upper end of the range, 0-d, on the device."""
+        return self.range_state[1]
+
+    def freeze(self) -> None:
+        """Keep the range fixed from now on."""
+        self.observing = False
+        self.frozen.fill_(True)
+
+    def unfreeze(self) -> None:
+        """Let forward update the range again."""
+        self.observing = True
+        self.frozen.fill_(False)
+
+    def set_range(self, lower: float | Tensor, upper: float | Tensor) -> None:
+        """Set the range by hand (and its moving average with it); it stays frozen or not as it was."""
+        self.range_state[0:4:2] = lower
+        self.range_state[1:4:2] = upper
+        self.range_state[4] = 0.0  # as after infinitely many equal batches
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize ``x``; the straight-through gradient passes, masked by the activation."""
+        state = self.range_state
+        if (x.dtype == torch.float64) != (state.dtype == torch.float64):
+            state = state.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+            if self.observing:
+                self.range_state = state
+        return quantize_activation(
+            x, state, self.bits, activation=self.activation, observe=self.observing,
+            ema=self.ema, beta=self.beta, ste=self.ste,
+        )  # fmt: skip
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FakeQuantActivation:
+        exact = self.range_state
+        super()._apply(fn, recurse)
+        if self.range_state.dtype in (torch.float16, torch.bfloat16):
+            # module.half() must not round the range: only its device follows
+            self.range_state = exact.to(self.range_state.device)
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.observing = not bool(self.frozen)
+
+    def extra_repr(self) -> str:
+        """Bits, fused activation and options that differ from the defaults."""
+        parts = [f"bits={self.bits}"]
+        if self.activation:
+            parts.append(f"activation={self.activation}")
+        if self.ema != "corrected" or self.ste != "identity":
+            parts.append(f"ema={self.ema}, ste={self.ste}")
+        return ", ".join(parts)

@@ -1,0 +1,119 @@
+"""Activation ranges from images: track, freeze, and optionally shrink to the smallest error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.nn.activation import FakeQuantActivation
+from hast_cuda.nn.layers import quantized_once
+from hast_cuda.ops import fake_quantize
+from hast_cuda.ops.reference import activate
+
+
+def activation_quantizers(model: nn.Module) -> dict[str, FakeQuantActivation]:
+    """Every activation quantizer of ``model`` by name."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, FakeQuantActivation)}
+
+
+def freeze_ranges(model: nn.Module) -> None:
+    """Fix every activation range."""
+    for quantizer in activation_quantizers(model).values():
+        quantizer.freeze()
+
+
+def unfreeze_ranges(model: nn.Module) -> None:
+    """Let every activation range follow the data again."""
+    for quantizer in activation_quantizers(model).values():
+        quantizer.unfreeze()
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+    """Set the activation ranges of ``model`` from images, then freeze them for ever.
+
+    Args:
+        model: from :func:`hast_cuda.quantize`; runs in eval mode, its mode is restored.
+        batches: image batches [N, C, H, W], normalised as the network expects, on its device; each
+            makes one update of the moving average.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        ValueError: no batch, or a range that is not finite afterwards.
+    """
+    quantizers = activation_quantizers(model)
+    training, seen = model.training, 0
+    model.eval()
+    unfreeze_ranges(model)
+    try:
+        with quantized_once(model):
+            for batch in batches:
+                model(batch)
+                seen += 1
+    finally:
+        freeze_ranges(model)
+        model.train(training)
+    if seen == 0:
+        message = "calibration needs at least one batch of images, got none"
+        raise ValueError(message)
+    for name, quantizer in quantizers.items():
+        if not bool(torch.isfinite(quantizer.range_state).all()):
+            message = (
+                f"activation range of {name!r} is not finite after calibration: "
+                "the images or the network contain NaN or infinity"
+            )
+            raise ValueError(message)
+    return model
+
+
+@torch.no_grad()
+def shrink_ranges(
+    model: nn.Module, images: Tensor, *, candidates: int = 40, smallest: float = 0.2,
+    power: float = 2.0,
+) -> nn.Module:  # fmt: skip
+    """Shrink every frozen activation range to the fraction with the smallest quantization error.
+
+    Layer by layer in the order of execution, so that each search sees its quantized input: the range
+    [f*l, f*u] minimising ``mean |x - Q(x)|^power`` over ``candidates`` values f in [smallest, 1].
+
+    Args:
+        model: calibrated, frozen network.
+        images: one batch [N, C, H, W] on its device.
+        candidates: number of fractions tried.
+        smallest: smallest fraction.
+        power: norm of the error.
+
+    Returns:
+        ``model`` itself.
+    """
+
+    def search(quantizer: Any, args: tuple[Tensor, ...]) -> None:
+        x = args[0]
+        exact = activate(x.to(torch.float32), quantizer.activation)
+        lower, upper = quantizer.lower.clone(), quantizer.upper.clone()
+        errors, fractions = [], torch.linspace(1.0, smallest, candidates).tolist()
+        for fraction in fractions:
+            y = fake_quantize(
+                x, (lower * fraction).reshape(1), (upper * fraction).reshape(1), quantizer.bits,
+                activation=quantizer.activation,
+            )  # fmt: skip
+            errors.append((exact - y).abs_().pow_(power).mean())
+        best = fractions[int(torch.stack(errors).argmin())]
+        quantizer.set_range(lower * best, upper * best)
+
+    training = model.training
+    handles = [q.register_forward_pre_hook(search) for q in activation_quantizers(model).values()]
+    try:
+        model.eval()
+        with quantized_once(model):
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(training)
+    return model

@@ -1,0 +1,100 @@
+"""BatchNorm layers that also report the statistics of the batch they normalise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hast_cuda.nn.swap import swap_modules
+from hast_cuda.ops import batch_norm_match, match_loss
+
+_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+class MatchedBatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` in eval mode, keeping the batch mean and biased variance of its input (Eq. 3).
+
+    Always normalises with the running statistics and never changes them, whatever the mode.
+    After a forward, :attr:`batch_mean` and :attr:`batch_var` ([C], float32 or float64) carry gradients
+    to the input.
+    """
+
+    batch_mean: Tensor | None = None
+    batch_var: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, ...] -> same; records the statistics."""
+        if self.running_mean is None or self.running_var is None:
+            message = "MatchedBatchNorm2d needs running statistics (track_running_stats=True)"
+            raise ValueError(message)
+        y, self.batch_mean, self.batch_var = batch_norm_match(
+            input, self.running_mean, self.running_var, self.weight, self.bias, self.eps
+        )
+        return y
+
+    @classmethod
+    def from_float(cls, norm: _BatchNorm) -> MatchedBatchNorm2d:
+        """Layer that uses the parameters and statistics of ``norm`` (shared, not copied)."""
+        layer = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, device="meta")
+        layer.weight, layer.bias = norm.weight, norm.bias
+        layer.running_mean, layer.running_var = norm.running_mean, norm.running_var
+        layer.num_batches_tracked = norm.num_batches_tracked
+        return layer.train(norm.training)
+
+
+class BatchStatistics:
+    """Every BatchNorm of a network made to report statistics, and their loss (Eq. 3).
+
+    Args:
+        model: edited in place: BatchNorm modules become :class:`MatchedBatchNorm2d`. Modules that have
+            running statistics but their own forward are read through a hook instead.
+
+    Raises:
+        ValueError: no layer has running statistics.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers: list[Any] = []
+        self.model = swap_modules(model, self._convert)
+        if not self.layers:
+            message = (
+                "the network has no BatchNorm layer with running statistics, and zero-shot synthesis "
+                "matches images to those; use a network with BatchNorm (not yet folded into its "
+                "convolutions) or quantize with images of your own"
+            )
+            raise ValueError(message)
+
+    def _convert(self, _: str, module: nn.Module) -> nn.Module | None:
+        if getattr(module, "running_mean", None) is None or not hasattr(module, "running_var"):
+            return None
+        if isinstance(module, _BatchNorm) and type(module).forward in _FORWARDS:
+            layer = MatchedBatchNorm2d.from_float(module)
+            self.layers.append(layer)
+            return layer
+        module.register_forward_pre_hook(_record)
+        self.layers.append(module)
+        return None
+
+    def loss(self, reduction: str = "mse") -> Tensor:
+        """Eq. 3 over the layers reached by the last forward."""
+        reached = [m for m in self.layers if getattr(m, "batch_mean", None) is not None]
+        if not reached:
+            message = "no BatchNorm layer was reached: run a forward pass first"
+            raise ValueError(message)
+        means, variances = [m.batch_mean for m in reached], [m.batch_var for m in reached]
+        running = (
+            [m.running_mean.to(s.dtype) for m, s in zip(reached, means, strict=True)],
+            [m.running_var.to(s.dtype) for m, s in zip(reached, variances, strict=True)],
+        )
+        loss = match_loss(means, variances, *running, reduction=reduction)
+        for module in reached:  # a layer that the next forward skips must not keep this graph
+            module.batch_mean = module.batch_var = None
+        return loss
+
+
+def _record(module: Any, args: tuple[Any, ...]) -> None:
+    _, module.batch_mean, module.batch_var = batch_norm_match(
+        args[0], module.running_mean, module.running_var, eps=getattr(module, "eps", 1e-5)
+    )

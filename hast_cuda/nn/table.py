@@ -1,0 +1,68 @@
+"""What became of each layer, as a table that prints well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Row:
+    """One module: name, original type, bits (None = full precision) and what was done."""
+
+    name: str
+    kind: str
+    weight_bits: int | None
+    act_bits: int | None
+    note: str
+
+
+@dataclass(frozen=True)
+class QuantizationTable:
+    """All layers that hold weights or activations, in module order."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def quantized_weights(self) -> int:
+        """Number of layers with quantized weights."""
+        return sum(row.weight_bits is not None for row in self.rows)
+
+    @property
+    def quantized_activations(self) -> int:
+        """Number of activation quantizers."""
+        return sum(row.act_bits is not None for row in self.rows)
+
+    def __str__(self) -> str:
+        """Aligned text, one line per layer, with a summary line."""
+        head = ("layer", "type", "weight", "activation", "note")
+        cells = [head] + [
+            (
+                row.name or "(root)",
+                row.kind,
+                "-" if row.weight_bits is None else f"{row.weight_bits} bit",
+                "-" if row.act_bits is None else f"{row.act_bits} bit",
+                row.note,
+            )
+            for row in self.rows
+        ]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
+        lines = [
+            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+            for line in cells
+        ]
+        lines.append(
+            f"{self.quantized_weights} weights and {self.quantized_activations} activations quantized; "
+            "biases and BatchNorm stay in full precision"
+        )
+        return "\n".join(lines)
+
+
+def quantization_table(model: nn.Module) -> QuantizationTable:
+    """The table that :func:`hast_cuda.quantize` made for this network; ValueError for another one."""
+    table = getattr(model, "quantization_table", None)
+    if not isinstance(table, QuantizationTable):
+        message = "this network was not made by hast_cuda.quantize: it has no table"
+        raise ValueError(message)
+    return table
