@@ -1,0 +1,71 @@
+"""State of an unfinished fine-tuning run in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hast_cuda.files import replace_file
+
+
+@dataclass
+class Checkpoint:
+    """Finished iterations, and the accuracies seen so far as (iteration, top-1)."""
+
+    iteration: int
+    accuracies: list[tuple[int, float]]
+
+
+class CheckpointFile:
+    """Saves and restores student, momentum and progress; a half-written file never replaces a whole one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def save(self, state: Checkpoint, student: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Replace the file by the present state."""
+        tensors = {f"student.{k}": v.detach().contiguous() for k, v in student.state_dict().items()}
+        for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if buffer is not None:
+                tensors[f"momentum.{index}"] = buffer.contiguous()
+        metadata = {"iteration": str(state.iteration), "accuracies": json.dumps(state.accuracies)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(self.path) as temporary:
+            save_file(tensors, temporary, metadata)
+
+    def load(self, student: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
+        """Restore into ``student`` and ``optimizer``; the start of a run if there is no file.
+
+        Raises:
+            ValueError: the file is corrupt or of another network.
+        """
+        if not self.path.exists():
+            return Checkpoint(0, [])
+        device = str(next(student.parameters()).device)
+        try:
+            with safe_open(self.path, framework="pt", device=device) as file:
+                metadata = file.metadata() or {}
+                tensors: dict[str, Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            weights = {k[8:]: v for k, v in tensors.items() if k.startswith("student.")}
+            student.load_state_dict(weights)
+            state = Checkpoint(
+                int(metadata["iteration"]), [(i, a) for i, a in json.loads(metadata["accuracies"])]
+            )
+        except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+            message = (
+                f"checkpoint {self.path} does not fit this run or is corrupt ({error}); "
+                "delete it to start fine-tuning again"
+            )
+            raise ValueError(message) from error
+        for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            buffer = tensors.get(f"momentum.{index}")
+            if buffer is not None:
+                optimizer.state[parameter]["momentum_buffer"] = buffer
+        return state

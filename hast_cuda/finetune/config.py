@@ -1,0 +1,90 @@
+"""Everything a method can vary in fine-tuning."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hast_cuda.validate import check_choice, check_positive, check_range
+
+SCHEDULES = ("step", "cosine")
+CALIBRATIONS = ("images", "generator")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Budget, optimiser and objective of Eq. 10-14; the values here are the paper's for CIFAR-10."""
+
+    iterations: int = 29_400
+    """Steps of the student."""
+    batch_size: int = 256
+    """Images per step."""
+    learning_rate: float = 1e-5
+    """Initial SGD learning rate."""
+    schedule: str = "step"
+    """"step": x0.1 at every fraction in decay_at; "cosine": to 0 over the iterations."""
+    decay_at: tuple[float, ...] = (2 / 3,)
+    """Fractions of the iterations at which "step" decays."""
+    momentum: float = 0.9
+    """Nesterov momentum."""
+    weight_decay: float = 1e-4
+    """On all parameters."""
+    temperature: float = 20.0
+    """T of the distillation loss."""
+    distillation_weight: float = 20.0
+    """alpha; the KL divergence is multiplied by alpha * T^2."""
+    feature_weight: float = 1000.0
+    """lambda of Eq. 11-12; 0 switches feature alignment off."""
+    normalized_attention: bool = True
+    """L2-normalised attention vectors (as released) or the plain sums of Eq. 13-14."""
+    perturbation: float = 0.01
+    """epsilon of Eq. 10 in normalised input units; 0 switches difficulty promotion off."""
+    clean_weight: float = 1.0
+    """Weight of the loss on the images as they are."""
+    perturbed_weight: float = 1.0
+    """Weight of the loss on the perturbed images."""
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    """Area fraction of the random crops."""
+    max_grad_norm: float = 0.0
+    """Clip the gradient to this norm; 0 does not clip."""
+    calibration: str = "images"
+    """Where activation ranges come from: the synthetic "images", or a "generator" (as released)."""
+    calibration_updates: int = 800
+    """Moving-average updates before the ranges are frozen."""
+    calibration_batch_size: int = 16
+    """Images per update."""
+    ema: str = "corrected"
+    """Range tracking: "corrected", or the published recursion, "released"."""
+    shrink_ranges: bool = False
+    """Shrink the calibrated ranges to the smallest quantization error."""
+    evaluations: int = 10
+    """How often the test accuracy is looked at, evenly spread; the last one is the result."""
+
+    def __post_init__(self) -> None:
+        check_range("iterations", self.iterations, 0)
+        check_positive("batch_size", self.batch_size)
+        check_positive("learning_rate", self.learning_rate)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_range("momentum", self.momentum, 0, 1)
+        check_range("weight_decay", self.weight_decay, 0)
+        check_positive("temperature", self.temperature)
+        check_range("distillation_weight", self.distillation_weight, 0)
+        check_range("feature_weight", self.feature_weight, 0)
+        check_range("perturbation", self.perturbation, 0)
+        check_range("clean_weight", self.clean_weight, 0)
+        check_range("perturbed_weight", self.perturbed_weight, 0)
+        check_range("max_grad_norm", self.max_grad_norm, 0)
+        check_choice("calibration", self.calibration, CALIBRATIONS)
+        check_positive("calibration_updates", self.calibration_updates)
+        check_positive("calibration_batch_size", self.calibration_batch_size)
+        check_positive("evaluations", self.evaluations)
+        if not (self.clean_weight or (self.perturbed_weight and self.perturbation)):
+            message = "clean_weight and perturbed_weight are both without effect; one must count"
+            raise ValueError(message)
+
+    def rate(self, iteration: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        done = iteration / max(self.iterations, 1)
+        if self.schedule == "step":
+            return float(self.learning_rate * 0.1 ** sum(done >= at for at in self.decay_at))
+        return self.learning_rate * (1 + math.cos(math.pi * done)) / 2

@@ -1,0 +1,96 @@
+"""Which feature maps are aligned (the set S of Eq. 12), and how they are read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+# The published choice: the last BatchNorm of a block, before the residual sum and the activation.
+_KNOWN_BLOCKS = {
+    "ResUnit": "body",  # pytorchcv ResNet
+    "DwsConvBlock": "pw_conv.bn",  # pytorchcv MobileNet
+    "LinearBottleneck": "conv3",  # pytorchcv MobileNetV2
+    "BasicBlock": "bn2",  # torchvision ResNet
+    "Bottleneck": "bn3",
+}
+_SIDE_BRANCHES = ("downsample", "shortcut", "identity", "skip", "proj")
+
+
+def _normalizers(module: nn.Module) -> list[str]:
+    return [
+        name
+        for name, child in module.named_modules()
+        if getattr(child, "running_mean", None) is not None
+        and not any(branch in name for branch in _SIDE_BRANCHES)
+    ]
+
+
+def feature_layers(model: nn.Module) -> list[str]:
+    """Names of the layers whose outputs are aligned.
+
+    Known block types give the published layers. Otherwise the last BatchNorm of every repeated block
+    (a class that occurs at least twice and holds a BatchNorm; the outermost such class), side branches
+    left out. A network without blocks gives every BatchNorm.
+    """
+    modules = dict(model.named_modules())
+    known = [
+        f"{name}.{_KNOWN_BLOCKS[type(m).__name__]}"
+        for name, m in modules.items()
+        if type(m).__name__ in _KNOWN_BLOCKS
+    ]
+    known = [name for name in known if name in modules]
+    if known:
+        return known
+    blocks = {
+        name: m
+        for name, m in modules.items()
+        if name and next(m.children(), None) is not None and _normalizers(m)
+        and not isinstance(m, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+    }  # fmt: skip
+    counts = Counter(type(m) for m in blocks.values())
+    repeated = {name for name, m in blocks.items() if counts[type(m)] > 1}
+    outermost = [
+        name
+        for name in repeated
+        if not any(name.startswith(f"{other}.") for other in repeated if other != name)
+    ]
+    if outermost:
+        order = [name for name in modules if name in set(outermost)]
+        return [f"{name}.{_normalizers(modules[name])[-1]}" for name in order]
+    return _normalizers(model)
+
+
+class FeatureTap:
+    """Forward hooks that collect the outputs of some layers of one network.
+
+    Raises:
+        ValueError: a name is not a module of the network.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
+        modules = dict(model.named_modules())
+        missing = [name for name in layers if name not in modules]
+        if missing:
+            message = f"feature layers {missing} are not modules of the network"
+            raise ValueError(message)
+        self.active = False  # an evaluation in between must not fill the memory
+        self._found: list[Tensor] = []
+        self._handles = [modules[name].register_forward_hook(self._record) for name in layers]
+
+    def _record(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
+        if self.active:
+            self._found.append(output)
+
+    def take(self) -> list[Tensor]:
+        """Maps of the forward passes since the last call, in the order of execution."""
+        found, self._found = self._found, []
+        return found
+
+    def remove(self) -> None:
+        """Detach the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._found = []

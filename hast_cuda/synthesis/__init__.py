@@ -1,0 +1,18 @@
+"""Images from a teacher alone."""
+
+from __future__ import annotations
+
+from hast_cuda.synthesis.config import SynthesisConfig
+from hast_cuda.synthesis.loop import ImageShape, synthesize
+from hast_cuda.synthesis.objective import difficulty, hard_sample_loss
+from hast_cuda.synthesis.store import ImageStore, SyntheticImages
+
+__all__ = [
+    "ImageShape",
+    "ImageStore",
+    "SynthesisConfig",
+    "SyntheticImages",
+    "difficulty",
+    "hard_sample_loss",
+    "synthesize",
+]
