@@ -1,0 +1,58 @@
+"""Zero-shot quantization of pretrained CNNs (HAST, CVPR 2023) on fused C++/CUDA kernels."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from hast_cuda.nn import (
+    FakeQuantActivation,
+    FakeQuantConv2d,
+    FakeQuantLinear,
+    MatchedBatchNorm2d,
+    Override,
+    calibrate,
+    freeze_ranges,
+    quantization_table,
+    quantize,
+    shrink_ranges,
+    unfreeze_ranges,
+)
+from hast_cuda.ops import (
+    attention_loss,
+    batch_norm_match,
+    build_info,
+    channel_attention,
+    fake_quantize,
+    fake_quantize_weights,
+    match_loss,
+    new_range_state,
+    quantize_activation,
+)
+
+try:
+    __version__ = version("hast_cuda")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "FakeQuantActivation",
+    "FakeQuantConv2d",
+    "FakeQuantLinear",
+    "MatchedBatchNorm2d",
+    "Override",
+    "attention_loss",
+    "batch_norm_match",
+    "build_info",
+    "calibrate",
+    "channel_attention",
+    "fake_quantize",
+    "fake_quantize_weights",
+    "freeze_ranges",
+    "match_loss",
+    "new_range_state",
+    "quantization_table",
+    "quantize",
+    "quantize_activation",
+    "shrink_ranges",
+    "unfreeze_ranges",
+]

@@ -1,0 +1,52 @@
+"""``hast-cuda demo``: the whole method on an embedded network and real handwritten digits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hast_cuda.cli.options import Budget, Network, shape_of, test_images
+from hast_cuda.cli.quantize import report
+from hast_cuda.methods import Recipe, preset
+from hast_cuda.report import draw_curves, draw_images
+from hast_cuda.run import Bits, RunDirectory, zero_shot_quantize
+
+BITS = 3
+
+
+def demo_recipe() -> Recipe:
+    """The default preset at a budget of about a minute on two CPU cores."""
+    recipe = preset("default", "cifar10")
+    return Recipe(
+        replace(recipe.synthesis, num_images=512, batch_size=256, iterations=200),
+        replace(recipe.finetune, iterations=300, batch_size=128, learning_rate=1e-5, evaluations=6),
+    )
+
+
+def demo(out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> None:
+    """Quantize a small network to 3 bits without its data, and test it on real images.
+
+    The network was trained on scikit-learn's handwritten digits; none of them is used but the held-out
+    ones, at the end, to measure accuracy.
+
+    Args:
+        out: run directory; delete it to start over.
+        seed: of everything random.
+        device: "auto", "cpu" or "cuda".
+    """
+    network = Network("digits")
+    spec = network.spec()
+    test = test_images("digits", spec)
+    target = Budget(device=device).torch_device()
+    print(f"digits network, {BITS}-bit weights and activations, no training data, on {target}")
+    recipe = demo_recipe()
+    described = {"method": "hast", "network": network, "preset": "default"}
+    done = zero_shot_quantize(
+        network.load(), shape_of(spec), Bits(BITS, BITS), recipe=recipe, seed=seed,
+        device=target, out=out, test=test, describe=described,
+    )  # fmt: skip
+    draw_images(done.images.images, done.images.labels, spec, out / "images.png")
+    records = RunDirectory.open(out).read_log()
+    draw_curves(records, out / "curves.png")
+    report(done, out)
+    print(f"pictures: {out / 'images.png'}, {out / 'curves.png'}")

@@ -1,0 +1,155 @@
+"""What the verbs have in common: network, images, budget and how they become objects."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from hast_cuda.data import ImageSet, load_images
+from hast_cuda.input_spec import InputSpec
+from hast_cuda.methods import Recipe, preset
+from hast_cuda.synthesis import ImageShape
+from hast_cuda.zoo import input_spec, load_teacher
+
+Preset = Literal["default", "paper", "released"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """The pretrained network."""
+
+    model: str
+    """pytorchcv name (resnet20_cifar10, resnet18, mobilenetv2_w1, ...), "digits", or module:callable."""
+    weights: Path | None = None
+    """Pretrained weights (.safetensors or a state dict); without it pytorchcv's own are downloaded."""
+    normalization: str | None = None
+    """"cifar10", "imagenet", ... or "mean,mean,mean/std,std,std"; default: what the model was trained with."""
+    image_size: int | None = None
+    """Height and width; needed for a network of your own."""
+    num_classes: int | None = None
+    """Number of classes; needed for a network of your own."""
+
+    def spec(self) -> InputSpec:
+        """The images that the network takes."""
+        return input_spec(
+            self.model,
+            normalization=self.normalization,
+            image_size=self.image_size,
+            num_classes=self.num_classes,
+        )
+
+    def load(self) -> nn.Module:
+        """The network with its weights, in eval mode."""
+        return load_teacher(self.model, weights=self.weights, num_classes=self.num_classes)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to compute and how; what is not given comes from the preset."""
+
+    preset: Preset = "default"
+    """"paper": equations and stated hyper-parameters; "released": the published code; "default": ours."""
+    num_images: int | None = None
+    """Synthetic images."""
+    synthesis_iterations: int | None = None
+    """Iterations per batch of images."""
+    finetune_iterations: int | None = None
+    """Steps of the student."""
+    batch_size: int | None = None
+    """Images per batch, in synthesis and fine-tuning."""
+    seed: int = 0
+    """Of everything random."""
+    device: str = "auto"
+    """"cpu", "cuda", "cuda:1"; "auto" takes the GPU if there is one."""
+    set: tuple[str, ...] = ()
+    """Any other value, e.g. finetune.learning_rate=1e-6 synthesis.schedule=cosine."""
+
+    def recipe(self, spec: InputSpec) -> Recipe:
+        """The preset for images like these, with what was given put in."""
+        chosen = preset(self.preset, dataset_like(spec))
+        synthesis = _given(
+            num_images=self.num_images,
+            iterations=self.synthesis_iterations,
+            batch_size=self.batch_size,
+        )
+        tuning = _given(iterations=self.finetune_iterations, batch_size=self.batch_size)
+        for assignment in self.set:
+            section, field, value = _parse(assignment, chosen)
+            (synthesis if section == "synthesis" else tuning)[field] = value
+        return Recipe(
+            dataclasses.replace(chosen.synthesis, **synthesis),
+            dataclasses.replace(chosen.finetune, **tuning),
+        )
+
+    def torch_device(self) -> torch.device:
+        """The device; ValueError if it is not there."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            message = f"device is {self.device!r}; allowed: auto, cpu, cuda, cuda:N"
+            raise ValueError(message) from error
+        if device.type not in ("cpu", "cuda"):
+            message = f"device is {self.device!r}; hast_cuda runs on cpu and cuda"
+            raise ValueError(message)
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            message = (
+                f"device is {self.device!r} but torch sees {torch.cuda.device_count()} CUDA devices"
+            )
+            raise ValueError(message)
+        return device
+
+
+def dataset_like(spec: InputSpec) -> str:
+    """The paper's data set whose hyper-parameters suit images of this size and number of classes."""
+    if max(spec.height, spec.width) > 64:
+        return "imagenet"
+    return "cifar10" if spec.num_classes <= 20 else "cifar100"
+
+
+def shape_of(spec: InputSpec) -> ImageShape:
+    """Input and classes without the normalisation."""
+    return ImageShape(spec.channels, spec.height, spec.width, spec.num_classes)
+
+
+def test_images(path: str | None, spec: InputSpec, limit: int | None = None) -> ImageSet | None:
+    """Labelled images to report accuracy on, or None."""
+    return None if path is None else load_images(path, spec=spec, limit=limit)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _parse(assignment: str, recipe: Recipe) -> tuple[str, str, Any]:
+    name, equals, text = assignment.partition("=")
+    section, _, field = name.partition(".")
+    known = {
+        part: {f.name: getattr(getattr(recipe, part), f.name) for f in dataclasses.fields(getattr(recipe, part))}
+        for part in ("synthesis", "finetune")
+    }  # fmt: skip
+    if not equals or field not in known.get(section, {}):
+        allowed: Sequence[str] = [f"{s}.{f}" for s, fields in known.items() for f in fields]
+        message = f"--set {assignment}: expected NAME=VALUE with NAME one of {', '.join(allowed)}"
+        raise ValueError(message)
+    old = known[section][field]
+    try:
+        value = text if isinstance(old, str) else json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    if isinstance(old, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not type(old):
+        message = f"--set {assignment}: expected a value like {old!r} ({type(old).__name__})"
+        raise ValueError(message)
+    return section, field, value

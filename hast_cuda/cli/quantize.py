@@ -1,0 +1,154 @@
+"""``hast-cuda quantize``, ``synthesize``, ``finetune`` and ``evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hast_cuda.cli.options import Budget, Network, shape_of, test_images
+from hast_cuda.evaluate import evaluate as top1
+from hast_cuda.nn import Override, quantization_table
+from hast_cuda.nn import quantize as quantize_network
+from hast_cuda.run import (
+    Bits,
+    QuantizationResult,
+    RunDirectory,
+    load_student,
+    zero_shot_quantize,
+)
+from hast_cuda.synthesis import ImageStore
+from hast_cuda.synthesis import synthesize as make_images
+
+Flat = tyro.conf.OmitArgPrefixes
+
+
+def quantize(
+    network: Annotated[Network, Flat], out: Path, budget: Annotated[Budget, Flat] = Budget(),
+    weight_bits: int = 4, act_bits: int = 4, placement: str = "relu",
+    full_precision: tuple[str, ...] = (), data: str | None = None, test_limit: int | None = None,
+    images: Path | None = None,
+) -> None:  # fmt: skip
+    """Quantize a pretrained network without its data.
+
+    Args:
+        network: what to quantize.
+        out: run directory; the same command continues an unfinished run.
+        budget: how much to compute.
+        weight_bits: 2 to 8.
+        act_bits: 2 to 8.
+        placement: "relu" (the published code) or "all" (the input of every layer).
+        full_precision: name patterns of modules to leave alone, e.g. "output" "features.init*".
+        data: labelled test images to report accuracy on: .npz, CIFAR folder, ImageFolder or "digits".
+        test_limit: use only this many test images.
+        images: directory with synthetic images of an earlier run, instead of making new ones.
+    """
+    spec = network.spec()
+    recipe, device = budget.recipe(spec), budget.torch_device()
+    test = test_images(data, spec, test_limit)
+    bits = Bits(weight_bits, act_bits, placement, {name: Override() for name in full_precision})
+    teacher = network.load()
+    print(quantization_table(quantize_network(teacher, weight_bits, act_bits, placement=placement, overrides=bits.overrides)))  # fmt: skip
+    ready = None if images is None else ImageStore(images).load_all()
+    done = zero_shot_quantize(
+        teacher, shape_of(spec), bits, recipe=recipe, seed=budget.seed, device=device, out=out,
+        images=ready, test=test, describe=_described(network, budget, data, images),
+    )  # fmt: skip
+    report(done, out)
+
+
+def _described(
+    network: Network, budget: Budget, data: str | None, images: Path | None
+) -> dict[str, object]:
+    return {
+        "method": "hast",
+        "network": network,
+        "preset": budget.preset,
+        "data": data,
+        "images": images,
+    }
+
+
+def report(done: QuantizationResult, out: Path) -> None:
+    """Print the three accuracies and where the rest is."""
+    result = done.result
+    if result["num_test_images"] is not None:
+        print(f"top-1 on {result['num_test_images']} test images")
+        print(f"  full precision             {result['full_precision']:6.2f} %")
+        print(f"  rounded and calibrated     {result['rounded']:6.2f} %")
+        print(f"  HAST, last iteration       {result['quantized']:6.2f} %")
+        print(
+            f"  HAST, best seen            {result['quantized_best_epoch']:6.2f} %  (chosen on the test set)"
+        )
+    print(f"run directory: {out}")
+
+
+def synthesize(
+    network: Annotated[Network, Flat], out: Path, budget: Annotated[Budget, Flat] = Budget()
+) -> None:
+    """Make synthetic images from a pretrained network.
+
+    Args:
+        network: the teacher.
+        out: run directory; images go to its images/ folder.
+        budget: how much to compute.
+    """
+    spec = network.spec()
+    recipe, device = budget.recipe(spec), budget.torch_device()
+    teacher = network.load()
+    run = RunDirectory(
+        out, {"network": network, "seed": budget.seed, "synthesis": recipe.synthesis}, device
+    )
+    found = make_images(
+        teacher, shape_of(spec), recipe.synthesis, seed=budget.seed, device=device,
+        store=ImageStore(run.images), log=run.log,
+    )  # fmt: skip
+    print(f"{len(found)} images in {run.images}")
+
+
+def finetune(
+    network: Annotated[Network, Flat], images: Path, out: Path,
+    budget: Annotated[Budget, Flat] = Budget(), weight_bits: int = 4, act_bits: int = 4,
+    data: str | None = None,
+) -> None:  # fmt: skip
+    """Quantize and fine-tune with synthetic images made before (quantize --images).
+
+    Args:
+        network: the teacher.
+        images: directory of image shards.
+        out: run directory.
+        budget: how much to compute.
+        weight_bits: 2 to 8.
+        act_bits: 2 to 8.
+        data: labelled test images to report accuracy on.
+    """
+    quantize(
+        network, out, budget, weight_bits=weight_bits, act_bits=act_bits, data=data, images=images
+    )
+
+
+def evaluate(
+    network: Annotated[Network, Flat], data: str, run: Path | None = None,
+    test_limit: int | None = None, device: str = "auto",
+) -> None:  # fmt: skip
+    """Top-1 accuracy of a network, or of the quantized one in a run directory.
+
+    Args:
+        network: the full-precision network.
+        data: labelled images.
+        run: run directory whose student is evaluated instead.
+        test_limit: use only this many images.
+        device: as for quantize.
+    """
+    spec = network.spec()
+    test = test_images(data, spec, test_limit)
+    assert test is not None
+    model = network.load()
+    if run is not None:
+        model = load_student(model, run)
+    accuracy = top1(model, test, device=Budget(device=device).torch_device())
+    print(f"{accuracy:.2f} % top-1 on {len(test)} images")
+
+
+__all__ = ["evaluate", "finetune", "quantize", "report", "synthesize"]

@@ -1,0 +1,165 @@
+"""A run on disk: what was asked, where it ran, what it found; the same command continues it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hast_cuda.files import write_json
+from hast_cuda.ops import build_info
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, build and device, as needed to reproduce a figure."""
+    from hast_cuda import __version__  # here: the package imports this module
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "hast_cuda": __version__,
+        "build": build_info(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": str(device),
+        "device_name": name or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+class RunDirectory:
+    """``config.json``, ``environment.json``, ``metrics.jsonl``, ``images/``, ``checkpoints/``, results.
+
+    Args:
+        path: created if it does not exist.
+        config: every value of the run.
+        device: where it runs.
+
+    Raises:
+        ValueError: the directory holds a run with another configuration; the difference is shown.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], device: torch.device) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            message = f"run directory {path} is a file; give --out another name"
+            raise NotADirectoryError(message) from error
+        if not os.access(path, os.W_OK):
+            message = f"run directory {path} is not writable"
+            raise PermissionError(message)
+        config = plain(config)
+        existing = path / "config.json"
+        if existing.exists():
+            self._compare(existing, config)
+        write_json(existing, config)
+        write_json(path / "environment.json", environment(device))
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """An existing directory, to read from; FileNotFoundError if there is none."""
+        if not (path / "config.json").exists():
+            message = f"{path} is not a run directory (no config.json)"
+            raise FileNotFoundError(message)
+        run = cls.__new__(cls)
+        run.path = path
+        return run
+
+    def _compare(self, path: Path, config: dict[str, Any]) -> None:
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            message = (
+                f"{path} is not valid JSON ({error}); delete the directory or give another --out"
+            )
+            raise ValueError(message) from error
+        differences = [
+            f"{key}: there {a!r}, now {b!r}" for key, a, b in _differences("", old, config)
+        ]
+        if differences:
+            message = (
+                f"{self.path} holds a run with another configuration; give another --out or the same "
+                "options:\n  " + "\n  ".join(differences)
+            )
+            raise ValueError(message)
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON record per line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def images(self) -> Path:
+        """Directory of the synthetic images."""
+        return self.path / "images"
+
+    @property
+    def checkpoint(self) -> Path:
+        """State of an unfinished fine-tuning."""
+        return self.path / "checkpoints" / "last.safetensors"
+
+    @property
+    def student(self) -> Path:
+        """The finished network."""
+        return self.path / "student.safetensors"
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """All lines of ``metrics.jsonl``; one cut short by a kill is left out."""
+        records = []
+        if self.metrics.exists():
+            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+                try:
+                    records.append(json.loads(line))
+                except json.JSONDecodeError:
+                    continue  # a line that the process did not live to finish
+        return records
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keep a figure across restarts (``progress.json``)."""
+        progress = self.recall()
+        progress[key] = plain(value)
+        write_json(self.path / "progress.json", progress)
+
+    def recall(self) -> dict[str, Any]:
+        """Figures kept by :meth:`remember`."""
+        path = self.path / "progress.json"
+        if not path.exists():
+            return {}
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write ``result.json``."""
+        write_json(self.path / "result.json", plain(result))
+
+
+def _differences(prefix: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted(old.keys() | new.keys()):
+            name = f"{prefix}.{key}" if prefix else key
+            found += _differences(name, old.get(key), new.get(key))
+        return found
+    return [] if old == new else [(prefix, old, new)]

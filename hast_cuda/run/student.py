@@ -1,0 +1,42 @@
+"""The finished network of a run directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from hast_cuda.nn import Override, quantize
+
+
+def load_student(teacher: nn.Module, run: Path) -> nn.Module:
+    """The quantized network of ``run``, built from its full-precision ``teacher``.
+
+    Raises:
+        FileNotFoundError: the run is not finished. ValueError: its files are corrupt, or the teacher is
+            another network.
+    """
+    config_path, weights = run / "config.json", run / "student.safetensors"
+    for path in (config_path, weights):
+        if not path.exists():
+            message = f"{path} does not exist: {run} is not a finished run directory"
+            raise FileNotFoundError(message)
+    try:
+        bits = json.loads(config_path.read_text(encoding="utf-8"))["bits"]
+        overrides = {name: Override(**o) for name, o in bits["overrides"].items()}
+        student = quantize(
+            teacher, bits["weights"], bits["activations"], placement=bits["placement"],
+            overrides=overrides,
+        )  # fmt: skip
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        message = f"{config_path} is not the configuration of a run ({error!r})"
+        raise ValueError(message) from error
+    try:
+        student.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        message = f"{weights} is corrupt or belongs to another network: {error}"
+        raise ValueError(message) from error
+    return student.eval()
