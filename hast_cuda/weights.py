@@ -1,0 +1,117 @@
+"""Weights files into networks: safetensors or torch state dicts, never unpickled, strict."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+_SHOWN = 4  # keys listed per kind of mismatch
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Replaces the network's weights by those of a file, strictly.
+
+    Args:
+        network: changed in place.
+        path: .safetensors, or a torch file with a state dict, bare or under the key "state_dict";
+            a "module." prefix on every key (DataParallel) is dropped.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a weights file, needs unpickling, or does not fit the network.
+    """
+    load_state(network, read_state(path), str(path))
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file on the CPU, by key. Raises as ``load_weights``."""
+    if not path.is_file():
+        raise FileNotFoundError(f"weights={path} is not a file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"weights={path} is not a safetensors file: {error}") from error
+    return _tensors(_read_torch(path), path)
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Strict load; ``source`` names the tensors' origin in the ValueError on any mismatch."""
+    expected: dict[str, Tensor] = network.state_dict()
+    # Old files lack BatchNorm's update counter, which eval mode never reads.
+    missing = [k for k in expected if k not in state and not k.endswith(".num_batches_tracked")]
+    unexpected = [k for k in state if k not in expected]
+    misshaped = [
+        f"{k} (file {list(v.shape)}, network {list(expected[k].shape)})"
+        for k, v in state.items()
+        if k in expected and v.shape != expected[k].shape
+    ]
+    if missing or unexpected or misshaped:
+        kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+        found = "; ".join(f"{len(v)} {kind}: {_first(v)}" for kind, v in kinds.items() if v)
+        fix = (
+            "check num_classes and the width of the model"
+            if not missing and not unexpected
+            else "give the model whose state dict this is"
+        )
+        raise ValueError(
+            f"weights={source} do not fit {type(network).__name__}: {found}. Fix: {fix}"
+        )
+    broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"weights={source} contain NaN or infinity in {_first(broken)}: export them again"
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        with warnings.catch_warnings():
+            # torch warns of a foreign pickle protocol before it refuses the file.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"weights={path} holds Python objects that only unpickling could read, which can run "
+            "any code and is refused. Fix: where you trust the file, save the tensors alone with "
+            "safetensors.torch.save_file(network.state_dict(), 'weights.safetensors')"
+        ) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"weights={path} is not a torch state dict ({reason}). Fix: save "
+            "network.state_dict() with torch.save or safetensors"
+        ) from error
+    return content
+
+
+def _tensors(content: object, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"weights={path} holds a {type(content).__name__}; it must hold a state dict"
+        )
+    others = [str(k) for k, v in content.items() if not isinstance(v, Tensor)]
+    if others or not content:
+        raise ValueError(
+            f"weights={path} is not a state dict; not tensors: {_first(others) or 'it is empty'}. "
+            "Fix: save network.state_dict(), bare or as {'state_dict': ...}"
+        )
+    state = {str(k): v for k, v in content.items()}
+    if all(k.startswith("module.") for k in state):
+        state = {k.removeprefix("module."): v for k, v in state.items()}
+    return state
+
+
+def _first(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
