@@ -11,7 +11,6 @@ BatchNorm parameters and energies ("fp" below) are float32, or float64 when ``dt
 the device; counters must be zero on entry and are zero again on exit (CUDA only; 0 on the CPU).
 """
 
-
 from collections.abc import Sequence
 
 def build_info() -> dict[str, str]: ...
@@ -71,7 +70,7 @@ def update_range(
     device: int,
     stream: int,
 ) -> None:
-    """Moving average of min and max of act(x); state: fp[5] = lower, upper, m_lower, m_upper, beta^t."""
+    """Moving average of (min, max) of act(x); state: fp[5] (see reference.py)."""
 
 def fake_quantize_weights(
     weights: Sequence[int],
@@ -134,7 +133,7 @@ def batch_norm_match_backward(
     device: int,
     stream: int,
 ) -> None:
-    """dx = a*g + dmean/n + 2*dvar*(x - mean)/n, g = dy where act passes gradient, a = weight/std."""
+    """dx = a*g + dmean/n + 2*dvar*(x - mean)/n, g = dy where act passes it, a = weight/std."""
 
 def match_loss(
     means: Sequence[int],
@@ -149,7 +148,7 @@ def match_loss(
     device: int,
     stream: int,
 ) -> None:
-    """Eq. 3 over all layers; loss: fp[1]; gradient: fp[2, sum(channels)] (means, then variances)."""
+    """Eq. 3 over all layers; loss: fp[1]; gradient: fp[2, sum(channels)]: means, variances."""
 
 def channel_attention(
     maps: Sequence[int],
@@ -177,7 +176,7 @@ def channel_attention_backward(
     device: int,
     stream: int,
 ) -> None:
-    """dx = 2 * scale * coefficient[n, c] * x for every map; scale: fp[1] on the device, or 0 for 1."""
+    """dx = 2 * scale * coefficient[n, c] * x for every map; scale: fp[1] on the device, 0 for 1."""
 
 def attention_pair_loss(
     teacher: Sequence[int],
@@ -195,4 +194,4 @@ def attention_pair_loss(
     device: int,
     stream: int,
 ) -> None:
-    """Eq. 13 between energies fp[batch, C]; loss: fp[1]; scratch: fp[layers*batch]; closed-form gradients."""
+    """Eq. 13 between energies fp[batch, C]; loss: fp[1]; scratch: fp[layers*batch]."""

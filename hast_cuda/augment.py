@@ -1,4 +1,4 @@
-"""Random resized crop and horizontal flip of a whole batch at once, differentiable in the pixels."""
+"""Random resized crop and flip of a whole batch at once, differentiable in the pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def crop_boxes(
     count: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float],
     random: torch.Generator, device: torch.device,
 ) -> Tensor:  # fmt: skip
-    """[count, 4] boxes (top, left, height, width), distributed as torchvision's RandomResizedCrop."""
+    """[count, 4] boxes (top, left, height, width), drawn like torchvision's RandomResizedCrop."""
     draws = torch.rand(4, ATTEMPTS, count, generator=random, device=device)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[0])
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -42,10 +42,10 @@ def _central_crop(height: int, width: int, ratio: tuple[float, float]) -> list[f
 
 
 def resize_crops(images: Tensor, boxes: Tensor, flip: Tensor) -> Tensor:
-    """Cut ``boxes`` out of [N, C, H, W] images, resize bilinearly to [H, W] and mirror where ``flip``.
+    """Cut ``boxes`` out of [N, C, H, W] images, resize to [H, W] and mirror where ``flip``.
 
-    Equal to torchvision's ``resized_crop(antialias=False)`` per image: samples between pixel centres of
-    the crop, its border repeated. Differentiable in ``images``.
+    Equal to torchvision's ``resized_crop(antialias=False)`` per image: samples between pixel
+    centres of the crop, its border repeated. Differentiable in ``images``.
     """
     height, width = images.shape[-2:]
     top, left, tall, wide = boxes.unbind(1)

@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it on success and vanishes on failure."""
+    """Yield a temporary path that replaces ``path`` on success and vanishes on failure."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary

@@ -22,7 +22,7 @@ def arrange(x: Tensor, layout: str) -> Tensor:
 
 
 def check_close(actual: Tensor, eager: Tensor, oracle: Tensor, atol: float = 1e-6) -> None:
-    """The kernel's error against a float64 oracle is at most twice the eager one's, plus ``atol``."""
+    """The kernel is at most twice as far from the float64 oracle as eager, plus ``atol``."""
     error = (actual.double() - oracle).abs().max()
     allowed = 2 * (eager.double() - oracle).abs().max() + atol * (1 + oracle.abs().max())
     assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tyro
 
@@ -12,7 +12,7 @@ from hast_cuda.cli.demo import demo
 from hast_cuda.cli.info import info
 from hast_cuda.cli.quantize import evaluate, finetune, quantize, synthesize
 
-VERBS = {
+VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "quantize": quantize,
     "synthesize": synthesize,

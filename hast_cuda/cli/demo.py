@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hast_cuda.cli.options import Budget, Network, shape_of, test_images
+from hast_cuda.cli.options import Budget, Network, labelled_images, shape_of
 from hast_cuda.cli.quantize import report
 from hast_cuda.methods import Recipe, preset
 from hast_cuda.report import draw_curves, draw_images
@@ -26,8 +26,8 @@ def demo_recipe() -> Recipe:
 def demo(out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> None:
     """Quantize a small network to 3 bits without its data, and test it on real images.
 
-    The network was trained on scikit-learn's handwritten digits; none of them is used but the held-out
-    ones, at the end, to measure accuracy.
+    The network was trained on scikit-learn's handwritten digits; none of them is used but the held-
+    out ones, at the end, to measure accuracy.
 
     Args:
         out: run directory; delete it to start over.
@@ -36,7 +36,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> 
     """
     network = Network("digits")
     spec = network.spec()
-    test = test_images("digits", spec)
+    test = labelled_images("digits", spec)
     target = Budget(device=device).torch_device()
     print(f"digits network, {BITS}-bit weights and activations, no training data, on {target}")
     recipe = demo_recipe()

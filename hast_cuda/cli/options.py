@@ -26,11 +26,11 @@ class Network:
     """The pretrained network."""
 
     model: str
-    """pytorchcv name (resnet20_cifar10, resnet18, mobilenetv2_w1, ...), "digits", or module:callable."""
+    """pytorchcv name (resnet20_cifar10, resnet18, ...), "digits", or module:callable."""
     weights: Path | None = None
-    """Pretrained weights (.safetensors or a state dict); without it pytorchcv's own are downloaded."""
+    """Pretrained weights (.safetensors or a state dict); default: pytorchcv's download."""
     normalization: str | None = None
-    """"cifar10", "imagenet", ... or "mean,mean,mean/std,std,std"; default: what the model was trained with."""
+    """"cifar10", "imagenet", ... or "mean,mean,mean/std,std,std"; default: that of the model."""
     image_size: int | None = None
     """Height and width; needed for a network of your own."""
     num_classes: int | None = None
@@ -55,7 +55,7 @@ class Budget:
     """How much to compute and how; what is not given comes from the preset."""
 
     preset: Preset = "default"
-    """"paper": equations and stated hyper-parameters; "released": the published code; "default": ours."""
+    """"paper": as printed; "released": as the published code does; "default": ours."""
     num_images: int | None = None
     """Synthetic images."""
     synthesis_iterations: int | None = None
@@ -109,7 +109,7 @@ class Budget:
 
 
 def dataset_like(spec: InputSpec) -> str:
-    """The paper's data set whose hyper-parameters suit images of this size and number of classes."""
+    """The paper's data set whose hyper-parameters suit this size and number of classes."""
     if max(spec.height, spec.width) > 64:
         return "imagenet"
     return "cifar10" if spec.num_classes <= 20 else "cifar100"
@@ -120,7 +120,7 @@ def shape_of(spec: InputSpec) -> ImageShape:
     return ImageShape(spec.channels, spec.height, spec.width, spec.num_classes)
 
 
-def test_images(path: str | None, spec: InputSpec, limit: int | None = None) -> ImageSet | None:
+def labelled_images(path: str | None, spec: InputSpec, limit: int | None = None) -> ImageSet | None:
     """Labelled images to report accuracy on, or None."""
     return None if path is None else load_images(path, spec=spec, limit=limit)
 
@@ -133,8 +133,8 @@ def _parse(assignment: str, recipe: Recipe) -> tuple[str, str, Any]:
     name, equals, text = assignment.partition("=")
     section, _, field = name.partition(".")
     known = {
-        part: {f.name: getattr(getattr(recipe, part), f.name) for f in dataclasses.fields(getattr(recipe, part))}
-        for part in ("synthesis", "finetune")
+        part: {f.name: getattr(getattr(recipe, part), f.name) for f in
+        dataclasses.fields(getattr(recipe, part))} for part in ("synthesis", "finetune")
     }  # fmt: skip
     if not equals or field not in known.get(section, {}):
         allowed: Sequence[str] = [f"{s}.{f}" for s, fields in known.items() for f in fields]

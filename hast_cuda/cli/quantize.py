@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from torch import nn
 
-from hast_cuda.cli.options import Budget, Network, shape_of, test_images
+from hast_cuda.cli.options import Budget, Network, labelled_images, shape_of
 from hast_cuda.evaluate import evaluate as top1
-from hast_cuda.nn import Override, quantization_table
+from hast_cuda.nn import Override, QuantizationTable, quantization_table
 from hast_cuda.nn import quantize as quantize_network
 from hast_cuda.run import (
     Bits,
@@ -21,7 +22,7 @@ from hast_cuda.run import (
 from hast_cuda.synthesis import ImageStore
 from hast_cuda.synthesis import synthesize as make_images
 
-Flat = tyro.conf.OmitArgPrefixes
+Flat = tyro.conf.arg(name="")  # --model, not --network.model
 
 
 def quantize(
@@ -40,22 +41,31 @@ def quantize(
         act_bits: 2 to 8.
         placement: "relu" (the published code) or "all" (the input of every layer).
         full_precision: name patterns of modules to leave alone, e.g. "output" "features.init*".
-        data: labelled test images to report accuracy on: .npz, CIFAR folder, ImageFolder or "digits".
+        data: labelled test images to report accuracy on: .npz, CIFAR folder, ImageFolder or
+            "digits".
         test_limit: use only this many test images.
         images: directory with synthetic images of an earlier run, instead of making new ones.
     """
     spec = network.spec()
     recipe, device = budget.recipe(spec), budget.torch_device()
-    test = test_images(data, spec, test_limit)
+    test = labelled_images(data, spec, test_limit)
     bits = Bits(weight_bits, act_bits, placement, {name: Override() for name in full_precision})
     teacher = network.load()
-    print(quantization_table(quantize_network(teacher, weight_bits, act_bits, placement=placement, overrides=bits.overrides)))  # fmt: skip
+    print(table_of(teacher, bits))
     ready = None if images is None else ImageStore(images).load_all()
     done = zero_shot_quantize(
         teacher, shape_of(spec), bits, recipe=recipe, seed=budget.seed, device=device, out=out,
         images=ready, test=test, describe=_described(network, budget, data, images),
     )  # fmt: skip
     report(done, out)
+
+
+def table_of(teacher: nn.Module, bits: Bits) -> QuantizationTable:
+    """What will become of each layer of ``teacher``."""
+    student = quantize_network(
+        teacher, bits.weights, bits.activations, placement=bits.placement, overrides=bits.overrides
+    )
+    return quantization_table(student)
 
 
 def _described(
@@ -75,12 +85,14 @@ def report(done: QuantizationResult, out: Path) -> None:
     result = done.result
     if result["num_test_images"] is not None:
         print(f"top-1 on {result['num_test_images']} test images")
-        print(f"  full precision             {result['full_precision']:6.2f} %")
-        print(f"  rounded and calibrated     {result['rounded']:6.2f} %")
-        print(f"  HAST, last iteration       {result['quantized']:6.2f} %")
-        print(
-            f"  HAST, best seen            {result['quantized_best_epoch']:6.2f} %  (chosen on the test set)"
-        )
+        for label, key, note in (
+            ("full precision", "full_precision", ""),
+            ("rounded, ranges calibrated", "rounded", ""),
+            ("start of fine-tuning", "start_of_finetuning", ""),
+            ("HAST, last iteration", "quantized", ""),
+            ("HAST, best seen", "quantized_best_epoch", "chosen by test accuracy"),
+        ):
+            print(f"  {label:<28}{result[key]:6.2f} %  {note}".rstrip())
     print(f"run directory: {out}")
 
 
@@ -142,7 +154,7 @@ def evaluate(
         device: as for quantize.
     """
     spec = network.spec()
-    test = test_images(data, spec, test_limit)
+    test = labelled_images(data, spec, test_limit)
     assert test is not None
     model = network.load()
     if run is not None:

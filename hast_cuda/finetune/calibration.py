@@ -1,4 +1,4 @@
-"""Activation ranges before fine-tuning: from the synthetic images, or from a generator (as released)."""
+"""Activation ranges before fine-tuning: from synthetic images, or a generator (as released)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from hast_cuda.augment import random_crop_flip
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.loop import shuffled
-from hast_cuda.nn import activation_quantizers, calibrate, shrink_ranges
+from hast_cuda.nn import activation_quantizers, calibrate
 from hast_cuda.seeding import generator
 from hast_cuda.synthesis.generator import generated_batches
-
-SEARCH_IMAGES = 256  # one batch is enough for a per-tensor error
 
 
 def augmented(
@@ -32,7 +30,7 @@ def calibrate_student(
     teacher: nn.Module, student: nn.Module, images: Tensor, config: FinetuneConfig, *,
     num_classes: int, seed: int, device: torch.device,
 ) -> None:  # fmt: skip
-    """Track the ranges over ``config.calibration_updates`` batches, freeze, and shrink if asked.
+    """Track the ranges over ``config.calibration_updates`` batches and freeze them.
 
     Args:
         teacher: trains the generator, if ``config.calibration`` asks for one.
@@ -54,5 +52,3 @@ def calibrate_student(
     else:
         stream = augmented(images, config, seed, device)
     calibrate(student, islice(stream, config.calibration_updates))
-    if config.shrink_ranges:
-        shrink_ranges(student, images[:SEARCH_IMAGES].to(device))

@@ -23,7 +23,7 @@ class Checkpoint:
 
 
 class CheckpointFile:
-    """Saves and restores student, momentum and progress; a half-written file never replaces a whole one."""
+    """Saves and restores student, momentum and progress; the file is whole or the old one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hast_cuda.validate import check_choice, check_positive, check_range
+from hast_cuda.validate import check_choice, check_positive, check_range, check_scale
 
 SCHEDULES = ("step", "cosine")
 CALIBRATIONS = ("images", "generator")
@@ -13,7 +13,7 @@ CALIBRATIONS = ("images", "generator")
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Budget, optimiser and objective of Eq. 10-14; the values here are the paper's for CIFAR-10."""
+    """Budget, optimiser and objective of Eq. 10-14; the defaults are the paper's for CIFAR-10."""
 
     iterations: int = 29_400
     """Steps of the student."""
@@ -65,6 +65,8 @@ class FinetuneConfig:
         check_positive("batch_size", self.batch_size)
         check_positive("learning_rate", self.learning_rate)
         check_choice("schedule", self.schedule, SCHEDULES)
+        for fraction in self.decay_at:
+            check_range("decay_at", fraction, 0, 1)
         check_range("momentum", self.momentum, 0, 1)
         check_range("weight_decay", self.weight_decay, 0)
         check_positive("temperature", self.temperature)
@@ -73,8 +75,10 @@ class FinetuneConfig:
         check_range("perturbation", self.perturbation, 0)
         check_range("clean_weight", self.clean_weight, 0)
         check_range("perturbed_weight", self.perturbed_weight, 0)
+        check_scale("crop_scale", self.crop_scale)
         check_range("max_grad_norm", self.max_grad_norm, 0)
         check_choice("calibration", self.calibration, CALIBRATIONS)
+        check_choice("ema", self.ema, ("corrected", "released"))
         check_positive("calibration_updates", self.calibration_updates)
         check_positive("calibration_batch_size", self.calibration_batch_size)
         check_positive("evaluations", self.evaluations)

@@ -31,9 +31,9 @@ def _normalizers(module: nn.Module) -> list[str]:
 def feature_layers(model: nn.Module) -> list[str]:
     """Names of the layers whose outputs are aligned.
 
-    Known block types give the published layers. Otherwise the last BatchNorm of every repeated block
-    (a class that occurs at least twice and holds a BatchNorm; the outermost such class), side branches
-    left out. A network without blocks gives every BatchNorm.
+    Known block types give the published layers. Otherwise the last BatchNorm of every repeated
+    block (a class that occurs at least twice and holds a BatchNorm; the outermost such class), side
+    branches left out. A network without blocks gives every BatchNorm.
     """
     modules = dict(model.named_modules())
     known = [

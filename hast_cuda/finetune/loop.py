@@ -26,7 +26,7 @@ Evaluate = Callable[[nn.Module], float]
 
 @dataclass
 class FinetuneResult:
-    """The student (last iteration), and the test accuracies seen on the way as (iteration, top-1)."""
+    """The student (last iteration), and test accuracies seen on the way as (iteration, top-1)."""
 
     student: nn.Module
     accuracies: list[tuple[int, float]] = field(default_factory=list)
@@ -80,7 +80,8 @@ class Step:
         with quantized_once(self.student):
             terms = self.losses(x, teacher_grad=x.requires_grad)
             clean = terms[0] + terms[1]
-            # One backward pass gives the student's gradient and the image's (through both networks).
+            # One backward pass gives the student's gradient and the image's (through both
+            # networks).
             wanted = self.parameters if config.clean_weight else []
             scale = config.clean_weight or 1.0
             torch.autograd.backward(
@@ -89,8 +90,10 @@ class Step:
             if config.perturbation and config.perturbed_weight:
                 assert x.grad is not None
                 harder = (x + config.perturbation * x.grad.sign()).detach()  # Eq. 10, one step
-                perturbed = sum(self.losses(harder, teacher_grad=False))
-                torch.autograd.backward(config.perturbed_weight * perturbed, inputs=self.parameters)
+                again = self.losses(harder, teacher_grad=False)
+                torch.autograd.backward(
+                    config.perturbed_weight * (again[0] + again[1]), inputs=self.parameters
+                )
         if config.max_grad_norm:
             nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
         self.optimizer.step()

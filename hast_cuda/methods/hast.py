@@ -1,7 +1,7 @@
 """HAST (Li et al., CVPR 2023) as three presets of one recipe.
 
-``paper``: the equations and the stated hyper-parameters. ``released``: what the published code does.
-``default``: ours. docs/methods.md lists every difference.
+``paper``: the equations and the stated hyper-parameters. ``released``: what the published code
+does. ``default``: ours. docs/methods.md lists every difference.
 """
 
 from __future__ import annotations

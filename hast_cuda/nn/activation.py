@@ -13,7 +13,7 @@ from hast_cuda.ops.channel_range import EMA
 
 
 class FakeQuantActivation(nn.Module):
-    """Activation (optional), range tracking and fake quantization of one tensor in one pass (Eq. 1-2).
+    """Activation (optional), range tracking and fake quantization in one pass (Eq. 1-2).
 
     While :attr:`observing`, each forward updates the moving average of (min, max); after
     :meth:`freeze` the range stays fixed for ever. Replace ``nn.ReLU()`` by
@@ -26,7 +26,8 @@ class FakeQuantActivation(nn.Module):
         ema: "corrected" or "released" (the published recursion).
         ste: "identity" or "clipped".
 
-    Shapes: any -> same. Dtypes: float32, float16, bfloat16, float64; the range is float32 or float64.
+    Shapes: any -> same. Dtypes: float32, float16, bfloat16, float64; the range is float32 or
+        float64.
     """
 
     range_state: Tensor
@@ -41,6 +42,7 @@ class FakeQuantActivation(nn.Module):
         _checks.activation_code(activation)
         _checks.choice("ema", ema, EMA)
         _checks.choice("ste", ste, _checks.STE)
+        _checks.decay(beta)
         self.bits, self.activation, self.beta, self.ema, self.ste = bits, activation, beta, ema, ste
         self.register_buffer("range_state", new_range_state())
         self.register_buffer("frozen", torch.tensor(False))
@@ -67,9 +69,12 @@ class FakeQuantActivation(nn.Module):
         self.frozen.fill_(False)
 
     def set_range(self, lower: float | Tensor, upper: float | Tensor) -> None:
-        """Set the range by hand (and its moving average with it); it stays frozen or not as it was."""
-        self.range_state[0:4:2] = lower
-        self.range_state[1:4:2] = upper
+        """Set the range and its moving average by hand; it stays frozen or not as it was."""
+        dtype = self.range_state.dtype
+        low, high = (torch.as_tensor(v, dtype=dtype).detach().reshape(()) for v in (lower, upper))
+        _checks.ordered_range(low, high)
+        self.range_state[0:4:2] = low
+        self.range_state[1:4:2] = high
         self.range_state[4] = 0.0  # as after infinitely many equal batches
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,7 +91,7 @@ class FakeQuantActivation(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FakeQuantActivation:
         exact = self.range_state
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
         if self.range_state.dtype in (torch.float16, torch.bfloat16):
             # module.half() must not round the range: only its device follows
             self.range_state = exact.to(self.range_state.device)

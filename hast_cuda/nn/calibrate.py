@@ -78,8 +78,9 @@ def shrink_ranges(
 ) -> nn.Module:  # fmt: skip
     """Shrink every frozen activation range to the fraction with the smallest quantization error.
 
-    Layer by layer in the order of execution, so that each search sees its quantized input: the range
-    [f*l, f*u] minimising ``mean |x - Q(x)|^power`` over ``candidates`` values f in [smallest, 1].
+    Layer by layer in the order of execution, so that each search sees its quantized input: the
+    range [f*l, f*u] minimising ``mean |x - Q(x)|^power`` over ``candidates`` values f in [smallest,
+    1].
 
     Args:
         model: calibrated, frozen network.

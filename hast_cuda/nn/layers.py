@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,12 +12,14 @@ from torch.nn import functional as F
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.ops import _checks, fake_quantize_weights
 
+L = TypeVar("L", "FakeQuantConv2d", "FakeQuantLinear")
+P = TypeVar("P", nn.Conv2d, nn.Linear)
+
 
 class _FakeQuantWeight(nn.Module):
     """What both layers share: bits, the input quantizer and the quantized weight."""
 
     weight: Tensor
-    bias: Tensor | None
     weight_bits: int
     zero_point: str
     input_quantizer: FakeQuantActivation | None
@@ -37,10 +39,10 @@ class _FakeQuantWeight(nn.Module):
         return fake_quantize_weights([self.weight], self.weight_bits, zero_point=self.zero_point)[0]
 
     def _quantized_input(self, x: Tensor) -> Tensor:
-        return x if self.input_quantizer is None else self.input_quantizer(x)
-
-    def _bits_repr(self) -> str:
-        return f", weight_bits={self.weight_bits}"
+        if self.input_quantizer is None:
+            return x
+        quantized: Tensor = self.input_quantizer(x)
+        return quantized
 
 
 class FakeQuantConv2d(_FakeQuantWeight, nn.Conv2d):
@@ -64,11 +66,13 @@ class FakeQuantConv2d(_FakeQuantWeight, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C_in, H, W] -> [N, C_out, H', W']."""
-        return self._conv_forward(self._quantized_input(input), self.quantized_weight(), self.bias)
+        x, weight = self._quantized_input(input), self.quantized_weight()
+        output: Tensor = self._conv_forward(x, weight, self.bias)
+        return output
 
     def extra_repr(self) -> str:
         """That of ``nn.Conv2d`` and the bits."""
-        return nn.Conv2d.extra_repr(self) + self._bits_repr()
+        return f"{nn.Conv2d.extra_repr(self)}, weight_bits={self.weight_bits}"
 
     @classmethod
     def from_float(
@@ -76,18 +80,15 @@ class FakeQuantConv2d(_FakeQuantWeight, nn.Conv2d):
         zero_point: str = "integer",
     ) -> FakeQuantConv2d:  # fmt: skip
         """Quantized layer that uses the parameters of ``conv`` (shared, not copied)."""
-        return _adopt(cls(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-            conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode, device="meta",
-            weight_bits=weight_bits, act_bits=act_bits, zero_point=zero_point,
-        ), conv)  # fmt: skip
+        layer = cls(
+            **_conv_arguments(conv), weight_bits=weight_bits, act_bits=act_bits,
+            zero_point=zero_point,
+        )  # fmt: skip
+        return _adopt(layer, conv)
 
     def to_float(self) -> nn.Conv2d:
-        """Plain ``nn.Conv2d`` whose weights are the dequantized ones; the input quantizer is dropped."""
-        return _adopt(nn.Conv2d(
-            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
-            self.dilation, self.groups, self.bias is not None, self.padding_mode, device="meta",
-        ), self, bake=True)  # fmt: skip
+        """Plain ``nn.Conv2d`` with the dequantized weights; the input quantizer is dropped."""
+        return _bake(nn.Conv2d(**_conv_arguments(self)), self)
 
 
 class FakeQuantLinear(_FakeQuantWeight, nn.Linear):
@@ -113,7 +114,7 @@ class FakeQuantLinear(_FakeQuantWeight, nn.Linear):
 
     def extra_repr(self) -> str:
         """That of ``nn.Linear`` and the bits."""
-        return nn.Linear.extra_repr(self) + self._bits_repr()
+        return f"{nn.Linear.extra_repr(self)}, weight_bits={self.weight_bits}"
 
     @classmethod
     def from_float(
@@ -121,29 +122,49 @@ class FakeQuantLinear(_FakeQuantWeight, nn.Linear):
         zero_point: str = "integer",
     ) -> FakeQuantLinear:  # fmt: skip
         """Quantized layer that uses the parameters of ``linear`` (shared, not copied)."""
-        return _adopt(cls(
+        layer = cls(
             linear.in_features, linear.out_features, linear.bias is not None, device="meta",
             weight_bits=weight_bits, act_bits=act_bits, zero_point=zero_point,
-        ), linear)  # fmt: skip
+        )  # fmt: skip
+        return _adopt(layer, linear)
 
     def to_float(self) -> nn.Linear:
-        """Plain ``nn.Linear`` whose weights are the dequantized ones; the input quantizer is dropped."""
-        return _adopt(nn.Linear(
-            self.in_features, self.out_features, self.bias is not None, device="meta",
-        ), self, bake=True)  # fmt: skip
+        """Plain ``nn.Linear`` with the dequantized weights; the input quantizer is dropped."""
+        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        return _bake(plain, self)
 
 
-def _adopt(layer: Any, source: Any, *, bake: bool = False) -> Any:
-    """Give a layer built on "meta" the parameters, device and mode of ``source``."""
-    if bake:
-        layer.weight = nn.Parameter(source.quantized_weight().detach().clone())
-        layer.bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())
-    else:
-        layer.weight, layer.bias = source.weight, source.bias
-    quantizer = getattr(layer, "input_quantizer", None)
-    if quantizer is not None:
-        layer.input_quantizer = FakeQuantActivation(quantizer.bits).to(source.weight.device)
+def _conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
+    """Constructor arguments of a convolution like ``conv``, without memory for its weights."""
+    names = (
+        "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
+        "padding_mode",
+    )  # fmt: skip
+    return {n: getattr(conv, n) for n in names} | {"bias": conv.bias is not None, "device": "meta"}
+
+
+def _adopt(layer: L, source: nn.Conv2d | nn.Linear) -> L:
+    """Give ``layer`` the parameters, device and mode of ``source``."""
+    if "weight" not in source._parameters:
+        message = (
+            f"the weight of this {type(source).__name__} is computed from other parameters "
+            "(weight_norm, spectral_norm, pruning); make it plain first, e.g. with "
+            "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
+        )
+        raise ValueError(message)
+    for name, parameter in source.named_parameters(recurse=False):
+        layer.register_parameter(name, parameter)
+    if layer.input_quantizer is not None:
+        layer.input_quantizer.to(source.weight.device)
     return layer.train(source.training)
+
+
+def _bake(plain: P, source: FakeQuantConv2d | FakeQuantLinear) -> P:
+    """Give ``plain`` copies of the dequantized weight and the bias of ``source``."""
+    plain.weight = nn.Parameter(source.quantized_weight().detach().clone())
+    bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())
+    plain.register_parameter("bias", bias)
+    return plain.train(source.training)
 
 
 @contextmanager

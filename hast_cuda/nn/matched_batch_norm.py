@@ -14,11 +14,11 @@ _FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
 class MatchedBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` in eval mode, keeping the batch mean and biased variance of its input (Eq. 3).
+    """``nn.BatchNorm2d`` in eval mode that keeps the statistics of its input batch (Eq. 3).
 
     Always normalises with the running statistics and never changes them, whatever the mode.
-    After a forward, :attr:`batch_mean` and :attr:`batch_var` ([C], float32 or float64) carry gradients
-    to the input.
+    After a forward, :attr:`batch_mean` and :attr:`batch_var` ([C], float32 or float64) carry
+    gradients to the input.
     """
 
     batch_mean: Tensor | None = None
@@ -48,8 +48,8 @@ class BatchStatistics:
     """Every BatchNorm of a network made to report statistics, and their loss (Eq. 3).
 
     Args:
-        model: edited in place: BatchNorm modules become :class:`MatchedBatchNorm2d`. Modules that have
-            running statistics but their own forward are read through a hook instead.
+        model: edited in place: BatchNorm modules become :class:`MatchedBatchNorm2d`. Modules that
+            have running statistics but their own forward are read through a hook instead.
 
     Raises:
         ValueError: no layer has running statistics.
@@ -60,7 +60,7 @@ class BatchStatistics:
         self.model = swap_modules(model, self._convert)
         if not self.layers:
             message = (
-                "the network has no BatchNorm layer with running statistics, and zero-shot synthesis "
+                "the network has no BatchNorm layer with running statistics, and synthesis "
                 "matches images to those; use a network with BatchNorm (not yet folded into its "
                 "convolutions) or quantize with images of your own"
             )

@@ -27,7 +27,7 @@ _OTHER_ACTIVATIONS = (
 
 @dataclass(frozen=True)
 class Override:
-    """Bits of the layers that match a pattern; None leaves that part of the layer in full precision."""
+    """Bits of the layers that match a pattern; None keeps that part in full precision."""
 
     weight_bits: int | None = None
     act_bits: int | None = None
@@ -114,8 +114,9 @@ def quantize(
 ) -> nn.Module:  # fmt: skip
     """A fake-quantized copy of ``model``; the argument is never edited.
 
-    Every Conv2d and Linear weight is quantized per output channel (Eq. 1-2), bias and BatchNorm stay in
-    full precision. Activation ranges are empty until :func:`hast_cuda.calibrate` has seen images.
+    Every Conv2d and Linear weight is quantized per output channel (Eq. 1-2), bias and BatchNorm
+    stay in full precision. Activation ranges are empty until :func:`hast_cuda.calibrate` has seen
+    images.
 
     Args:
         model: any ``nn.Module``; modules are found by type, wherever they are.
@@ -124,8 +125,8 @@ def quantize(
         placement: "relu" quantizes the outputs of ReLU and ReLU6 (the published code); "all"
             quantizes the input of every convolution and linear layer: image, pooled features,
             linear-bottleneck outputs and any activation function (the published claim).
-        overrides: ``{"features.init*": Override(8, 8)}``, shell patterns over module names; the last
-            match wins; None in an Override keeps that part in full precision.
+        overrides: ``{"features.init*": Override(8, 8)}``, shell patterns over module names; the
+            last match wins; None in an Override keeps that part in full precision.
         ema: range tracking, "corrected" or "released".
         ste: activation gradient, "identity" or "clipped".
         zero_point: weight zero point, "integer" or "real".
@@ -134,7 +135,8 @@ def quantize(
         The copy, in the mode of ``model``; its table: :func:`hast_cuda.quantization_table`.
 
     Raises:
-        TypeError, ValueError: bits or choices out of range, a pattern that matches nothing, a network
+        TypeError, ValueError: bits or choices out of range, a pattern that matches nothing, a
+        network
             with nothing to quantize.
     """
     if not isinstance(model, nn.Module):

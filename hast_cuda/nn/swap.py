@@ -10,10 +10,10 @@ from torch import nn
 def swap_modules(
     model: nn.Module, convert: Callable[[str, nn.Module], nn.Module | None]
 ) -> nn.Module:
-    """Put ``convert(name, module)`` where it returns a module; edits ``model``, returns the new root.
+    """Put ``convert(name, module)`` where it is a module; edits ``model``, returns the new root.
 
-    Children of a replaced module are not visited. A module registered under several names is converted
-    once, under its first name, and replaced everywhere.
+    Children of a replaced module are not visited. A module registered under several names is
+    converted once, under its first name, and replaced everywhere.
     """
     done: dict[nn.Module, nn.Module] = {}
 
@@ -28,9 +28,9 @@ def swap_modules(
                 if visited is not child:
                     setattr(module, key, visited)
             # named_children lists a child registered twice only once: catch the other names
-            for key, child in module._modules.items():
-                if child is not None and done.get(child, child) is not child:
-                    setattr(module, key, done[child])
+            for key, other in module._modules.items():
+                if other is not None and done.get(other, other) is not other:
+                    setattr(module, key, done[other])
         return done[module]
 
     return visit("", model)

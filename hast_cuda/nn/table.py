@@ -53,14 +53,14 @@ class QuantizationTable:
             for line in cells
         ]
         lines.append(
-            f"{self.quantized_weights} weights and {self.quantized_activations} activations quantized; "
-            "biases and BatchNorm stay in full precision"
+            f"{self.quantized_weights} weights, {self.quantized_activations} activations quantized; "
+            "biases and BatchNorm are not"
         )
         return "\n".join(lines)
 
 
 def quantization_table(model: nn.Module) -> QuantizationTable:
-    """The table that :func:`hast_cuda.quantize` made for this network; ValueError for another one."""
+    """The table that :func:`hast_cuda.quantize` made; ValueError for any other network."""
     table = getattr(model, "quantization_table", None)
     if not isinstance(table, QuantizationTable):
         message = "this network was not made by hast_cuda.quantize: it has no table"

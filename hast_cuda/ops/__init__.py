@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hast_cuda.ops._registry import build_info, core
-from hast_cuda.ops.batch_stats import batch_norm_match, match_loss
+from hast_cuda.ops.batch_stats import batch_norm_match
 from hast_cuda.ops.channel_attention import attention_loss, channel_attention
 from hast_cuda.ops.channel_range import (
     fake_quantize_weights,
@@ -11,6 +11,7 @@ from hast_cuda.ops.channel_range import (
     quantize_activation,
 )
 from hast_cuda.ops.fake_quant import fake_quantize
+from hast_cuda.ops.match_loss import match_loss
 
 __all__ = [
     "attention_loss",

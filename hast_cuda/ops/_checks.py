@@ -1,4 +1,4 @@
-"""Argument checks shared by the public ops: early, and naming argument, value and what is allowed."""
+"""Argument checks of the public ops: early, naming argument, value and what is allowed."""
 
 from __future__ import annotations
 
@@ -50,6 +50,13 @@ def choice(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
     """``value`` is one of ``allowed``."""
     if value not in allowed:
         message = f"{name} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}"
+        raise ValueError(message)
+
+
+def decay(beta: float) -> None:
+    """``beta`` is a decay of a moving average."""
+    if not 0 <= beta < 1:
+        message = f"beta is {beta}; allowed: 0 <= beta < 1"
         raise ValueError(message)
 
 

@@ -1,9 +1,10 @@
 """Zeroed counters for kernels whose last block finishes the reduction, one slot per CUDA stream.
 
 A kernel counts its finished blocks and leaves the counter at zero again, so the slot is reused by
-every later kernel of that stream without clearing it. Slots of one device live in one allocation made
-at first use, outside any CUDA graph: a captured kernel keeps using its slot, which stays allocated.
-Two graphs captured on one stream must not be replayed at the same time on different streams.
+every later kernel of that stream without clearing it. Slots of one device live in one allocation
+made at first use, outside any CUDA graph: a captured kernel keeps using its slot, which stays
+allocated. Two graphs captured on one stream must not be replayed at the same time on different
+streams.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _slots: dict[tuple[int, int], Tensor] = {}
 
 
 def counters(x: Tensor, count: int) -> int:
-    """Address of ``count`` zeroed counters for the current stream of ``x``'s device; 0 on the CPU."""
+    """Address of ``count`` zeroed counters for the current stream of ``x``; 0 on the CPU."""
     device, stream = device_and_stream(x)
     if device < 0:
         return 0

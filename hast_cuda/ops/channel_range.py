@@ -1,4 +1,4 @@
-"""Quantization that finds its own range: weights per output channel, activations by moving average."""
+"""Quantization that finds its own range: weights per channel, activations by moving average."""
 
 from __future__ import annotations
 
@@ -75,10 +75,11 @@ class _FakeQuantizeWeights(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, bits: list[int], real: bool, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)  # a weight that no loss reaches gets None, not zeros
         return tuple(_fake_quantize_weights(list(weights), bits, real))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         return (None, None, *grads)
 
 
@@ -129,12 +130,13 @@ def quantize_activation(
 
     Args:
         x: activations of any shape; float32, float16, bfloat16 or float64.
-        state: [5], from :func:`new_range_state`, float32 (float64 for float64 ``x``); updated in place
-            when ``observe``: m = beta*m + (1-beta)*(min, max), range = m / (1 - beta^t).
+        state: [5], from :func:`new_range_state`, float32 (float64 for float64 ``x``); updated in
+            place when ``observe``: m = beta*m + (1-beta)*(min, max), range = m / (1 - beta^t).
         bits: 2 to 8.
         activation: None, "relu" or "relu6", fused in front.
         observe: update the range before quantizing; otherwise it is frozen and nothing is reduced.
-        ema: "corrected", or "released" for the published recursion that feeds corrected values back.
+        ema: "corrected", or "released" for the published recursion that feeds corrected values
+            back.
         beta: decay of the moving average, in [0, 1).
         ste: "identity" or "clipped", see :func:`fake_quantize`; the activation masks in both.
         zero_point: "integer" or "real".
@@ -159,9 +161,7 @@ def quantize_activation(
             "tensor from new_range_state"
         )
         raise ValueError(message)
-    if not 0 <= beta < 1:
-        message = f"beta is {beta}; allowed: 0 <= beta < 1"
-        raise ValueError(message)
+    _checks.decay(beta)
     if observe:
         _update_range_(x.detach(), state, code, beta, ema == "released")
     clipped = ste == "clipped"

@@ -107,7 +107,7 @@ class FakeQuantizeFunction(torch.autograd.Function):
 
 
 def as_range(name: str, value: Tensor | float, x: Tensor, channels: int) -> Tensor:
-    """One bound of the range as a vector of ``channels`` values in the arithmetic dtype of ``x``."""
+    """One bound of the range as ``channels`` values in the arithmetic dtype of ``x``."""
     dtype = reference.arithmetic_dtype(x.dtype)
     if not isinstance(value, Tensor):
         return torch.full((channels,), float(value), dtype=dtype, device=x.device)
@@ -139,7 +139,8 @@ def fake_quantize(
         activation: None, "relu" or "relu6", applied to ``x`` first in the same pass.
 
     Returns:
-        Tensor like ``x``. Arithmetic is float32 (float64 for float64), bit-equal to the eager formula.
+        Tensor like ``x``. Arithmetic is float32 (float64 for float64), bit-equal to the eager
+        formula.
 
     Raises:
         TypeError: wrong dtype or type.

@@ -1,8 +1,8 @@
 """Eager twins of every op: the formulas of the paper in plain PyTorch, written to be read.
 
-They are the oracle of the tests, the baseline of the benchmarks and what runs when the compiled core
-is missing. Half types are computed in float32 and rounded once at the end, as the kernels do. All
-are differentiable by autograd except where a straight-through gradient replaces the true one.
+They are the oracle of the tests, the baseline of the benchmarks and what runs when the compiled
+core is missing. Half types are computed in float32 and rounded once at the end, as the kernels do.
+All are differentiable by autograd except where a straight-through gradient replaces the true one.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def fake_quantize_backward(
     channel_axis: int | None = None, *, real_zero_point: bool = False,
     activation: str | None = None, clipped: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Straight-through gradient: ``grad`` where the activation (and, if clipped, the grid) passes."""
+    """Straight-through gradient: ``grad`` where the activation (and a clipped grid) passes."""
     passes = torch.ones_like(x, dtype=torch.bool)
     if activation is not None:
         passes = x > 0
@@ -155,7 +155,7 @@ def match_loss(
     means: Sequence[Tensor], variances: Sequence[Tensor], running_means: Sequence[Tensor],
     running_vars: Sequence[Tensor], *, norm: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Eq. 3 over all layers: mean squared gaps (as released) or, with ``norm``, the norms printed."""
+    """Eq. 3 over all layers: mean squared gaps (as released) or, with ``norm``, as printed."""
     terms = []
     for mean, var, running_mean, running_var in zip(
         means, variances, running_means, running_vars, strict=True
@@ -179,9 +179,9 @@ def energy_loss(
 ) -> Tensor:  # fmt: skip
     """Eq. 13 between attention vectors [N, C]; ``spatial`` is the number of positions per map.
 
-    ``normalized`` (as released): sum over layers of the mean over samples and channels of the squared
-    gap between L2-normalised vectors. Otherwise Eq. 12-14 as printed: the mean over samples and layers
-    of the squared L2 distance between the plain vectors.
+    ``normalized`` (as released): sum over layers of the mean over samples and channels of the
+    squared gap between L2-normalised vectors. Otherwise Eq. 12-14 as printed: the mean over samples
+    and layers of the squared L2 distance between the plain vectors.
     """
     terms = []
     for a_t, a_s, positions in zip(teacher, student, spatial, strict=True):

@@ -15,9 +15,9 @@ from hast_cuda.input_spec import InputSpec
 
 def _pyplot() -> Any:
     try:
-        import matplotlib  # noqa: PLC0415 - an optional dependency
+        import matplotlib as mpl  # noqa: PLC0415 - an optional dependency
 
-        matplotlib.use("Agg")
+        mpl.use("Agg")
         import matplotlib.pyplot as plt  # noqa: PLC0415
     except ImportError as error:
         message = "pictures need matplotlib: pip install 'hast_cuda[demo]'"
@@ -69,7 +69,8 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_title(title)
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.3)
-        axis.set_yscale("linear" if phase == "test" else "symlog", **({} if phase == "test" else {"linthresh": 1e-4}))  # fmt: skip
+        axis.set_yscale("linear" if phase == "test" else "symlog", **({} if phase == "test" else
+        {"linthresh": 1e-4}))  # fmt: skip
     axes[2].set_ylabel("top-1, %")
     _save(figure, path)
     plt.close(figure)

@@ -28,7 +28,7 @@ def plain(value: Any) -> Any:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, build and device, as needed to reproduce a figure."""
-    from hast_cuda import __version__  # here: the package imports this module
+    from hast_cuda import __version__  # noqa: PLC0415 - the package imports this module
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
@@ -43,7 +43,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 class RunDirectory:
-    """``config.json``, ``environment.json``, ``metrics.jsonl``, ``images/``, ``checkpoints/``, results.
+    """``config.json``, ``environment.json``, ``metrics.jsonl``, images, checkpoints, results.
 
     Args:
         path: created if it does not exist.
@@ -95,8 +95,8 @@ class RunDirectory:
         ]
         if differences:
             message = (
-                f"{self.path} holds a run with another configuration; give another --out or the same "
-                "options:\n  " + "\n  ".join(differences)
+                f"{self.path} holds a run with another configuration; give another --out or "
+                "the same options:\n  " + "\n  ".join(differences)
             )
             raise ValueError(message)
 

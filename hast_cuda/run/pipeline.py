@@ -20,9 +20,11 @@ from hast_cuda.finetune import finetune
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.methods import Recipe, preset
-from hast_cuda.nn import Override, quantize
+from hast_cuda.nn import Override, quantize, shrink_ranges
 from hast_cuda.run.directory import RunDirectory
 from hast_cuda.synthesis import ImageShape, ImageStore, SyntheticImages, synthesize
+
+SEARCH_IMAGES = 256  # one batch is enough for the error of a range
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> ImageShape:
 
 
 class _Phases:
-    """Seconds per phase, kept across restarts for the phases that were finished."""
+    """Seconds per phase, summed over the attempts of a run (one that was killed does not count)."""
 
     def __init__(self, run: RunDirectory | None) -> None:
         self.run = run
@@ -78,12 +80,13 @@ class _Phases:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
-        yield
-        elapsed = round(time.perf_counter() - start, 3)
-        if name not in self.seconds or elapsed > self.seconds[name]:
-            self.seconds[name] = elapsed  # a resumed phase that only reads files keeps its old time
-        if self.run is not None:
-            self.run.remember("seconds", self.seconds)
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + elapsed, 3)
+            if self.run is not None:
+                self.run.remember("seconds", self.seconds)
 
 
 def zero_shot_quantize(
@@ -93,7 +96,7 @@ def zero_shot_quantize(
     images: SyntheticImages | None = None, test: ImageSet | None = None,
     describe: Mapping[str, Any] | None = None, evaluation_batch: int = 256,
 ) -> QuantizationResult:  # fmt: skip
-    """Quantize ``teacher`` without its data (Algorithm 1): synthesise, quantize, calibrate, fine-tune.
+    """Quantize ``teacher`` without its data: synthesise, calibrate, fine-tune (Algorithm 1).
 
     Args:
         teacher: pretrained network with BatchNorm; never edited.
@@ -110,7 +113,8 @@ def zero_shot_quantize(
         evaluation_batch: images per forward pass of an evaluation.
 
     Raises:
-        ValueError, TypeError: bad arguments, before any work. FloatingPointError: a loss that is not
+        ValueError, TypeError: bad arguments, before any work. FloatingPointError: a loss that is
+        not
             finite. OSError: the directory cannot be written.
     """
     if not isinstance(teacher, nn.Module):
@@ -150,6 +154,12 @@ def zero_shot_quantize(
         )  # fmt: skip
     with phases("evaluation"):
         full_precision, rounded = accuracy(teacher), accuracy(student)
+    start = rounded
+    if chosen.finetune.shrink_ranges:
+        with phases("range search"):
+            shrink_ranges(student, images.images[:SEARCH_IMAGES].to(device))
+        with phases("evaluation"):
+            start = accuracy(student)
     with phases("finetuning"):
         done = finetune(
             teacher, student, images.images, chosen.finetune, seed=seed, device=device, log=log,
@@ -161,8 +171,9 @@ def zero_shot_quantize(
         **described,
         "full_precision": full_precision,
         "rounded": rounded,
-        "quantized": seen[-1] if seen else rounded,
-        "quantized_best_epoch": max(seen) if seen else rounded,
+        "start_of_finetuning": start,
+        "quantized": seen[-1] if seen else start,
+        "quantized_best_epoch": max(seen) if seen else start,
         "num_test_images": None if test is None else len(test),
         "num_synthetic_images": len(images),
         "synthesis_iterations": chosen.synthesis.iterations,
@@ -183,7 +194,7 @@ def check_images(images: SyntheticImages, shape: ImageShape) -> None:
         raise ValueError(message)
     if int(images.labels.min()) < 0 or int(images.labels.max()) >= shape.num_classes:
         message = (
-            f"labels range from {int(images.labels.min())} to {int(images.labels.max())}; the network "
+            f"labels go from {int(images.labels.min())} to {int(images.labels.max())}; the network "
             f"has {shape.num_classes} classes"
         )
         raise ValueError(message)

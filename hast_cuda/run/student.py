@@ -16,8 +16,8 @@ def load_student(teacher: nn.Module, run: Path) -> nn.Module:
     """The quantized network of ``run``, built from its full-precision ``teacher``.
 
     Raises:
-        FileNotFoundError: the run is not finished. ValueError: its files are corrupt, or the teacher is
-            another network.
+        FileNotFoundError: the run is not finished. ValueError: its files are corrupt, or the
+            teacher is another network.
     """
     config_path, weights = run / "config.json", run / "student.safetensors"
     for path in (config_path, weights):

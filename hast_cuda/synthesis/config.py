@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hast_cuda.validate import check_choice, check_positive, check_range
+from hast_cuda.validate import check_choice, check_positive, check_range, check_scale
 
 SCHEDULES = ("plateau", "cosine")
 
@@ -22,7 +22,7 @@ class SynthesisConfig:
     learning_rate: float = 0.5
     """Initial Adam learning rate on pixels."""
     schedule: str = "plateau"
-    """"plateau": x0.1 when the loss stalls; "cosine": decay to min_learning_rate over the iterations."""
+    """"plateau": x0.1 when the loss stalls; "cosine": decay to min_learning_rate."""
     patience: int = 50
     """Iterations without improvement before the plateau rule acts."""
     min_learning_rate: float = 1e-4
@@ -52,5 +52,6 @@ class SynthesisConfig:
         check_range("label_weight", self.label_weight, 0)
         check_range("difficulty_exponent", self.difficulty_exponent, 0)
         check_range("augment_probability", self.augment_probability, 0, 1)
+        check_scale("crop_scale", self.crop_scale)
         check_range("min_learning_rate", self.min_learning_rate, 0)
         check_range("patience", self.patience, 0)

@@ -95,7 +95,8 @@ def generated_batches(
     Loss: cross entropy of the teacher on the wanted labels + 0.1 * Eq. 3; Adam, rate 1e-3.
 
     Raises:
-        FloatingPointError: the loss is not finite. ValueError: no BatchNorm, sizes not multiples of 4.
+        FloatingPointError: the loss is not finite. ValueError: no BatchNorm, sizes not multiples of
+            4.
     """
     statistics = BatchStatistics(copy.deepcopy(teacher).to(device).eval().requires_grad_(False))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -112,7 +113,7 @@ def generated_batches(
             loss = F.cross_entropy(statistics.model(images), labels)
             loss = loss + MATCH_WEIGHT * statistics.loss()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         guard.observe(loss, iteration)
         if iteration % 50 == 0:

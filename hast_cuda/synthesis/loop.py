@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+from typing_extensions import Never
 
 from hast_cuda.augment import random_crop_flip
 from hast_cuda.failures import FiniteGuard
@@ -25,7 +26,7 @@ Log = Callable[[dict[str, float | int | str]], None]
 
 @dataclass(frozen=True)
 class ImageShape:
-    """What the teacher takes and gives: [channels, height, width] in, ``num_classes`` logits out."""
+    """What the teacher takes, [channels, height, width], and gives, ``num_classes`` logits."""
 
     channels: int
     height: int
@@ -55,7 +56,7 @@ def make_schedule(config: SynthesisConfig, device: torch.device) -> Schedule:
 
 def synthesize_batch(
     statistics: BatchStatistics, labels: Tensor, shape: ImageShape, config: SynthesisConfig,
-    seed: int, batch: int, log: Log, progress: tqdm[None],
+    seed: int, batch: int, log: Log, progress: tqdm[Never],
 ) -> Tensor:  # fmt: skip
     """Optimise one batch of noise by Eq. 9; [N, C, H, W] float32 on the device of ``labels``.
 
@@ -105,6 +106,19 @@ def synthesize_batch(
     return images.detach()
 
 
+def _stored(store: ImageStore, index: int, labels: Tensor, shape: ImageShape) -> Tensor:
+    """Images of a batch made before; ValueError if they are not those of this run."""
+    batch, expected = store.load(index), (len(labels), shape.channels, shape.height, shape.width)
+    if tuple(batch.images.shape) != expected or not torch.equal(batch.labels, labels):
+        message = (
+            f"shard {store.path(index)} belongs to another run: its images are "
+            f"{list(batch.images.shape)} (here {list(expected)}) or its labels differ; give another "
+            "directory, or the options it was made with"
+        )
+        raise ValueError(message)
+    return batch.images
+
+
 def synthesize(
     teacher: nn.Module, shape: ImageShape, config: SynthesisConfig, *, seed: int = 0,
     device: torch.device | str = "cpu", store: ImageStore | None = None,
@@ -116,7 +130,8 @@ def synthesize(
         teacher: pretrained network with BatchNorm; copied, never edited.
         shape: its input and number of classes.
         config: budget and objective.
-        seed: every batch has its own stream derived from it, so batches do not depend on each other.
+        seed: every batch has its own stream derived from it, so batches do not depend on each
+            other.
         device: where to compute.
         store: keeps each finished batch; finished batches found there are not made again.
         log: called with a dict of figures every 50 iterations.
@@ -125,7 +140,7 @@ def synthesize(
         Images [N, C, H, W] float32 in the teacher's input space and labels [N] int64, on the CPU.
 
     Raises:
-        ValueError: no BatchNorm. FloatingPointError: a loss that is not finite.
+        ValueError: no BatchNorm, or a store of another run. FloatingPointError: a loss that is not finite.
     """
     device = torch.device(device)
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
@@ -139,7 +154,7 @@ def synthesize(
     ) as progress:
         for index, batch_labels in enumerate(batches):
             if store is not None and index in found:
-                results[index] = store.load(index).images
+                results[index] = _stored(store, index, batch_labels, shape)
                 progress.update(config.iterations)
                 continue
             images = synthesize_batch(

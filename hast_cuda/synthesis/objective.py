@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# At p = 1 the gradient of (1-p)^gamma is infinite for gamma < 1, and float32 softmax reaches 1 exactly.
+# At p = 1 the gradient of (1-p)^gamma is infinite for gamma < 1, and float32 softmax reaches 1
+# exactly.
 LARGEST_PROBABILITY = 1 - 1e-6
 
 

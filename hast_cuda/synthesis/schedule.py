@@ -21,8 +21,8 @@ class Schedule(Protocol):
 class PlateauSchedule:
     """``torch.optim.lr_scheduler.ReduceLROnPlateau`` (mode min, relative threshold), on the device.
 
-    Better means ``loss < best * (1 - threshold)``. After more than ``patience`` iterations in a row that
-    are not better: ``lr <- max(lr * factor, minimum)`` if that changes it by more than 1e-8.
+    Better means ``loss < best * (1 - threshold)``. After more than ``patience`` iterations in a row
+    that are not better: ``lr <- max(lr * factor, minimum)`` if that changes it by more than 1e-8.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PlateauSchedule:
 
 
 class CosineSchedule:
-    """``minimum + (lr - minimum) * (1 + cos(pi * t / iterations)) / 2``, t counted on the device."""
+    """``minimum + (lr - minimum) * (1 + cos(pi*t / iterations)) / 2``, t kept on the device."""
 
     def __init__(
         self, learning_rate: float, iterations: int, *, minimum: float = 1e-4,

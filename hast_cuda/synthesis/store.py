@@ -16,7 +16,7 @@ from hast_cuda.files import replace_file
 
 @dataclass(frozen=True)
 class SyntheticImages:
-    """Images [N, C, H, W] float32 in the teacher's (normalised) input space and labels [N] int64."""
+    """Images [N, C, H, W] float32, normalised as the teacher expects, and labels [N] int64."""
 
     images: Tensor
     labels: Tensor
@@ -30,7 +30,6 @@ class ImageStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
 
     def path(self, index: int) -> Path:
         """File of one batch."""
@@ -38,6 +37,8 @@ class ImageStore:
 
     def finished(self) -> set[int]:
         """Indices of the batches that are there."""
+        if not self.directory.is_dir():
+            return set()
         names = (
             re.fullmatch(r"batch_(\d{5})\.safetensors", p.name) for p in self.directory.iterdir()
         )
@@ -45,6 +46,7 @@ class ImageStore:
 
     def save(self, index: int, batch: SyntheticImages) -> None:
         """Write one batch; a reader never sees half of it."""
+        self.directory.mkdir(parents=True, exist_ok=True)
         with replace_file(self.path(index)) as temporary:
             save_file(
                 {"images": batch.images.contiguous(), "labels": batch.labels.contiguous()},

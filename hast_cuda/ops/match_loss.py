@@ -1,0 +1,112 @@
+"""The BatchNorm-statistic loss of Eq. 3 over all layers of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hast_cuda.ops import _checks, reference
+from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+
+
+def _loss(
+    means: list[Tensor], variances: list[Tensor], running_means: list[Tensor],
+    running_vars: list[Tensor], norm: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    loss = means[0].new_empty(())
+    gradient = means[0].new_empty(2, sum(m.numel() for m in means))
+    core.match_loss(
+        *([pointer(t) for t in group] for group in (means, variances, running_means, running_vars)),
+        [m.numel() for m in means], pointer(loss), pointer(gradient), DTYPES[loss.dtype], norm,
+        *device_and_stream(loss),
+    )  # fmt: skip
+    return loss, gradient
+
+
+def _loss_reference(
+    means: list[Tensor], variances: list[Tensor], running_means: list[Tensor],
+    running_vars: list[Tensor], norm: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    with torch.enable_grad():
+        leaves = [t.detach().requires_grad_() for t in (*means, *variances)]
+        split = len(means)
+        loss = reference.match_loss(
+            leaves[:split], leaves[split:], running_means, running_vars, norm=norm
+        )
+        grads = torch.autograd.grad(loss, leaves)
+    packed = torch.stack((torch.cat(grads[:split]), torch.cat(grads[split:])))
+    return loss.detach(), packed.nan_to_num(0.0)  # the norm has no gradient at 0: use 0 there
+
+
+_match_loss = register(
+    "match_loss(Tensor[] means, Tensor[] variances, Tensor[] running_means,"
+    " Tensor[] running_vars, bool norm) -> (Tensor, Tensor)",
+    _loss,
+    _loss_reference,
+    lambda means, *_: (
+        means[0].new_empty(()),
+        means[0].new_empty(2, sum(m.numel() for m in means)),
+    ),
+)
+
+
+class _MatchLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, norm: bool, layers: int, *tensors: Tensor) -> Tensor:
+        groups = [list(tensors[i * layers : (i + 1) * layers]) for i in range(4)]
+        loss, gradient = _match_loss(*groups, norm)
+        ctx.save_for_backward(gradient)
+        ctx.sizes = [t.numel() for t in groups[0]]
+        result: Tensor = loss
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        scaled = gradient * grads[0]
+        layers = len(ctx.sizes)
+        return (
+            None, None, *scaled[0].split(ctx.sizes), *scaled[1].split(ctx.sizes),
+            *(None,) * (2 * layers),
+        )  # fmt: skip
+
+
+def match_loss(
+    means: Sequence[Tensor], variances: Sequence[Tensor], running_means: Sequence[Tensor],
+    running_vars: Sequence[Tensor], *, reduction: str = "mse",
+) -> Tensor:  # fmt: skip
+    """BatchNorm-statistic loss of Eq. 3 over all layers in one launch, with closed-form gradients.
+
+    Args:
+        means: per layer [C_l], batch means; ``variances`` likewise (from :func:`batch_norm_match`).
+        running_means: the teacher's statistics per layer; ``running_vars`` likewise.
+        reduction: "mse", ``1/L sum_l mean_c(gap^2)`` of mean and variance, as released; "norm",
+            ``1/L sum_l ||gap||_2``, Eq. 3 as printed.
+
+    Returns:
+        0-d loss. Gradients flow to ``means`` and ``variances`` (0 where a norm is 0).
+
+    Raises:
+        ValueError: no layers, lengths, shapes, dtypes or devices that differ, unknown reduction.
+    """
+    _checks.choice("reduction", reduction, ("mse", "norm"))
+    groups = [list(g) for g in (means, variances, running_means, running_vars)]
+    layers = len(groups[0])
+    if layers == 0 or any(len(g) != layers for g in groups):
+        message = f"expected equally many (at least 1) statistics, got {[len(g) for g in groups]}"
+        raise ValueError(message)
+    for index, row in enumerate(zip(*groups, strict=True)):
+        first = row[0]
+        _checks.floating(f"means[{index}]", first)
+        if any(
+            t.shape != first.shape or t.dtype != first.dtype or t.device != groups[0][0].device
+            for t in row
+        ) or first.dim() != 1:  # fmt: skip
+            message = f"layer {index}: all four statistics must be [C], one dtype and device"
+            raise ValueError(message)
+    flat = [t.contiguous() for group in groups for t in group]
+    loss: Tensor = _MatchLoss.apply(reduction == "norm", layers, *flat)
+    return loss
