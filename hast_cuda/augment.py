@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 ATTEMPTS = 10  # torchvision tries as often before it falls back to a central crop
@@ -57,20 +56,19 @@ def resize_crops(images: Tensor, boxes: Tensor, flip: Tensor) -> Tensor:
 
     rows, columns = positions(top, tall, height), positions(left, wide, width)
     columns = torch.where(flip[:, None], columns.flip(1), columns)
-    # grid_sample wants [-1, 1] over pixel edges (align_corners=False)
-    y = (rows * 2 + 1) / height - 1
-    x = (columns * 2 + 1) / width - 1
-    grid = torch.stack(
-        (x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)), dim=-1
-    )
-    return F.grid_sample(
-        images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=False
-    )
+
+    # Bilinear interpolation is separable: one matrix of hat functions per axis. Two products are
+    # deterministic in both directions, unlike the scattered gradient of grid_sample on CUDA.
+    def weights(at: Tensor, size: int) -> Tensor:
+        pixels = torch.arange(size, device=images.device, dtype=boxes.dtype)
+        return (1 - (at[:, :, None] - pixels).abs()).clamp(min=0).to(images.dtype)[:, None]
+
+    return weights(rows, height) @ images @ weights(columns, width).transpose(2, 3)
 
 
 def random_crop_flip(
     images: Tensor, scale: tuple[float, float], random: torch.Generator,
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3), flip_probability: float = 0.5,
 ) -> Tensor:  # fmt: skip
     """One random resized crop and coin-toss mirror per image, [N, C, H, W] -> same, on the device.
 
@@ -79,8 +77,9 @@ def random_crop_flip(
         scale: area fraction of the crop.
         random: source of the draws.
         ratio: aspect ratio of the crop.
+        flip_probability: chance to mirror an image; 0 for images such as text or digits.
     """
     count, (height, width) = images.shape[0], images.shape[-2:]
     boxes = crop_boxes(count, height, width, scale, ratio, random, images.device)
-    flip = torch.rand(count, generator=random, device=images.device) < 0.5
+    flip = torch.rand(count, generator=random, device=images.device) < flip_probability
     return resize_crops(images, boxes, flip)

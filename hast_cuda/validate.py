@@ -21,7 +21,7 @@ def check_range(name: str, value: float, low: float, high: float = math.inf) -> 
         raise ValueError(message)
 
 
-def check_scale(name: str, value: tuple[float, float]) -> None:
+def check_scale(name: str, value: Sequence[float]) -> None:
     """``value`` is a (low, high) pair of fractions."""
     if len(value) != 2 or not 0 < value[0] <= value[1] <= 1:
         message = f"{name} is {value}; allowed: (low, high) with 0 < low <= high <= 1"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-torch.set_num_threads(2)
-
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 # Aligned, ragged, batch 1, one channel, 1x1 maps, odd everything.
 SHAPES = [(4, 16, 8, 8), (2, 3, 5, 7), (1, 5, 1, 1), (3, 1, 9, 4), (7, 33, 3, 3), (2, 64, 17, 1)]

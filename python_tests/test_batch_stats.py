@@ -80,7 +80,9 @@ def test_against_float64(
 @pytest.mark.parametrize("offset", [0.0, 20.0, 300.0])
 def test_variance_far_from_the_running_mean(device: torch.device, offset: float) -> None:
     x = torch.randn(16, 4, 32, 32, device=device) + offset
-    _, mean, var = hc.batch_norm_match(x, *(torch.zeros(4, device=device), torch.ones(4, device=device)))
+    _, mean, var = hc.batch_norm_match(
+        x, *(torch.zeros(4, device=device), torch.ones(4, device=device))
+    )
     exact = x.double().var(dim=(0, 2, 3), correction=0)
     torch.testing.assert_close(mean.double(), x.double().mean((0, 2, 3)), rtol=1e-6, atol=1e-6)
     assert float(((var.double() - exact) / exact).abs().max()) < 2e-7 * (1 + offset**2)

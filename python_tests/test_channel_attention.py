@@ -76,7 +76,9 @@ def test_dead_map_has_no_nan(device: torch.device) -> None:
     alive = torch.randn(2, 3, 4, 4, device=device)
     loss = hc.attention_loss([alive], [dead])
     loss.backward()
-    assert float(loss.detach()) == pytest.approx(1 / 3, rel=1e-5)  # two unit vectors over three channels
+    assert float(loss.detach()) == pytest.approx(
+        1 / 3, rel=1e-5
+    )  # two unit vectors over three channels
     assert bool(torch.isfinite(dead.grad).all())
 
 
@@ -89,7 +91,10 @@ def test_many_maps_and_same_bits_twice(device: torch.device) -> None:
 
 
 def test_mixed_precision_pair(device: torch.device) -> None:
-    teacher, student = torch.randn(2, 4, 5, 5, device=device), torch.randn(2, 4, 5, 5, device=device)
+    teacher, student = (
+        torch.randn(2, 4, 5, 5, device=device),
+        torch.randn(2, 4, 5, 5, device=device),
+    )
     mixed = hc.attention_loss([teacher], [student.bfloat16()])
     torch.testing.assert_close(mixed, hc.attention_loss([teacher], [student.bfloat16().float()]))
 

@@ -20,7 +20,9 @@ def test_weights_bit_equal_to_eager(
 ) -> None:
     weights = [torch.randn(s, device=device).to(dtype) for s in WEIGHTS]
     weights[1][2] = 0.75  # a constant channel
-    weights.append(torch.randn(8, 4, 3, 3, device=device).to(dtype, memory_format=torch.channels_last))
+    weights.append(
+        torch.randn(8, 4, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
+    )
     bits = [2 + i % 7 for i in range(len(weights))]
     outputs = hc.fake_quantize_weights(weights, bits, zero_point=zero_point)
     eager = reference.fake_quantize_weights(weights, bits, real_zero_point=zero_point == "real")
@@ -69,14 +71,10 @@ def test_range_tracking_equals_eager(
     for activation in (None, "relu", "relu6"):
         for _ in range(3):
             x = arrange((torch.randn(shape, device=device) * 3).to(dtype), layout)
-            y = hc.quantize_activation(
-                x, state, 4, activation=activation, observe=True, ema=ema
-            )
+            y = hc.quantize_activation(x, state, 4, activation=activation, observe=True, ema=ema)
             reference.update_range(x, twin, activation=activation, released=ema == "released")
             torch.testing.assert_close(state, twin, rtol=1e-6, atol=1e-7)
-            expected = reference.fake_quantize(
-                x, state[0:1], state[1:2], 4, activation=activation
-            )
+            expected = reference.fake_quantize(x, state[0:1], state[1:2], 4, activation=activation)
             assert torch.equal(y, expected)
 
 
@@ -106,7 +104,11 @@ def test_released_ema_settles_after_many_updates(device: torch.device) -> None:
     state = hc.new_range_state(torch.float64, device)
     for _ in range(800):
         hc.quantize_activation(
-            torch.ones(4, dtype=torch.float64, device=device), state, 4, observe=True, ema="released"
+            torch.ones(4, dtype=torch.float64, device=device),
+            state,
+            4,
+            observe=True,
+            ema="released",
         )
     assert float(state[1]) == pytest.approx(1.0, abs=1e-9)
 

@@ -153,9 +153,7 @@ def test_empty_and_opcheck(device: torch.device) -> None:
     x, low = torch.randn(3, 4, device=device), torch.zeros(1, device=device)
     arguments = (x, low, low + 1, 4, None, False, 1)
     torch.library.opcheck(torch.ops.hast_cuda.fake_quantize.default, arguments)
-    torch.library.opcheck(
-        torch.ops.hast_cuda.fake_quantize_backward.default, (x, *arguments, True)
-    )
+    torch.library.opcheck(torch.ops.hast_cuda.fake_quantize_backward.default, (x, *arguments, True))
 
 
 def test_compiles_without_graph_break() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,8 @@ class Network:
 
     def load(self) -> nn.Module:
         """The network with its weights, in eval mode."""
-        return load_teacher(self.model, weights=self.weights, num_classes=self.num_classes)
+        weights = None if self.weights is None else Path(find(str(self.weights)))
+        return load_teacher(self.model, weights=weights, num_classes=self.num_classes)
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,17 @@ def shape_of(spec: InputSpec) -> ImageShape:
     return ImageShape(spec.channels, spec.height, spec.width, spec.num_classes)
 
 
+def find(path: str) -> str:
+    """``path``, or the same under $HAST_CUDA_DATA where only that one exists."""
+    folder = os.environ.get("HAST_CUDA_DATA")
+    if folder and not Path(path).exists() and (Path(folder) / path).exists():
+        return str(Path(folder) / path)
+    return path
+
+
 def labelled_images(path: str | None, spec: InputSpec, limit: int | None = None) -> ImageSet | None:
     """Labelled images to report accuracy on, or None."""
-    return None if path is None else load_images(path, spec=spec, limit=limit)
+    return None if path is None else load_images(find(path), spec=spec, limit=limit)
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -146,7 +156,8 @@ def _parse(assignment: str, recipe: Recipe) -> tuple[str, str, Any]:
     except json.JSONDecodeError:
         value = text
     if isinstance(old, tuple) and isinstance(value, list):
-        value = tuple(value)
+        numbers = all(type(item) in (int, float) for item in value)
+        value = tuple(map(float, value)) if numbers else value
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(old):

@@ -23,7 +23,12 @@ def augmented(
     random = generator(seed, "calibration", device=device)
     stream = shuffled(images, config.calibration_batch_size, seed, "calibration order")
     while True:
-        yield random_crop_flip(next(stream).to(device), config.crop_scale, random)
+        yield random_crop_flip(
+            next(stream).to(device),
+            config.crop_scale,
+            random,
+            flip_probability=config.flip_probability,
+        )
 
 
 def calibrate_student(

@@ -22,6 +22,10 @@ class Checkpoint:
     accuracies: list[tuple[int, float]]
 
 
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
 class CheckpointFile:
     """Saves and restores student, momentum and progress; the file is whole or the old one."""
 
@@ -30,11 +34,12 @@ class CheckpointFile:
 
     def save(self, state: Checkpoint, student: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Replace the file by the present state."""
-        tensors = {f"student.{k}": v.detach().contiguous() for k, v in student.state_dict().items()}
+        # clone: safetensors refuses tensors that share memory, as those of a shared module do
+        tensors = {f"student.{k}": _alone(v) for k, v in student.state_dict().items()}
         for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
             buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
             if buffer is not None:
-                tensors[f"momentum.{index}"] = buffer.contiguous()
+                tensors[f"momentum.{index}"] = _alone(buffer)
         metadata = {"iteration": str(state.iteration), "accuracies": json.dumps(state.accuracies)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(self.path) as temporary:

@@ -45,6 +45,8 @@ class FinetuneConfig:
     """Weight of the loss on the perturbed images."""
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """Area fraction of the random crops."""
+    flip_probability: float = 0.5
+    """Chance to mirror an image; 0 for images that a mirror spoils, such as digits."""
     max_grad_norm: float = 0.0
     """Clip the gradient to this norm; 0 does not clip."""
     calibration: str = "images"
@@ -76,6 +78,7 @@ class FinetuneConfig:
         check_range("clean_weight", self.clean_weight, 0)
         check_range("perturbed_weight", self.perturbed_weight, 0)
         check_scale("crop_scale", self.crop_scale)
+        check_range("flip_probability", self.flip_probability, 0, 1)
         check_range("max_grad_norm", self.max_grad_norm, 0)
         check_choice("calibration", self.calibration, CALIBRATIONS)
         check_choice("ema", self.ema, ("corrected", "released"))
@@ -84,6 +87,9 @@ class FinetuneConfig:
         check_positive("evaluations", self.evaluations)
         if not (self.clean_weight or (self.perturbed_weight and self.perturbation)):
             message = "clean_weight and perturbed_weight are both without effect; one must count"
+            raise ValueError(message)
+        if not (self.distillation_weight or self.feature_weight):
+            message = "distillation_weight and feature_weight are both 0; one must count"
             raise ValueError(message)
 
     def rate(self, iteration: int) -> float:

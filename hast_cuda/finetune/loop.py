@@ -17,7 +17,7 @@ from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.features import FeatureTap, feature_layers
 from hast_cuda.finetune.objective import finetune_loss
 from hast_cuda.nn import quantized_once
-from hast_cuda.seeding import generator
+from hast_cuda.seeding import deterministic_convolutions, generator
 
 LOG_EVERY = 50  # iterations between reads of the device
 Log = Callable[[dict[str, float | int | str]], None]
@@ -105,6 +105,7 @@ class Step:
             tap.remove()
 
 
+@deterministic_convolutions()
 def finetune(
     teacher: nn.Module, student: nn.Module, images: Tensor, config: FinetuneConfig, *,
     seed: int = 0, device: torch.device | str = "cpu", evaluate: Evaluate | None = None,
@@ -137,7 +138,14 @@ def finetune(
     device = torch.device(device)
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     student = student.to(device).eval().requires_grad_(True)
-    step = Step(frozen, student, layers or feature_layers(frozen), config)
+    layers = layers or feature_layers(frozen)
+    if config.feature_weight and not layers:
+        message = (
+            "the network has no BatchNorm layer to align features at: name layers, or set "
+            "feature_weight to 0"
+        )
+        raise ValueError(message)
+    step = Step(frozen, student, layers, config)
     state = Checkpoint(0, []) if checkpoint is None else checkpoint.load(student, step.optimizer)
     interval = max(1, -(-config.iterations // config.evaluations))
     guard = FiniteGuard("fine-tuning", device)
@@ -152,7 +160,14 @@ def finetune(
                 for group in step.optimizer.param_groups:
                     group["lr"] = config.rate(iteration)
                 random = generator(seed, "augment", iteration, device=device)
-                terms = step(random_crop_flip(next(stream), config.crop_scale, random))
+                terms = step(
+                    random_crop_flip(
+                        next(stream),
+                        config.crop_scale,
+                        random,
+                        flip_probability=config.flip_probability,
+                    )
+                )
                 guard.observe(terms[0] + terms[1], iteration)
                 progress.update()
                 done = iteration + 1
@@ -164,7 +179,7 @@ def finetune(
                         "learning_rate": config.rate(iteration),
                     })  # fmt: skip
                 if done % interval == 0 or done == config.iterations:
-                    guard.check()
+                    guard.check(*step.parameters)
                     if evaluate is not None:
                         state.accuracies.append((done, evaluate(student)))
                         log({"phase": "test", "iteration": done, "top1": state.accuracies[-1][1]})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.layers import quantized_once
-from hast_cuda.ops import fake_quantize
+from hast_cuda.ops import fake_quantize, new_range_state
 from hast_cuda.ops.reference import activate
 
 
@@ -31,9 +32,23 @@ def unfreeze_ranges(model: nn.Module) -> None:
         quantizer.unfreeze()
 
 
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every module's own mode again after."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """Set the activation ranges of ``model`` from images, then freeze them for ever.
+
+    The moving average starts anew: ranges of an earlier calibration leave no trace.
 
     Args:
         model: from :func:`hast_cuda.quantize`; runs in eval mode, its mode is restored.
@@ -47,17 +62,18 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
         ValueError: no batch, or a range that is not finite afterwards.
     """
     quantizers = activation_quantizers(model)
-    training, seen = model.training, 0
-    model.eval()
+    seen = 0
     unfreeze_ranges(model)
     try:
-        with quantized_once(model):
+        with _eval_mode(model), quantized_once(model):
             for batch in batches:
+                if seen == 0:
+                    for quantizer in quantizers.values():
+                        quantizer.range_state.copy_(new_range_state())
                 model(batch)
                 seen += 1
     finally:
         freeze_ranges(model)
-        model.train(training)
     if seen == 0:
         message = "calibration needs at least one batch of images, got none"
         raise ValueError(message)
@@ -91,6 +107,9 @@ def shrink_ranges(
 
     Returns:
         ``model`` itself.
+
+    Raises:
+        ValueError: a range that is not frozen.
     """
 
     def search(quantizer: Any, args: tuple[Tensor, ...]) -> None:
@@ -107,14 +126,15 @@ def shrink_ranges(
         best = fractions[int(torch.stack(errors).argmin())]
         quantizer.set_range(lower * best, upper * best)
 
-    training = model.training
+    open_ranges = [n for n, q in activation_quantizers(model).items() if q.observing]
+    if open_ranges:
+        message = f"activation range of {open_ranges[0]!r} is not frozen: calibrate it first"
+        raise ValueError(message)
     handles = [q.register_forward_pre_hook(search) for q in activation_quantizers(model).values()]
     try:
-        model.eval()
-        with quantized_once(model):
+        with _eval_mode(model), quantized_once(model):
             model(images)
     finally:
         for handle in handles:
             handle.remove()
-        model.train(training)
     return model

@@ -34,6 +34,11 @@ class MatchedBatchNorm2d(nn.BatchNorm2d):
         )
         return y
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the last forward's statistics: copies and pickles cannot hold its graph."""
+        passing = ("batch_mean", "batch_var")
+        return {key: value for key, value in vars(self).items() if key not in passing}
+
     @classmethod
     def from_float(cls, norm: _BatchNorm) -> MatchedBatchNorm2d:
         """Layer that uses the parameters and statistics of ``norm`` (shared, not copied)."""

@@ -32,6 +32,12 @@ class Override:
     weight_bits: int | None = None
     act_bits: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse bits out of range where they are written down."""
+        for name, bits in (("weight_bits", self.weight_bits), ("act_bits", self.act_bits)):
+            if bits is not None:
+                _checks.bit_width(name, bits)
+
 
 class _Quantizer:
     """The walk of one quantize() call: decides per module and writes the table."""
@@ -54,23 +60,28 @@ class _Quantizer:
                 self.used.add(pattern)
         return chosen
 
-    def activation(self, bits: int, fused: str | None = None) -> FakeQuantActivation:
-        return FakeQuantActivation(bits, activation=fused, ema=self.ema, ste=self.ste)
+    def activation(
+        self, bits: int, source: nn.Module, fused: str | None = None
+    ) -> FakeQuantActivation:
+        quantizer = FakeQuantActivation(bits, activation=fused, ema=self.ema, ste=self.ste)
+        return quantizer.train(source.training)
 
     def convert(self, name: str, module: nn.Module) -> nn.Module | None:
-        bits = self.bits(name)
         if isinstance(module, (nn.Conv2d, nn.Linear)):
-            return self.weighted(name, module, bits)
+            return self.weighted(name, module, self.bits(name))
+        if isinstance(module, nn.MultiheadAttention):
+            self.note(name, module, "not quantized: it reads its weights without its layers")
+            return module  # its projection looks like an ordinary Linear but is never called
         fused = _FUSED.get(type(module))
         if fused is not None:
             if self.placement != "relu":
                 return None
-            act_bits = bits.act_bits
+            act_bits = self.bits(name).act_bits
             if act_bits is None:
                 self.note(name, module, "kept in full precision")
                 return None
             self.rows.append(Row(name, type(module).__name__, None, act_bits, "quantized output"))
-            return self.activation(act_bits, fused)
+            return self.activation(act_bits, module, fused)
         if isinstance(module, _OTHER_WEIGHTS):
             self.note(name, module, "not quantized: only Conv2d and Linear are")
         elif self.placement == "relu" and isinstance(module, _OTHER_ACTIVATIONS):
@@ -98,7 +109,7 @@ class _Quantizer:
         )
         act_bits = bits.act_bits if self.placement == "all" else None
         if act_bits is not None:
-            layer.input_quantizer = self.activation(act_bits).to(module.weight.device)
+            layer.input_quantizer = self.activation(act_bits, module).to(module.weight.device)
         note = "quantized weight" + (" and input" if act_bits is not None else "")
         self.rows.append(Row(name, kind.__name__, bits.weight_bits, act_bits, note))
         return layer
@@ -132,12 +143,11 @@ def quantize(
         zero_point: weight zero point, "integer" or "real".
 
     Returns:
-        The copy, in the mode of ``model``; its table: :func:`hast_cuda.quantization_table`.
+        The copy, each module in the mode it had; its table: :func:`hast_cuda.quantization_table`.
 
     Raises:
-        TypeError, ValueError: bits or choices out of range, a pattern that matches nothing, a
-        network
-            with nothing to quantize.
+        TypeError, ValueError: bits or choices out of range, a pattern that matches no layer, a
+            network with nothing to quantize.
     """
     if not isinstance(model, nn.Module):
         message = f"model must be an nn.Module, got {type(model).__name__}"
@@ -155,13 +165,16 @@ def quantize(
         for module in student.modules():
             if isinstance(module, FakeQuantActivation):
                 module.to(device)
-    unused = [p for p in walk.overrides if p not in walk.used]
-    if unused:
-        message = f"overrides match no module: {unused}; names look like {walk.rows[0].name!r}"
-        raise ValueError(message)
     table = QuantizationTable(tuple(walk.rows))
     if not any(row.weight_bits for row in table.rows):
         message = "the network has no Conv2d or Linear layer to quantize"
+        raise ValueError(message)
+    unused = [p for p in walk.overrides if p not in walk.used]
+    if unused:
+        message = (
+            f"overrides match no layer: {unused}; names look like {table.rows[0].name!r}, and "
+            "'block.*' covers every layer of a block"
+        )
         raise ValueError(message)
     if act_bits is not None and not table.quantized_activations:
         warnings.warn(
@@ -171,4 +184,4 @@ def quantize(
             stacklevel=2,
         )
     student.quantization_table = table  # type: ignore[assignment]  # read by quantization_table()
-    return student.train(model.training)
+    return student

@@ -53,8 +53,8 @@ class QuantizationTable:
             for line in cells
         ]
         lines.append(
-            f"{self.quantized_weights} weights, {self.quantized_activations} activations quantized; "
-            "biases and BatchNorm are not"
+            f"{self.quantized_weights} weights, {self.quantized_activations} activations "
+            "quantized; biases and BatchNorm are not"
         )
         return "\n".join(lines)
 

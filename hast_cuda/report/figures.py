@@ -50,7 +50,7 @@ def draw_images(
 def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Losses of synthesis (mean over batches) and of fine-tuning, and test accuracy, as PNG."""
     plt = _pyplot()
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4))
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
     for axis, phase, keys, title in (
         (axes[0], "synthesis", ("match", "label"), "synthesis (Eq. 9)"),
         (axes[1], "finetune", ("distillation", "alignment"), "fine-tuning (Eq. 12)"),

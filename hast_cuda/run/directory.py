@@ -62,6 +62,9 @@ class RunDirectory:
         except (FileExistsError, NotADirectoryError) as error:
             message = f"run directory {path} is a file; give --out another name"
             raise NotADirectoryError(message) from error
+        except PermissionError as error:
+            message = f"run directory {path} cannot be created; give --out a place you may write to"
+            raise PermissionError(message) from error
         if not os.access(path, os.W_OK):
             message = f"run directory {path} is not writable"
             raise PermissionError(message)
@@ -71,6 +74,7 @@ class RunDirectory:
             self._compare(existing, config)
         write_json(existing, config)
         write_json(path / "environment.json", environment(device))
+        self._end_last_line()
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -124,6 +128,12 @@ class RunDirectory:
         """Append one line to ``metrics.jsonl``."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    def _end_last_line(self) -> None:
+        """A line that a kill cut short must not swallow the next one."""
+        if self.metrics.exists() and not self.metrics.read_bytes().endswith(b"\n"):
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write("\n")
 
     def read_log(self) -> list[dict[str, Any]]:
         """All lines of ``metrics.jsonl``; one cut short by a kill is left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from hast_cuda.finetune import finetune
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.methods import Recipe, preset
-from hast_cuda.nn import Override, quantize, shrink_ranges
+from hast_cuda.nn import BatchStatistics, Override, quantize, shrink_ranges
 from hast_cuda.run.directory import RunDirectory
 from hast_cuda.synthesis import ImageShape, ImageStore, SyntheticImages, synthesize
 
@@ -130,6 +131,10 @@ def zero_shot_quantize(
         teacher, bits.weights, bits.activations, placement=bits.placement,
         overrides=bits.overrides, ema=chosen.finetune.ema,
     ).to(device)  # fmt: skip
+    if images is not None:
+        check_images(images, shape)
+    if images is None or chosen.finetune.calibration == "generator":
+        BatchStatistics(copy.deepcopy(teacher))  # refuses a network without BatchNorm
     config = {**described, "shape": shape, "recipe": chosen}
     run = None if out is None else RunDirectory(Path(out), config, device)
     log = (lambda _: None) if run is None else run.log
@@ -189,8 +194,15 @@ def zero_shot_quantize(
 def check_images(images: SyntheticImages, shape: ImageShape) -> None:
     """ValueError unless the images fit the network's input and classes."""
     expected = (shape.channels, shape.height, shape.width)
-    if not len(images) or tuple(images.images.shape[1:]) != expected:
-        message = f"synthetic images are {tuple(images.images.shape)}; expected [N, *{expected}]"
+    found = images.images
+    if not len(found) or tuple(found.shape[1:]) != expected or found.dtype != torch.float32:
+        message = (
+            f"synthetic images are {list(found.shape)} {found.dtype}; expected "
+            f"[N, {', '.join(map(str, expected))}] torch.float32"
+        )
+        raise ValueError(message)
+    if len(found) != len(images.labels):
+        message = f"there are {len(found)} synthetic images and {len(images.labels)} labels"
         raise ValueError(message)
     if int(images.labels.min()) < 0 or int(images.labels.max()) >= shape.num_classes:
         message = (
@@ -198,14 +210,17 @@ def check_images(images: SyntheticImages, shape: ImageShape) -> None:
             f"has {shape.num_classes} classes"
         )
         raise ValueError(message)
-    if not bool(torch.isfinite(images.images).all()):
+    if not bool(torch.isfinite(found).all()):
         message = "synthetic images contain NaN or infinity; delete the shards and run again"
         raise ValueError(message)
 
 
 def save_student(student: nn.Module, path: Path, described: Mapping[str, Any]) -> None:
     """Write the state dict of the quantized network; the metadata says how it was made."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}
+    tensors = {  # clone: safetensors refuses tensors that share memory (a shared module)
+        k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for k, v in student.state_dict().items()
+    }
     metadata = {k: str(v) for k, v in described.items()}
     with replace_file(path) as temporary:
         save_file(tensors, temporary, metadata)

@@ -12,13 +12,14 @@ from torch import nn
 from hast_cuda.nn import Override, quantize
 
 
-def load_student(teacher: nn.Module, run: Path) -> nn.Module:
+def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
     """The quantized network of ``run``, built from its full-precision ``teacher``.
 
     Raises:
         FileNotFoundError: the run is not finished. ValueError: its files are corrupt, or the
             teacher is another network.
     """
+    run = Path(run)
     config_path, weights = run / "config.json", run / "student.safetensors"
     for path in (config_path, weights):
         if not path.exists():

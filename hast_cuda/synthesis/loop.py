@@ -14,7 +14,7 @@ from typing_extensions import Never
 from hast_cuda.augment import random_crop_flip
 from hast_cuda.failures import FiniteGuard
 from hast_cuda.nn import BatchStatistics
-from hast_cuda.seeding import generator
+from hast_cuda.seeding import deterministic_convolutions, generator
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.objective import difficulty, hard_sample_loss
 from hast_cuda.synthesis.schedule import CosineSchedule, PlateauSchedule, Schedule
@@ -112,13 +112,14 @@ def _stored(store: ImageStore, index: int, labels: Tensor, shape: ImageShape) ->
     if tuple(batch.images.shape) != expected or not torch.equal(batch.labels, labels):
         message = (
             f"shard {store.path(index)} belongs to another run: its images are "
-            f"{list(batch.images.shape)} (here {list(expected)}) or its labels differ; give another "
-            "directory, or the options it was made with"
+            f"{list(batch.images.shape)} (here {list(expected)}) or its labels differ; give "
+            "another directory, or the options it was made with"
         )
         raise ValueError(message)
     return batch.images
 
 
+@deterministic_convolutions()
 def synthesize(
     teacher: nn.Module, shape: ImageShape, config: SynthesisConfig, *, seed: int = 0,
     device: torch.device | str = "cpu", store: ImageStore | None = None,
@@ -140,7 +141,8 @@ def synthesize(
         Images [N, C, H, W] float32 in the teacher's input space and labels [N] int64, on the CPU.
 
     Raises:
-        ValueError: no BatchNorm, or a store of another run. FloatingPointError: a loss that is not finite.
+        ValueError: no BatchNorm, or a store of another run. FloatingPointError: a loss that is
+            not finite.
     """
     device = torch.device(device)
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)

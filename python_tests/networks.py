@@ -1,0 +1,60 @@
+"""Networks small enough to run whole loops on in a test."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+CHANNELS, SIZE, CLASSES = 3, 8, 5
+
+
+class TinyNet(nn.Module):
+    """Two convolutions with BatchNorm and ReLU; [N, 3, 8, 8] -> logits [N, 5]."""
+
+    num_classes = CLASSES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(CHANNELS, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+            nn.Conv2d(6, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        )  # fmt: skip
+        self.output = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.output(self.features(x).mean((2, 3)))
+        return result
+
+
+def tiny(device: torch.device | str = "cpu") -> TinyNet:
+    """The same TinyNet at every call, in eval mode, with BatchNorm statistics worth matching."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        network = TinyNet()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.5)
+                module.running_var.uniform_(0.5, 2)
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.3)
+        network.output.weight.data *= 4
+    return network.eval().to(device)
+
+
+def without_batch_norm() -> nn.Module:
+    """A network that zero-shot synthesis cannot work with."""
+    return nn.Sequential(
+        nn.Conv2d(CHANNELS, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, CLASSES),
+    ).eval()  # fmt: skip
+
+
+def snapshot(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of the state dict."""
+    return {k: v.detach().clone() for k, v in network.state_dict().items()}
+
+
+def same_state(network: nn.Module, before: dict[str, Tensor]) -> bool:
+    """Whether every parameter and buffer still has the very bits of ``before``."""
+    now = network.state_dict()
+    return now.keys() == before.keys() and all(torch.equal(now[k], v) for k, v in before.items())

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from hast_cuda import cli
+from hast_cuda.cli import VERBS, main
+
+pytest.importorskip("sklearn")
+
+DIGITS = ("--model", "digits", "--device", "cpu")
+OWN = (
+    "--model", "networks:tiny", "--normalization", "cifar10", "--image-size", "8",
+    "--num-classes", "5", "--device", "cpu",
+)  # fmt: skip
+NO_NORM = "networks:without_batch_norm"
+SMALL = ("--num-images", "8", "--synthesis-iterations", "2", "--batch-size", "8")
+TUNING = (
+    "--finetune-iterations", "2", "--set", "finetune.calibration_updates=1",
+    "finetune.calibration_batch_size=8", "finetune.evaluations=1", "finetune.shrink_ranges=false",
+)  # fmt: skip
+DATA = ("--data", "digits", "--test-limit", "20")
+Cli = Callable[..., str]
+
+
+@pytest.fixture
+def hast(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command line that must succeed; returns what it printed."""
+
+    def run(*arguments: object) -> str:
+        assert main([str(a) for a in arguments]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs a command line that must fail with status 1; returns the one line that says why."""
+    monkeypatch.delenv("HAST_CUDA_DEBUG", raising=False)
+
+    def run(*arguments: object) -> str:
+        assert main([str(a) for a in arguments]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        errors = [line for line in lines if line.startswith("hast-cuda: error: ")]
+        assert len(errors) == 1, lines
+        assert lines[lines.index(errors[0]) + 1 :] == ["(HAST_CUDA_DEBUG=1 shows the traceback)"]
+        return errors[0]
+
+    return run
+
+
+def test_info(hast: Cli) -> None:
+    lines = dict(line.split(None, 1) for line in hast("info").splitlines())
+    assert lines["torch"]
+    assert {"hast_cuda", "core", "python", "numpy", "safetensors", "torchvision"} <= lines.keys()
+
+
+def test_module_runs_as_a_program() -> None:
+    command = [sys.executable, "-m", "hast_cuda", "info"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert version("torch") in done.stdout
+
+
+@pytest.mark.parametrize("verb", [*VERBS, None])
+def test_help(verb: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"] if verb is None else [verb, "--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert "usage: hast-cuda" in text
+    if verb is None:
+        assert all(name in text for name in VERBS)
+
+
+def test_quantize_then_evaluate(hast: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ("quantize", *DIGITS, *SMALL, *TUNING, *DATA, "--out", out, "--seed", "3")
+    bits = ("--weight-bits", "3", "--act-bits", "5", "--full-precision", "output")
+    printed = hast(*command, *bits)
+    result = json.loads((out / "result.json").read_text())
+    assert result["bits"]["weights"] == 3
+    assert result["bits"]["activations"] == 5
+    assert result["bits"]["overrides"] == {"output": {"weight_bits": None, "act_bits": None}}
+    assert (result["preset"], result["seed"], result["data"]) == ("default", 3, "digits")
+    assert result["network"]["model"] == "digits"
+    assert (result["num_test_images"], result["num_synthetic_images"]) == (20, 8)
+    recipe = json.loads((out / "config.json").read_text())["recipe"]
+    assert [part["batch_size"] for part in recipe.values()] == [8, 8]
+    assert [part["iterations"] for part in recipe.values()] == [2, 2]
+    assert f"{result['full_precision']:6.2f} %" in printed
+    assert f"{result['quantized']:6.2f} %" in printed
+    assert "39 weights" in printed
+    assert f"run directory: {out}" in printed
+    student = hast("evaluate", *DIGITS, *DATA, "--run", out)
+    assert student == f"{result['quantized']:.2f} % top-1 on 20 images\n"
+    teacher = hast("evaluate", *DIGITS, *DATA)
+    assert teacher == f"{result['full_precision']:.2f} % top-1 on 20 images\n"
+    assert hast(*command, *bits) == printed  # nothing is left to do
+
+
+def test_synthesize_then_finetune(hast: Cli, tmp_path: Path) -> None:
+    made, tuned = tmp_path / "images", tmp_path / "tuned"
+    settings = ("--set", "synthesis.crop_scale=[0.5,0.9]", "synthesis.schedule=plateau")
+    printed = hast("synthesize", *DIGITS, *SMALL, *settings, "--out", made)
+    assert printed == f"8 images in {made / 'images'}\n"
+    config = json.loads((made / "config.json").read_text())
+    assert config["synthesis"]["crop_scale"] == [0.5, 0.9]
+    assert config["synthesis"]["schedule"] == "plateau"
+    hast("finetune", *DIGITS, *TUNING, "--images", made / "images", "--out", tuned)
+    result = json.loads((tuned / "result.json").read_text())
+    assert result["num_synthetic_images"] == 8
+    assert result["full_precision"] is None
+    assert not (tuned / "images").exists()
+
+
+def test_network_of_your_own(hast: Cli, tmp_path: Path) -> None:
+    out = hast("quantize", *OWN, *SMALL, *TUNING, "--out", tmp_path / "run")
+    assert "features.3" in out
+
+
+def test_demo(hast: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    demo = sys.modules["hast_cuda.cli.demo"]
+    full = demo.demo_recipe()
+    small = replace(
+        full,
+        synthesis=replace(full.synthesis, num_images=8, iterations=2),
+        finetune=replace(full.finetune, iterations=1, calibration_updates=1, evaluations=1),
+    )
+    monkeypatch.setattr(demo, "demo_recipe", lambda: small)
+    printed = hast("demo", "--out", tmp_path / "run", "--device", "cpu")
+    assert "3-bit" in printed
+    assert "top-1 on 600 test images" in printed
+    for name in ("images.png", "curves.png"):
+        assert (tmp_path / "run" / name).read_bytes()[:4] == b"\x89PNG"
+
+
+QUANTIZE = ("quantize", "--out", "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*QUANTIZE, "--model", "resnet20_cifar11"), "nearest: resnet20_cifar10"),
+        ((*QUANTIZE, "--model", "absent.module:net"), "give normalization"),
+        ((*QUANTIZE, "--model", "absent.module:net", *OWN[2:]), "cannot be imported"),
+        ((*QUANTIZE, "--model", "networks:absent", *OWN[2:]), "cannot be imported"),
+        ((*QUANTIZE, *DIGITS, "--weights", "absent.pth"), "weights=absent.pth is not a file"),
+        ((*QUANTIZE, *DIGITS, "--data", "absent.npz"), "data=absent.npz does not exist"),
+        ((*QUANTIZE, *DIGITS, "--weight-bits", "1"), "weight_bits"),
+        ((*QUANTIZE, *DIGITS, "--act-bits", "9"), "act_bits"),
+        ((*QUANTIZE, *DIGITS, "--placement", "some"), "placement"),
+        ((*QUANTIZE, *DIGITS, "--full-precision", "conv9"), "['conv9']"),
+        ((*QUANTIZE, *DIGITS, "--images", "absent"), "absent holds batches []"),
+        ((*QUANTIZE, *DIGITS, "--num-images", "0"), "num_images is 0"),
+        ((*QUANTIZE, *DIGITS, "--finetune-iterations", "-1"), "iterations is -1"),
+        ((*QUANTIZE, *DIGITS, *DATA[:2], "--test-limit", "0"), "limit=0 must be at least 1"),
+        ((*QUANTIZE, *DIGITS[:2], "--device", "tpu"), "device is 'tpu'; allowed: auto, cpu, cuda"),
+        ((*QUANTIZE, *DIGITS[:2], "--device", "meta"), "device is 'meta'; hast_cuda runs on cpu"),
+        ((*QUANTIZE, *DIGITS[:2], "--device", "cuda:99"), "device is 'cuda:99' but torch sees"),
+        ((*QUANTIZE, *DIGITS, "--set", "nonsense"), "--set nonsense: expected NAME=VALUE"),
+        ((*QUANTIZE, *DIGITS, "--set", "finetune.rate=1"), "finetune.learning_rate"),
+        ((*QUANTIZE, *DIGITS, "--set", "tuning.momentum=1"), "--set tuning.momentum=1: expected"),
+        ((*QUANTIZE, *DIGITS, "--set", "finetune.iterations=2.5"), "expected a value like"),
+        ((*QUANTIZE, *DIGITS, "--set", "finetune.iterations=true"), "expected a value like"),
+        ((*QUANTIZE, *DIGITS, "--set", "finetune.momentum=high"), "expected a value like 0.9"),
+        ((*QUANTIZE, *DIGITS, "--set", "synthesis.crop_scale=[1]"), "crop_scale is (1.0,)"),
+        ((*QUANTIZE, *DIGITS, "--set", "finetune.decay_at=[null]"), "expected a value like"),
+        (("synthesize", *DIGITS, "--out", "file"), "run directory file is a file"),
+        ((*QUANTIZE[:2], "file", *DIGITS), "run directory file is a file"),
+        (("synthesize", "--model", NO_NORM, *OWN[2:], "--out", "out"), "no BatchNorm"),
+        (("evaluate", *DIGITS, *DATA, "--run", "absent"), "is not a finished run directory"),
+        (("evaluate", "--model", "digits", *DATA, "--device", "tpu"), "device is 'tpu'"),
+        (("finetune", *DIGITS, "--images", "absent", "--out", "out"), "absent holds batches []"),
+    ],
+)  # fmt: skip
+def test_refusals(
+    refused: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...],
+    message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    assert message in refused(*arguments)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("quantize", *DIGITS),
+        (*QUANTIZE, *DIGITS, "--preset", "best"),
+        (*QUANTIZE, *DIGITS, "--weight-bits", "four"),
+        ("evaluate", *DIGITS),
+        ("destroy",),
+        (),
+    ],
+)
+def test_bad_command_lines(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err
+
+
+def test_another_configuration_is_refused(hast: Cli, tmp_path: Path) -> None:
+    command = [str(a) for a in ("synthesize", *DIGITS, *SMALL, "--out", tmp_path / "run")]
+    hast(*command)
+    assert main([*command, "--seed", "1"]) == 1
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAST_CUDA_DEBUG", "1")
+    with pytest.raises(ValueError, match="device is 'tpu'"):
+        main([*QUANTIZE, "--model", "digits", "--device", "tpu"])
+
+
+def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, "info", interrupt)
+    assert main(["info"]) == 130
+    assert "the same command continues where it was" in capsys.readouterr().err

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import CHANNELS, SIZE, same_state, snapshot, tiny, without_batch_norm
+from torch import Tensor, nn
+
+import hast_cuda as hc
+from hast_cuda.finetune import FinetuneConfig, distillation_loss, finetune
+from hast_cuda.finetune.checkpoint import CheckpointFile
+from hast_cuda.finetune.loop import shuffled
+
+CONFIG = FinetuneConfig(iterations=6, batch_size=8, learning_rate=1e-5, evaluations=2)
+LAYERS = ["features.1", "features.4"]
+Records = list[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+
+
+def pictures(count: int = 20, device: torch.device | str = "cpu") -> Tensor:
+    random = torch.Generator().manual_seed(5)
+    return torch.randn(count, CHANNELS, SIZE, SIZE, generator=random).to(device)
+
+
+def calibrated(bits: int = 3, device: torch.device | str = "cpu") -> nn.Module:
+    return hc.calibrate(hc.quantize(tiny(device), bits, bits), [pictures(device=device)])
+
+
+def test_distillation_vector(device: torch.device) -> None:
+    teacher = torch.tensor([[2.0, 0, -1]], device=device)
+    student = torch.tensor([[1.0, 1, 0]], device=device, requires_grad=True)
+    loss = distillation_loss(teacher, student, 20.0)
+    assert 8000 * loss.item() == pytest.approx(9.14526, rel=1e-4)  # of a log-softmax near 0
+    (gradient,) = torch.autograd.grad(loss, student)
+    expected = ((student / 20).softmax(1) - (teacher / 20).softmax(1)) / 20
+    torch.testing.assert_close(gradient, expected.detach())
+
+
+def test_distillation_is_averaged_over_the_batch_in_float32(device: torch.device) -> None:
+    teacher = torch.tensor([[2.0, 0, -1]] * 7, device=device, dtype=torch.float16)
+    student = torch.tensor([[1.0, 1, 0]] * 7, device=device, dtype=torch.float16)
+    loss = distillation_loss(teacher, student, 20.0)
+    assert loss.dtype == torch.float32
+    assert 8000 * loss.item() == pytest.approx(9.14526, rel=1e-4)
+
+
+def test_loss_falls(device: torch.device) -> None:
+    records: Records = []
+    config = replace(CONFIG, iterations=40, batch_size=20, crop_scale=(1.0, 1.0))
+    finetune(tiny(), calibrated(), pictures(), config, device=device, log=records.append)
+    first, last = (r["distillation"] + r["alignment"] for r in (records[0], records[-1]))
+    assert [r["iteration"] for r in records] == [0, 39]
+    assert last < 0.9 * first
+
+
+def test_only_parameters_of_the_student_change(device: torch.device) -> None:
+    teacher, student = tiny().train(), calibrated().train()
+    before, start = snapshot(teacher), snapshot(student)
+    random = torch.random.get_rng_state()
+    done = finetune(teacher, student, pictures(), CONFIG, device=device)
+    assert done.student is student
+    assert same_state(teacher, before)
+    assert teacher.training
+    assert all(p.requires_grad and p.grad is None for p in teacher.parameters())
+    assert not any(m._forward_hooks for n in (teacher, student) for m in n.modules())
+    parameters = dict(student.named_parameters())
+    for name, value in student.state_dict().items():
+        assert torch.equal(value.cpu(), start[name]) == (name not in parameters), name
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+def test_a_seed_decides_every_bit(device: torch.device) -> None:
+    first, again, other = (
+        finetune(tiny(), calibrated(), pictures(), CONFIG, seed=seed, device=device).student
+        for seed in (1, 1, 2)
+    )
+    assert same_state(first, snapshot(again))
+    assert not same_state(first, snapshot(other))
+
+
+def test_each_pass_shows_every_image_once_and_can_start_anywhere() -> None:
+    images = torch.arange(10)
+    stream = shuffled(images, 4, seed=0)
+    batches = [next(stream) for _ in range(9)]
+    passes = [torch.cat(batches[i : i + 3]) for i in (0, 3, 6)]
+    assert all(torch.equal(p.sort().values, images) for p in passes)
+    assert not torch.equal(passes[0], passes[1])
+    for start in range(9):
+        assert torch.equal(next(shuffled(images, 4, seed=0, start=start)), batches[start])
+
+
+def score(stop_at: int | None = None) -> Callable[[nn.Module], float]:
+    calls = iter(range(100))
+
+    def evaluate(network: nn.Module) -> float:
+        call = next(calls)
+        if call == stop_at:
+            raise KeyboardInterrupt
+        return float(sum(p.detach().sum() for p in network.parameters()))
+
+    return evaluate
+
+
+def test_resumed_equals_unbroken(device: torch.device, tmp_path: Path) -> None:
+    config = replace(CONFIG, iterations=9, evaluations=3)
+    whole = finetune(tiny(), calibrated(), pictures(), config, device=device, evaluate=score())
+    file = CheckpointFile(tmp_path / "checkpoints" / "last.safetensors")
+    arguments: dict[str, Any] = {"images": pictures(), "config": config, "checkpoint": file}
+    with pytest.raises(KeyboardInterrupt):
+        finetune(tiny(), calibrated(), evaluate=score(1), device=device, **arguments)
+    records: Records = []
+    resumed = finetune(
+        tiny(), calibrated(), evaluate=score(), device=device, log=records.append, **arguments
+    )
+    assert same_state(resumed.student, snapshot(whole.student))
+    assert resumed.accuracies == whole.accuracies
+    assert [i for i, _ in resumed.accuracies] == [3, 6, 9]
+    assert min(r["iteration"] for r in records) > 3
+    finished = finetune(tiny(), calibrated(), evaluate=score(0), device=device, **arguments)
+    assert same_state(finished.student, snapshot(whole.student))  # nothing is left to do
+
+
+def test_checkpoint_of_a_network_with_a_shared_module(tmp_path: Path) -> None:
+    teacher = tiny()
+    teacher.alias = teacher.features[3]  # type: ignore[assignment]
+    student = hc.calibrate(hc.quantize(teacher), [pictures()])
+    file = CheckpointFile(tmp_path / "a.safetensors")
+    done = finetune(teacher, student, pictures(), CONFIG, checkpoint=file)
+    again = hc.calibrate(hc.quantize(teacher), [pictures()])
+    assert same_state(
+        finetune(teacher, again, pictures(), CONFIG, checkpoint=file).student,
+        snapshot(done.student),
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None])
+def test_corrupt_checkpoint(tmp_path: Path, content: bytes | None) -> None:
+    file = CheckpointFile(tmp_path / "last.safetensors")
+    finetune(tiny(), calibrated(), pictures(), CONFIG, checkpoint=file)
+    half = file.path.read_bytes()[:2000]
+    file.path.write_bytes(half if content is None else content)
+    with pytest.raises(ValueError, match=r"last.safetensors does not fit .* delete it to start"):
+        finetune(tiny(), calibrated(), pictures(), CONFIG, checkpoint=file)
+
+
+def test_checkpoint_of_another_network(tmp_path: Path) -> None:
+    file = CheckpointFile(tmp_path / "last.safetensors")
+    finetune(tiny(), calibrated(), pictures(), CONFIG, checkpoint=file)
+    weights_only = hc.quantize(tiny(), 3, None)
+    with pytest.raises(ValueError, match="does not fit this run"):
+        finetune(tiny(), weights_only, pictures(), CONFIG, checkpoint=file)
+
+
+def test_nan_images_stop_at_the_first_iteration(device: torch.device, tmp_path: Path) -> None:
+    images, file = pictures(), CheckpointFile(tmp_path / "last.safetensors")
+    images[:] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"fine-tuning: .* not finite from iteration 0 on"):
+        finetune(tiny(), calibrated(), images, CONFIG, device=device, checkpoint=file)
+    assert not file.path.exists()
+
+
+def test_a_step_too_far_is_noticed_before_the_student_is_kept(tmp_path: Path) -> None:
+    file = CheckpointFile(tmp_path / "last.safetensors")
+    config = replace(CONFIG, iterations=1, learning_rate=3e38)
+    with pytest.raises(FloatingPointError, match="fine-tuning: the result contains NaN"):
+        finetune(tiny(), calibrated(), pictures(), config, checkpoint=file)
+    assert not file.path.exists()
+
+
+def test_no_images() -> None:
+    with pytest.raises(ValueError, match="images is empty: fine-tuning needs at least one image"):
+        finetune(tiny(), calibrated(), pictures(0), CONFIG)
+
+
+def test_no_iterations_change_nothing() -> None:
+    student = calibrated()
+    before = snapshot(student)
+    done = finetune(tiny(), student, pictures(), replace(CONFIG, iterations=0))
+    assert same_state(done.student, before)
+
+
+def test_unknown_feature_layer() -> None:
+    with pytest.raises(ValueError, match=r"feature layers \['conv9'\] are not modules"):
+        finetune(tiny(), calibrated(), pictures(), CONFIG, layers=["conv9"])
+
+
+def test_network_without_feature_layers() -> None:
+    teacher = without_batch_norm()
+    student = hc.calibrate(hc.quantize(teacher), [pictures()])
+    with pytest.raises(ValueError, match=r"no BatchNorm .*feature_weight"):
+        finetune(teacher, student, pictures(), CONFIG)
+    finetune(teacher, student, pictures(), replace(CONFIG, feature_weight=0.0))

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hast_cuda.synthesis import ImageStore, SyntheticImages
+
+BATCH = SyntheticImages(torch.randn(2, 3, 4, 4), torch.tensor([1, 0]))
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path / "new" / "folder")
+    store.save(0, BATCH)
+    store.save(1, SyntheticImages(BATCH.images[1:], BATCH.labels[1:]))
+    found = ImageStore(store.directory).load_all()
+    assert torch.equal(found.images, torch.cat([BATCH.images, BATCH.images[1:]]))
+    assert found.labels.tolist() == [1, 0, 0]
+
+
+def test_what_a_kill_leaves_behind_does_not_count(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    store.save(0, BATCH)
+    (tmp_path / ".batch_00001.safetensors.77.part").write_bytes(b"half")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert store.finished() == {0}
+    assert len(store.load_all()) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None])
+def test_corrupt_shard(tmp_path: Path, content: bytes | None) -> None:
+    store = ImageStore(tmp_path)
+    store.save(0, BATCH)
+    whole = store.path(0).read_bytes()
+    store.path(0).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError, match=r"shard .*batch_00000.safetensors is corrupt .*delete it"):
+        store.load(0)
+
+
+def test_shard_without_labels(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    save_file({"images": BATCH.images}, store.path(0))
+    with pytest.raises(ValueError, match=r"is corrupt \('labels'\)"):
+        store.load(0)
+
+
+def test_shard_whose_parts_disagree(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    save_file({"images": BATCH.images, "labels": BATCH.labels[:1]}, store.path(0))
+    with pytest.raises(ValueError, match="has 2 images and 1 labels"):
+        store.load(0)
+
+
+@pytest.mark.parametrize("kept", [[], [1], [0, 2]])
+def test_missing_shards(tmp_path: Path, kept: list[int]) -> None:
+    store = ImageStore(tmp_path)
+    for index in kept:
+        store.save(index, BATCH)
+    with pytest.raises(ValueError, match=r"holds batches \[.*\]; expected 0, 1, 2, ... without"):
+        store.load_all()
+
+
+def test_reading_creates_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"absent holds batches \[\]"):
+        ImageStore(tmp_path / "absent").load_all()
+    assert not (tmp_path / "absent").exists()

@@ -1,0 +1,218 @@
+"""quantize(): which modules are swapped, what the table says, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from pytorchcv.model_provider import get_model
+from torch import Tensor, nn
+
+import hast_cuda as hc
+from hast_cuda.nn import activation_quantizers
+from hast_cuda.nn.table import QuantizationTable, Row
+
+
+def small() -> nn.Module:
+    """Conv-BN-ReLU twice and a classifier for [N, 2, 8, 8]."""
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.BatchNorm2d(4), nn.ReLU6()),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+
+
+def row(model: nn.Module, name: str) -> Row:
+    """The table row of the module called ``name``."""
+    (found,) = (r for r in hc.quantization_table(model).rows if r.name == name)
+    return found
+
+
+def test_the_argument_is_never_edited(device: torch.device) -> None:
+    model = small().to(device)
+    modules, state = dict(model.named_modules()), copy.deepcopy(model.state_dict())
+    student = hc.quantize(model, 3, 3)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.zero_()
+    student(torch.randn(2, 2, 8, 8, device=device))  # in training mode: moves BatchNorm statistics
+    assert dict(model.named_modules()) == modules
+    assert "quantization_table" not in vars(model)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+def test_swaps_by_type_and_says_so(device: torch.device) -> None:
+    student = hc.quantize(small().to(device), 3, 5)
+    rows = [
+        (r.name, r.kind, r.weight_bits, r.act_bits) for r in hc.quantization_table(student).rows
+    ]
+    assert rows == [
+        ("0.0", "Conv2d", 3, None), ("0.2", "ReLU", None, 5),
+        ("1.0", "Conv2d", 3, None), ("1.2", "ReLU6", None, 5), ("4", "Linear", 3, None),
+    ]  # fmt: skip
+    kinds = [type(m) for m in student.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert kinds == [hc.FakeQuantConv2d, hc.FakeQuantConv2d, hc.FakeQuantLinear]
+    fused = {name: q.activation for name, q in activation_quantizers(student).items()}
+    assert fused == {"0.2": "relu", "1.2": "relu6"}
+    assert {t.device.type for t in student.state_dict().values()} == {device.type}
+    assert student(torch.randn(2, 2, 8, 8, device=device)).shape == (2, 3)
+
+
+def test_float_weights_load_into_the_student() -> None:
+    model = small()
+    student = hc.quantize(model)
+    missing, unexpected = student.load_state_dict(model.state_dict(), strict=False)
+    assert unexpected == []
+    assert {name.rsplit(".", 1)[1] for name in missing} == {"range_state", "frozen"}
+
+
+def test_printed_table() -> None:
+    lines = str(hc.quantization_table(hc.quantize(small(), 3, None))).splitlines()
+    assert lines[0].split() == ["layer", "type", "weight", "activation", "note"]
+    assert lines[1].split() == ["0.0", "Conv2d", "3", "bit", "-", "quantized", "weight"]
+    assert lines[2].split() == ["0.2", "ReLU", "-", "-", "kept", "in", "full", "precision"]
+    assert lines[-1].startswith("3 weights")
+    assert "(root)" in str(QuantizationTable((Row("", "Conv2d", 4, None, ""),)))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "activations", "inputs"),
+    [
+        ("resnet20_cifar10", 22, 19, 22),
+        ("resnet18", 21, 17, 21),
+        ("mobilenetv2_w1", 54, 36, 54),
+    ],
+)
+def test_counts_of_known_networks(name: str, weights: int, activations: int, inputs: int) -> None:
+    with torch.device("meta"):  # counting needs no weights
+        model = get_model(name, pretrained=False)
+    table = hc.quantization_table(hc.quantize(model))
+    assert (table.quantized_weights, table.quantized_activations) == (weights, activations)
+    table = hc.quantization_table(hc.quantize(model, placement="all"))
+    assert (table.quantized_weights, table.quantized_activations) == (weights, inputs)
+
+
+def test_placement_all_quantizes_every_input(device: torch.device) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.SiLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    )
+    student = hc.quantize(model.to(device), 4, 3, placement="all", ema="released", ste="clipped")
+    quantizers = activation_quantizers(student)
+    assert list(quantizers) == ["0.input_quantizer", "2.input_quantizer", "5.input_quantizer"]
+    assert {(q.bits, q.activation, q.ema, q.ste) for q in quantizers.values()} == {
+        (3, None, "released", "clipped")
+    }
+    assert type(student[3]) is nn.ReLU
+    student(torch.randn(2, 2, 8, 8, device=device))
+    assert float(quantizers["2.input_quantizer"].lower) < 0  # SiLU's negative part is kept
+
+
+def test_options_reach_the_layers() -> None:
+    student = hc.quantize(small(), ema="released", ste="clipped", zero_point="real")
+    assert {(q.ema, q.ste) for q in activation_quantizers(student).values()} == {
+        ("released", "clipped")
+    }
+    assert student[0][0].zero_point == student[4].zero_point == "real"
+
+
+class OwnForward(nn.Conv2d):
+    """A convolution that scales its output."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * 2
+
+
+class Renamed(nn.Conv2d):
+    """A convolution under another name only."""
+
+
+@pytest.mark.parametrize(
+    ("module", "placement", "note"),
+    [
+        (nn.Conv1d(2, 2, 3), "relu", "only Conv2d and Linear are"),
+        (nn.ConvTranspose2d(2, 2, 3), "relu", "only Conv2d and Linear are"),
+        (nn.GRU(2, 2), "all", "only Conv2d and Linear are"),
+        (OwnForward(2, 2, 3), "all", "it has a forward of its own"),
+        (nn.SiLU(), "relu", 'placement="all" covers it'),
+        (nn.MultiheadAttention(4, 2), "relu", "it reads its weights without its layers"),
+        (hc.FakeQuantConv2d(2, 2, 3), "relu", "already quantized, left as it is"),
+    ],
+)
+def test_modules_left_alone_are_noted(module: nn.Module, placement: str, note: str) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU(), module)
+    student = hc.quantize(model, placement=placement)
+    assert note in row(student, "2").note
+    assert row(student, "2").kind == type(module).__name__
+    assert [type(m) for m in student[2].modules()] == [type(m) for m in module.modules()]
+
+
+def test_subclass_with_the_ordinary_forward_is_swapped() -> None:
+    student = hc.quantize(nn.Sequential(Renamed(2, 2, 3), nn.ReLU()))
+    assert isinstance(student[0], hc.FakeQuantConv2d)
+
+
+class Functional(nn.Module):
+    """A network whose activation no module swap can see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(x))
+
+
+def test_functional_activation_warns() -> None:
+    with pytest.warns(UserWarning, match='no activation is quantized.*placement="all"'):
+        hc.quantize(Functional())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hc.quantize(Functional(), placement="all")
+        hc.quantize(Functional(), 4, None)
+
+
+def test_shared_module_is_replaced_everywhere() -> None:
+    conv, relu = nn.Conv2d(2, 2, 3, padding=1), nn.ReLU()
+    inner = nn.Sequential(conv, relu)
+    student = hc.quantize(nn.ModuleDict({"a": conv, "b": inner, "c": conv, "d": relu, "e": inner}))
+    assert isinstance(student["a"], hc.FakeQuantConv2d)
+    assert student["c"] is student["a"] is student["b"][0]
+    assert student["d"] is student["b"][1]
+    assert student["e"] is student["b"]
+    table = hc.quantization_table(student)
+    assert (table.quantized_weights, table.quantized_activations) == (1, 1)
+
+
+def test_root_may_be_a_layer_itself(device: torch.device) -> None:
+    conv = nn.Conv2d(2, 3, 3).to(device)
+    student = hc.quantize(conv, 3, None)
+    assert type(student) is hc.FakeQuantConv2d
+    assert hc.quantization_table(student).rows[0].name == ""
+    assert student.weight.data_ptr() != conv.weight.data_ptr()
+
+
+@pytest.mark.parametrize("placement", ["relu", "all"])
+def test_every_module_keeps_its_mode(placement: str) -> None:
+    model = small().train()
+    model[1].eval()  # a frozen block inside a network in training
+    student = hc.quantize(model, placement=placement)
+    modes = {name: module.training for name, module in student.named_modules()}
+    assert all(mode is not name.startswith("1") for name, mode in modes.items()), modes
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_table_goes_with_copies(copied: Callable[[nn.Module], nn.Module]) -> None:
+    student = hc.quantize(small(), 3)
+    assert hc.quantization_table(copied(student)) == hc.quantization_table(student)
+
+
+def test_table_of_a_foreign_network() -> None:
+    with pytest.raises(ValueError, match=r"was not made by hast_cuda.quantize: it has no table"):
+        hc.quantization_table(small())

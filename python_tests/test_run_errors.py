@@ -1,0 +1,198 @@
+"""What a run refuses, and that it refuses before any work and any file."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import CHANNELS, CLASSES, SIZE, tiny, without_batch_norm
+from test_run import BITS, RECIPE, SHAPE, run
+from torch import Tensor, nn
+
+from hast_cuda.methods import Recipe
+from hast_cuda.nn import Override
+from hast_cuda.run import Bits, RunDirectory, infer_shape, load_student
+from hast_cuda.synthesis import SyntheticImages
+
+CPU = torch.device("cpu")
+
+
+def images(count: int = 4, **changed: Any) -> SyntheticImages:
+    parts = {"images": torch.zeros(count, *SHAPE), "labels": torch.arange(count)}
+    return SyntheticImages(**parts | changed)
+
+
+class Sequence(nn.Module):
+    """A network without logits."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"teacher": without_batch_norm()}, "no BatchNorm layer with running statistics"),
+        ({"teacher": nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())}, "no Conv2d or Linear"),
+        ({"shape": (1, 8, 8)}, r"does not take images of shape \(1, 8, 8\)"),
+        ({"teacher": nn.BatchNorm2d(3)}, r"gives \(1, 3, 8, 8\); expected logits \[N, classes\]"),
+        ({"teacher": Sequence()}, r"the network gives tuple; expected logits"),
+        ({"bits": Bits(1, 4)}, "weight_bits"),
+        ({"bits": Bits(4, 9)}, "act_bits"),
+        ({"bits": Bits(4, 4, "some")}, "placement"),
+        (
+            {"bits": replace(BITS, overrides={"conv9": Override()})},
+            r"overrides match no .*\['conv9'\]",
+        ),
+        ({"recipe": "best"}, "preset is 'best'; allowed: 'default', 'paper', 'released'"),
+        ({"recipe": "paper", "dataset": "mnist"}, "dataset is 'mnist'; allowed: 'cifar10'"),
+        (
+            {"images": images(images=torch.zeros(4, 3, 4, 4))},
+            r"images are \[4, 3, 4, 4\] torch.float32; expected \[N, 3, 8, 8\] torch.float32",
+        ),
+        (
+            {"images": images(images=torch.zeros(4, *SHAPE, dtype=torch.uint8))},
+            r"images are \[4, 3, 8, 8\] torch.uint8",
+        ),
+        ({"images": images(0)}, r"images are \[0, 3, 8, 8\]"),
+        ({"images": images(labels=torch.arange(3))}, "4 synthetic images and 3 labels"),
+        ({"images": images(6)}, "labels go from 0 to 5; the network has 5 classes"),
+        ({"images": images(labels=torch.arange(4) - 1)}, "labels go from -1 to 2"),
+        ({"images": images(images=torch.full((4, *SHAPE), torch.nan))}, "contain NaN or infinity"),
+    ],
+)
+def test_refused_before_anything_is_written(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "out", **changed)
+    assert not (tmp_path / "out").exists()
+
+
+def test_teacher_of_another_type(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"teacher must be an nn.Module, got OrderedDict"):
+        run(tmp_path / "out", teacher=tiny().state_dict())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_without_batch_norm_works_on_given_images(tmp_path: Path) -> None:
+    recipe = Recipe(RECIPE.synthesis, replace(RECIPE.finetune, feature_weight=0.0))
+    teacher = without_batch_norm()
+    result = run(tmp_path / "a", teacher=teacher, images=images(), recipe=recipe).result
+    assert result["num_synthetic_images"] == 4
+    released = replace(recipe, finetune=replace(recipe.finetune, calibration="generator"))
+    with pytest.raises(ValueError, match="no BatchNorm layer with running statistics"):
+        run(tmp_path / "b", teacher=teacher, images=images(), recipe=released)
+    assert not (tmp_path / "b").exists()
+
+
+def test_infer_shape_restores_the_mode(device: torch.device) -> None:
+    teacher = tiny(device).train()
+    shape = infer_shape(teacher, SHAPE)
+    assert (shape.channels, shape.height, shape.width) == (CHANNELS, SIZE, SIZE)
+    assert shape.num_classes == CLASSES
+    assert teacher.training
+    assert infer_shape(teacher.eval(), SHAPE) == shape
+    assert not teacher.training
+
+
+def test_another_configuration_shows_the_difference(tmp_path: Path) -> None:
+    run(tmp_path, test=None)
+    before = (tmp_path / "config.json").read_bytes()
+    recipe = replace(RECIPE, finetune=replace(RECIPE.finetune, batch_size=9, crop_scale=(0.5, 0.7)))
+    with pytest.raises(ValueError, match="holds a run with another configuration") as caught:
+        run(tmp_path, test=None, recipe=recipe, bits=Bits(2, 3))
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert lines == [
+        "bits.weights: there 3, now 2",
+        "recipe.finetune.batch_size: there 8, now 9",
+        "recipe.finetune.crop_scale: there [0.5, 1.0], now [0.5, 0.7]",
+    ]
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_directory_whose_configuration_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json is not valid JSON .* another --out"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_file_where_the_directory_should_be(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match=r"run directory .* is a file; .*--out"):
+        run(tmp_path / name)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [".", "below"])
+def test_a_directory_that_cannot_be_written(tmp_path: Path, name: str) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        if os.access(tmp_path, os.W_OK):
+            pytest.skip("this user may write everywhere")
+        with pytest.raises(
+            PermissionError, match=r"run directory .* (is not writable|cannot be created)"
+        ):
+            run(tmp_path / name)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_log_line_cut_short_by_a_kill(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path, {"a": 1}, CPU)
+    assert directory.read_log() == []
+    directory.log({"iteration": 1})
+    with directory.metrics.open("a") as file:
+        file.write('{"iterat')
+    assert RunDirectory.open(tmp_path).read_log() == [{"iteration": 1}]
+    directory = RunDirectory(tmp_path, {"a": 1}, CPU)
+    directory.log({"iteration": 2})
+    assert directory.read_log() == [{"iteration": 1}, {"iteration": 2}]
+
+
+def test_open_wants_a_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is not a run directory"):
+        RunDirectory.open(tmp_path)
+
+
+def finished(path: Path) -> Path:
+    run(path, test=None)
+    return path
+
+
+def test_student_file_is_corrupt(tmp_path: Path) -> None:
+    (finished(tmp_path) / "student.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"student.safetensors is corrupt or belongs to another"):
+        load_student(tiny(), tmp_path)
+
+
+def test_student_of_another_network(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"student.safetensors is corrupt or belongs to another"):
+        load_student(without_batch_norm(), finished(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"bits": {"weights": 3}}'])
+def test_configuration_of_a_student(tmp_path: Path, content: str) -> None:
+    (finished(tmp_path) / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config.json is not the configuration of a run"):
+        load_student(tiny(), tmp_path)
+
+
+def test_corrupt_shard_is_named_and_can_be_made_again(tmp_path: Path) -> None:
+    run(tmp_path, test=None)
+    whole = (tmp_path / "student.safetensors").read_bytes()
+    shard = tmp_path / "images" / "batch_00001.safetensors"
+    shard.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"batch_00001.safetensors is corrupt .*delete it"):
+        run(tmp_path, test=None)
+    shard.unlink()
+    run(tmp_path, test=None)
+    again = json.loads((tmp_path / "result.json").read_text())
+    assert again["num_synthetic_images"] == 12
+    assert len((tmp_path / "student.safetensors").read_bytes()) == len(whole)
