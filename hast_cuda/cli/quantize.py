@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from hast_cuda.cli.options import Budget, Network, labelled_images, shape_of
 from hast_cuda.evaluate import evaluate as top1
-from hast_cuda.nn import BatchStatistics, Override, QuantizationTable, quantization_table
+from hast_cuda.nn import Override, QuantizationTable, quantization_table, require_batch_norm
 from hast_cuda.nn import quantize as quantize_network
 from hast_cuda.run import (
     Bits,
@@ -110,7 +109,7 @@ def synthesize(
     spec = network.spec()
     recipe, device = budget.recipe(spec), budget.torch_device()
     teacher = network.load()
-    BatchStatistics(copy.deepcopy(teacher))  # refuses a network without BatchNorm
+    require_batch_norm(teacher)
     run = RunDirectory(
         out, {"network": network, "seed": budget.seed, "synthesis": recipe.synthesis}, device
     )

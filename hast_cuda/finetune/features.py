@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hast_cuda.nn import has_running_statistics
+
 # The published choice: the last BatchNorm of a block, before the residual sum and the activation.
 _KNOWN_BLOCKS = {
     "ResUnit": "body",  # pytorchcv ResNet
@@ -16,15 +18,14 @@ _KNOWN_BLOCKS = {
     "BasicBlock": "bn2",  # torchvision ResNet
     "Bottleneck": "bn3",
 }
-_SIDE_BRANCHES = ("downsample", "shortcut", "identity", "skip", "proj")
+_SIDE_BRANCHES = ("downsample", "shortcut", "identity", "skip")
 
 
 def _normalizers(module: nn.Module) -> list[str]:
     return [
         name
         for name, child in module.named_modules()
-        if getattr(child, "running_mean", None) is not None
-        and not any(branch in name for branch in _SIDE_BRANCHES)
+        if has_running_statistics(child) and not any(branch in name for branch in _SIDE_BRANCHES)
     ]
 
 

@@ -11,7 +11,12 @@ from hast_cuda.nn.calibrate import (
     unfreeze_ranges,
 )
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear, quantized_once
-from hast_cuda.nn.matched_batch_norm import BatchStatistics, MatchedBatchNorm2d
+from hast_cuda.nn.matched_batch_norm import (
+    BatchStatistics,
+    MatchedBatchNorm2d,
+    has_running_statistics,
+    require_batch_norm,
+)
 from hast_cuda.nn.quantize import Override, quantize
 from hast_cuda.nn.table import QuantizationTable, quantization_table
 
@@ -26,9 +31,11 @@ __all__ = [
     "activation_quantizers",
     "calibrate",
     "freeze_ranges",
+    "has_running_statistics",
     "quantization_table",
     "quantize",
     "quantized_once",
+    "require_batch_norm",
     "shrink_ranges",
     "unfreeze_ranges",
 ]

@@ -13,6 +13,22 @@ from hast_cuda.ops import batch_norm_match, match_loss
 _FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
+def has_running_statistics(module: nn.Module) -> bool:
+    """True for every layer that normalises with statistics it has stored."""
+    return all(getattr(module, n, None) is not None for n in ("running_mean", "running_var"))
+
+
+def require_batch_norm(model: nn.Module) -> None:
+    """ValueError unless some layer of ``model`` has running statistics."""
+    if not any(has_running_statistics(module) for module in model.modules()):
+        message = (
+            "the network has no BatchNorm layer with running statistics, and synthesis matches "
+            "images to those; use a network with BatchNorm (not yet folded into its "
+            "convolutions) or quantize with images of your own"
+        )
+        raise ValueError(message)
+
+
 class MatchedBatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` in eval mode that keeps the statistics of its input batch (Eq. 3).
 
@@ -61,18 +77,12 @@ class BatchStatistics:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        require_batch_norm(model)
         self.layers: list[Any] = []
         self.model = swap_modules(model, self._convert)
-        if not self.layers:
-            message = (
-                "the network has no BatchNorm layer with running statistics, and synthesis "
-                "matches images to those; use a network with BatchNorm (not yet folded into its "
-                "convolutions) or quantize with images of your own"
-            )
-            raise ValueError(message)
 
     def _convert(self, _: str, module: nn.Module) -> nn.Module | None:
-        if getattr(module, "running_mean", None) is None or not hasattr(module, "running_var"):
+        if not has_running_statistics(module):
             return None
         if isinstance(module, _BatchNorm) and type(module).forward in _FORWARDS:
             layer = MatchedBatchNorm2d.from_float(module)

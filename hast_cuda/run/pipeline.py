@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from hast_cuda.finetune import finetune
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.methods import Recipe, preset
-from hast_cuda.nn import BatchStatistics, Override, quantize, shrink_ranges
+from hast_cuda.nn import Override, quantize, require_batch_norm, shrink_ranges
 from hast_cuda.run.directory import RunDirectory
 from hast_cuda.synthesis import ImageShape, ImageStore, SyntheticImages, synthesize
 
@@ -114,9 +113,9 @@ def zero_shot_quantize(
         evaluation_batch: images per forward pass of an evaluation.
 
     Raises:
-        ValueError, TypeError: bad arguments, before any work. FloatingPointError: a loss that is
-        not
-            finite. OSError: the directory cannot be written.
+        ValueError, TypeError: bad arguments, before any work.
+        FloatingPointError: a loss that is not finite.
+        OSError: the directory cannot be written.
     """
     if not isinstance(teacher, nn.Module):
         message = f"teacher must be an nn.Module, got {type(teacher).__name__}"
@@ -134,7 +133,7 @@ def zero_shot_quantize(
     if images is not None:
         check_images(images, shape)
     if images is None or chosen.finetune.calibration == "generator":
-        BatchStatistics(copy.deepcopy(teacher))  # refuses a network without BatchNorm
+        require_batch_norm(teacher)
     config = {**described, "shape": shape, "recipe": chosen}
     run = None if out is None else RunDirectory(Path(out), config, device)
     log = (lambda _: None) if run is None else run.log
