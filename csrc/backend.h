@@ -1,0 +1,39 @@
+// One table of operations per backend. Every function returns null, or what went wrong.
+#pragma once
+
+#include <stdint.h>
+
+namespace hast {
+
+struct AttentionPairLossArgs;
+struct BatchNormMatchArgs;
+struct BatchNormMatchBackwardArgs;
+struct ChannelAttentionArgs;
+struct FakeQuantizeArgs;
+struct FakeQuantizeBackwardArgs;
+struct FakeQuantizeWeightsArgs;
+struct MatchLossArgs;
+struct UpdateRangeArgs;
+
+struct Backend {
+  int64_t (*range_scratch)(int64_t size);
+  int64_t (*batch_stats_scratch)(int64_t outer, int64_t channels, int64_t inner);
+  const char* (*fake_quantize)(const FakeQuantizeArgs&);
+  const char* (*fake_quantize_backward)(const FakeQuantizeBackwardArgs&);
+  const char* (*update_range)(const UpdateRangeArgs&);
+  const char* (*fake_quantize_weights)(const FakeQuantizeWeightsArgs&);
+  const char* (*batch_norm_match)(const BatchNormMatchArgs&);
+  const char* (*batch_norm_match_backward)(const BatchNormMatchBackwardArgs&);
+  const char* (*match_loss)(const MatchLossArgs&);
+  const char* (*channel_attention)(const ChannelAttentionArgs&);
+  const char* (*channel_attention_backward)(const ChannelAttentionArgs&);
+  const char* (*attention_pair_loss)(const AttentionPairLossArgs&);
+};
+
+const Backend& cpu_backend();   // for the instruction set of this machine
+const Backend* cuda_backend();  // null if built without CUDA
+const char* cpu_isa();          // the instruction set that cpu_backend() chose
+const char* cuda_version();     // of the toolkit, "not built" without
+int cuda_device_count();        // 0 without CUDA, a driver or a device
+
+}  // namespace hast

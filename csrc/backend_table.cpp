@@ -1,0 +1,34 @@
+// The table of one backend; compiled once per backend, with its HAST_BACKEND.
+#include "attention_loss.h"
+#include "backend.h"
+#include "batch_stats.h"
+#include "channel_attention.h"
+#include "channel_range.h"
+#include "fake_quant.h"
+#include "match_loss.h"
+
+namespace hast {
+inline namespace HAST_BACKEND {
+
+const Backend& backend();
+
+const Backend& backend() {
+  static constexpr Backend table = {
+      range_scratch,
+      batch_stats_scratch,
+      fake_quantize,
+      fake_quantize_backward,
+      update_range,
+      fake_quantize_weights,
+      batch_norm_match,
+      batch_norm_match_backward,
+      match_loss,
+      channel_attention,
+      channel_attention_backward,
+      attention_pair_loss,
+  };
+  return table;
+}
+
+}  // namespace HAST_BACKEND
+}  // namespace hast

@@ -1,0 +1,203 @@
+// The skeleton of batch_stats: go once over a [outer, channels, inner] tensor, do something to
+// every element, and bring two sums per channel home in the same launch.
+//
+// Channels are few (16 in a small ResNet), so a channel is split over many blocks. Each leaves its
+// sums in scratch, as doubles; the last block of a channel adds them up, in a fixed order, and
+// finishes the channel. Planes (inner > 1) take a block per channel and split, with threads x
+// along the plane and y along the images. Channels-last data takes a block per tile of channels and
+// split, with threads x along the channels and y along the rows.
+//
+// A Body is a POD with:  Element, F, Channel;  Channel channel(int64_t) const;
+//   apply<kSize, kChannels>(offset, channels, first, second): kSize elements at offset, adding to
+//     the sums of their one channel (kChannels 1) or of kSize channels;
+//   bool sums() const;  uint32_t* counters() const;  double* scratch() const;
+//   finish(channel, first, second)
+#pragma once
+
+#include "common/cuda_reduce.h"
+#include "common/cuda_vector.h"
+
+namespace hast {
+inline namespace HAST_BACKEND {
+
+constexpr int kTileChannels = 128;  // at most, per block of channels-last data
+
+struct ChannelGrid {
+  int64_t outer, channels, inner;
+
+  // One channel is one plane, whatever its layout was called.
+  ChannelGrid(int64_t outer_size, int64_t channel_count, int64_t inner_size)
+      : outer(channel_count == 1 ? 1 : outer_size),
+        channels(channel_count),
+        inner(channel_count == 1 ? outer_size * inner_size : inner_size) {}
+
+  __host__ __device__ bool channels_last() const { return inner == 1 && channels > 1; }
+
+  // How many blocks may share a channel: enough for a few thousand elements each, no more than fill
+  // a GPU. A function of the sizes alone: scratch is allocated before pointers and types are known.
+  int64_t max_splits() const {
+    const int64_t tiles = channels_last() ? ceil_div(channels, kTileChannels) : channels;
+    const int64_t together = channels_last() ? smaller(channels, 64) : 1;
+    const int64_t wanted = ceil_div(outer * inner, 4096 / together);
+    return larger(1, smaller(wanted, ceil_div(2048, tiles)));
+  }
+
+  int64_t scratch() const { return 2 * channels * max_splits(); }
+};
+
+__device__ __forceinline__ DoublePair add_splits(const volatile double* partial, unsigned splits,
+                                                 unsigned first, unsigned step) {
+  DoublePair sum = {0.0, 0.0};
+  for (unsigned split = first; split < splits; split += step) {
+    sum.first += partial[2 * split];
+    sum.second += partial[2 * split + 1];
+  }
+  return sum;
+}
+
+// Grid: x the channel, y the split; splits are plane_splits along a plane times the rest along the
+// images.
+template <typename Body, int kSize>
+__global__ void __launch_bounds__(kBlock, 1)
+    sum_planes(Body body, ChannelGrid sizes, unsigned plane_splits) {
+  using F = typename Body::F;
+  const int64_t vectors = sizes.inner / kSize;
+  const unsigned image_splits = gridDim.y / plane_splits;
+  const int64_t image_step = static_cast<int64_t>(image_splits) * blockDim.y;
+  const int64_t step = static_cast<int64_t>(plane_splits) * blockDim.x;
+  const int64_t start = static_cast<int64_t>(blockIdx.y % plane_splits) * blockDim.x + threadIdx.x;
+  const int64_t c = blockIdx.x;
+  const typename Body::Channel channel[1] = {body.channel(c)};
+  F first[1] = {F(0)}, second[1] = {F(0)};
+  int64_t image = static_cast<int64_t>(blockIdx.y / plane_splits) * blockDim.y + threadIdx.y;
+  for (; image < sizes.outer; image += image_step) {
+    const int64_t plane = (image * sizes.channels + c) * sizes.inner;
+    for (int64_t i = start; i < vectors; i += step) {
+      body.template apply<kSize>(plane + i * kSize, channel, first, second);
+    }
+  }
+  if (!body.sums()) return;
+  volatile double* partial = body.scratch() + 2 * c * gridDim.y;
+  DoublePair sum = block_sum({static_cast<double>(first[0]), static_cast<double>(second[0])});
+  if (thread_rank() == 0) {
+    partial[2 * blockIdx.y] = sum.first;
+    partial[2 * blockIdx.y + 1] = sum.second;
+  }
+  if (!is_last_block(body.counters() + c, gridDim.y)) return;
+  sum = block_sum(add_splits(partial, gridDim.y, thread_rank(), kBlock));
+  if (thread_rank() == 0) body.finish(c, sum.first, sum.second);
+}
+
+// Sums over the rows of a block, and over the splits: threads of one column group add up.
+struct TileSums {
+  DoublePair warps[kBlock / kWarp][kTileChannels];
+};
+
+// Grid: x the tile of channels, y the split along the rows.
+template <typename Body, int kSize>
+__global__ void __launch_bounds__(kBlock) sum_rows(Body body, ChannelGrid sizes) {
+  using F = typename Body::F;
+  __shared__ TileSums shared;
+  const unsigned width = blockDim.x * kSize;  // channels of the tile, a power of two
+  const int64_t tile = static_cast<int64_t>(blockIdx.x) * width;
+  const int64_t c = tile + static_cast<int64_t>(threadIdx.x) * kSize;
+  const int64_t step = static_cast<int64_t>(gridDim.y) * blockDim.y;
+  F first[kSize], second[kSize];
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) first[i] = second[i] = F(0);
+  if (c < sizes.channels) {
+    typename Body::Channel channel[kSize];
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) channel[i] = body.channel(c + i);
+    int64_t row = static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y;
+    for (; row < sizes.outer; row += step) {
+      body.template apply<kSize>(row * sizes.channels + c, channel, first, second);
+    }
+  }
+  if (!body.sums()) return;
+
+  // Lanes of a warp that hold the same channels, then the warps.
+  const unsigned rank = thread_rank();
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) {
+    const DoublePair sum = {warp_sum(static_cast<double>(first[i]), blockDim.x),
+                            warp_sum(static_cast<double>(second[i]), blockDim.x)};
+    if (rank % kWarp < blockDim.x) shared.warps[rank / kWarp][threadIdx.x * kSize + i] = sum;
+  }
+  __syncthreads();
+  const bool owner = rank < width && tile + rank < sizes.channels;
+  volatile double* partial = body.scratch() + 2 * (tile + rank) * gridDim.y;
+  if (owner) {
+    DoublePair sum = shared.warps[0][rank];
+    for (unsigned warp = 1; warp < kBlock / kWarp; ++warp) {
+      sum.first += shared.warps[warp][rank].first;
+      sum.second += shared.warps[warp][rank].second;
+    }
+    partial[2 * blockIdx.y] = sum.first;
+    partial[2 * blockIdx.y + 1] = sum.second;
+  }
+  if (!is_last_block(body.counters() + blockIdx.x, gridDim.y)) return;
+
+  // As many threads per channel as there are.
+  const unsigned shares = smaller(kBlock / width, kBlock / kWarp);
+  const unsigned mine = rank % width, share = rank / width;
+  if (share < shares && tile + mine < sizes.channels) {
+    const volatile double* splits = body.scratch() + 2 * (tile + mine) * gridDim.y;
+    shared.warps[share][mine] = add_splits(splits, gridDim.y, share, shares);
+  }
+  __syncthreads();
+  if (owner) {
+    DoublePair sum = shared.warps[0][rank];
+    for (unsigned i = 1; i < shares; ++i) {
+      sum.first += shared.warps[i][rank].first;
+      sum.second += shared.warps[i][rank].second;
+    }
+    body.finish(tile + rank, sum.first, sum.second);
+  }
+}
+
+template <typename Body, int kSize>
+const char* launch_sum_planes(const Body& body, const ChannelGrid& sizes, void* stream) {
+  const int64_t vectors = sizes.inner / kSize;
+  const unsigned x = power_of_two_covering(vectors, kBlock);
+  const unsigned y = kBlock / x;
+  const int64_t splits = sizes.max_splits();
+  const int64_t image_splits = smaller(ceil_div(sizes.outer, y), splits);
+  const int64_t plane_splits = larger(1, smaller(ceil_div(vectors, x), splits / image_splits));
+  const dim3 grid(static_cast<unsigned>(sizes.channels),
+                  static_cast<unsigned>(image_splits * plane_splits));
+  const auto kernel = sum_planes<Body, kSize>;
+  HAST_LAUNCH(kernel, grid, dim3(x, y), 0, stream, body, sizes,
+              static_cast<unsigned>(plane_splits));
+  return launch_error();
+}
+
+template <typename Body, int kSize>
+const char* launch_sum_rows(const Body& body, const ChannelGrid& sizes, void* stream) {
+  const unsigned x = power_of_two_covering(ceil_div(sizes.channels, kSize), kWarp);
+  const unsigned y = kBlock / x;
+  const int64_t splits = smaller(sizes.max_splits(), ceil_div(sizes.outer, y));
+  const dim3 grid(static_cast<unsigned>(ceil_div(sizes.channels, x * kSize)),
+                  static_cast<unsigned>(splits));
+  const auto kernel = sum_rows<Body, kSize>;
+  HAST_LAUNCH(kernel, grid, dim3(x, y), 0, stream, body, sizes);
+  return launch_error();
+}
+
+template <typename Body>
+const char* launch_channel_sums(const Body& body, const ChannelGrid& sizes, bool pointers_aligned,
+                                void* stream) {
+  using T = typename Body::Element;
+  constexpr int kWide = kVector<T>, kNarrow = kChannelVector<T>;
+  if (sizes.channels_last()) {
+    return pointers_aligned && sizes.channels % kNarrow == 0
+               ? launch_sum_rows<Body, kNarrow>(body, sizes, stream)
+               : launch_sum_rows<Body, 1>(body, sizes, stream);
+  }
+  return pointers_aligned && sizes.inner % kWide == 0
+             ? launch_sum_planes<Body, kWide>(body, sizes, stream)
+             : launch_sum_planes<Body, 1>(body, sizes, stream);
+}
+
+}  // namespace HAST_BACKEND
+}  // namespace hast

@@ -1,0 +1,95 @@
+// Host side of a launch: device, errors, alignment and the shape of the grid.
+#pragma once
+
+#include "common/cuda_compat.h"
+#include "common/portability.h"
+
+namespace hast {
+inline namespace HAST_BACKEND {
+
+constexpr int kWarp = 32;
+// Threads, unless a kernel says otherwise. Kernels with divisions in their setup are declared with
+// __launch_bounds__(kBlock, 1): left to itself the compiler saves registers by spilling around
+// them.
+constexpr int kBlock = 256;
+
+// Makes `device` current for the calls in its scope.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    status_ = cudaGetDevice(&previous_);
+    if (status_ != cudaSuccess || previous_ == device) return;
+    status_ = cudaSetDevice(device);
+    changed_ = status_ == cudaSuccess;
+  }
+  ~DeviceGuard() {
+    if (changed_) cudaSetDevice(previous_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+  const char* error() const {
+    return status_ == cudaSuccess ? nullptr : cudaGetErrorString(status_);
+  }
+
+ private:
+  int previous_ = 0;
+  bool changed_ = false;
+  cudaError_t status_ = cudaSuccess;
+};
+
+// Null if the launch before this went well.
+inline const char* launch_error() {
+  const cudaError_t status = cudaGetLastError();
+  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+}
+
+// Runs launch() on `device`.
+template <typename Launch>
+const char* on_device(int device, const Launch& launch) {
+  const DeviceGuard guard(device);
+  return guard.error() ? guard.error() : launch();
+}
+
+inline bool aligned(const void* pointer, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
+}
+
+// Elements in 128 bits.
+template <typename T>
+constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+
+// The same for channels-last kernels, whose threads keep state per channel and so stop at four.
+template <typename T>
+constexpr int kChannelVector = kVector<T> < 4 ? kVector<T> : 4;
+
+inline unsigned power_of_two_covering(int64_t value, unsigned limit) {
+  unsigned power = 1;
+  while (power < limit && power < value) power *= 2;
+  return power;
+}
+
+inline unsigned clamped(int64_t value, int64_t high) {
+  return static_cast<unsigned>(larger(1, smaller(value, high)));
+}
+
+constexpr int64_t kMaxGridX = 0x7FFFFFFF;
+constexpr int64_t kMaxGridY = 65535;
+
+struct Launch {
+  dim3 grid, block;
+};
+
+// Threads x along `columns`, y (and grid y) along `rows`; kernels loop where the grid ends early.
+// `per_thread` iterations along each axis are wanted before another block is added.
+inline Launch cover(int64_t rows, int64_t columns, int64_t rows_per_thread,
+                    int64_t columns_per_thread, unsigned widest = kBlock) {
+  const unsigned x = power_of_two_covering(columns, widest);
+  const unsigned y = kBlock / x;
+  return {dim3(clamped(ceil_div(columns, x * columns_per_thread), kMaxGridX),
+               clamped(ceil_div(rows, y * rows_per_thread), kMaxGridY)),
+          dim3(x, y)};
+}
+
+}  // namespace HAST_BACKEND
+}  // namespace hast
