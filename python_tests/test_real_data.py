@@ -1,0 +1,45 @@
+"""Whole runs on real images: the demo always, CIFAR-10 where $HAST_CUDA_DATA has it. Minutes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from hast_cuda.cli import main
+
+DATA = Path(os.environ.get("HAST_CUDA_DATA", ""))
+WEIGHTS = "weights/resnet20_cifar10.safetensors"
+
+pytestmark = pytest.mark.slow
+
+
+def test_demo_wins_back_most_of_what_rounding_loses(tmp_path: Path) -> None:
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--device", "cpu"]) == 0
+    result = json.loads((tmp_path / "demo" / "result.json").read_text())
+    lost = result["full_precision"] - result["rounded"]
+    assert lost >= 10
+    assert result["quantized"] - result["rounded"] > lost / 2
+    for picture in ("images.png", "curves.png"):
+        assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(
+    not os.environ.get("HAST_CUDA_DATA") or not (DATA / WEIGHTS).exists(),
+    reason="HAST_CUDA_DATA does not name a folder with CIFAR-10 images and weights",
+)
+def test_resnet20_gains_from_a_short_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = [
+        "quantize", "--model", "resnet20_cifar10", "--weights", WEIGHTS,
+        "--normalization", "cifar10", "--data", "cifar10_test.npz", "--test-limit", "1000",
+        "--weight-bits", "3", "--act-bits", "3", "--num-images", "128", "--batch-size", "64",
+        "--synthesis-iterations", "100", "--finetune-iterations", "40", "--device", "cpu",
+        "--out", str(out),
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["full_precision"] > 90
+    assert result["rounded"] < result["start_of_finetuning"] < result["quantized"]
