@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kBlock, 1)
 
 // Channels-last: a thread keeps the quantizers of kSize channels and goes down the rows.
 template <typename Body, int kSize>
-__global__ void __launch_bounds__(kBlock) map_rows(Body body, int64_t rows, int64_t channels) {
+__global__ void __launch_bounds__(kBlock, 1) map_rows(Body body, int64_t rows, int64_t channels) {
   using T = typename Body::Element;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x * kSize;
   const int64_t row_step = static_cast<int64_t>(gridDim.y) * blockDim.y;

@@ -95,7 +95,7 @@ struct TileSums {
 
 // Grid: x the tile of channels, y the split along the rows.
 template <typename Body, int kSize>
-__global__ void __launch_bounds__(kBlock) sum_rows(Body body, ChannelGrid sizes) {
+__global__ void __launch_bounds__(kBlock, 1) sum_rows(Body body, ChannelGrid sizes) {
   using F = typename Body::F;
   __shared__ TileSums shared;
   const unsigned width = blockDim.x * kSize;  // channels of the tile, a power of two

@@ -19,7 +19,7 @@ def demo_recipe() -> Recipe:
     recipe = preset("default", "cifar10")
     return Recipe(
         replace(recipe.synthesis, num_images=512, batch_size=256, iterations=200),
-        replace(recipe.finetune, iterations=300, batch_size=128, evaluations=6),
+        replace(recipe.finetune, iterations=150, batch_size=128, evaluations=6),
     )
 
 
