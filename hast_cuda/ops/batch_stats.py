@@ -8,9 +8,14 @@ import torch
 from torch import Tensor
 
 from hast_cuda.ops import _checks, _layout, _workspace, reference
-from hast_cuda.ops._registry import ACTIVATIONS, DTYPES, core, device_and_stream, pointer, register
-
-_NAMES = {code: name for name, code in ACTIVATIONS.items()}
+from hast_cuda.ops._registry import (
+    ACTIVATION_NAMES,
+    DTYPES,
+    core,
+    device_and_stream,
+    pointer,
+    register,
+)
 
 
 def _forward(
@@ -36,7 +41,14 @@ def _forward_reference(
     bias: Tensor | None, eps: float, act: int, residual: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return reference.batch_norm_match(
-        x, running_mean, running_var, weight, bias, eps, activation=_NAMES[act], residual=residual
+        x,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        eps,
+        activation=ACTIVATION_NAMES[act],
+        residual=residual,
     )
 
 
@@ -73,7 +85,7 @@ def _backward_reference(
     per_channel = x.numel() // x.shape[1]
     gradient = torch.zeros_like(wide) if dy is None else dy.to(mean.dtype)
     if act and y is not None:
-        gradient = gradient * ((y > 0) & (y < 6) if _NAMES[act] == "relu6" else y > 0)
+        gradient = gradient * ((y > 0) & (y < 6) if ACTIVATION_NAMES[act] == "relu6" else y > 0)
     inverse = torch.rsqrt(running_var + eps)
     scale = inverse if weight is None else inverse * weight
     dx = gradient * reference.broadcast(scale, x, 1)

@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 
 from hast_cuda.ops import _checks, _layout, _workspace, reference
-from hast_cuda.ops._registry import ACTIVATIONS, DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.ops._registry import (
+    ACTIVATION_NAMES,
+    DTYPES,
+    core,
+    device_and_stream,
+    pointer,
+    register,
+)
 from hast_cuda.ops.fake_quant import FakeQuantizeFunction
 
-_NAMES = {code: name for name, code in ACTIVATIONS.items()}
 EMA = ("corrected", "released")
 
 
@@ -53,7 +59,7 @@ def _update(x: Tensor, state: Tensor, act: int, beta: float, released: bool) -> 
 
 
 def _update_reference(x: Tensor, state: Tensor, act: int, beta: float, released: bool) -> None:
-    reference.update_range(x, state, activation=_NAMES[act], beta=beta, released=released)
+    reference.update_range(x, state, activation=ACTIVATION_NAMES[act], beta=beta, released=released)
 
 
 _fake_quantize_weights = register(

@@ -9,15 +9,13 @@ from torch import Tensor
 
 from hast_cuda.ops import _checks, _layout, reference
 from hast_cuda.ops._registry import (
-    ACTIVATIONS,
+    ACTIVATION_NAMES,
     DTYPES,
     core,
     device_and_stream,
     pointer,
     register,
 )
-
-_NAMES = {code: name for name, code in ACTIVATIONS.items()}
 
 
 def _forward(
@@ -36,7 +34,7 @@ def _forward_reference(
     x: Tensor, lower: Tensor, upper: Tensor, bits: int, axis: int | None, real: bool, act: int
 ) -> Tensor:
     return reference.fake_quantize(
-        x, lower, upper, bits, axis, real_zero_point=real, activation=_NAMES[act]
+        x, lower, upper, bits, axis, real_zero_point=real, activation=ACTIVATION_NAMES[act]
     )
 
 
@@ -60,7 +58,7 @@ def _backward_reference(
 ) -> Tensor:  # fmt: skip
     return reference.fake_quantize_backward(
         grad, x, lower, upper, bits, axis,
-        real_zero_point=real, activation=_NAMES[act], clipped=clipped,
+        real_zero_point=real, activation=ACTIVATION_NAMES[act], clipped=clipped,
     )  # fmt: skip
 
 

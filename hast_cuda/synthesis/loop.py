@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from typing_extensions import Never
 
 from hast_cuda.augment import random_crop_flip
 from hast_cuda.failures import FiniteGuard
@@ -19,6 +19,9 @@ from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.objective import difficulty, hard_sample_loss
 from hast_cuda.synthesis.schedule import CosineSchedule, PlateauSchedule, Schedule
 from hast_cuda.synthesis.store import ImageStore, SyntheticImages
+
+if TYPE_CHECKING:
+    from typing_extensions import Never
 
 LOG_EVERY = 50  # iterations between reads of the device
 Log = Callable[[dict[str, float | int | str]], None]
