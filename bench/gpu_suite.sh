@@ -31,7 +31,7 @@ cp -r python_tests bench pyproject.toml "$work/"
 cd "$work" || exit 1
 
 step info 60 hast-cuda info
-step tests 200 "$PYTHON" -m pytest -q -x -p no:cacheprovider -k "not cpu" python_tests
+step tests 200 "$PYTHON" -m pytest -q -x -p no:cacheprovider -k "not cpu and not emulated" python_tests
 ops="python_tests/test_fake_quant.py python_tests/test_channel_range.py \
 python_tests/test_batch_stats.py python_tests/test_channel_attention.py"
 if command -v compute-sanitizer >/dev/null; then

@@ -1,0 +1,309 @@
+// CUDA on the CPU, for tests only: the unchanged .cu sources, compiled by an ordinary C++ compiler.
+//
+// One block runs at a time and every CUDA thread is a fiber; a fiber gives way at barriers and
+// shuffles only. What goes wrong becomes the launch's error: a barrier that some threads of the
+// block never reach, threads waiting at different barriers, a shuffle that names a lane which has
+// exited. HAST_EMULATED_ORDER = forward, reverse or a number (a seed) chooses the order in which
+// threads run between barriers: a missing __syncthreads then changes results.
+//
+// Not found: races inside a warp's step, memory-model errors, limits of the hardware.
+#pragma once
+
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__ static  // blocks run one after the other, in one OS thread
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 : uint3 {
+  dim3(unsigned x_size = 1, unsigned y_size = 1, unsigned z_size = 1)
+      : uint3{x_size, y_size, z_size} {}
+};
+
+namespace emulated {
+
+constexpr unsigned kLanes = 32, kMostThreads = 1024;
+constexpr size_t kStack = 256 * 1024;
+
+enum class State : uint8_t { kReady, kAtBarrier, kAtShuffle, kDone };
+
+struct Fiber {
+  jmp_buf context;
+  uint3 index;
+  unsigned rank;
+  State state;
+  bool started;       // it has a context of its own
+  int line;           // of the barrier it waits at
+  unsigned shuffles;  // so far; neighbours use two slots in turn
+};
+
+struct Warp {
+  uint64_t values[2][kLanes];
+  uint32_t arrived[2];
+  uint32_t alive;
+};
+
+struct Machine {
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  std::vector<unsigned> order;
+  std::function<void()> kernel;
+  uint3 block{}, block_size{}, grid_size{};
+  Fiber* current = nullptr;
+  jmp_buf scheduler;
+  char* stacks = nullptr;
+  unsigned alive = 0, at_barrier = 0;
+  bool waited = false, plain_calls = false;
+  std::string error;
+};
+
+inline Machine machine;
+
+// Back to the scheduler; returns when it resumes this fiber.
+inline void give_way() {
+  machine.waited = true;
+  if (!_setjmp(machine.current->context)) _longjmp(machine.scheduler, 1);
+}
+
+// Ends the launch. A fiber never returns from here.
+inline void fail(const std::string& what) {
+  const Machine& m = machine;
+  if (machine.error.empty()) {
+    machine.error = what + " (block " + std::to_string(m.block.x) + "," +
+                    std::to_string(m.block.y) + ", thread " + std::to_string(m.current->rank) + ")";
+  }
+  if (!m.plain_calls) _longjmp(machine.scheduler, 1);
+}
+
+// A fiber is made once per launch and runs the kernel once per block.
+inline void fiber_main() {
+  for (;;) {
+    machine.kernel();
+    Fiber& self = *machine.current;
+    self.state = State::kDone;
+    --machine.alive;
+    machine.warps[self.rank / kLanes].alive &= ~(1u << self.rank % kLanes);
+    if (!_setjmp(self.context)) _longjmp(machine.scheduler, 1);
+  }
+}
+
+inline void resume(Fiber& fiber) {
+  machine.current = &fiber;
+  if (_setjmp(machine.scheduler)) return;
+  if (fiber.started) _longjmp(fiber.context, 1);
+  fiber.started = true;
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = machine.stacks + fiber.rank * kStack;
+  context.uc_stack.ss_size = kStack;
+  context.uc_link = nullptr;
+  makecontext(&context, fiber_main, 0);
+  setcontext(&context);
+}
+
+// All living threads wait: let them go on, if they wait at one and the same barrier.
+inline void open_barrier() {
+  int line = 0;
+  for (Fiber& fiber : machine.fibers) {
+    if (fiber.state != State::kAtBarrier) continue;
+    machine.current = &fiber;
+    if (line != 0 && line != fiber.line) {
+      machine.error = "threads of one block wait at different barriers, lines " +
+                      std::to_string(line) + " and " + std::to_string(fiber.line);
+      return;
+    }
+    line = fiber.line;
+    fiber.state = State::kReady;
+  }
+  machine.at_barrier = 0;
+}
+
+inline void run_block() {
+  Machine& m = machine;
+  m.alive = static_cast<unsigned>(m.fibers.size());
+  m.at_barrier = 0;
+  m.waited = m.plain_calls = false;
+  for (Warp& warp : m.warps) warp = Warp{};
+  for (Fiber& fiber : m.fibers) {
+    fiber.state = State::kReady;
+    fiber.shuffles = 0;
+    m.warps[fiber.rank / kLanes].alive |= 1u << fiber.rank % kLanes;
+  }
+  resume(m.fibers[0]);  // of all threads the one that is never past the end of the data
+  if (!m.waited) {      // no barrier, no shuffle: the other threads are plain calls
+    m.plain_calls = true;
+    for (const unsigned rank : m.order) {
+      if (rank == 0 || !m.error.empty()) continue;
+      m.current = &m.fibers[rank];
+      m.kernel();
+    }
+    return;
+  }
+  while (m.alive > 0 && m.error.empty()) {
+    bool progress = false;
+    for (const unsigned rank : m.order) {
+      if (m.fibers[rank].state != State::kReady || !m.error.empty()) continue;
+      progress = true;
+      resume(m.fibers[rank]);
+    }
+    if (m.error.empty() && m.alive > 0 && m.at_barrier == m.alive) {
+      open_barrier();
+      progress = true;
+    }
+    if (!progress && m.error.empty()) {
+      m.error = "deadlock: a barrier or shuffle that some threads of the block never reach";
+    }
+  }
+}
+
+inline void set_order(unsigned threads) {
+  std::vector<unsigned>& order = machine.order;
+  order.resize(threads);
+  for (unsigned i = 0; i < threads; ++i) order[i] = i;
+  const char* wanted = getenv("HAST_EMULATED_ORDER");
+  if (wanted == nullptr || strcmp(wanted, "forward") == 0) return;
+  if (strcmp(wanted, "reverse") == 0) {
+    std::reverse(order.begin(), order.end());
+  } else {
+    std::shuffle(order.begin(), order.end(), std::mt19937(strtoul(wanted, nullptr, 10)));
+  }
+}
+
+inline void launch(dim3 grid, dim3 block, std::function<void()> kernel) {
+  Machine& m = machine;
+  const unsigned threads = block.x * block.y * block.z;
+  m.error.clear();
+  if (threads == 0 || threads > kMostThreads || grid.x == 0 || grid.y > 65535 || grid.z > 65535) {
+    m.error = "invalid configuration argument";
+    return;
+  }
+  if (m.stacks == nullptr) {
+    m.stacks = static_cast<char*>(mmap(nullptr, kMostThreads * kStack, PROT_READ | PROT_WRITE,
+                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  }
+  m.kernel = std::move(kernel);
+  m.block_size = block;
+  m.grid_size = grid;
+  m.fibers.assign(threads, Fiber{});
+  m.warps.assign((threads + kLanes - 1) / kLanes, Warp{});
+  for (unsigned i = 0; i < threads; ++i) {
+    m.fibers[i].rank = i;
+    m.fibers[i].index = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
+  }
+  set_order(threads);
+  for (unsigned z = 0; z < grid.z; ++z) {
+    for (unsigned y = 0; y < grid.y; ++y) {
+      for (unsigned x = 0; x < grid.x && m.error.empty(); ++x) {
+        m.block = {x, y, z};
+        run_block();
+      }
+    }
+  }
+}
+
+inline void barrier(int line) {
+  if (machine.plain_calls) return fail("a barrier that the first thread did not reach");
+  machine.current->state = State::kAtBarrier;
+  machine.current->line = line;
+  ++machine.at_barrier;
+  give_way();
+}
+
+// Waits until every lane of the mask has brought its value; where the values then lie.
+template <typename T>
+const uint64_t* exchange(uint32_t mask, T value) {
+  static_assert(sizeof(T) <= sizeof(uint64_t), "shuffles move up to 8 bytes");
+  static const uint64_t nothing[kLanes] = {};
+  if (machine.plain_calls) {
+    fail("a shuffle that the first thread did not reach");
+    return nothing;
+  }
+  Fiber& self = *machine.current;
+  Warp& warp = machine.warps[self.rank / kLanes];
+  const unsigned lane = self.rank % kLanes, slot = self.shuffles++ % 2;
+  memcpy(&warp.values[slot][lane], &value, sizeof value);
+  warp.arrived[slot] |= 1u << lane;
+  if (mask & ~warp.alive & ~warp.arrived[slot]) fail("a shuffle names a lane that has exited");
+  machine.waited = true;
+  if ((warp.arrived[slot] & mask) == mask) {
+    warp.arrived[slot] = 0;
+    for (unsigned i = 0; i < kLanes; ++i) {
+      if (mask >> i & 1 && i != lane) {
+        machine.fibers[self.rank - lane + i].state = State::kReady;
+      }
+    }
+  } else {
+    self.state = State::kAtShuffle;
+    give_way();
+  }
+  return warp.values[slot];
+}
+
+template <typename T>
+T value_of(const uint64_t* values, unsigned lane) {
+  T value;
+  memcpy(&value, &values[lane], sizeof value);
+  return value;
+}
+
+}  // namespace emulated
+
+#define threadIdx (emulated::machine.current->index)
+#define blockIdx (emulated::machine.block)
+#define blockDim (emulated::machine.block_size)
+#define gridDim (emulated::machine.grid_size)
+#define HAST_LAUNCH(kernel, grid, block, shared, stream, ...) \
+  ((void)(stream), (void)(shared), emulated::launch(grid, block, [=] { kernel(__VA_ARGS__); }))
+
+inline void __syncthreads(int line = __builtin_LINE()) { emulated::barrier(line); }
+template <typename T>
+T __shfl_xor_sync(uint32_t mask, T value, int bits) {
+  const uint64_t* values = emulated::exchange(mask, value);
+  const unsigned rank = emulated::machine.current->rank;
+  return emulated::value_of<T>(values, (rank ^ static_cast<unsigned>(bits)) % emulated::kLanes);
+}
+inline uint32_t __ballot_sync(uint32_t mask, int predicate) {
+  const uint64_t* values = emulated::exchange(mask, predicate);
+  uint32_t ballot = 0;
+  for (unsigned lane = 0; lane < emulated::kLanes; ++lane) {
+    if (mask >> lane & 1 && emulated::value_of<int>(values, lane)) ballot |= 1u << lane;
+  }
+  return ballot;
+}
+inline void __threadfence() {}
+inline unsigned atomicInc(unsigned* counter, unsigned limit) {
+  const unsigned old = *counter;
+  *counter = old >= limit ? 0 : old + 1;
+  return old;
+}
+
+enum cudaError_t { cudaSuccess, cudaErrorLaunchFailure, cudaErrorInvalidDevice };
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaSetDevice(int device) {
+  return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+}
+inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+inline cudaError_t cudaGetLastError() {
+  return emulated::machine.error.empty() ? cudaSuccess : cudaErrorLaunchFailure;
+}
+inline const char* cudaGetErrorString(cudaError_t status) {
+  return status == cudaErrorInvalidDevice ? "invalid device ordinal"
+                                          : emulated::machine.error.c_str();
+}

@@ -1,0 +1,54 @@
+"""Makes CPU tensors run the emulated CUDA kernels: the third device of the op tests."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hast_cuda.ops import _workspace
+
+# By name: the package also has functions called match_loss and channel_attention.
+_OPS = [
+    importlib.import_module(f"hast_cuda.ops.{stem}")
+    for stem in ("fake_quant", "channel_range", "batch_stats", "match_loss", "channel_attention")
+]
+COUNTERS = 4096
+
+
+class EmulatedCore:
+    """The emulated module with a check after every call that the counters are back at zero."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+        self.counters = torch.zeros(COUNTERS, dtype=torch.int32)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        function = getattr(self.module, name)
+
+        def call(*arguments: Any) -> Any:
+            result = function(*arguments)
+            assert not self.counters.any(), f"{name} left counters behind"
+            return result
+
+        return call
+
+    def counters_for(self, _: Tensor, count: int) -> int:
+        """Address of zeroed counters, as the workspace would give."""
+        assert count <= COUNTERS
+        return self.counters.data_ptr()
+
+
+def emulate(patch: pytest.MonkeyPatch, module: ModuleType) -> EmulatedCore:
+    """Send CPU tensors to device 0 of ``module`` until ``patch`` is undone."""
+    core = EmulatedCore(module)
+    for op in (*_OPS, _workspace):
+        patch.setattr(op, "core", core)
+        patch.setattr(op, "device_and_stream", lambda _: (0, 0))
+    patch.setattr(_workspace, "counters", core.counters_for)
+    return core
