@@ -265,45 +265,4 @@ T value_of(const uint64_t* values, unsigned lane) {
 
 }  // namespace emulated
 
-#define threadIdx (emulated::machine.current->index)
-#define blockIdx (emulated::machine.block)
-#define blockDim (emulated::machine.block_size)
-#define gridDim (emulated::machine.grid_size)
-#define HAST_LAUNCH(kernel, grid, block, shared, stream, ...) \
-  ((void)(stream), (void)(shared), emulated::launch(grid, block, [=] { kernel(__VA_ARGS__); }))
-
-inline void __syncthreads(int line = __builtin_LINE()) { emulated::barrier(line); }
-template <typename T>
-T __shfl_xor_sync(uint32_t mask, T value, int bits) {
-  const uint64_t* values = emulated::exchange(mask, value);
-  const unsigned rank = emulated::machine.current->rank;
-  return emulated::value_of<T>(values, (rank ^ static_cast<unsigned>(bits)) % emulated::kLanes);
-}
-inline uint32_t __ballot_sync(uint32_t mask, int predicate) {
-  const uint64_t* values = emulated::exchange(mask, predicate);
-  uint32_t ballot = 0;
-  for (unsigned lane = 0; lane < emulated::kLanes; ++lane) {
-    if (mask >> lane & 1 && emulated::value_of<int>(values, lane)) ballot |= 1u << lane;
-  }
-  return ballot;
-}
-inline void __threadfence() {}
-inline unsigned atomicInc(unsigned* counter, unsigned limit) {
-  const unsigned old = *counter;
-  *counter = old >= limit ? 0 : old + 1;
-  return old;
-}
-
-enum cudaError_t { cudaSuccess, cudaErrorLaunchFailure, cudaErrorInvalidDevice };
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-inline cudaError_t cudaSetDevice(int device) {
-  return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
-}
-inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-inline cudaError_t cudaGetLastError() {
-  return emulated::machine.error.empty() ? cudaSuccess : cudaErrorLaunchFailure;
-}
-inline const char* cudaGetErrorString(cudaError_t status) {
-  return status == cudaErrorInvalidDevice ? "invalid device ordinal"
-                                          : emulated::machine.error.c_str();
-}
+#include "cuda_names.h"
