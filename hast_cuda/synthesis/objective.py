@@ -10,10 +10,18 @@ from torch import Tensor
 LARGEST_PROBABILITY = 1 - 1e-6
 
 
+def _log_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """log p_y, [N] float32."""
+    return torch.log_softmax(logits.float(), dim=1).gather(1, labels[:, None])[:, 0]
+
+
+def _difficulty(log_p: Tensor) -> Tensor:
+    return 1 - log_p.exp().clamp(max=LARGEST_PROBABILITY)
+
+
 def difficulty(logits: Tensor, labels: Tensor) -> Tensor:
     """Eq. 7: ``d = 1 - p_y``, [N, classes] and [N] -> [N] in float32; p is clamped to 1 - 1e-6."""
-    log_p = torch.log_softmax(logits.float(), dim=1).gather(1, labels[:, None])[:, 0]
-    return 1 - log_p.exp().clamp(max=LARGEST_PROBABILITY)
+    return _difficulty(_log_probability(logits, labels))
 
 
 def hard_sample_loss(
@@ -30,6 +38,6 @@ def hard_sample_loss(
     Returns:
         0-d float32 loss, finite with finite gradient for any finite logits.
     """
-    log_p = torch.log_softmax(logits.float(), dim=1).gather(1, labels[:, None])[:, 0]
-    weight = (1 - log_p.exp().clamp(max=LARGEST_PROBABILITY)).pow(exponent)
+    log_p = _log_probability(logits, labels)
+    weight = _difficulty(log_p).pow(exponent)
     return (-(weight.detach() if detach else weight) * log_p).mean()
