@@ -6,8 +6,9 @@
 namespace hast {
 
 struct AttentionPairLossArgs;
+struct BatchNormActivationArgs;
+struct BatchNormBackwardArgs;
 struct BatchNormMatchArgs;
-struct BatchNormMatchBackwardArgs;
 struct ChannelAttentionArgs;
 struct FakeQuantizeArgs;
 struct FakeQuantizeBackwardArgs;
@@ -18,12 +19,15 @@ struct UpdateRangeArgs;
 struct Backend {
   int64_t (*range_scratch)(int64_t size);
   int64_t (*batch_stats_scratch)(int64_t outer, int64_t channels, int64_t inner);
+  int64_t (*batch_norm_activation_scratch)(int64_t images, int64_t channels, int64_t spatial,
+                                           bool channels_last);
   const char* (*fake_quantize)(const FakeQuantizeArgs&);
   const char* (*fake_quantize_backward)(const FakeQuantizeBackwardArgs&);
   const char* (*update_range)(const UpdateRangeArgs&);
   const char* (*fake_quantize_weights)(const FakeQuantizeWeightsArgs&);
   const char* (*batch_norm_match)(const BatchNormMatchArgs&);
-  const char* (*batch_norm_match_backward)(const BatchNormMatchBackwardArgs&);
+  const char* (*batch_norm_activation)(const BatchNormActivationArgs&);
+  const char* (*batch_norm_backward)(const BatchNormBackwardArgs&);
   const char* (*match_loss)(const MatchLossArgs&);
   const char* (*channel_attention)(const ChannelAttentionArgs&);
   const char* (*channel_attention_backward)(const ChannelAttentionArgs&);

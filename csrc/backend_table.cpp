@@ -1,6 +1,8 @@
 // The table of one backend; compiled once per backend, with its HAST_BACKEND.
 #include "attention_loss.h"
 #include "backend.h"
+#include "batch_norm_activation.h"
+#include "batch_norm_backward.h"
 #include "batch_stats.h"
 #include "channel_attention.h"
 #include "channel_range.h"
@@ -16,12 +18,14 @@ const Backend& backend() {
   static constexpr Backend table = {
       range_scratch,
       batch_stats_scratch,
+      batch_norm_activation_scratch,
       fake_quantize,
       fake_quantize_backward,
       update_range,
       fake_quantize_weights,
       batch_norm_match,
-      batch_norm_match_backward,
+      batch_norm_activation,
+      batch_norm_backward,
       match_loss,
       channel_attention,
       channel_attention_backward,

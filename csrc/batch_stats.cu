@@ -13,17 +13,20 @@ struct ForwardBody {
   using Element = T;
   using F = Compute<T>;
   using Channel = AffineChannel<F>;
+  static constexpr bool kPlanes = false;
+  struct Setup {};
   BatchNormMatchArgs args;
   ActivationRange<F> act;
 
+  __device__ Setup setup() const { return {}; }
   __device__ Channel channel(int64_t index) const { return affine_channel<F>(args, index); }
   __device__ bool sums() const { return true; }
   __device__ uint32_t* counters() const { return args.counters; }
   __device__ double* scratch() const { return args.scratch; }
 
   template <int kSize, int kChannels>
-  __device__ void apply(int64_t offset, const Channel (&channels)[kChannels], F (&sum)[kChannels],
-                        F (&squares)[kChannels]) const {
+  __device__ void apply(int64_t offset, int64_t, const Setup&, const Channel (&channels)[kChannels],
+                        F (&sum)[kChannels], F (&squares)[kChannels]) const {
     F values[kSize], residual[kSize];
     load_vector<kSize>(static_cast<const T*>(args.x) + offset, values);
     if (args.residual) load_vector<kSize>(static_cast<const T*>(args.residual) + offset, residual);

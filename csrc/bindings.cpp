@@ -33,6 +33,7 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   module.def("build_info", &hast::bindings::build_info);
   module.def("cuda_device_count", &hast::cuda_device_count);
   hast::bindings::define_quantization(module);
+  hast::bindings::define_batch_norm(module);
   hast::bindings::define_statistics(module);
   hast::bindings::define_attention(module);
 }

@@ -106,6 +106,7 @@ void call(const char* op, const char* (*Backend::*function)(const Args&), const 
 }
 
 void define_quantization(pybind11::module_& module);
+void define_batch_norm(pybind11::module_& module);
 void define_statistics(pybind11::module_& module);
 void define_attention(pybind11::module_& module);
 

@@ -108,17 +108,55 @@ def batch_norm_match(
 ) -> None:
     """y = act(BN_eval(x) + residual), batch mean and biased variance of x from one read of x."""
 
-def batch_norm_match_backward(
+def batch_norm_activation_scratch(
+    images: int, channels: int, spatial: int, channels_last: bool, device: int
+) -> int:
+    """How many float64 values ``batch_norm_activation`` needs as scratch for its energies."""
+
+def batch_norm_activation(
+    x: int,
+    residual: int,
+    y: int,
+    energy: int,
+    running_mean: int,
+    running_var: int,
+    weight: int,
+    bias: int,
+    eps: float,
+    range: int,
+    bits: int,
+    scratch: int,
+    counters: int,
+    dtype: int,
+    images: int,
+    channels: int,
+    spatial: int,
+    channels_last: bool,
+    activation: int,
+    device: int,
+    stream: int,
+) -> None:
+    """y = Q(act(u + residual)), u = BN_eval(x); energy: fp[images, channels] = sum of u^2.
+
+    range: fp[2], 0 for no quantization.
+    """
+
+def batch_norm_backward(
     x: int,
     y: int,
+    residual: int,
     dy: int,
     dmean: int,
     dvar: int,
+    denergy: int,
     mean: int,
     running_mean: int,
     running_var: int,
     weight: int,
+    bias: int,
     eps: float,
+    range: int,
+    bits: int,
     dx: int,
     dresidual: int,
     dweight: int,
@@ -129,11 +167,18 @@ def batch_norm_match_backward(
     outer: int,
     channels: int,
     inner: int,
+    images: int,
     activation: int,
+    gate: int,
     device: int,
     stream: int,
 ) -> None:
-    """dx = a*g + dmean/n + 2*dvar*(x - mean)/n, g = dy where act passes it, a = weight/std."""
+    """dx = a*du + dmean/n + 2*dvar*(x - mean)/n, du = g + 2*denergy*u, a = weight/std.
+
+    g is dy where it passes; gate: 0 everywhere, 1 by the output y, 2 by the value before the
+    activation, recomputed from x and the residual (and, with a range, where its code is in range).
+    outer is images, or images*spatial.
+    """
 
 def match_loss(
     means: Sequence[int],

@@ -189,8 +189,8 @@ def test_opcheck(device: torch.device) -> None:
         torch.ops.hast_cuda.batch_norm_match.default, (x, c, c, c, None, 1e-5, 1, x.clone())
     )
     torch.library.opcheck(
-        torch.ops.hast_cuda.batch_norm_match_backward.default,
-        (x, c, None, x, x.clone(), c, c, c, None, 1e-5, 1, True, True),
+        torch.ops.hast_cuda.batch_norm_backward.default,
+        (x, c, None, None, x, x.clone(), None, c, c, c, c, None, 1e-5, None, 0, 1, 1, True, True),
     )
     torch.library.opcheck(torch.ops.hast_cuda.match_loss.default, ([c], [c], [c], [c], False))
 

@@ -7,11 +7,15 @@
 // along the plane and y along the images. Channels-last data takes a block per tile of channels and
 // split, with threads x along the channels and y along the rows.
 //
-// A Body is a POD with:  Element, F, Channel;  Channel channel(int64_t) const;
-//   apply<kSize, kChannels>(offset, channels, first, second): kSize elements at offset, adding to
-//     the sums of their one channel (kChannels 1) or of kSize channels;
+// A Body is a POD with:  Element, F, Setup, Channel;
+//   Setup setup() const, once per thread;  Channel channel(int64_t) const, once per channel;
+//   apply<kSize, kChannels>(offset, plane, setup, channels, first, second): kSize elements at
+//   offset,
+//     adding to the sums of their one channel (kChannels 1) or of kSize channels; `plane` is the
+//     index in [images, channels] of the first one;
 //   bool sums() const;  uint32_t* counters() const;  double* scratch() const;
 //   finish(channel, first, second)
+// and  static constexpr bool kPlanes: whether apply() looks at `plane`.
 #pragma once
 
 #include "common/cuda_reduce.h"
@@ -24,12 +28,20 @@ constexpr int kTileChannels = 128;  // at most, per block of channels-last data
 
 struct ChannelGrid {
   int64_t outer, channels, inner;
+  int64_t per_image;  // outer indices of one image
+  int64_t groups;     // sums per channel: one, or one per image
 
-  // One channel is one plane, whatever its layout was called.
-  ChannelGrid(int64_t outer_size, int64_t channel_count, int64_t inner_size)
-      : outer(channel_count == 1 ? 1 : outer_size),
+  ChannelGrid(int64_t outer_size, int64_t channel_count, int64_t inner_size, int64_t images = 0,
+              bool sum_per_image = false)
+      : outer(outer_size),
         channels(channel_count),
-        inner(channel_count == 1 ? outer_size * inner_size : inner_size) {}
+        inner(inner_size),
+        per_image(images == 0 ? outer_size : outer_size / images),
+        groups(sum_per_image ? images : 1) {
+    if (images != 0 || channels != 1) return;
+    inner *= outer;  // one channel is one plane, whatever its layout was called
+    outer = per_image = 1;
+  }
 
   __host__ __device__ bool channels_last() const { return inner == 1 && channels > 1; }
 
@@ -38,11 +50,11 @@ struct ChannelGrid {
   int64_t max_splits() const {
     const int64_t tiles = channels_last() ? ceil_div(channels, kTileChannels) : channels;
     const int64_t together = channels_last() ? smaller(channels, 64) : 1;
-    const int64_t wanted = ceil_div(outer * inner, 4096 / together);
-    return larger(1, smaller(wanted, ceil_div(2048, tiles)));
+    const int64_t wanted = ceil_div(outer / groups * inner, 4096 / together);
+    return larger(1, smaller(wanted, ceil_div(2048, tiles * groups)));
   }
 
-  int64_t scratch() const { return 2 * channels * max_splits(); }
+  int64_t scratch() const { return 2 * channels * groups * max_splits(); }
 };
 
 __device__ __forceinline__ DoublePair add_splits(const volatile double* partial, unsigned splits,
@@ -67,13 +79,15 @@ __global__ void __launch_bounds__(kBlock, 1)
   const int64_t step = static_cast<int64_t>(plane_splits) * blockDim.x;
   const int64_t start = static_cast<int64_t>(blockIdx.y % plane_splits) * blockDim.x + threadIdx.x;
   const int64_t c = blockIdx.x;
+  const typename Body::Setup setup = body.setup();
   const typename Body::Channel channel[1] = {body.channel(c)};
   F first[1] = {F(0)}, second[1] = {F(0)};
   int64_t image = static_cast<int64_t>(blockIdx.y / plane_splits) * blockDim.y + threadIdx.y;
   for (; image < sizes.outer; image += image_step) {
-    const int64_t plane = (image * sizes.channels + c) * sizes.inner;
+    const int64_t plane = image * sizes.channels + c;
     for (int64_t i = start; i < vectors; i += step) {
-      body.template apply<kSize>(plane + i * kSize, channel, first, second);
+      body.template apply<kSize>(plane * sizes.inner + i * kSize, plane, setup, channel, first,
+                                 second);
     }
   }
   if (!body.sums()) return;
@@ -93,25 +107,33 @@ struct TileSums {
   DoublePair warps[kBlock / kWarp][kTileChannels];
 };
 
-// Grid: x the tile of channels, y the split along the rows.
+// Grid: x the tile of channels (of every group of rows), y the split along the rows.
 template <typename Body, int kSize>
 __global__ void __launch_bounds__(kBlock, 1) sum_rows(Body body, ChannelGrid sizes) {
   using F = typename Body::F;
   __shared__ TileSums shared;
   const unsigned width = blockDim.x * kSize;  // channels of the tile, a power of two
-  const int64_t tile = static_cast<int64_t>(blockIdx.x) * width;
+  const unsigned tiles = static_cast<unsigned>(ceil_div(sizes.channels, width));
+  const int64_t tile = static_cast<int64_t>(blockIdx.x % tiles) * width;
+  const int64_t group = blockIdx.x / tiles;
+  const int64_t rows = sizes.outer / sizes.groups;
   const int64_t c = tile + static_cast<int64_t>(threadIdx.x) * kSize;
   const int64_t step = static_cast<int64_t>(gridDim.y) * blockDim.y;
   F first[kSize], second[kSize];
 #pragma unroll
   for (int i = 0; i < kSize; ++i) first[i] = second[i] = F(0);
   if (c < sizes.channels) {
+    const typename Body::Setup setup = body.setup();
     typename Body::Channel channel[kSize];
 #pragma unroll
     for (int i = 0; i < kSize; ++i) channel[i] = body.channel(c + i);
     int64_t row = static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y;
-    for (; row < sizes.outer; row += step) {
-      body.template apply<kSize>(row * sizes.channels + c, channel, first, second);
+    for (; row < rows; row += step) {
+      const int64_t at = group * rows + row;
+      // The division costs more than the rest of a row: only where the body looks at its plane.
+      const int64_t image = Body::kPlanes ? at / sizes.per_image : 0;
+      body.template apply<kSize>(at * sizes.channels + c, image * sizes.channels + c, setup,
+                                 channel, first, second);
     }
   }
   if (!body.sums()) return;
@@ -126,7 +148,8 @@ __global__ void __launch_bounds__(kBlock, 1) sum_rows(Body body, ChannelGrid siz
   }
   __syncthreads();
   const bool owner = rank < width && tile + rank < sizes.channels;
-  volatile double* partial = body.scratch() + 2 * (tile + rank) * gridDim.y;
+  const int64_t first_plane = group * sizes.channels + tile;
+  volatile double* partial = body.scratch() + 2 * (first_plane + rank) * gridDim.y;
   if (owner) {
     DoublePair sum = shared.warps[0][rank];
     for (unsigned warp = 1; warp < kBlock / kWarp; ++warp) {
@@ -142,7 +165,7 @@ __global__ void __launch_bounds__(kBlock, 1) sum_rows(Body body, ChannelGrid siz
   const unsigned shares = smaller(kBlock / width, kBlock / kWarp);
   const unsigned mine = rank % width, share = rank / width;
   if (share < shares && tile + mine < sizes.channels) {
-    const volatile double* splits = body.scratch() + 2 * (tile + mine) * gridDim.y;
+    const volatile double* splits = body.scratch() + 2 * (first_plane + mine) * gridDim.y;
     shared.warps[share][mine] = add_splits(splits, gridDim.y, share, shares);
   }
   __syncthreads();
@@ -152,7 +175,7 @@ __global__ void __launch_bounds__(kBlock, 1) sum_rows(Body body, ChannelGrid siz
       sum.first += shared.warps[i][rank].first;
       sum.second += shared.warps[i][rank].second;
     }
-    body.finish(tile + rank, sum.first, sum.second);
+    body.finish(first_plane + rank, sum.first, sum.second);
   }
 }
 
@@ -176,8 +199,8 @@ template <typename Body, int kSize>
 const char* launch_sum_rows(const Body& body, const ChannelGrid& sizes, void* stream) {
   const unsigned x = power_of_two_covering(ceil_div(sizes.channels, kSize), kWarp);
   const unsigned y = kBlock / x;
-  const int64_t splits = smaller(sizes.max_splits(), ceil_div(sizes.outer, y));
-  const dim3 grid(static_cast<unsigned>(ceil_div(sizes.channels, x * kSize)),
+  const int64_t splits = smaller(sizes.max_splits(), ceil_div(sizes.outer / sizes.groups, y));
+  const dim3 grid(static_cast<unsigned>(ceil_div(sizes.channels, x * kSize) * sizes.groups),
                   static_cast<unsigned>(splits));
   const auto kernel = sum_rows<Body, kSize>;
   HAST_LAUNCH(kernel, grid, dim3(x, y), 0, stream, body, sizes);

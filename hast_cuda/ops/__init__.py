@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hast_cuda.ops._registry import build_info, core
+from hast_cuda.ops.batch_norm_activation import batch_norm_activation
 from hast_cuda.ops.batch_stats import batch_norm_match
 from hast_cuda.ops.channel_attention import attention_loss, channel_attention
 from hast_cuda.ops.channel_range import (
@@ -15,6 +16,7 @@ from hast_cuda.ops.match_loss import match_loss
 
 __all__ = [
     "attention_loss",
+    "batch_norm_activation",
     "batch_norm_match",
     "build_info",
     "channel_attention",

@@ -76,6 +76,18 @@ def channel_axis(x: Tensor, axis: int | None) -> int | None:
     return axis % x.dim()
 
 
+def range_state(state: Tensor, x: Tensor) -> None:
+    """``state`` is a range state for the activations ``x``."""
+    same_device("state", state, "x", x)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if state.shape != (5,) or state.dtype != dtype or not state.is_contiguous():
+        message = (
+            f"state is {tuple(state.shape)} {state.dtype}; expected a contiguous (5,) {dtype} "
+            "tensor from new_range_state"
+        )
+        raise ValueError(message)
+
+
 def known_values(x: Tensor) -> bool:
     """True when reading values of ``x`` costs no device synchronisation and breaks no trace."""
     return (

@@ -16,6 +16,7 @@ from hast_cuda.ops._registry import core, device_and_stream
 
 SLOT = 16384  # counters per stream: one per channel is needed at most
 SLOTS = 32
+NARROWEST_TILE = 32  # channels: no channels-last kernel that sums per image takes fewer at a time
 
 _banks: dict[int, list[Tensor]] = {}
 _slots: dict[tuple[int, int], Tensor] = {}
@@ -67,4 +68,10 @@ def range_scratch(x: Tensor) -> int:
 def batch_stats_scratch(x: Tensor, shape: tuple[int, int, int]) -> int:
     """Scratch values that ``batch_norm_match`` and its backward need."""
     size: int = core.batch_stats_scratch(*shape, device_and_stream(x)[0])
+    return size
+
+
+def batch_norm_activation_scratch(x: Tensor, shape: tuple[int, int, int, bool]) -> int:
+    """Scratch values that ``batch_norm_activation`` needs to sum energies of channels-last maps."""
+    size: int = core.batch_norm_activation_scratch(*shape, device_and_stream(x)[0])
     return size

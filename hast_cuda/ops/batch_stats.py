@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hast_cuda.ops import _checks, _layout, _workspace, reference
+from hast_cuda.ops import _batch_norm, _checks, _layout, _workspace, reference
 from hast_cuda.ops._registry import (
     ACTIVATION_NAMES,
     DTYPES,
@@ -52,77 +52,12 @@ def _forward_reference(
     )
 
 
-def _backward(
-    dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None, x: Tensor, y: Tensor | None,
-    mean: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None, eps: float,
-    act: int, need_residual: bool, need_affine: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    x = _layout.dense(x)
-    dy = None if dy is None else _layout.like(dy.to(x.dtype), x)
-    y = None if y is None else _layout.like(y, x)
-    dmean, dvar = (None if d is None else d.contiguous() for d in (dmean, dvar))
-    shape = _layout.extents(x, 1)
-    dx = torch.empty_like(x)
-    dresidual = torch.empty_like(x) if need_residual else x.new_empty(0)
-    dweight, dbias = (mean.new_empty(mean.numel() if need_affine else 0) for _ in range(2))
-    scratch = _workspace.scratch(x, _workspace.batch_stats_scratch(x, shape), torch.float64)
-    core.batch_norm_match_backward(
-        pointer(x), pointer(y), pointer(dy), pointer(dmean), pointer(dvar), pointer(mean),
-        pointer(running_mean), pointer(running_var), pointer(weight), eps, pointer(dx),
-        pointer(dresidual) if need_residual else 0, pointer(dweight) if need_affine else 0,
-        pointer(dbias) if need_affine else 0, pointer(scratch),
-        _workspace.counters(x, shape[1]), DTYPES[x.dtype], *shape, act, *device_and_stream(x),
-    )  # fmt: skip
-    return dx, dresidual, dweight, dbias
-
-
-def _backward_reference(
-    dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None, x: Tensor, y: Tensor | None,
-    mean: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None, eps: float,
-    act: int, need_residual: bool, need_affine: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    wide, dims = x.to(mean.dtype), [d for d in range(x.dim()) if d != 1]
-    per_channel = x.numel() // x.shape[1]
-    gradient = torch.zeros_like(wide) if dy is None else dy.to(mean.dtype)
-    if act and y is not None:
-        gradient = gradient * ((y > 0) & (y < 6) if ACTIVATION_NAMES[act] == "relu6" else y > 0)
-    inverse = torch.rsqrt(running_var + eps)
-    scale = inverse if weight is None else inverse * weight
-    dx = gradient * reference.broadcast(scale, x, 1)
-    if dmean is not None:
-        dx = dx + reference.broadcast(dmean / per_channel, x, 1)
-    if dvar is not None:
-        centred = wide - reference.broadcast(mean, x, 1)
-        dx = dx + reference.broadcast(dvar * (2 / per_channel), x, 1) * centred
-    dresidual = gradient.to(x.dtype) if need_residual else x.new_empty(0)
-    dweight = dbias = mean.new_empty(0)
-    if need_affine:
-        normalised = (wide - reference.broadcast(running_mean, x, 1)) * reference.broadcast(
-            inverse, x, 1
-        )
-        dweight, dbias = (gradient * normalised).sum(dims), gradient.sum(dims)
-    return dx.to(x.dtype), dresidual, dweight, dbias
-
-
 _batch_norm_match = register(
     "batch_norm_match(Tensor x, Tensor running_mean, Tensor running_var, Tensor? weight,"
     " Tensor? bias, float eps, int activation, Tensor? residual) -> (Tensor, Tensor, Tensor)",
     _forward,
     _forward_reference,
     lambda x, mean, *_: (torch.empty_like(x), torch.empty_like(mean), torch.empty_like(mean)),
-)
-_batch_norm_match_backward = register(
-    "batch_norm_match_backward(Tensor? dy, Tensor? dmean, Tensor? dvar, Tensor x, Tensor? y,"
-    " Tensor mean, Tensor running_mean, Tensor running_var, Tensor? weight, float eps,"
-    " int activation, bool need_residual, bool need_affine) -> (Tensor, Tensor, Tensor, Tensor)",
-    _backward,
-    _backward_reference,
-    lambda dy, dmean, dvar, x, y, mean, rm, rv, w, eps, act, residual, affine: (
-        torch.empty_like(x),
-        torch.empty_like(x) if residual else x.new_empty(0),
-        mean.new_empty(mean.numel() if affine else 0),
-        mean.new_empty(mean.numel() if affine else 0),
-    ),
 )
 
 
@@ -139,7 +74,6 @@ class _BatchNormMatch(torch.autograd.Function):
         # y is saved only for the activation's mask; the next convolution keeps it alive anyway.
         ctx.save_for_backward(x, y if act else None, mean, running_mean, running_var, weight)
         ctx.eps, ctx.act = eps, act
-        ctx.affine_dtypes = [None if t is None else t.dtype for t in (weight, bias)]
         ctx.set_materialize_grads(False)
         return outputs
 
@@ -149,26 +83,19 @@ class _BatchNormMatch(torch.autograd.Function):
         needs = ctx.needs_input_grad
         need_residual = needs[7] and grads[0] is not None
         need_affine = (needs[3] or needs[4]) and grads[0] is not None
-        dx, dresidual, dweight, dbias = _batch_norm_match_backward(
-            *grads, x, y, mean, running_mean, running_var, weight, ctx.eps, ctx.act,
-            need_residual, need_affine,
+        gate = _batch_norm.GATE_BY_OUTPUT if ctx.act else _batch_norm.NO_GATE
+        dx, dresidual, dweight, dbias = _batch_norm.backward(
+            grads[0], grads[1], grads[2], None, x, y, None, mean, running_mean, running_var, weight,
+            None, ctx.eps, None, 0, ctx.act, gate, need_residual and bool(gate), need_affine,
         )  # fmt: skip
+        if not gate:
+            dresidual = grads[0]  # nothing stops it: no copy
         return (
             dx if needs[0] else None, None, None,
             dweight if needs[3] and need_affine else None,
             dbias if needs[4] and need_affine else None,
             None, None, dresidual if need_residual else None,
         )  # fmt: skip
-
-
-def _statistics(name: str, value: Tensor | None, x: Tensor, dtype: torch.dtype) -> Tensor | None:
-    if value is None:
-        return None
-    _checks.same_device(name, value, "x", x)
-    if value.shape != (x.shape[1],):
-        message = f"{name} has shape {tuple(value.shape)}; expected ({x.shape[1]},) as x.shape[1]"
-        raise ValueError(message)
-    return value.to(dtype).contiguous()
 
 
 def batch_norm_match(
@@ -197,24 +124,7 @@ def batch_norm_match(
     """
     _checks.floating("x", x)
     code = _checks.activation_code(activation)
-    if x.dim() < 2 or x.numel() == 0:
-        message = f"x has shape {tuple(x.shape)}; expected [N, C, ...] with at least one element"
-        raise ValueError(message)
-    if residual is not None:
-        _checks.same_device("residual", residual, "x", x)
-        if residual.shape != x.shape or residual.dtype != x.dtype:
-            message = (
-                f"residual is {tuple(residual.shape)} {residual.dtype}; expected "
-                f"{tuple(x.shape)} {x.dtype} like x"
-            )
-            raise ValueError(message)
-    dtype = reference.arithmetic_dtype(x.dtype)
-    named = {
-        "running_mean": running_mean,
-        "running_var": running_var,
-        "weight": weight,
-        "bias": bias,
-    }
-    ready = [_statistics(name, value, x, dtype) for name, value in named.items()]
+    ready = _batch_norm.parameters(x, running_mean, running_var, weight, bias)
+    _batch_norm.check_residual(residual, x)
     result: tuple[Tensor, Tensor, Tensor] = _BatchNormMatch.apply(x, *ready, eps, code, residual)
     return result

@@ -159,14 +159,7 @@ def quantize_activation(
     _checks.choice("ste", ste, _checks.STE)
     _checks.choice("ema", ema, EMA)
     code = _checks.activation_code(activation)
-    _checks.same_device("state", state, "x", x)
-    dtype = reference.arithmetic_dtype(x.dtype)
-    if state.shape != (5,) or state.dtype != dtype or not state.is_contiguous():
-        message = (
-            f"state is {tuple(state.shape)} {state.dtype}; expected a contiguous (5,) {dtype} "
-            "tensor from new_range_state"
-        )
-        raise ValueError(message)
+    _checks.range_state(state, x)
     _checks.decay(beta)
     if observe:
         _update_range_(x.detach(), state, code, beta, ema == "released")

@@ -16,7 +16,15 @@ from hast_cuda.ops import _workspace
 # By name: the package also has functions called match_loss and channel_attention.
 _OPS = [
     importlib.import_module(f"hast_cuda.ops.{stem}")
-    for stem in ("fake_quant", "channel_range", "batch_stats", "match_loss", "channel_attention")
+    for stem in (
+        "fake_quant",
+        "channel_range",
+        "batch_stats",
+        "_batch_norm",
+        "batch_norm_activation",
+        "match_loss",
+        "channel_attention",
+    )
 ]
 COUNTERS = 4096
 

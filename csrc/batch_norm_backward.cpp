@@ -1,0 +1,290 @@
+// CPU kernel of batch_norm_backward.h. Pieces of a few hundred elements go through up to four short
+// loops, first to g = dy where it passes, then to du, then from du and x to dx and to the affine
+// gradients: every combination of optional operands at the price of L1 traffic.
+#include "batch_norm_backward.h"
+
+#include "common/slabs.h"
+
+namespace hast {
+inline namespace HAST_BACKEND {
+namespace {
+
+// Elements of g kept between the loops; a multiple of kTileChannels.
+constexpr int64_t kPiece = 1024;
+
+template <typename T>
+struct Operands {
+  const T* x;
+  const T* y;         // null: not gated by the output
+  const T* residual;  // null: 0
+  const T* dy;
+  T* dx;
+  T* dresidual;
+
+  Operands at(int64_t offset) const {
+    return {x + offset,
+            y ? y + offset : nullptr,
+            residual ? residual + offset : nullptr,
+            dy ? dy + offset : nullptr,
+            dx ? dx + offset : nullptr,
+            dresidual ? dresidual + offset : nullptr};
+  }
+};
+
+// The coefficients of a run of one plane, and of a row of a tile of channels.
+template <typename F>
+struct PlaneGradient {
+  GradientChannel<F> channel;
+
+  AffineChannel<F> affine(int64_t) const { return channel.affine; }
+  F shift(int64_t) const { return channel.affine.shift; }
+  F scale(int64_t) const { return channel.affine.scale; }
+  F constant(int64_t) const { return channel.constant; }
+  F slope(int64_t) const { return channel.slope; }
+  F center(int64_t) const { return channel.center; }
+};
+
+template <typename F>
+struct TileGradient {
+  F shifts[kTileChannels], scales[kTileChannels], biases[kTileChannels];
+  F constants[kTileChannels], slopes[kTileChannels], centers[kTileChannels];
+
+  void set(int64_t i, const GradientChannel<F>& channel) {
+    shifts[i] = channel.affine.shift, scales[i] = channel.affine.scale;
+    biases[i] = channel.affine.bias;
+    constants[i] = channel.constant, slopes[i] = channel.slope, centers[i] = channel.center;
+  }
+  AffineChannel<F> affine(int64_t i) const { return {shifts[i], scales[i], biases[i]}; }
+  F shift(int64_t i) const { return shifts[i]; }
+  F scale(int64_t i) const { return scales[i]; }
+  F constant(int64_t i) const { return constants[i]; }
+  F slope(int64_t i) const { return slopes[i]; }
+  F center(int64_t i) const { return centers[i]; }
+};
+
+// The gradient of an image's energies, per element of a run or a row.
+template <typename F>
+struct OneEnergy {
+  F value;
+  F operator[](int64_t) const { return value; }
+};
+
+template <typename T, typename F>
+void gate_by_output(const T* __restrict y, const T* __restrict dy, F* __restrict g, int64_t size,
+                    F top) {
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i) {
+    const F gradient = to_compute(dy[i]);
+    g[i] = passes_gradient(F(to_compute(y[i])), top) ? gradient : F(0);
+  }
+}
+
+template <bool kResidual, bool kClipped, typename T, typename F, typename Gradient>
+void gate_by_input(const Operands<T>& operands, F* __restrict g, int64_t size,
+                   const Gradient& gradient, const InputGate<F> gate) {
+  const T* __restrict x = operands.x;
+  const T* __restrict residual = operands.residual;
+  const T* __restrict dy = operands.dy;
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i) {
+    F v = gradient.affine(i)(to_compute(x[i]));
+    if (kResidual) v += to_compute(residual[i]);
+    const F upstream = to_compute(dy[i]);
+    bool keep = !gate.activated | passes_gradient(v, gate.top);
+    if (kClipped) keep = keep & code_in_range(gate.quantizer, v, gate.half);
+    g[i] = keep ? upstream : F(0);
+  }
+}
+
+// g = dy where it passes.
+template <typename T, typename F, typename Gradient>
+void gate(const BatchNormBackwardArgs& args, const Operands<T>& operands, F* __restrict g,
+          int64_t size, const Gradient& gradient, const InputGate<F>& gate) {
+  const T* __restrict dy = operands.dy;
+  T* __restrict dresidual = operands.dresidual;
+  if (!dy) {
+    for (int64_t i = 0; i < size; ++i) g[i] = F(0);
+  } else if (args.gate == Gate::kOutput) {
+    gate_by_output(operands.y, dy, g, size, gate.top);
+  } else if (args.gate == Gate::kInput) {
+    if (gate.clipped && operands.residual) {
+      gate_by_input<true, true>(operands, g, size, gradient, gate);
+    } else if (gate.clipped) {
+      gate_by_input<false, true>(operands, g, size, gradient, gate);
+    } else if (operands.residual) {
+      gate_by_input<true, false>(operands, g, size, gradient, gate);
+    } else {
+      gate_by_input<false, false>(operands, g, size, gradient, gate);
+    }
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) g[i] = to_compute(dy[i]);
+  }
+  if (dresidual) {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) dresidual[i] = from_compute<T>(g[i]);
+  }
+}
+
+// du = g + 2*denergy*u
+template <typename T, typename F, typename Gradient, typename Energy>
+void add_energy(const T* __restrict x, F* __restrict g, int64_t size, const Gradient& gradient,
+                const Energy denergy) {
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i) {
+    g[i] += F(2) * denergy[i] * gradient.affine(i)(to_compute(x[i]));
+  }
+}
+
+template <typename T, typename F, typename Gradient>
+void input_gradient(const T* __restrict x, const F* __restrict g, T* __restrict dx, int64_t size,
+                    const Gradient& gradient, bool with_statistics) {
+  if (with_statistics) {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) {
+      const F centered = to_compute(x[i]) - gradient.center(i);
+      dx[i] = from_compute<T>(gradient.scale(i) * g[i] + gradient.constant(i) +
+                              gradient.slope(i) * centered);
+    }
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) {
+      dx[i] = from_compute<T>(gradient.scale(i) * g[i] + gradient.constant(i));
+    }
+  }
+}
+
+template <typename T, typename F>
+void affine_run(const T* __restrict x, const F* __restrict g, int64_t size, F shift, double* sums) {
+  F sum = F(0), product = F(0);
+#pragma omp simd reduction(+ : sum, product)
+  for (int64_t i = 0; i < size; ++i) {
+    sum += g[i];
+    product += g[i] * (to_compute(x[i]) - shift);
+  }
+  sums[0] += static_cast<double>(sum);
+  sums[1] += static_cast<double>(product);
+}
+
+template <typename F>
+struct TileSums {
+  F sum[kTileChannels], product[kTileChannels];
+};
+
+template <typename T, typename F>
+void affine_row(const T* __restrict x, const F* __restrict g, int64_t count,
+                const TileGradient<F>& gradient, TileSums<F>& __restrict sums) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    sums.sum[i] += g[i];
+    sums.product[i] += g[i] * (to_compute(x[i]) - gradient.shift(i));
+  }
+}
+
+template <typename F>
+const F* energy_gradients(const BatchNormBackwardArgs& args, int64_t row, int64_t channel) {
+  const int64_t image = row / (args.outer / args.images);
+  return static_cast<const F*>(args.denergy) + image * args.channels + channel;
+}
+
+// Planes of channels [first, last), at most kTileChannels of them.
+template <typename T>
+void backward_planes(const BatchNormBackwardArgs& args, const Operands<T>& operands,
+                     const InputGate<Compute<T>>& passes, int64_t first_row, int64_t last_row,
+                     int64_t first, int64_t last, double* sums) {
+  using F = Compute<T>;
+  PlaneGradient<F> gradients[kTileChannels];
+  for (int64_t channel = first; channel < last; ++channel) {
+    gradients[channel - first] = {gradient_channel<F>(args, channel)};
+  }
+  F g[kPiece];
+  for (int64_t row = first_row; row < last_row; ++row) {
+    for (int64_t channel = first; channel < last; ++channel) {
+      const PlaneGradient<F>& own = gradients[channel - first];
+      for (int64_t begin = 0; begin < args.inner; begin += kPiece) {
+        const Operands<T> part = operands.at((row * args.channels + channel) * args.inner + begin);
+        const int64_t size = smaller(kPiece, args.inner - begin);
+        gate(args, part, g, size, own, passes);
+        if (args.denergy) {
+          const OneEnergy<F> denergy{*energy_gradients<F>(args, row, channel)};
+          add_energy(part.x, g, size, own, denergy);
+        }
+        if (part.dx) input_gradient(part.x, g, part.dx, size, own, args.dvar != nullptr);
+        if (args.dweight) affine_run(part.x, g, size, own.shift(0), sums + 2 * channel);
+      }
+    }
+  }
+}
+
+template <typename T>
+void backward_tile(const BatchNormBackwardArgs& args, const Operands<T>& operands,
+                   const InputGate<Compute<T>>& passes, int64_t first_row, int64_t last_row,
+                   int64_t channel, double* sums) {
+  using F = Compute<T>;
+  const int64_t count = smaller(kTileChannels, args.channels - channel);
+  TileGradient<F> tile;
+  for (int64_t i = 0; i < count; ++i) tile.set(i, gradient_channel<F>(args, channel + i));
+  TileSums<F> tile_sums;
+  F g[kPiece];
+  for (int64_t block = first_row; block < last_row; block += kTileRows) {
+    for (int64_t i = 0; i < count; ++i) tile_sums.sum[i] = tile_sums.product[i] = F(0);
+    for (int64_t row = block; row < smaller(last_row, block + kTileRows); ++row) {
+      const Operands<T> part = operands.at(row * args.channels + channel);
+      gate(args, part, g, count, tile, passes);
+      if (args.denergy) {
+        add_energy(part.x, g, count, tile, energy_gradients<F>(args, row, channel));
+      }
+      if (part.dx) input_gradient(part.x, g, part.dx, count, tile, args.dvar != nullptr);
+      if (args.dweight) affine_row(part.x, g, count, tile, tile_sums);
+    }
+    for (int64_t i = 0; args.dweight && i < count; ++i) {
+      sums[2 * (channel + i)] += static_cast<double>(tile_sums.sum[i]);
+      sums[2 * (channel + i) + 1] += static_cast<double>(tile_sums.product[i]);
+    }
+  }
+}
+
+template <typename T>
+void backward(const BatchNormBackwardArgs& args) {
+  const Operands<T> operands{static_cast<const T*>(args.x),
+                             args.gate == Gate::kOutput ? static_cast<const T*>(args.y) : nullptr,
+                             static_cast<const T*>(args.residual),
+                             static_cast<const T*>(args.dy),
+                             static_cast<T*>(args.dx),
+                             static_cast<T*>(args.dresidual)};
+  const InputGate<Compute<T>> passes = input_gate<Compute<T>>(args);
+  const auto visit = [&](int64_t first_row, int64_t last_row, int64_t first, int64_t last,
+                         double* sums) {
+    for (int64_t channel = first; channel < last; channel += kTileChannels) {
+      if (args.inner == 1) {
+        backward_tile(args, operands, passes, first_row, last_row, channel, sums);
+      } else {
+        backward_planes(args, operands, passes, first_row, last_row, channel,
+                        smaller(last, channel + kTileChannels), sums);
+      }
+    }
+  };
+  if (args.dweight) {
+    sum_by_channel(args.outer, args.channels, args.inner, args.scratch, visit,
+                   [&](int64_t channel, double sum, double product) {
+                     finish_affine_gradient<Compute<T>>(args, channel, sum, product);
+                   });
+  } else {
+    visit_by_channel(args.outer, args.channels, args.inner,
+                     [&](int64_t, int64_t first_row, int64_t last_row, int64_t first,
+                         int64_t last) { visit(first_row, last_row, first, last, nullptr); });
+  }
+}
+
+}  // namespace
+
+const char* batch_norm_backward(const BatchNormBackwardArgs& args) {
+  if (args.outer * args.channels * args.inner == 0) return nullptr;
+  return visit_dtype(args.dtype, [&](auto element) -> const char* {
+    backward<decltype(element)>(args);
+    return nullptr;
+  });
+}
+
+}  // namespace HAST_BACKEND
+}  // namespace hast

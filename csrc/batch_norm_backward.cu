@@ -1,0 +1,122 @@
+// CUDA kernel of batch_norm_backward.h: x, y or the residual, and dy read once each where they are
+// needed, dx and dresidual written once; the affine gradients are finished in the same launch.
+#include "batch_norm_backward.h"
+
+#include "common/cuda_channel_sums.h"
+
+namespace hast {
+inline namespace HAST_BACKEND {
+namespace {
+
+// kInner: the value before the activation is needed, for the gate or for the energy's gradient.
+template <typename T, bool kInner>
+struct BackwardBody {
+  using Element = T;
+  using F = Compute<T>;
+  using Channel = GradientChannel<F>;
+  using Setup = InputGate<F>;
+  static constexpr bool kPlanes = kInner;
+  BatchNormBackwardArgs args;
+  F top;
+  bool reads_x;
+
+  __device__ Setup setup() const { return kInner ? input_gate<F>(args) : Setup{}; }
+  __device__ Channel channel(int64_t index) const { return gradient_channel<F>(args, index); }
+  __device__ bool sums() const { return args.dweight != nullptr; }
+  __device__ uint32_t* counters() const { return args.counters; }
+  __device__ double* scratch() const { return args.scratch; }
+
+  template <int kSize>
+  __device__ void gate_by_output(int64_t offset, F (&g)[kSize]) const {
+    F y[kSize];
+    load_vector<kSize>(static_cast<const T*>(args.y) + offset, y);
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) g[i] = passes_gradient(y[i], top) ? g[i] : F(0);
+  }
+
+  template <int kSize, int kChannels>
+  __device__ void gate_by_input(int64_t offset, const F (&x)[kSize], const Setup& passes,
+                                const Channel (&channels)[kChannels], F (&g)[kSize]) const {
+    F residual[kSize];
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) residual[i] = F(0);
+    if (args.residual) load_vector<kSize>(static_cast<const T*>(args.residual) + offset, residual);
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      const F v = channels[kChannels == 1 ? 0 : i].affine(x[i]) + residual[i];
+      g[i] = passes(v) ? g[i] : F(0);
+    }
+  }
+
+  template <int kSize, int kChannels>
+  __device__ void apply(int64_t offset, int64_t plane, const Setup& setup,
+                        const Channel (&channels)[kChannels], F (&sum)[kChannels],
+                        F (&product)[kChannels]) const {
+    F x[kSize], g[kSize];
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) x[i] = g[i] = F(0);
+    if (reads_x) load_vector<kSize>(static_cast<const T*>(args.x) + offset, x);
+    if (args.dy) {
+      load_vector<kSize>(static_cast<const T*>(args.dy) + offset, g);
+      if (args.gate == Gate::kOutput) gate_by_output(offset, g);
+      if constexpr (kInner) {
+        if (args.gate == Gate::kInput) gate_by_input(offset, x, setup, channels, g);
+      }
+    }
+    if (args.dresidual) store_vector<kSize>(static_cast<T*>(args.dresidual) + offset, g);
+    if constexpr (kInner) {
+      if (args.denergy) {
+        const F* denergy = static_cast<const F*>(args.denergy) + plane;
+#pragma unroll
+        for (int i = 0; i < kSize; ++i) {
+          const int c = kChannels == 1 ? 0 : i;
+          g[i] += F(2) * denergy[c] * channels[c].affine(x[i]);
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      const Channel& channel = channels[kChannels == 1 ? 0 : i];
+      sum[kChannels == 1 ? 0 : i] += g[i];
+      product[kChannels == 1 ? 0 : i] += g[i] * (x[i] - channel.affine.shift);
+      // slope is 0 where x was not read
+      g[i] =
+          channel.affine.scale * g[i] + channel.constant + channel.slope * (x[i] - channel.center);
+    }
+    if (args.dx) store_vector<kSize>(static_cast<T*>(args.dx) + offset, g);
+  }
+
+  __device__ void finish(int64_t channel, double sum, double product) const {
+    finish_affine_gradient<F>(args, channel, sum, product);
+  }
+};
+
+template <typename T, bool kInner>
+const char* launch(const BatchNormBackwardArgs& args) {
+  const BackwardBody<T, kInner> body{args, gradient_top<Compute<T>>(args.activation),
+                                     args.reads_x()};
+  const void* y = args.gate == Gate::kOutput ? args.y : nullptr;
+  const void* residual = args.gate == Gate::kInput ? args.residual : nullptr;
+  return launch_channel_sums(
+      body, ChannelGrid(args.outer, args.channels, args.inner, args.denergy ? args.images : 0),
+      aligned(args.x, 16) && aligned(y, 16) && aligned(residual, 16) && aligned(args.dy, 16) &&
+          aligned(args.dx, 16) && aligned(args.dresidual, 16),
+      args.stream);
+}
+
+}  // namespace
+
+const char* batch_norm_backward(const BatchNormBackwardArgs& args) {
+  if (args.outer * args.channels * args.inner == 0) return nullptr;
+  if (!args.dx && !args.dresidual && !args.dweight) return nullptr;
+  return on_device(args.device, [&] {
+    return visit_dtype(args.dtype, [&](auto element) {
+      using T = decltype(element);
+      return args.denergy || args.gate == Gate::kInput ? launch<T, true>(args)
+                                                       : launch<T, false>(args);
+    });
+  });
+}
+
+}  // namespace HAST_BACKEND
+}  // namespace hast

@@ -1,0 +1,129 @@
+"""What the BatchNorm ops share: argument checks, and the one op that is the gradient of both."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hast_cuda.ops import _checks, _layout, _workspace, reference
+from hast_cuda.ops._registry import (
+    ACTIVATION_NAMES,
+    DTYPES,
+    core,
+    device_and_stream,
+    pointer,
+    register,
+)
+
+# What tells the gradient where the activation passed.
+NO_GATE, GATE_BY_OUTPUT, GATE_BY_INPUT = range(3)
+
+
+def choose_gate(*, gated: bool, output_tells: bool, reads_x: bool, with_residual: bool) -> int:
+    """The gate that reads least: y, or the value before the activation made anew from x."""
+    if not gated:
+        return NO_GATE
+    if output_tells and (with_residual or not reads_x):
+        return GATE_BY_OUTPUT
+    return GATE_BY_INPUT
+
+
+def _backward(
+    dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None, denergy: Tensor | None,
+    x: Tensor, y: Tensor | None, residual: Tensor | None, mean: Tensor | None,
+    running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None,
+    eps: float, bounds: Tensor | None, bits: int, act: int, gate: int, need_residual: bool,
+    need_affine: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    x = _layout.dense(x)
+    dy = None if dy is None else _layout.like(dy.to(x.dtype), x)
+    y, residual = (None if t is None else _layout.like(t, x) for t in (y, residual))
+    dmean, dvar, denergy = (None if d is None else d.contiguous() for d in (dmean, dvar, denergy))
+    shape = _layout.extents(x, 1)
+    dx = torch.empty_like(x)
+    dresidual = torch.empty_like(x) if need_residual else x.new_empty(0)
+    dweight, dbias = (running_mean.new_empty(shape[1] if need_affine else 0) for _ in range(2))
+    scratch, counters = None, 0
+    if need_affine:
+        scratch = _workspace.scratch(x, _workspace.batch_stats_scratch(x, shape), torch.float64)
+        counters = _workspace.counters(x, shape[1])
+    core.batch_norm_backward(
+        pointer(x), pointer(y), pointer(residual), pointer(dy), pointer(dmean), pointer(dvar),
+        pointer(denergy), pointer(mean), pointer(running_mean), pointer(running_var),
+        pointer(weight), pointer(bias), eps, pointer(bounds), bits, pointer(dx),
+        pointer(dresidual) if need_residual else 0, pointer(dweight) if need_affine else 0,
+        pointer(dbias) if need_affine else 0, pointer(scratch), counters, DTYPES[x.dtype], *shape,
+        x.shape[0], act, gate, *device_and_stream(x),
+    )  # fmt: skip
+    return dx, dresidual, dweight, dbias
+
+
+def _backward_reference(
+    dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None, denergy: Tensor | None,
+    x: Tensor, y: Tensor | None, residual: Tensor | None, mean: Tensor | None,
+    running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None,
+    eps: float, bounds: Tensor | None, bits: int, act: int, gate: int, need_residual: bool,
+    need_affine: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return reference.batch_norm_backward(
+        dy, dmean, dvar, denergy, x, y, residual, mean, running_mean, running_var, weight, bias,
+        eps, bounds, bits, activation=ACTIVATION_NAMES[act], by_input=gate == GATE_BY_INPUT,
+        need_residual=need_residual, need_affine=need_affine,
+    )  # fmt: skip
+
+
+backward = register(
+    "batch_norm_backward(Tensor? dy, Tensor? dmean, Tensor? dvar, Tensor? denergy, Tensor x,"
+    " Tensor? y, Tensor? residual, Tensor? mean, Tensor running_mean, Tensor running_var,"
+    " Tensor? weight, Tensor? bias, float eps, Tensor? bounds, int bits, int activation, int gate,"
+    " bool need_residual, bool need_affine) -> (Tensor, Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_reference,
+    lambda dy, dmean, dvar, denergy, x, y, res, m, rm, *rest: (
+        torch.empty_like(x),
+        torch.empty_like(x) if rest[-2] else x.new_empty(0),
+        rm.new_empty(rm.numel() if rest[-1] else 0),
+        rm.new_empty(rm.numel() if rest[-1] else 0),
+    ),
+)
+
+
+def parameters(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
+    bias: Tensor | None,
+) -> list[Tensor | None]:  # fmt: skip
+    """The four vectors [C] in the arithmetic dtype of ``x``; errors name the one that is wrong."""
+    if x.dim() < 2 or x.numel() == 0:
+        message = f"x has shape {tuple(x.shape)}; expected [N, C, ...] with at least one element"
+        raise ValueError(message)
+    dtype = reference.arithmetic_dtype(x.dtype)
+    named = {
+        "running_mean": running_mean,
+        "running_var": running_var,
+        "weight": weight,
+        "bias": bias,
+    }
+    return [_parameter(name, value, x, dtype) for name, value in named.items()]
+
+
+def _parameter(name: str, value: Tensor | None, x: Tensor, dtype: torch.dtype) -> Tensor | None:
+    if value is None:
+        return None
+    _checks.same_device(name, value, "x", x)
+    if value.shape != (x.shape[1],):
+        message = f"{name} has shape {tuple(value.shape)}; expected ({x.shape[1]},) as x.shape[1]"
+        raise ValueError(message)
+    return value.to(dtype).contiguous()
+
+
+def check_residual(residual: Tensor | None, x: Tensor) -> None:
+    """The residual has the shape, dtype and device of ``x``."""
+    if residual is None:
+        return
+    _checks.same_device("residual", residual, "x", x)
+    if residual.shape != x.shape or residual.dtype != x.dtype:
+        message = (
+            f"residual is {tuple(residual.shape)} {residual.dtype}; expected "
+            f"{tuple(x.shape)} {x.dtype} like x"
+        )
+        raise ValueError(message)

@@ -1,0 +1,164 @@
+"""BatchNorm in eval mode, residual, activation, quantization and channel attention in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hast_cuda.ops import _batch_norm, _checks, _layout, _workspace, reference
+from hast_cuda.ops._registry import (
+    ACTIVATION_NAMES,
+    DTYPES,
+    core,
+    device_and_stream,
+    pointer,
+    register,
+)
+
+
+def _forward(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
+    bias: Tensor | None, eps: float, act: int, residual: Tensor | None, bounds: Tensor | None,
+    bits: int, with_energy: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x = _layout.dense(x)
+    residual = None if residual is None else _layout.like(residual, x)
+    images, channels = x.shape[:2]
+    shape = images, channels, x.numel() // (images * channels), _layout.is_channels_last(x)
+    y = torch.empty_like(x)
+    energy = running_mean.new_empty((images, channels) if with_energy else 0)
+    scratch, counters = None, 0
+    if with_energy and shape[3]:
+        count = _workspace.batch_norm_activation_scratch(x, shape)
+        scratch = _workspace.scratch(x, count, torch.float64)
+        counters = _workspace.counters(x, images * -(-channels // _workspace.NARROWEST_TILE))
+    core.batch_norm_activation(
+        pointer(x), pointer(residual), pointer(y), pointer(energy) if with_energy else 0,
+        pointer(running_mean), pointer(running_var), pointer(weight), pointer(bias), eps,
+        pointer(bounds), bits, pointer(scratch), counters, DTYPES[x.dtype], *shape, act,
+        *device_and_stream(x),
+    )  # fmt: skip
+    return y, energy
+
+
+def _forward_reference(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
+    bias: Tensor | None, eps: float, act: int, residual: Tensor | None, bounds: Tensor | None,
+    bits: int, with_energy: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    y, energy = reference.batch_norm_activation(
+        x, running_mean, running_var, weight, bias, eps, activation=ACTIVATION_NAMES[act],
+        residual=residual, bounds=bounds, bits=bits,
+    )  # fmt: skip
+    return y, energy if with_energy else energy.new_empty(0)
+
+
+_batch_norm_activation = register(
+    "batch_norm_activation(Tensor x, Tensor running_mean, Tensor running_var, Tensor? weight,"
+    " Tensor? bias, float eps, int activation, Tensor? residual, Tensor? bounds, int bits,"
+    " bool with_energy) -> (Tensor, Tensor)",
+    _forward,
+    _forward_reference,
+    lambda x, mean, var, w, b, eps, act, residual, bounds, bits, with_energy: (
+        torch.empty_like(x),
+        mean.new_empty(x.shape[:2] if with_energy else 0),
+    ),
+)
+
+
+class _BatchNormActivation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
+        bias: Tensor | None, eps: float, act: int, residual: Tensor | None, bounds: Tensor | None,
+        bits: int, clipped: bool, with_energy: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        outputs: tuple[Tensor, Tensor] = _batch_norm_activation(
+            x, running_mean, running_var, weight, bias, eps, act, residual, bounds, bits,
+            with_energy,
+        )  # fmt: skip
+        gate = _batch_norm.choose_gate(
+            gated=bool(act) or clipped,
+            output_tells=bounds is None,  # 0 may be a small positive value, rounded
+            reads_x=with_energy or ctx.needs_input_grad[3] or ctx.needs_input_grad[4],
+            with_residual=residual is not None,
+        )
+        by_input = gate == _batch_norm.GATE_BY_INPUT
+        ctx.save_for_backward(
+            x, running_mean, running_var, weight, bias,
+            outputs[0] if gate == _batch_norm.GATE_BY_OUTPUT else None,
+            residual if by_input else None,
+            bounds if clipped else None,
+        )  # fmt: skip
+        ctx.settings = eps, act, gate, bits
+        ctx.set_materialize_grads(False)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, running_mean, running_var, weight, bias, y, residual, bounds = ctx.saved_tensors
+        eps, act, gate, bits = ctx.settings
+        dy, denergy = grads
+        needs = ctx.needs_input_grad
+        if dy is None and denergy is None:
+            return (None,) * len(needs)
+        need_residual = needs[7] and dy is not None
+        need_affine = needs[3] or needs[4]
+        dx, dresidual, dweight, dbias = _batch_norm.backward(
+            dy, None, None, denergy, x, y, residual, None, running_mean, running_var, weight, bias,
+            eps, bounds, bits, act, gate, need_residual and bool(gate), need_affine,
+        )  # fmt: skip
+        if not gate:
+            dresidual = dy  # nothing stops it: no copy
+        return (
+            dx if needs[0] else None, None, None, dweight if needs[3] else None,
+            dbias if needs[4] else None, None, None, dresidual if need_residual else None,
+            None, None, None, None,
+        )  # fmt: skip
+
+
+def batch_norm_activation(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None = None,
+    bias: Tensor | None = None, eps: float = 1e-5, *, activation: str | None = None,
+    residual: Tensor | None = None, state: Tensor | None = None, bits: int = 4,
+    ste: str = "identity", energy: bool = False,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Eval-mode BatchNorm and what follows it, from one read of ``x`` (Eq. 1-2 and 14).
+
+    ``u = weight*(x - running_mean)/sqrt(running_var + eps) + bias``,
+    ``y = Q(act(u + residual))``, ``a[n, c] = sum over space of u^2``.
+
+    Args:
+        x: [N, C, ...], contiguous or channels_last; float32, float16, bfloat16 or float64.
+        running_mean: [C], and likewise ``running_var``, ``weight`` and ``bias`` (None = 1 and 0).
+        eps: added to ``running_var``.
+        activation: None, "relu" or "relu6".
+        residual: tensor like ``x``, added before the activation.
+        state: frozen range [5] from :func:`new_range_state`; None does not quantize.
+        bits: 2 to 8, of the quantizer.
+        ste: "identity" or "clipped", see :func:`fake_quantize`; the activation masks in both.
+        energy: also return the channel attention of ``u``.
+
+    Returns:
+        (y like ``x``, a [N, C] in float32 or float64, or None). Gradients flow from both to x,
+        weight, bias and residual; none to the range.
+
+    Raises:
+        TypeError: wrong dtype. ValueError: shapes or devices that differ, no elements.
+    """
+    _checks.floating("x", x)
+    code = _checks.activation_code(activation)
+    _checks.choice("ste", ste, _checks.STE)
+    ready = _batch_norm.parameters(x, running_mean, running_var, weight, bias)
+    _batch_norm.check_residual(residual, x)
+    bounds = None
+    if state is not None:
+        _checks.bit_width("bits", bits)
+        _checks.range_state(state, x)
+        bounds = state.detach()[:2]
+    y, energies = _BatchNormActivation.apply(
+        x, *ready, eps, code, residual, bounds, bits, state is not None and ste == "clipped", energy
+    )
+    return y, energies if energy else None
