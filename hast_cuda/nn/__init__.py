@@ -10,6 +10,7 @@ from hast_cuda.nn.calibrate import (
     shrink_ranges,
     unfreeze_ranges,
 )
+from hast_cuda.nn.fused_batch_norm import FusedBatchNorm2d
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear, quantized_once
 from hast_cuda.nn.matched_batch_norm import (
     BatchStatistics,
@@ -17,21 +18,27 @@ from hast_cuda.nn.matched_batch_norm import (
     has_running_statistics,
     require_batch_norm,
 )
+from hast_cuda.nn.merge import CannotMergeError, Merged, Tap, merge_batch_norms
 from hast_cuda.nn.quantize import Override, quantize
 from hast_cuda.nn.table import QuantizationTable, quantization_table
 
 __all__ = [
     "BatchStatistics",
+    "CannotMergeError",
     "FakeQuantActivation",
     "FakeQuantConv2d",
     "FakeQuantLinear",
+    "FusedBatchNorm2d",
     "MatchedBatchNorm2d",
+    "Merged",
     "Override",
     "QuantizationTable",
+    "Tap",
     "activation_quantizers",
     "calibrate",
     "freeze_ranges",
     "has_running_statistics",
+    "merge_batch_norms",
     "quantization_table",
     "quantize",
     "quantized_once",

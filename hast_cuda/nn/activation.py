@@ -77,15 +77,19 @@ class FakeQuantActivation(nn.Module):
         self.range_state[1:4:2] = high
         self.range_state[4] = 0.0  # as after infinitely many equal batches
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Quantize ``x``; the straight-through gradient passes, masked by the activation."""
+    def state_for(self, x: Tensor) -> Tensor:
+        """The range state in the dtype that ``x`` needs."""
         state = self.range_state
         if (x.dtype == torch.float64) != (state.dtype == torch.float64):
             state = state.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
             if self.observing:
                 self.range_state = state
+        return state
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize ``x``; the straight-through gradient passes, masked by the activation."""
         return quantize_activation(
-            x, state, self.bits, activation=self.activation, observe=self.observing,
+            x, self.state_for(x), self.bits, activation=self.activation, observe=self.observing,
             ema=self.ema, beta=self.beta, ste=self.ste,
         )  # fmt: skip
 

@@ -7,8 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hast_cuda.nn.fused_batch_norm import fits
 from hast_cuda.nn.swap import swap_modules
 from hast_cuda.ops import batch_norm_match, match_loss
+from hast_cuda.ops.reference import activate
 
 _FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
@@ -33,22 +35,26 @@ class MatchedBatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` in eval mode that keeps the statistics of its input batch (Eq. 3).
 
     Always normalises with the running statistics and never changes them, whatever the mode.
-    After a forward, :attr:`batch_mean` and :attr:`batch_var` ([C], float32 or float64) carry
+    :attr:`activation` and the residual given to forward are applied in the same pass. After a
+    forward, :attr:`batch_mean` and :attr:`batch_var` ([C], float32 or float64) carry
     gradients to the input.
     """
 
     batch_mean: Tensor | None = None
     batch_var: Tensor | None = None
+    activation: str | None = None
 
-    def forward(self, input: Tensor) -> Tensor:
-        """[N, C, ...] -> same; records the statistics."""
+    def forward(self, input: Tensor, residual: Any = None) -> Tensor:
+        """[N, C, ...] -> same; records the statistics. ``residual`` is anything to add."""
         if self.running_mean is None or self.running_var is None:
             message = "MatchedBatchNorm2d needs running statistics (track_running_stats=True)"
             raise ValueError(message)
+        fused = fits(residual, input)
         y, self.batch_mean, self.batch_var = batch_norm_match(
-            input, self.running_mean, self.running_var, self.weight, self.bias, self.eps
-        )
-        return y
+            input, self.running_mean, self.running_var, self.weight, self.bias, self.eps,
+            activation=self.activation if fused else None, residual=residual if fused else None,
+        )  # fmt: skip
+        return y if fused else activate(y + residual, self.activation)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the last forward's statistics: copies and pickles cannot hold its graph."""
@@ -63,6 +69,13 @@ class MatchedBatchNorm2d(nn.BatchNorm2d):
         layer.running_mean, layer.running_var = norm.running_mean, norm.running_var
         layer.num_batches_tracked = norm.num_batches_tracked
         return layer.train(norm.training)
+
+    def take_along(self, activation: str | None, quantizer: object) -> MatchedBatchNorm2d | None:
+        """Apply ``activation`` too; None (and unchanged) if a quantizer would have to follow."""
+        if quantizer is not None:
+            return None
+        self.activation = activation
+        return self
 
 
 class BatchStatistics:

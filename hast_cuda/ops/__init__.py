@@ -5,7 +5,12 @@ from __future__ import annotations
 from hast_cuda.ops._registry import build_info, core
 from hast_cuda.ops.batch_norm_activation import batch_norm_activation
 from hast_cuda.ops.batch_stats import batch_norm_match
-from hast_cuda.ops.channel_attention import attention_loss, channel_attention
+from hast_cuda.ops.channel_attention import (
+    attention_energy_loss,
+    attention_loss,
+    channel_attention,
+    channel_attentions,
+)
 from hast_cuda.ops.channel_range import (
     fake_quantize_weights,
     new_range_state,
@@ -15,11 +20,13 @@ from hast_cuda.ops.fake_quant import fake_quantize
 from hast_cuda.ops.match_loss import match_loss
 
 __all__ = [
+    "attention_energy_loss",
     "attention_loss",
     "batch_norm_activation",
     "batch_norm_match",
     "build_info",
     "channel_attention",
+    "channel_attentions",
     "core",
     "fake_quantize",
     "fake_quantize_weights",

@@ -168,6 +168,30 @@ class _AttentionLoss(torch.autograd.Function):
         return (None, None, *results)
 
 
+class _EnergyLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, normalized: bool, layers: int, spatial: list[int], *energies: Tensor
+    ) -> Tensor:
+        loss, grads_t, grads_s = _attention_pair_loss(
+            list(energies[:layers]), list(energies[layers:]), spatial, normalized
+        )
+        gradients = [*grads_t, *grads_s]
+        ctx.wanted = [i for i in range(2 * layers) if ctx.needs_input_grad[3 + i]]
+        ctx.save_for_backward(*(gradients[i] for i in ctx.wanted))
+        ctx.count = 2 * layers
+        result: Tensor = loss
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        results: list[Tensor | None] = [None] * ctx.count
+        scaled = torch._foreach_mul(list(ctx.saved_tensors), grads[0])  # one launch for all layers
+        for index, gradient in zip(ctx.wanted, scaled, strict=True):
+            results[index] = gradient
+        return (None, None, None, *results)
+
+
 def _check_map(name: str, feature: Tensor) -> None:
     _checks.floating(name, feature)
     if feature.dim() < 3 or feature.numel() == 0:
@@ -191,6 +215,52 @@ def channel_attention(feature: Tensor) -> Tensor:
     (energy,) = _ChannelAttention.apply(feature)
     result: Tensor = energy
     return result
+
+
+def channel_attentions(features: Sequence[Tensor]) -> list[Tensor]:
+    """:func:`channel_attention` of several maps in one launch."""
+    for index, feature in enumerate(features):
+        _check_map(f"features[{index}]", feature)
+    return list(_ChannelAttention.apply(*features)) if features else []
+
+
+def attention_energy_loss(
+    teacher: Sequence[Tensor], student: Sequence[Tensor], spatial: Sequence[int], *,
+    normalized: bool = True,
+) -> Tensor:  # fmt: skip
+    """:func:`attention_loss` from attention vectors that are there already.
+
+    Args:
+        teacher: vectors [N, C_l] of :func:`channel_attention` or :func:`batch_norm_activation`.
+        student: the same of the quantized network.
+        spatial: positions of each map (H_l * W_l).
+        normalized: as in :func:`attention_loss`.
+
+    Returns:
+        0-d loss; gradients flow to both sides that need them.
+
+    Raises:
+        TypeError: wrong dtype. ValueError: no vectors, or pairs that differ in shape, dtype or
+            device.
+    """
+    teacher, student, spatial = list(teacher), list(student), list(spatial)
+    if not teacher or not len(teacher) == len(student) == len(spatial):
+        counts = len(teacher), len(student), len(spatial)
+        message = f"expected equally many vectors and sizes (at least 1), got {counts}"
+        raise ValueError(message)
+    first = teacher[0]
+    for index, (a_t, a_s) in enumerate(zip(teacher, student, strict=True)):
+        _checks.floating(f"teacher[{index}]", a_t)
+        same = a_t.shape == a_s.shape and a_t.dtype == a_s.dtype == first.dtype
+        if not same or a_t.dim() != 2 or a_t.shape[0] != first.shape[0]:
+            message = (
+                f"vector {index}: teacher {tuple(a_t.shape)} {a_t.dtype} and student "
+                f"{tuple(a_s.shape)} {a_s.dtype} must both be [N, C] with N = {first.shape[0]}"
+            )
+            raise ValueError(message)
+        _checks.same_device(f"student[{index}]", a_s, "teacher[0]", first)
+    loss: Tensor = _EnergyLoss.apply(normalized, len(teacher), spatial, *teacher, *student)
+    return loss
 
 
 def attention_loss(

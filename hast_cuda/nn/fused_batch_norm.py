@@ -1,0 +1,68 @@
+"""Eval-mode BatchNorm that takes the residual sum, activation and quantizer behind it along."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hast_cuda.nn.activation import FakeQuantActivation
+from hast_cuda.ops import batch_norm_activation
+from hast_cuda.ops.reference import activate
+
+
+class FusedBatchNorm2d(nn.Module):
+    """``Q(act(BatchNorm(x) + residual))`` in one pass (Eq. 1-2), and Eq. 14 if :attr:`watched`.
+
+    Shares parameters, statistics and range with the modules it stands for; normalises with the
+    running statistics whatever the mode. After a forward, :attr:`energy` ([N, C]) and
+    :attr:`positions` (per map) describe the normalised map before the residual.
+    While the range is being tracked the parts run one after the other.
+    """
+
+    energy: Tensor | None = None
+    positions: int = 1
+
+    def __init__(
+        self, norm: _BatchNorm, activation: str | None, quantizer: FakeQuantActivation | None
+    ) -> None:
+        super().__init__()
+        self.norm, self.quantizer = norm, quantizer
+        self.activation = activation if quantizer is None else quantizer.activation
+        self.watched = False
+
+    def forward(self, input: Tensor, residual: Any = None) -> Tensor:
+        """[N, C, ...] -> same; ``residual`` is anything that can be added."""
+        quantizer = self.quantizer
+        if fits(residual, input) and not (quantizer is not None and quantizer.observing):
+            return self._run(input, residual, self.activation, quantizer)
+        y = self._run(input, None, None, None)
+        if residual is not None:
+            y = y + residual
+        return activate(y, self.activation) if quantizer is None else quantizer(y)
+
+    def _run(
+        self, x: Tensor, residual: Tensor | None, activation: str | None,
+        quantizer: FakeQuantActivation | None,
+    ) -> Tensor:  # fmt: skip
+        norm = self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        state = None if quantizer is None else quantizer.state_for(x)
+        y, energy = batch_norm_activation(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps,
+            activation=activation, residual=residual, state=state,
+            bits=4 if quantizer is None else quantizer.bits,
+            ste="identity" if quantizer is None else quantizer.ste, energy=self.watched,
+        )  # fmt: skip
+        if self.watched:
+            self.energy, self.positions = energy, x[0, 0].numel()
+        return y
+
+
+def fits(residual: Any, x: Tensor) -> bool:
+    """Whether the fused op can add ``residual`` to ``x`` as it is."""
+    return residual is None or (
+        isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype
+    )

@@ -1,0 +1,240 @@
+"""Find BatchNorm, residual sum and activation in a network's graph and make one module of them.
+
+torch.fx follows the forward of any network without data-dependent control flow, so the parts are
+found wherever they are written: as modules, as functions, one ReLU used in many places.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hast_cuda.nn.activation import FakeQuantActivation
+from hast_cuda.nn.matched_batch_norm import has_running_statistics
+
+# What stands for a BatchNorm and what follows it; None leaves the BatchNorm as it is.
+Fuse = Callable[[Any, str | None, FakeQuantActivation | None], nn.Module | None]
+_ADD = (operator.add, operator.iadd, torch.add)
+_ADD_METHODS = ("add", "add_")
+_RELU_MODULES = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
+_RELU_FUNCTIONS = {
+    F.relu: "relu", torch.relu: "relu", torch.relu_: "relu", F.relu_: "relu", F.relu6: "relu6",
+}  # fmt: skip
+_RELU_METHODS = {"relu": "relu", "relu_": "relu"}
+
+
+class Tap(nn.Module):
+    """Identity that keeps what passed through it last."""
+
+    found: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same tensor."""
+        self.found = x
+        return x
+
+
+@dataclass
+class Merged:
+    """A network whose BatchNorm layers take along what follows them.
+
+    ``watched`` has, for every name asked for, the module that knows its output: one that ``fuse``
+    made, or a :class:`Tap`.
+    """
+
+    model: nn.Module
+    watched: dict[str, nn.Module] = field(default_factory=dict)
+
+
+class CannotMergeError(Exception):
+    """The network cannot be followed; the message says why."""
+
+
+class _Tracer(fx.Tracer):
+    """Stops at BatchNorm and at this package's layers; remembers which node a module gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[str, list[fx.Node]] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        own = type(m).__module__.startswith("hast_cuda.nn")
+        return own or has_running_statistics(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:  # fmt: skip
+        result = super().call_module(m, forward, args, kwargs)
+        if isinstance(result, fx.Proxy):
+            self.outputs.setdefault(self.path_of_module(m), []).append(result.node)
+        return result
+
+
+@dataclass
+class _Chain:
+    """A BatchNorm node and the nodes that it takes along."""
+
+    norm: fx.Node
+    last: fx.Node
+    residual: fx.Node | None = None
+    activation: str | None = None
+    quantizer: FakeQuantActivation | None = None
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
+
+
+def _residual(node: fx.Node, value: fx.Node) -> fx.Node | None:
+    """What ``node`` adds to ``value``, its first operand; None if it is no such sum."""
+    if node.op == "call_function":
+        if node.target not in _ADD:
+            return None
+    elif node.op != "call_method" or node.target not in _ADD_METHODS:
+        return None
+    if node.kwargs or len(node.args) != 2 or node.args[0] is not value:
+        return None
+    other = node.args[1]
+    return other if isinstance(other, fx.Node) and other is not value else None
+
+
+def _activation(
+    node: fx.Node, value: fx.Node, modules: dict[str, nn.Module]
+) -> tuple[str | None, FakeQuantActivation | None] | None:
+    """(activation, quantizer) that ``node`` applies to ``value``; None if it is neither."""
+    if not node.args or node.args[0] is not value or len(node.args) > 1:
+        return None
+    if node.op == "call_function":
+        # F.relu(x, inplace=True): its result replaces x, which nothing else uses
+        name = _RELU_FUNCTIONS.get(cast("Any", node.target))
+        return (name, None) if name and set(node.kwargs) <= {"inplace"} else None
+    if node.op == "call_method":
+        name = _RELU_METHODS.get(str(node.target))
+        return (name, None) if name and not node.kwargs else None
+    if node.op != "call_module":
+        return None
+    module = modules[str(node.target)]
+    if isinstance(module, FakeQuantActivation):
+        return module.activation, module
+    relu = _RELU_MODULES.get(cast("Any", type(module)))
+    return (relu, None) if relu else None
+
+
+def _chain(norm: fx.Node, modules: dict[str, nn.Module]) -> _Chain:
+    chain = _Chain(norm, norm)
+    user = _only_user(norm)
+    if user is not None:
+        residual = _residual(user, norm)
+        if residual is not None:
+            chain.residual, chain.last = residual, user
+            user = _only_user(user)
+    found = None if user is None else _activation(user, chain.last, modules)
+    if user is not None and found is not None:
+        chain.activation, chain.quantizer = found
+        chain.last = user
+    return chain
+
+
+def _check_hooks(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+            if has_running_statistics(module) and not isinstance(module, _BatchNorm):
+                continue  # a leaf that stays
+            message = f"{name or 'the network'} has hooks, which would not be called"
+            raise CannotMergeError(message)
+
+
+def _trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]]:
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:  # whatever the network's own code raises when given proxies
+        reason = str(error).partition("\n")[0]
+        message = f"torch.fx cannot follow its forward ({type(error).__name__}: {reason})"
+        raise CannotMergeError(message) from error
+    return fx.GraphModule(model, graph), tracer.outputs
+
+
+def _replace(merged: fx.GraphModule, chain: _Chain, module: nn.Module) -> None:
+    graph, target = merged.graph, str(chain.norm.target)
+    merged.set_submodule(target, module)
+    operands = (chain.norm.args[0], *([chain.residual] if chain.residual is not None else []))
+    with graph.inserting_after(chain.last):
+        fused = graph.call_module(target, operands)
+    chain.last.replace_all_uses_with(fused)
+    node: fx.Node = chain.last
+    while node is not chain.norm:
+        before = cast("fx.Node", node.args[0])
+        graph.erase_node(node)
+        node = before
+    graph.erase_node(chain.norm)
+
+
+def _tap(merged: fx.GraphModule, name: str, nodes: Sequence[fx.Node]) -> Tap:
+    if len(nodes) != 1:
+        message = f"{name} is called {len(nodes)} times, or inside a module that is not followed"
+        raise CannotMergeError(message)
+    tap = Tap()
+    target = f"tap_{len(merged.graph.nodes)}"
+    merged.add_module(target, tap)
+    with merged.graph.inserting_after(nodes[0]):
+        merged.graph.call_module(target, (nodes[0],))
+    return tap
+
+
+def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -> Merged:
+    """``model`` as a traced network in which ``fuse(norm, activation, quantizer)`` replaces chains.
+
+    A chain is a BatchNorm in eval mode, optionally a sum with its output as first operand, and
+    optionally a ReLU, ReLU6 or activation quantizer, each used once. The replacement is called with
+    (input) or (input, residual) and shares whatever it takes from the originals; ``model`` is not
+    edited.
+
+    Args:
+        model: in eval mode; all other modules are shared with the result.
+        fuse: makes the replacement; None leaves that BatchNorm and what follows it alone.
+        watch: names of modules whose outputs are wanted.
+
+    Raises:
+        CannotMergeError: torch.fx cannot follow the network, hooks would be lost, or a name of
+            ``watch`` is called more than once.
+    """
+    _check_hooks(model)
+    merged, outputs = _trace(model)
+    modules = dict(merged.named_modules())
+    calls = Counter(n.target for n in merged.graph.nodes if n.op == "call_module")
+    norms = [
+        n
+        for n in merged.graph.nodes
+        if n.op == "call_module" and calls[n.target] == 1 and len(n.args) == 1 and not n.kwargs
+        and isinstance(modules[n.target], _BatchNorm)
+        and has_running_statistics(modules[n.target])
+    ]  # fmt: skip
+    names = {nodes[0]: name for name in watch if len(nodes := outputs.get(name, [])) == 1}
+    result = Merged(merged)
+    for norm in norms:
+        chain = _chain(norm, modules)
+        module = fuse(modules[str(norm.target)], chain.activation, chain.quantizer)
+        if module is None:
+            continue
+        if norm in names:
+            result.watched[names.pop(norm)] = module
+        _replace(merged, chain, module)
+    for name in watch:
+        if name not in result.watched:
+            result.watched[name] = _tap(merged, name, outputs.get(name, []))
+    merged.delete_all_unused_submodules()
+    merged.graph.lint()
+    merged.recompile()
+    result.model = merged.eval()
+    return result
