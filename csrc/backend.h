@@ -10,10 +10,13 @@ struct BatchNormActivationArgs;
 struct BatchNormBackwardArgs;
 struct BatchNormMatchArgs;
 struct ChannelAttentionArgs;
+struct DistillationLossArgs;
 struct FakeQuantizeArgs;
 struct FakeQuantizeBackwardArgs;
 struct FakeQuantizeWeightsArgs;
+struct HardSampleLossArgs;
 struct MatchLossArgs;
+struct PlateauStepArgs;
 struct UpdateRangeArgs;
 
 struct Backend {
@@ -32,6 +35,9 @@ struct Backend {
   const char* (*channel_attention)(const ChannelAttentionArgs&);
   const char* (*channel_attention_backward)(const ChannelAttentionArgs&);
   const char* (*attention_pair_loss)(const AttentionPairLossArgs&);
+  const char* (*distillation_loss)(const DistillationLossArgs&);
+  const char* (*hard_sample_loss)(const HardSampleLossArgs&);
+  const char* (*plateau_step)(const PlateauStepArgs&);
 };
 
 const Backend& cpu_backend();   // for the instruction set of this machine

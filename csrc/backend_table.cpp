@@ -6,8 +6,11 @@
 #include "batch_stats.h"
 #include "channel_attention.h"
 #include "channel_range.h"
+#include "distillation_loss.h"
 #include "fake_quant.h"
+#include "hard_sample_loss.h"
 #include "match_loss.h"
+#include "plateau.h"
 
 namespace hast {
 inline namespace HAST_BACKEND {
@@ -30,6 +33,9 @@ const Backend& backend() {
       channel_attention,
       channel_attention_backward,
       attention_pair_loss,
+      distillation_loss,
+      hard_sample_loss,
+      plateau_step,
   };
   return table;
 }

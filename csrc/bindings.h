@@ -109,5 +109,6 @@ void define_quantization(pybind11::module_& module);
 void define_batch_norm(pybind11::module_& module);
 void define_statistics(pybind11::module_& module);
 void define_attention(pybind11::module_& module);
+void define_losses(pybind11::module_& module);
 
 }  // namespace hast::bindings

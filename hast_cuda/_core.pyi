@@ -240,3 +240,52 @@ def attention_pair_loss(
     stream: int,
 ) -> None:
     """Eq. 13 between energies fp[batch, C]; loss: fp[1]; scratch: fp[layers*batch]."""
+
+def distillation_loss(
+    teacher: int,
+    student: int,
+    teacher_gradient: int,
+    student_gradient: int,
+    loss: int,
+    scratch: int,
+    counters: int,
+    temperature: float,
+    dtype: int,
+    rows: int,
+    classes: int,
+    device: int,
+    stream: int,
+) -> None:
+    """Eq. 6 of logits [rows, classes]; gradients: fp or 0; loss: fp[1]; scratch: float64[rows]."""
+
+def hard_sample_loss(
+    logits: int,
+    labels: int,
+    gradient: int,
+    loss: int,
+    difficulty: int,
+    scratch: int,
+    counters: int,
+    exponent: float,
+    detach: bool,
+    dtype: int,
+    rows: int,
+    classes: int,
+    device: int,
+    stream: int,
+) -> None:
+    """Eq. 8; labels: int64[rows]; loss, difficulty: fp[1]; scratch: float64[rows, 2]."""
+
+def plateau_step(
+    state: int,
+    rate: int,
+    loss: int,
+    patience: float,
+    factor: float,
+    threshold: float,
+    minimum: float,
+    dtype: int,
+    device: int,
+    stream: int,
+) -> None:
+    """ReduceLROnPlateau; state: float64[3] rate, best, bad; rate: float32[1]; dtype: of loss."""
