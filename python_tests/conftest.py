@@ -16,7 +16,8 @@ SHAPES = [(4, 16, 8, 8), (2, 3, 5, 7), (1, 5, 1, 1), (3, 1, 9, 4), (7, 33, 3, 3)
 # Tests of the ops also run on the CUDA sources compiled for the CPU.
 OP_TESTS = {
     "test_fake_quant", "test_channel_range", "test_batch_stats", "test_batch_norm_activation",
-    "test_channel_attention", "test_emulated",
+    "test_channel_attention", "test_distillation_loss", "test_hard_sample_loss", "test_plateau",
+    "test_schedule", "test_emulated",
 }  # fmt: skip
 
 

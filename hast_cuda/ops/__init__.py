@@ -16,8 +16,11 @@ from hast_cuda.ops.channel_range import (
     new_range_state,
     quantize_activation,
 )
+from hast_cuda.ops.distillation_loss import distillation_loss
 from hast_cuda.ops.fake_quant import fake_quantize
+from hast_cuda.ops.hard_sample_loss import hard_sample_loss
 from hast_cuda.ops.match_loss import match_loss
+from hast_cuda.ops.plateau import new_plateau_state, plateau_step
 
 __all__ = [
     "attention_energy_loss",
@@ -28,9 +31,13 @@ __all__ = [
     "channel_attention",
     "channel_attentions",
     "core",
+    "distillation_loss",
     "fake_quantize",
     "fake_quantize_weights",
+    "hard_sample_loss",
     "match_loss",
+    "new_plateau_state",
     "new_range_state",
+    "plateau_step",
     "quantize_activation",
 ]

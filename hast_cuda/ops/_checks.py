@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -57,6 +58,28 @@ def decay(beta: float) -> None:
     """``beta`` is a decay of a moving average."""
     if not 0 <= beta < 1:
         message = f"beta is {beta}; allowed: 0 <= beta < 1"
+        raise ValueError(message)
+
+
+def positive(name: str, value: float) -> None:
+    """``value`` is a finite number above 0."""
+    if not (math.isfinite(value) and value > 0):
+        message = f"{name} is {value}; allowed: above 0, finite"
+        raise ValueError(message)
+
+
+def not_negative(name: str, value: float) -> None:
+    """``value`` is a finite number from 0 on."""
+    if not (math.isfinite(value) and value >= 0):
+        message = f"{name} is {value}; allowed: 0 or more, finite"
+        raise ValueError(message)
+
+
+def logits(name: str, x: Tensor) -> None:
+    """``x`` is a floating-point matrix [N, classes] with elements."""
+    floating(name, x)
+    if x.dim() != 2 or x.numel() == 0:
+        message = f"{name} has shape {tuple(x.shape)}; expected [N, classes], not empty"
         raise ValueError(message)
 
 

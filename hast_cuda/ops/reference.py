@@ -15,6 +15,8 @@ from torch import Tensor
 
 RANGE_FLOOR = 1e-8  # a constant tensor has a range of 0; the floor keeps the scale finite
 ENERGY_FLOOR = 1e-12  # same role for the norm of an all-zero attention vector
+# At p = 1 the gradient of (1-p)^gamma is infinite for gamma < 1, and softmax reaches 1 exactly.
+LARGEST_PROBABILITY = 1 - 1e-6
 
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -269,3 +271,47 @@ def attention_loss(
     energies_t, energies_s = ([channel_attention(f) for f in maps] for maps in (teacher, student))
     spatial = [f[0, 0].numel() for f in teacher]
     return energy_loss(energies_t, energies_s, spatial, normalized=normalized)
+
+
+def distillation_loss(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """Eq. 6: ``KL(softmax(t/T) || softmax(s/T))``, summed over classes, averaged over the batch."""
+    log_p, log_q = (
+        F.log_softmax(x.to(arithmetic_dtype(x.dtype)) / temperature, dim=1)
+        for x in (teacher, student)
+    )
+    return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+def label_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """``log p_y``, [N, classes] and [N] -> [N]."""
+    wide = logits.to(arithmetic_dtype(logits.dtype))
+    return torch.log_softmax(wide, dim=1).gather(1, labels[:, None])[:, 0]
+
+
+def hard_sample_loss(
+    logits: Tensor, labels: Tensor, exponent: float, *, detach: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Eq. 8, ``mean_i d_i^gamma * CE_i``, and, without gradient, the mean of d (Eq. 7)."""
+    log_p = label_log_probability(logits, labels)
+    difficulty = 1 - log_p.exp().clamp(max=LARGEST_PROBABILITY)
+    weight = difficulty.pow(exponent)
+    loss = (-(weight.detach() if detach else weight) * log_p).mean()
+    return loss, difficulty.detach().mean()
+
+
+def plateau_step(
+    state: Tensor, rate: Tensor, loss: Tensor, patience: int, factor: float, threshold: float,
+    minimum: float,
+) -> None:  # fmt: skip
+    """One step of torch's ReduceLROnPlateau; ``state`` is float64 [learning rate, best, bad]."""
+    learning_rate, best, bad = state.clone()
+    current = loss.double()
+    better = current < best * (1 - threshold)
+    bad = torch.where(better, 0.0, bad + 1)
+    stalled = bad > patience
+    lower = (learning_rate * factor).clamp(min=minimum)
+    change = stalled & (learning_rate - lower > 1e-8)
+    state[0] = torch.where(change, lower, learning_rate)
+    state[1] = torch.where(better, current, best)
+    state[2] = torch.where(stalled, 0.0, bad)
+    rate.copy_(state[0])

@@ -1,0 +1,123 @@
+"""Cross-entropy weighted by the difficulty of each sample (Eq. 4, 7, 8), with its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hast_cuda.ops import _checks, _workspace, reference
+from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.ops._scaled import scaled
+
+
+def _loss(
+    logits: Tensor, labels: Tensor, exponent: float, detach: bool, need_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    logits, labels = logits.contiguous(), labels.contiguous()
+    loss, difficulty, gradient = _outputs(logits, need_gradient)
+    scratch = _workspace.scratch(logits, 2 * logits.shape[0], torch.float64)
+    core.hard_sample_loss(
+        pointer(logits), pointer(labels), pointer(gradient) if need_gradient else 0, pointer(loss),
+        pointer(difficulty), pointer(scratch), _workspace.counters(logits, 1), exponent, detach,
+        DTYPES[logits.dtype], *logits.shape, *device_and_stream(logits),
+    )  # fmt: skip
+    return loss, difficulty, gradient
+
+
+def _loss_reference(
+    logits: Tensor, labels: Tensor, exponent: float, detach: bool, need_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    wide = reference.arithmetic_dtype(logits.dtype)
+    with torch.enable_grad():
+        leaf = logits.detach().to(wide, copy=True).requires_grad_()
+        loss, difficulty = reference.hard_sample_loss(leaf, labels, exponent, detach=detach)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+    return loss.detach(), difficulty, gradient if need_gradient else loss.new_empty(0)
+
+
+def _outputs(logits: Tensor, need_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+    loss = logits.new_empty((), dtype=reference.arithmetic_dtype(logits.dtype))
+    shape = logits.shape if need_gradient else (0,)
+    return loss, torch.empty_like(loss), loss.new_empty(shape)
+
+
+_hard_sample_loss = register(
+    "hard_sample_loss(Tensor logits, Tensor labels, float exponent, bool detach,"
+    " bool need_gradient) -> (Tensor, Tensor, Tensor)",
+    _loss,
+    _loss_reference,
+    lambda logits, labels, exponent, detach, needed: _outputs(logits, needed),
+)
+
+
+class _HardSampleLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, exponent: float, detach: bool
+    ) -> tuple[Tensor, Tensor]:
+        loss, difficulty, gradient = _hard_sample_loss(
+            logits, labels, exponent, detach, ctx.needs_input_grad[0]
+        )
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(difficulty)
+        ctx.dtype = logits.dtype
+        return loss, difficulty
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return scaled(gradient, grads[0], ctx.dtype), None, None, None
+
+
+def _check_labels(logits: Tensor, labels: Tensor) -> None:
+    if not isinstance(labels, Tensor):
+        message = f"labels must be a torch.Tensor, got {type(labels).__name__}"
+        raise TypeError(message)
+    if labels.dtype != torch.int64:
+        message = f"labels has dtype {labels.dtype}; allowed: int64"
+        raise TypeError(message)
+    _checks.same_device("labels", labels, "logits", logits)
+    rows, classes = logits.shape
+    if labels.shape != (rows,):
+        message = f"labels has shape {tuple(labels.shape)}; expected [{rows}] as logits has rows"
+        raise ValueError(message)
+    if not _checks.known_values(labels):
+        return
+    lowest, highest = torch.aminmax(labels)
+    if int(lowest) < 0 or int(highest) >= classes:
+        index = int(((labels < 0) | (labels >= classes)).nonzero()[0])
+        message = f"labels[{index}] is {int(labels[index])}; allowed: 0 to {classes - 1}"
+        raise ValueError(message)
+
+
+def hard_sample_loss(
+    logits: Tensor, labels: Tensor, exponent: float, *, detach: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Eq. 8, ``mean_i d_i^gamma * CE_i`` with ``d = 1 - min(p_y, 1 - 1e-6)``, in one launch.
+
+    Args:
+        logits: [N, classes], floating point, not empty.
+        labels: [N] int64 on the same device, 0 to classes - 1. On CUDA they are not read back: a
+            label outside makes the loss and the gradient of its row NaN.
+        exponent: gamma >= 0, finite; 0 gives cross-entropy (Eq. 4).
+        detach: no gradient through d.
+
+    Returns:
+        The loss and, without gradient, the mean of d (Eq. 7): 0-d float32 (float64 for float64).
+        Gradient (once): ``w (p_j - [j = y]) / N`` with ``w = d^gamma``, plus
+        ``gamma d^(gamma-1) p_y CE`` where d is differentiated and p_y not clamped; finite for
+        logits whose differences are.
+
+    Raises:
+        TypeError: wrong dtype. ValueError: shapes or devices that do not fit, gamma < 0, on the CPU
+            a label that is no class.
+    """
+    _checks.logits("logits", logits)
+    _check_labels(logits, labels)
+    _checks.not_negative("exponent", exponent)
+    loss, difficulty = _HardSampleLoss.apply(logits, labels, float(exponent), detach)
+    return loss, difficulty

@@ -1,0 +1,80 @@
+"""The plateau rule for the learning rate as one op that changes its state on the device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hast_cuda.ops import _checks, reference
+from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+
+
+def _step(
+    state: Tensor, rate: Tensor, loss: Tensor, patience: int, factor: float, threshold: float,
+    minimum: float,
+) -> None:  # fmt: skip
+    core.plateau_step(
+        pointer(state), pointer(rate), pointer(loss), patience, factor, threshold, minimum,
+        DTYPES[loss.dtype], *device_and_stream(loss),
+    )  # fmt: skip
+
+
+_plateau_step_ = register(
+    "plateau_step_(Tensor(a!) state, Tensor(b!) rate, Tensor loss, int patience, float factor,"
+    " float threshold, float minimum) -> ()",
+    _step,
+    reference.plateau_step,
+    lambda *_: None,
+)
+
+
+def new_plateau_state(
+    learning_rate: float, *, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """(state, rate) for :func:`plateau_step`.
+
+    Returns:
+        float64 [3]: learning rate, best loss (infinity), steps in a row that were not better (0);
+        and the learning rate as 0-d float32, which an optimizer may hold.
+    """
+    _checks.positive("learning_rate", learning_rate)
+    state = torch.tensor([learning_rate, float("inf"), 0.0], dtype=torch.float64, device=device)
+    return state, state[0].float()
+
+
+def plateau_step(
+    state: Tensor, rate: Tensor, loss: Tensor, *, patience: int, factor: float, threshold: float,
+    minimum: float,
+) -> None:  # fmt: skip
+    """One step of ``ReduceLROnPlateau`` (mode min, relative threshold), in place, in one launch.
+
+    Better means ``loss < best * (1 - threshold)``; NaN is not better. After more than ``patience``
+    steps in a row that are not: ``lr <- max(lr * factor, minimum)`` if that lowers it by over 1e-8.
+
+    Args:
+        state: float64 [3] of :func:`new_plateau_state`, changed in place.
+        rate: float32, 0-d, set to the learning rate.
+        loss: 0-d, floating point; no gradient flows.
+        patience: >= 0.
+        factor: of the learning rate.
+        threshold: relative.
+        minimum: of the learning rate.
+
+    Raises:
+        TypeError: wrong dtype. ValueError: shapes or devices that do not fit, patience < 0.
+    """
+    _checks.floating("loss", loss)
+    for name, tensor, dtype, shape in (
+        ("state", state, torch.float64, (3,)),
+        ("rate", rate, torch.float32, ()),
+        ("loss", loss, loss.dtype, ()),
+    ):
+        if tensor.dtype != dtype:
+            message = f"{name} has dtype {tensor.dtype}; allowed: {dtype}"
+            raise TypeError(message)
+        if tensor.shape != shape or not tensor.is_contiguous():
+            message = f"{name} has shape {tuple(tensor.shape)}; expected {shape}, contiguous"
+            raise ValueError(message)
+        _checks.same_device(name, tensor, "loss", loss)
+    _checks.not_negative("patience", patience)
+    _plateau_step_(state, rate, loss.detach(), patience, factor, threshold, minimum)
