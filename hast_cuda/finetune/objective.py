@@ -4,29 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.ops import attention_loss
+from hast_cuda.ops import attention_loss, distillation_loss
 
-
-def distillation_loss(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """``KL(softmax(t/T) || softmax(s/T))``, summed over classes, averaged over the batch.
-
-    Args:
-        teacher: logits [N, classes]; ``student`` likewise.
-        temperature: T.
-
-    Returns:
-        0-d float32. Gradients flow to both.
-    """
-    return F.kl_div(
-        F.log_softmax(student.float() / temperature, dim=1),
-        F.log_softmax(teacher.float() / temperature, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
+__all__ = ["distillation_loss", "finetune_loss"]
 
 
 def finetune_loss(

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from hast_cuda.augment import random_crop_flip
 from hast_cuda.failures import FiniteGuard
 from hast_cuda.nn import BatchStatistics
+from hast_cuda.ops import hard_sample_loss
 from hast_cuda.seeding import deterministic_convolutions, generator
 from hast_cuda.synthesis.config import SynthesisConfig
-from hast_cuda.synthesis.objective import difficulty, hard_sample_loss
 from hast_cuda.synthesis.schedule import CosineSchedule, PlateauSchedule, Schedule
 from hast_cuda.synthesis.store import ImageStore, SyntheticImages
 
@@ -74,8 +74,7 @@ def synthesize_batch(
     images = noise.to(device).requires_grad_()
     coin, random = generator(seed, "coin", batch), generator(seed, "crop", batch, device=device)
     schedule = make_schedule(config, device)
-    rate = schedule.learning_rate.float()
-    optimizer = torch.optim.Adam([images], lr=rate, fused=True)
+    optimizer = torch.optim.Adam([images], lr=schedule.rate, fused=True)
     guard = FiniteGuard(f"synthesis of batch {batch}", device)
 
     for iteration in range(config.iterations):
@@ -86,14 +85,13 @@ def synthesize_batch(
             x = random_crop_flip(images, config.crop_scale, random)
         logits = statistics.model(x)
         match = statistics.loss(config.match_reduction)  # Eq. 3
-        label = hard_sample_loss(  # Eq. 8
+        label, difficulty = hard_sample_loss(  # Eq. 8
             logits, labels, config.difficulty_exponent, detach=config.detach_difficulty
         )
         loss = match + config.label_weight * label  # Eq. 9
         (images.grad,) = torch.autograd.grad(loss, images)
         optimizer.step()
         schedule.step(loss)
-        rate.copy_(schedule.learning_rate)
         match, label, loss = match.detach(), label.detach(), loss.detach()
         guard.observe(loss, iteration)
         progress.update()
@@ -102,7 +100,7 @@ def synthesize_batch(
             log({
                 "phase": "synthesis", "batch": batch, "iteration": iteration,
                 "loss": float(loss), "match": float(match), "label": float(label),
-                "difficulty": float(difficulty(logits.detach(), labels).mean()),
+                "difficulty": float(difficulty),
                 "learning_rate": float(schedule.learning_rate),
             })  # fmt: skip
     guard.check(images)

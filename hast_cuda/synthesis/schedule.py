@@ -8,11 +8,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hast_cuda.ops import new_plateau_state, plateau_step
+
 
 class Schedule(Protocol):
-    """A learning rate (0-d float64 tensor) that follows the loss or the iteration."""
+    """A learning rate that follows the loss or the iteration; both tensors stay where they are."""
 
     learning_rate: Tensor
+    """0-d float64."""
+    rate: Tensor
+    """The same in float32, for the optimizer."""
 
     def step(self, loss: Tensor) -> None:
         """Advance by one iteration."""
@@ -29,25 +34,17 @@ class PlateauSchedule:
         self, learning_rate: float, *, patience: int = 50, factor: float = 0.1,
         threshold: float = 1e-4, minimum: float = 1e-4, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
-        def scalar(value: float) -> Tensor:
-            return torch.tensor(value, dtype=torch.float64, device=device)
-
-        self.learning_rate, self.best, self.bad = scalar(learning_rate), scalar(math.inf), scalar(0)
+        self.state, self.rate = new_plateau_state(learning_rate, device=device)
+        self.learning_rate, self.best, self.bad = self.state.unbind()
         self.patience, self.factor, self.threshold = patience, factor, threshold
         self.minimum = minimum
 
-    @torch.no_grad()
     def step(self, loss: Tensor) -> None:
-        """Advance with the loss of this iteration, 0-d, any floating dtype."""
-        current = loss.detach().double()
-        better = current < self.best * (1 - self.threshold)
-        self.best.copy_(torch.where(better, current, self.best))
-        self.bad.copy_(torch.where(better, 0.0, self.bad + 1))
-        stalled = self.bad > self.patience
-        lower = (self.learning_rate * self.factor).clamp(min=self.minimum)
-        change = stalled & (self.learning_rate - lower > 1e-8)
-        self.learning_rate.copy_(torch.where(change, lower, self.learning_rate))
-        self.bad.copy_(torch.where(stalled, 0.0, self.bad))
+        """Advance with the loss of this iteration, 0-d, any floating dtype; one launch."""
+        plateau_step(
+            self.state, self.rate, loss, patience=self.patience, factor=self.factor,
+            threshold=self.threshold, minimum=self.minimum,
+        )  # fmt: skip
 
 
 class CosineSchedule:
@@ -58,6 +55,7 @@ class CosineSchedule:
         device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.learning_rate = torch.tensor(learning_rate, dtype=torch.float64, device=device)
+        self.rate = self.learning_rate.float()
         self.count = torch.zeros((), dtype=torch.float64, device=device)
         self.first, self.minimum, self.iterations = learning_rate, minimum, iterations
 
@@ -67,3 +65,4 @@ class CosineSchedule:
         self.count.add_(1)
         phase = torch.cos(self.count * (math.pi / self.iterations))
         self.learning_rate.copy_(self.minimum + (self.first - self.minimum) * (1 + phase) / 2)
+        self.rate.copy_(self.learning_rate)
