@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
 from torch import Tensor
+
+from hast_cuda.seeding import generator
 
 ATTEMPTS = 10  # torchvision tries as often before it falls back to a central crop
 
@@ -48,22 +51,31 @@ def resize_crops(images: Tensor, boxes: Tensor, flip: Tensor) -> Tensor:
     """
     height, width = images.shape[-2:]
     top, left, tall, wide = boxes.unbind(1)
-
-    def positions(start: Tensor, length: Tensor, size: int) -> Tensor:
-        centres = (torch.arange(size, device=images.device, dtype=boxes.dtype) + 0.5) / size
-        inside = centres * length[:, None] - 0.5
-        return start[:, None] + inside.clamp(min=0).minimum(length[:, None] - 1)
-
-    rows, columns = positions(top, tall, height), positions(left, wide, width)
-    columns = torch.where(flip[:, None], columns.flip(1), columns)
+    mirrored = flip.to(boxes.dtype)
 
     # Bilinear interpolation is separable: one matrix of hat functions per axis. Two products are
     # deterministic in both directions, unlike the scattered gradient of grid_sample on CUDA.
-    def weights(at: Tensor, size: int) -> Tensor:
-        pixels = torch.arange(size, device=images.device, dtype=boxes.dtype)
-        return (1 - (at[:, :, None] - pixels).abs()).clamp(min=0).to(images.dtype)[:, None]
+    def weights(start: Tensor, length: Tensor, size: int, mirrored: Tensor | None) -> Tensor:
+        centres, away, pixels = _axis(size, boxes.dtype, images.device)
+        length = length[:, None]
+        if mirrored is not None:
+            centres = torch.addcmul(centres, mirrored[:, None], away)
+        inside = torch.addcmul(start.new_full((), -0.5), centres, length)
+        at = torch.minimum(inside.clamp_(min=0), length - 1).add_(start[:, None])
+        hats = (at[:, :, None] - pixels).abs_().neg_().add_(1).clamp_(min=0)
+        return hats.to(images.dtype)[:, None]
 
-    return weights(rows, height) @ images @ weights(columns, width).transpose(2, 3)
+    rows = weights(top, tall, height, None)
+    columns = weights(left, wide, width, mirrored)
+    return rows @ images @ columns.transpose(2, 3)
+
+
+@functools.lru_cache(maxsize=8)
+def _axis(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixel centres in (0, 1), their way to the mirrored place, and pixel numbers."""
+    pixels = torch.arange(size, device=device, dtype=dtype)
+    centres = (pixels + 0.5) / size
+    return centres, 1 - 2 * centres, pixels
 
 
 def random_crop_flip(
@@ -73,13 +85,52 @@ def random_crop_flip(
     """One random resized crop and coin-toss mirror per image, [N, C, H, W] -> same, on the device.
 
     Args:
-        images: batch; ``random`` must live on its device.
+        images: batch.
         scale: area fraction of the crop.
-        random: source of the draws.
+        random: source of the draws, on the CPU or on the device of ``images``.
         ratio: aspect ratio of the crop.
         flip_probability: chance to mirror an image; 0 for images such as text or digits.
     """
     count, (height, width) = images.shape[0], images.shape[-2:]
-    boxes = crop_boxes(count, height, width, scale, ratio, random, images.device)
-    flip = torch.rand(count, generator=random, device=images.device) < flip_probability
-    return resize_crops(images, boxes, flip)
+    boxes = crop_boxes(count, height, width, scale, ratio, random, random.device)
+    flip = torch.rand(count, generator=random, device=random.device) < flip_probability
+    return resize_crops(images, boxes.to(images.device), flip.to(images.device))
+
+
+class CropStream:
+    """Crops and mirrors of every iteration, drawn ahead on the CPU and kept on the device.
+
+    The draws depend on the seed and the iteration alone, not on the device or on what ran before.
+
+    Args:
+        count: images per iteration.
+        size: their (height, width).
+        scale: area fraction of the crops.
+        flip_probability: chance to mirror an image.
+        seed: with ``names`` it names the stream.
+        names: see :func:`hast_cuda.seeding.generator`.
+        device: of the images.
+    """
+
+    AHEAD = 50  # iterations drawn at a time: a few small CPU operations each
+
+    def __init__(
+        self, count: int, size: tuple[int, int], scale: tuple[float, float],
+        flip_probability: float, device: torch.device, seed: int, *names: object,
+    ) -> None:  # fmt: skip
+        self.count, self.size, self.scale, self.device = count, size, scale, device
+        self.flip_probability = flip_probability
+        self.seed, self.names = seed, names
+        self.chunk, self.drawn = -1, torch.empty(0)
+
+    def at(self, iteration: int) -> Tensor:
+        """[count, 5] float32 (top, left, height, width, mirrored) of an iteration."""
+        chunk, index = divmod(iteration, self.AHEAD)
+        if chunk != self.chunk:
+            random = generator(self.seed, *self.names, chunk)
+            total, ratio = self.AHEAD * self.count, (3 / 4, 4 / 3)
+            boxes = crop_boxes(total, *self.size, self.scale, ratio, random, random.device)
+            flip = torch.rand(total, 1, generator=random) < self.flip_probability
+            drawn = torch.cat((boxes, flip.to(boxes.dtype)), 1).view(self.AHEAD, self.count, 5)
+            self.chunk, self.drawn = chunk, drawn.to(self.device)
+        return self.drawn[index]

@@ -7,24 +7,38 @@ from torch import Tensor
 
 
 class FiniteGuard:
-    """Remembers, without reading the device, the first iteration whose loss was not finite."""
+    """Counts, without reading the device, the iterations before the first loss not finite."""
 
     def __init__(self, what: str, device: torch.device) -> None:
-        self.what = what
-        self.first = torch.full((), -1, dtype=torch.int64, device=device)
+        self.what, self.start = what, 0
+        self.poison = torch.zeros((), device=device)  # NaN from the first such loss on
+        self.finite = torch.zeros((), dtype=torch.int64, device=device)
 
-    def observe(self, loss: Tensor, iteration: int) -> None:
-        """Note the loss of ``iteration``, a 0-d tensor on the device."""
-        new = ~torch.isfinite(loss.detach()) & (self.first < 0)
-        self.first.masked_fill_(new, iteration)
+    def reset(self, what: str, start: int = 0) -> None:
+        """Begin anew, with iteration number ``start``."""
+        self.what, self.start = what, start
+        self.poison.zero_()
+        self.finite.zero_()
 
-    def check(self, *results: Tensor) -> None:
-        """Read the device; FloatingPointError if a loss or one of ``results`` is not finite."""
-        first = int(self.first)
-        if first >= 0:
+    def observe(self, loss: Tensor) -> None:
+        """Note the loss of the next iteration, a 0-d tensor on the device."""
+        loss = loss.detach()
+        self.poison += loss - loss  # 0, or NaN for NaN and infinity
+        self.finite += self.poison == 0
+
+    def check(self, done: int, *results: Tensor) -> None:
+        """Read the device; FloatingPointError if a loss or one of ``results`` is not finite.
+
+        Args:
+            done: iterations observed since the start.
+            results: tensors that must be finite too.
+        """
+        finite = int(self.finite)
+        if finite < done:
             message = (
-                f"{self.what}: the loss is not finite from iteration {first} on. What was finished "
-                "before is kept. Try a smaller learning rate, or check the network's weights."
+                f"{self.what}: the loss is not finite from iteration {self.start + finite} on. "
+                "What was finished before is kept. Try a smaller learning rate, or check the "
+                "network's weights."
             )
             raise FloatingPointError(message)
         if not all(bool(torch.isfinite(r).all()) for r in results):

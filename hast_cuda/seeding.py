@@ -1,10 +1,8 @@
-"""Runs that can be repeated: named random streams, deterministic convolutions."""
+"""Runs that can be repeated: named random streams."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,14 +17,3 @@ def derive_seed(seed: int, *names: object) -> int:
 def generator(seed: int, *names: object, device: Any = "cpu") -> torch.Generator:
     """Generator on ``device`` for the stream called ``names``."""
     return torch.Generator(device).manual_seed(derive_seed(seed, *names))
-
-
-@contextmanager
-def deterministic_convolutions() -> Iterator[None]:
-    """Let cuDNN choose only algorithms that give the same bits twice; no effect on the CPU."""
-    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before

@@ -88,13 +88,13 @@ def test_a_seed_decides_every_bit(device: torch.device) -> None:
 
 def test_each_pass_shows_every_image_once_and_can_start_anywhere() -> None:
     images = torch.arange(10)
-    stream = shuffled(images, 4, seed=0)
+    stream = shuffled(10, 4, seed=0)
     batches = [next(stream) for _ in range(9)]
     passes = [torch.cat(batches[i : i + 3]) for i in (0, 3, 6)]
     assert all(torch.equal(p.sort().values, images) for p in passes)
     assert not torch.equal(passes[0], passes[1])
     for start in range(9):
-        assert torch.equal(next(shuffled(images, 4, seed=0, start=start)), batches[start])
+        assert torch.equal(next(shuffled(10, 4, seed=0, start=start)), batches[start])
 
 
 def score(stop_at: int | None = None) -> Callable[[nn.Module], float]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.finetune.loop import Step
+from hast_cuda.finetune.step import Step
 
 LAYERS = ["features.1", "features.4"]
 CONFIG = FinetuneConfig(learning_rate=1e-5, weight_decay=0.0, perturbation=0.05)

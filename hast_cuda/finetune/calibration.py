@@ -20,11 +20,11 @@ def augmented(
     images: Tensor, config: FinetuneConfig, seed: int, device: torch.device
 ) -> Iterator[Tensor]:
     """Endless calibration batches, cropped and flipped as the training batches will be."""
-    random = generator(seed, "calibration", device=device)
-    stream = shuffled(images, config.calibration_batch_size, seed, "calibration order")
+    random = generator(seed, "calibration")
+    stream = shuffled(len(images), config.calibration_batch_size, seed, "calibration order")
     while True:
         yield random_crop_flip(
-            next(stream).to(device),
+            images[next(stream).to(images.device)].to(device),
             config.crop_scale,
             random,
             flip_probability=config.flip_probability,

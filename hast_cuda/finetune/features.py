@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from hast_cuda.nn import has_running_statistics
+from hast_cuda.nn import (
+    CannotMergeError,
+    FusedBatchNorm2d,
+    Tap,
+    has_running_statistics,
+    merge_batch_norms,
+    warn_unmerged,
+)
+from hast_cuda.ops import channel_attentions
 
 # The published choice: the last BatchNorm of a block, before the residual sum and the activation.
 _KNOWN_BLOCKS = {
@@ -64,6 +73,16 @@ def feature_layers(model: nn.Module) -> list[str]:
     return _normalizers(model)
 
 
+def require_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
+    """The modules of ``model`` by name; ValueError if one of ``layers`` is not among them."""
+    modules = dict(model.named_modules())
+    missing = [name for name in layers if name not in modules]
+    if missing:
+        message = f"feature layers {missing} are not modules of the network"
+        raise ValueError(message)
+    return modules
+
+
 class FeatureTap:
     """Forward hooks that collect the outputs of some layers of one network.
 
@@ -72,11 +91,7 @@ class FeatureTap:
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
-        modules = dict(model.named_modules())
-        missing = [name for name in layers if name not in modules]
-        if missing:
-            message = f"feature layers {missing} are not modules of the network"
-            raise ValueError(message)
+        modules = require_layers(model, layers)
         self.active = False  # an evaluation in between must not fill the memory
         self._found: list[Tensor] = []
         self._handles = [modules[name].register_forward_hook(self._record) for name in layers]
@@ -95,3 +110,61 @@ class FeatureTap:
         for handle in self._handles:
             handle.remove()
         self._found = []
+
+
+@dataclass
+class Seen:
+    """What one forward pass gave: logits, and the attention vector (Eq. 14) of every layer."""
+
+    logits: Tensor
+    energies: list[Tensor]
+    positions: list[int]
+
+
+class Followed:
+    """A network whose forward pass also gives the attention vectors of some layers.
+
+    Raises:
+        CannotMergeError: with ``merge``, if torch.fx cannot follow the network. ValueError: a name
+            is not a module of the network.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], *, merge: bool) -> None:
+        self.model, self.tap = model, FeatureTap(model, [] if merge else layers)
+        self.watched: list[nn.Module] = []
+        if merge:
+            require_layers(model, layers)
+            merged = merge_batch_norms(model, FusedBatchNorm2d, layers)
+            self.model, self.watched = merged.model, list(merged.watched.values())
+            for module in self.watched:
+                if isinstance(module, FusedBatchNorm2d):
+                    module.watched = True
+
+    def __call__(self, x: Tensor) -> Seen:
+        """One forward pass."""
+        self.tap.active = True
+        logits = self.model(x)
+        self.tap.active = False
+        maps = self.tap.take() + [m.take() for m in self.watched if isinstance(m, Tap)]
+        # Hooks and taps know maps only; in a merged network most layers summed their own vector.
+        found = iter(zip(channel_attentions(maps), (m[0, 0].numel() for m in maps), strict=True))
+        vectors = [
+            module.take() if isinstance(module, FusedBatchNorm2d) else next(found)
+            for module in self.watched
+        ]
+        energies, positions = zip(*vectors, *found, strict=True) if vectors or maps else ((), ())
+        return Seen(logits, list(energies), list(positions))
+
+    def remove(self) -> None:
+        """Take the hooks out of the network."""
+        self.tap.remove()
+
+
+def follow(networks: Sequence[nn.Module], layers: Sequence[str], *, merge: bool) -> list[Followed]:
+    """Followed networks, all merged or, with one warning, none."""
+    if merge:
+        try:
+            return [Followed(network, layers, merge=True) for network in networks]
+        except CannotMergeError as reason:
+            warn_unmerged(reason)
+    return [Followed(network, layers, merge=False) for network in networks]

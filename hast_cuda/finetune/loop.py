@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hast_cuda.augment import random_crop_flip
+from hast_cuda.augment import CropStream, resize_crops
+from hast_cuda.execution import Execution, convolution_rules
 from hast_cuda.failures import FiniteGuard
 from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.features import FeatureTap, feature_layers
-from hast_cuda.finetune.objective import finetune_loss
-from hast_cuda.nn import quantized_once
-from hast_cuda.seeding import deterministic_convolutions, generator
+from hast_cuda.finetune.features import feature_layers
+from hast_cuda.finetune.objective import loss_weights
+from hast_cuda.finetune.step import Step
+from hast_cuda.graphs import Replayed
+from hast_cuda.seeding import generator
 
 LOG_EVERY = 50  # iterations between reads of the device
 Log = Callable[[dict[str, float | int | str]], None]
@@ -33,84 +35,91 @@ class FinetuneResult:
 
 
 def shuffled(
-    images: Tensor, batch_size: int, seed: int, stream: str = "order", start: int = 0
+    count: int, batch_size: int, seed: int, stream: str = "order", start: int = 0
 ) -> Iterator[Tensor]:
-    """Endless batches in a new random order per pass, from batch number ``start`` on."""
-    size = min(batch_size, len(images))
-    number, skip = divmod(start, -(-len(images) // size))
+    """Endless batches of indices in a new random order per pass, from batch ``start`` on."""
+    size = min(batch_size, count)
+    number, skip = divmod(start, -(-count // size))
     while True:
-        order = torch.randperm(len(images), generator=generator(seed, stream, number))
-        for chosen in order.split(size)[skip:]:
-            yield images[chosen.to(images.device)]
+        order = torch.randperm(count, generator=generator(seed, stream, number))
+        yield from order.split(size)[skip:]
         number, skip = number + 1, 0
 
 
-class Step:
-    """One iteration: clean loss, perturbation, perturbed loss, update (Eq. 10 and 12)."""
+class Iteration:
+    """Batch, crops and step for one batch size; a single graph launch where CUDA graphs are on."""
+
+    def __init__(self, step: Step, images: Tensor, size: int, guard: FiniteGuard) -> None:
+        device = images.device
+        self.step, self.images, self.guard = step, images, guard
+        self.chosen = torch.zeros(size, dtype=torch.int64, device=device)
+        self.crops = torch.zeros(size, 5, device=device)
+        self.terms = tuple(torch.zeros((), device=device) for _ in range(2))
+        self.replayed = Replayed(self._run, device, step.execution.cuda_graphs)
+
+    def _run(self) -> None:
+        crops = self.crops
+        batch = self.images.index_select(0, self.chosen)
+        x = resize_crops(batch, crops[:, :4], crops[:, 4])
+        terms = self.step(self.step.execution.images(x))
+        for kept, term in zip(self.terms, terms, strict=True):
+            kept.copy_(term)
+        self.guard.observe(terms[0] + terms[1])
+
+    def __call__(self, chosen: Tensor, crops: Tensor, rate: float) -> None:
+        """One iteration on the images ``chosen``; its two loss terms are in :attr:`terms`."""
+        self.chosen.copy_(chosen, non_blocking=True)
+        self.crops.copy_(crops)
+        self.step.rate.fill_(rate)
+        self.replayed()
+
+
+class _Training:
+    """Iterations in order, whatever their batch size."""
 
     def __init__(
-        self, teacher: nn.Module, student: nn.Module, layers: list[str], config: FinetuneConfig
+        self, step: Step, images: Tensor, config: FinetuneConfig, seed: int, start: int
     ) -> None:
-        self.teacher, self.student, self.config = teacher, student, config
-        wanted = layers if config.feature_weight else []
-        self.taps = FeatureTap(teacher, wanted), FeatureTap(student, wanted)
-        self.parameters = [p for p in student.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(
-            self.parameters, lr=config.learning_rate, momentum=config.momentum,
-            nesterov=config.momentum > 0, weight_decay=config.weight_decay,
+        self.step, self.images, self.config, self.seed = step, images, config, seed
+        self.guard = FiniteGuard("fine-tuning", images.device)
+        self.guard.reset("fine-tuning", start)
+        self.start = start
+        self.size = min(config.batch_size, len(images))
+        self.stream = shuffled(len(images), config.batch_size, seed, start=start)
+        self.crops = CropStream(
+            self.size, (images.shape[2], images.shape[3]), config.crop_scale,
+            config.flip_probability, images.device, seed, "augment",
         )  # fmt: skip
+        self.iterations: dict[int, Iteration] = {}
+        self.terms: tuple[Tensor, ...] = ()
 
-    def losses(self, x: Tensor, *, teacher_grad: bool) -> tuple[Tensor, Tensor]:
-        """The two terms of Eq. 12 on ``x``."""
-        for tap in self.taps:
-            tap.active = True
-        with torch.set_grad_enabled(teacher_grad):
-            target = self.teacher(x)
-        output = self.student(x)
-        maps = [tap.take() for tap in self.taps]
-        for tap in self.taps:
-            tap.active = False
-        return finetune_loss(self.config, target, output, *maps)
+    def run(self, iteration: int) -> None:
+        chosen = next(self.stream)
+        size = len(chosen)  # the last batch of a pass may be smaller
+        if size not in self.iterations:
+            self.iterations[size] = Iteration(self.step, self.images, size, self.guard)
+        current = self.iterations[size]
+        current(chosen, self.crops.at(iteration)[:size], self.config.rate(iteration))
+        self.terms = current.terms
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Update the student on the batch ``x``; returns the two terms of the clean loss."""
-        config = self.config
-        self.optimizer.zero_grad(set_to_none=True)
-        x = x.detach().requires_grad_(config.perturbation > 0)
-        with quantized_once(self.student):
-            terms = self.losses(x, teacher_grad=x.requires_grad)
-            clean = terms[0] + terms[1]
-            # One backward pass gives the student's gradient and the image's (through both
-            # networks).
-            wanted = self.parameters if config.clean_weight else []
-            scale = config.clean_weight or 1.0
-            torch.autograd.backward(
-                scale * clean, inputs=[*wanted, *([x] if x.requires_grad else [])]
-            )
-            if config.perturbation and config.perturbed_weight:
-                assert x.grad is not None
-                harder = (x + config.perturbation * x.grad.sign()).detach()  # Eq. 10, one step
-                again = self.losses(harder, teacher_grad=False)
-                torch.autograd.backward(
-                    config.perturbed_weight * (again[0] + again[1]), inputs=self.parameters
-                )
-        if config.max_grad_norm:
-            nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
-        self.optimizer.step()
-        return terms[0].detach(), terms[1].detach()
+    def check(self, done: int, *results: Tensor) -> None:
+        self.guard.check(done - self.start, *results)
 
-    def close(self) -> None:
-        """Take the hooks out of both networks."""
-        for tap in self.taps:
-            tap.remove()
+    def figures(self, iteration: int) -> dict[str, float | int | str]:
+        """Reads the device."""
+        weights = loss_weights(self.config)
+        distillation, alignment = (w * float(t) for w, t in zip(weights, self.terms, strict=True))
+        return {
+            "phase": "finetune", "iteration": iteration, "distillation": distillation,
+            "alignment": alignment, "learning_rate": self.config.rate(iteration),
+        }  # fmt: skip
 
 
-@deterministic_convolutions()
 def finetune(
     teacher: nn.Module, student: nn.Module, images: Tensor, config: FinetuneConfig, *,
     seed: int = 0, device: torch.device | str = "cpu", evaluate: Evaluate | None = None,
     checkpoint: CheckpointFile | None = None, log: Log = lambda _: None,
-    layers: list[str] | None = None,
+    layers: list[str] | None = None, execution: Execution | None = None,
 ) -> FinetuneResult:  # fmt: skip
     """Fine-tune a calibrated student on synthetic images (Algorithm 1, second loop).
 
@@ -127,6 +136,7 @@ def finetune(
         checkpoint: state kept after every evaluation interval, found again on the next call.
         log: called with a dict of figures every 50 iterations.
         layers: feature layers; default :func:`feature_layers` of the teacher.
+        execution: how to compute; default :class:`Execution`.
 
     Raises:
         FloatingPointError: a loss that is not finite, naming the iteration.
@@ -135,9 +145,10 @@ def finetune(
     if not len(images):
         message = "images is empty: fine-tuning needs at least one image"
         raise ValueError(message)
-    device = torch.device(device)
+    device, execution = torch.device(device), execution or Execution()
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
-    student = student.to(device).eval().requires_grad_(True)
+    frozen = execution.network(frozen)
+    student = execution.network(student.to(device).eval().requires_grad_(True))
     layers = layers or feature_layers(frozen)
     if config.feature_weight and not layers:
         message = (
@@ -145,41 +156,25 @@ def finetune(
             "feature_weight to 0"
         )
         raise ValueError(message)
-    step = Step(frozen, student, layers, config)
+    step = Step(frozen, student, layers, config, execution)
     state = Checkpoint(0, []) if checkpoint is None else checkpoint.load(student, step.optimizer)
     interval = max(1, -(-config.iterations // config.evaluations))
-    guard = FiniteGuard("fine-tuning", device)
-    images = images.to(device)
-    stream = shuffled(images, config.batch_size, seed, start=state.iteration)
+    training = _Training(step, images.to(device), config, seed, state.iteration)
+    progress = tqdm(
+        total=config.iterations, initial=state.iteration, desc="fine-tuning", unit="it",
+        disable=None,
+    )  # fmt: skip
     try:
-        with tqdm(
-            total=config.iterations, initial=state.iteration, desc="fine-tuning", unit="it",
-            disable=None,
-        ) as progress:  # fmt: skip
+        with convolution_rules(execution), progress:
             for iteration in range(state.iteration, config.iterations):
-                for group in step.optimizer.param_groups:
-                    group["lr"] = config.rate(iteration)
-                random = generator(seed, "augment", iteration, device=device)
-                terms = step(
-                    random_crop_flip(
-                        next(stream),
-                        config.crop_scale,
-                        random,
-                        flip_probability=config.flip_probability,
-                    )
-                )
-                guard.observe(terms[0] + terms[1], iteration)
+                training.run(iteration)
                 progress.update()
                 done = iteration + 1
                 if iteration % LOG_EVERY == 0 or done == config.iterations:
-                    guard.check()
-                    log({
-                        "phase": "finetune", "iteration": iteration,
-                        "distillation": float(terms[0]), "alignment": float(terms[1]),
-                        "learning_rate": config.rate(iteration),
-                    })  # fmt: skip
+                    training.check(done)
+                    log(training.figures(iteration))
                 if done % interval == 0 or done == config.iterations:
-                    guard.check(*step.parameters)
+                    training.check(done, *step.parameters)
                     if evaluate is not None:
                         state.accuracies.append((done, evaluate(student)))
                         log({"phase": "test", "iteration": done, "top1": state.accuracies[-1][1]})

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.ops import attention_loss, distillation_loss
+from hast_cuda.finetune.features import Seen
+from hast_cuda.ops import attention_energy_loss, distillation_loss
 
-__all__ = ["distillation_loss", "finetune_loss"]
+__all__ = ["distillation_loss", "loss_terms", "loss_weights"]
 
 
-def finetune_loss(
-    config: FinetuneConfig, teacher: Tensor, student: Tensor,
-    teacher_maps: Sequence[Tensor], student_maps: Sequence[Tensor],
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(alpha * T^2 * KL, lambda * sum over maps of Eq. 13): the two terms of Eq. 12."""
-    scale = config.distillation_weight * config.temperature**2
-    distillation = scale * distillation_loss(teacher, student, config.temperature)
-    if not config.feature_weight:
+def loss_weights(config: FinetuneConfig) -> tuple[float, float]:
+    """(alpha * T^2, lambda): what the two terms of Eq. 12 are multiplied by."""
+    return config.distillation_weight * config.temperature**2, config.feature_weight
+
+
+def loss_terms(config: FinetuneConfig, teacher: Seen, student: Seen) -> tuple[Tensor, Tensor]:
+    """(KL, sum over layers of Eq. 13), without their weights; the second is 0 without layers."""
+    distillation = distillation_loss(teacher.logits, student.logits, config.temperature)
+    if not student.energies:
         return distillation, distillation.new_zeros(())
-    alignment = config.feature_weight * attention_loss(
-        teacher_maps, student_maps, normalized=config.normalized_attention
-    )
-    return distillation, alignment
+    return distillation, attention_energy_loss(
+        teacher.energies, student.energies, student.positions,
+        normalized=config.normalized_attention,
+    )  # fmt: skip

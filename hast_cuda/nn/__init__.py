@@ -12,14 +12,16 @@ from hast_cuda.nn.calibrate import (
 )
 from hast_cuda.nn.fused_batch_norm import FusedBatchNorm2d
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear, quantized_once
-from hast_cuda.nn.matched_batch_norm import (
-    BatchStatistics,
-    MatchedBatchNorm2d,
-    has_running_statistics,
-    require_batch_norm,
+from hast_cuda.nn.matched_batch_norm import BatchStatistics, MatchedBatchNorm2d
+from hast_cuda.nn.merge import (
+    CannotMergeError,
+    Merged,
+    Tap,
+    merge_batch_norms,
+    warn_unmerged,
 )
-from hast_cuda.nn.merge import CannotMergeError, Merged, Tap, merge_batch_norms
 from hast_cuda.nn.quantize import Override, quantize
+from hast_cuda.nn.statistics import has_running_statistics, require_batch_norm
 from hast_cuda.nn.table import QuantizationTable, quantization_table
 
 __all__ = [
@@ -45,4 +47,5 @@ __all__ = [
     "require_batch_norm",
     "shrink_ranges",
     "unfreeze_ranges",
+    "warn_unmerged",
 ]

@@ -42,6 +42,12 @@ class FusedBatchNorm2d(nn.Module):
             y = y + residual
         return activate(y, self.activation) if quantizer is None else quantizer(y)
 
+    def take(self) -> tuple[Tensor, int]:
+        """(energy, positions) of the last forward, forgotten here: they would keep its graph."""
+        energy, self.energy = self.energy, None
+        assert energy is not None
+        return energy, self.positions
+
     def _run(
         self, x: Tensor, residual: Tensor | None, activation: str | None,
         quantizer: FakeQuantActivation | None,

@@ -8,27 +8,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.nn.fused_batch_norm import fits
+from hast_cuda.nn.merge import CannotMergeError, merge_batch_norms, warn_unmerged
+from hast_cuda.nn.statistics import has_running_statistics, require_batch_norm
 from hast_cuda.nn.swap import swap_modules
 from hast_cuda.ops import batch_norm_match, match_loss
 from hast_cuda.ops.reference import activate
 
 _FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-
-
-def has_running_statistics(module: nn.Module) -> bool:
-    """True for every layer that normalises with statistics it has stored."""
-    return all(getattr(module, n, None) is not None for n in ("running_mean", "running_var"))
-
-
-def require_batch_norm(model: nn.Module) -> None:
-    """ValueError unless some layer of ``model`` has running statistics."""
-    if not any(has_running_statistics(module) for module in model.modules()):
-        message = (
-            "the network has no BatchNorm layer with running statistics, and synthesis matches "
-            "images to those; use a network with BatchNorm (not yet folded into its "
-            "convolutions) or quantize with images of your own"
-        )
-        raise ValueError(message)
 
 
 class MatchedBatchNorm2d(nn.BatchNorm2d):
@@ -70,29 +56,39 @@ class MatchedBatchNorm2d(nn.BatchNorm2d):
         layer.num_batches_tracked = norm.num_batches_tracked
         return layer.train(norm.training)
 
-    def take_along(self, activation: str | None, quantizer: object) -> MatchedBatchNorm2d | None:
-        """Apply ``activation`` too; None (and unchanged) if a quantizer would have to follow."""
-        if quantizer is not None:
-            return None
-        self.activation = activation
-        return self
-
 
 class BatchStatistics:
     """Every BatchNorm of a network made to report statistics, and their loss (Eq. 3).
 
     Args:
-        model: edited in place: BatchNorm modules become :class:`MatchedBatchNorm2d`. Modules that
-            have running statistics but their own forward are read through a hook instead.
+        model: in eval mode; edited in place: BatchNorm modules become :class:`MatchedBatchNorm2d`.
+            Modules that have running statistics but their own forward are read through a hook
+            instead.
+        merge: let BatchNorm layers take along residual sum and activation; :attr:`model` is then
+            another module than the argument. A network that torch.fx cannot follow stays as it is,
+            with a warning.
 
     Raises:
         ValueError: no layer has running statistics.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, merge: bool = False) -> None:
         require_batch_norm(model)
         self.layers: list[Any] = []
         self.model = swap_modules(model, self._convert)
+        if merge:
+            try:
+                self.model = merge_batch_norms(self.model, self._take_along).model
+            except CannotMergeError as reason:
+                warn_unmerged(reason)
+
+    def _take_along(self, norm: Any, activation: str | None, quantizer: Any) -> nn.Module | None:
+        if not isinstance(norm, MatchedBatchNorm2d) or quantizer is not None:
+            return None
+        layer = MatchedBatchNorm2d.from_float(norm)
+        layer.activation = activation
+        self.layers[self.layers.index(norm)] = layer
+        return layer
 
     def _convert(self, _: str, module: nn.Module) -> nn.Module | None:
         if not has_running_statistics(module):

@@ -7,6 +7,7 @@ found wherever they are written: as modules, as functions, one ReLU used in many
 from __future__ import annotations
 
 import operator
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.nn.activation import FakeQuantActivation
-from hast_cuda.nn.matched_batch_norm import has_running_statistics
+from hast_cuda.nn.statistics import has_running_statistics
 
 # What stands for a BatchNorm and what follows it; None leaves the BatchNorm as it is.
 Fuse = Callable[[Any, str | None, FakeQuantActivation | None], nn.Module | None]
@@ -40,6 +41,12 @@ class Tap(nn.Module):
         """Same tensor."""
         self.found = x
         return x
+
+    def take(self) -> Tensor:
+        """What passed, forgotten here: it would keep its graph."""
+        found, self.found = self.found, None
+        assert found is not None
+        return found
 
 
 @dataclass
@@ -238,3 +245,12 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
     merged.recompile()
     result.model = merged.eval()
     return result
+
+
+def warn_unmerged(reason: CannotMergeError) -> None:
+    """Say that a loop runs with more launches than it could."""
+    warnings.warn(
+        f"BatchNorm layers are not merged with what follows them, which costs time: {reason}",
+        UserWarning,
+        stacklevel=3,
+    )

@@ -115,8 +115,8 @@ def generated_batches(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        guard.observe(loss, iteration)
-        if iteration % 50 == 0:
-            guard.check()
+        guard.observe(loss)
         iteration += 1
+        if iteration % 50 == 1:
+            guard.check(iteration)
         yield images.detach()

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hast_cuda.augment import random_crop_flip
-from hast_cuda.failures import FiniteGuard
+from hast_cuda.augment import CropStream
+from hast_cuda.execution import Execution, convolution_rules
 from hast_cuda.nn import BatchStatistics
-from hast_cuda.ops import hard_sample_loss
-from hast_cuda.seeding import deterministic_convolutions, generator
+from hast_cuda.seeding import generator
 from hast_cuda.synthesis.config import SynthesisConfig
-from hast_cuda.synthesis.schedule import CosineSchedule, PlateauSchedule, Schedule
+from hast_cuda.synthesis.step import Step
 from hast_cuda.synthesis.store import ImageStore, SyntheticImages
 
 if TYPE_CHECKING:
@@ -47,64 +46,34 @@ def draw_labels(config: SynthesisConfig, num_classes: int, seed: int) -> Tensor:
     ].remainder(num_classes)
 
 
-def make_schedule(config: SynthesisConfig, device: torch.device) -> Schedule:
-    """The learning-rate schedule that ``config`` names."""
-    minimum = min(config.min_learning_rate, config.learning_rate)
-    if config.schedule == "plateau":
-        return PlateauSchedule(
-            config.learning_rate, patience=config.patience, minimum=minimum, device=device
-        )
-    return CosineSchedule(config.learning_rate, config.iterations, minimum=minimum, device=device)
-
-
 def synthesize_batch(
-    statistics: BatchStatistics, labels: Tensor, shape: ImageShape, config: SynthesisConfig,
-    seed: int, batch: int, log: Log, progress: tqdm[Never],
-) -> Tensor:  # fmt: skip
-    """Optimise one batch of noise by Eq. 9; [N, C, H, W] float32 on the device of ``labels``.
+    step: Step, labels: Tensor, seed: int, batch: int, log: Log, progress: tqdm[Never]
+) -> Tensor:
+    """Optimise one batch of noise by Eq. 9; [N, C, H, W] float32 on the device of ``step``.
 
     Raises:
         FloatingPointError: the loss stopped being finite; names the batch and the iteration.
     """
-    device = labels.device
-    noise = torch.randn(
-        len(labels), shape.channels, shape.height, shape.width,
-        generator=generator(seed, "noise", batch),
-    )  # fmt: skip
-    images = noise.to(device).requires_grad_()
-    coin, random = generator(seed, "coin", batch), generator(seed, "crop", batch, device=device)
-    schedule = make_schedule(config, device)
-    optimizer = torch.optim.Adam([images], lr=schedule.rate, fused=True)
-    guard = FiniteGuard(f"synthesis of batch {batch}", device)
-
-    for iteration in range(config.iterations):
-        x: Tensor = images
-        if config.augment_probability and (
-            torch.rand((), generator=coin).item() < config.augment_probability
-        ):
-            x = random_crop_flip(images, config.crop_scale, random)
-        logits = statistics.model(x)
-        match = statistics.loss(config.match_reduction)  # Eq. 3
-        label, difficulty = hard_sample_loss(  # Eq. 8
-            logits, labels, config.difficulty_exponent, detach=config.detach_difficulty
-        )
-        loss = match + config.label_weight * label  # Eq. 9
-        (images.grad,) = torch.autograd.grad(loss, images)
-        optimizer.step()
-        schedule.step(loss)
-        match, label, loss = match.detach(), label.detach(), loss.detach()
-        guard.observe(loss, iteration)
+    config, (count, channels, height, width) = step.config, step.images.shape
+    noise = torch.randn(count, channels, height, width, generator=generator(seed, "noise", batch))
+    step.start(noise, labels, f"synthesis of batch {batch}")
+    draws = torch.rand(config.iterations, generator=generator(seed, "coin", batch))
+    coins = (draws < config.augment_probability).tolist()
+    crops = CropStream(
+        count, (height, width), config.crop_scale, 0.5, step.images.device, seed, "crop", batch
+    )
+    for iteration, cropped in enumerate(coins):
+        step(crops.at(iteration) if cropped else None)
         progress.update()
         if iteration % LOG_EVERY == 0 or iteration == config.iterations - 1:
-            guard.check()
+            step.guard.check(iteration + 1)
             log({
                 "phase": "synthesis", "batch": batch, "iteration": iteration,
-                "loss": float(loss), "match": float(match), "label": float(label),
-                "difficulty": float(difficulty),
-                "learning_rate": float(schedule.learning_rate),
+                **{name: float(value) for name, value in step.figures.items()},
+                "learning_rate": float(step.schedule.learning_rate),
             })  # fmt: skip
-    guard.check(images)
-    return images.detach()
+    step.guard.check(config.iterations, step.images.detach())
+    return step.images.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _stored(store: ImageStore, index: int, labels: Tensor, shape: ImageShape) -> Tensor:
@@ -120,11 +89,10 @@ def _stored(store: ImageStore, index: int, labels: Tensor, shape: ImageShape) ->
     return batch.images
 
 
-@deterministic_convolutions()
 def synthesize(
     teacher: nn.Module, shape: ImageShape, config: SynthesisConfig, *, seed: int = 0,
     device: torch.device | str = "cpu", store: ImageStore | None = None,
-    log: Log = lambda _: None,
+    log: Log = lambda _: None, execution: Execution | None = None,
 ) -> SyntheticImages:  # fmt: skip
     """Make ``config.num_images`` images from ``teacher`` alone (Algorithm 1, first loop).
 
@@ -137,6 +105,7 @@ def synthesize(
         device: where to compute.
         store: keeps each finished batch; finished batches found there are not made again.
         log: called with a dict of figures every 50 iterations.
+        execution: how to compute; default :class:`Execution`.
 
     Returns:
         Images [N, C, H, W] float32 in the teacher's input space and labels [N] int64, on the CPU.
@@ -145,23 +114,29 @@ def synthesize(
         ValueError: no BatchNorm, or a store of another run. FloatingPointError: a loss that is
             not finite.
     """
-    device = torch.device(device)
+    device, execution = torch.device(device), execution or Execution()
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
-    statistics = BatchStatistics(frozen)
+    statistics = BatchStatistics(execution.network(frozen), merge=execution.merge)
     labels = draw_labels(config, shape.num_classes, seed)
     batches = labels.split(config.batch_size)
     found = set() if store is None else store.finished()
     results: dict[int, Tensor] = {}
-    with tqdm(
+    steps: dict[int, Step] = {}  # by batch size: the last batch may be smaller
+    progress = tqdm(
         total=len(batches) * config.iterations, desc="synthesis", unit="it", disable=None
-    ) as progress:
+    )
+    with convolution_rules(execution), progress:
         for index, batch_labels in enumerate(batches):
             if store is not None and index in found:
                 results[index] = _stored(store, index, batch_labels, shape)
                 progress.update(config.iterations)
                 continue
+            size = len(batch_labels)
+            if size not in steps:
+                input_shape = (size, shape.channels, shape.height, shape.width)
+                steps[size] = Step(statistics, input_shape, config, execution, device)
             images = synthesize_batch(
-                statistics, batch_labels.to(device), shape, config, seed, index, log, progress
+                steps[size], batch_labels.to(device), seed, index, log, progress
             ).cpu()
             results[index] = images
             if store is not None:

@@ -22,6 +22,9 @@ class Schedule(Protocol):
     def step(self, loss: Tensor) -> None:
         """Advance by one iteration."""
 
+    def reset(self) -> None:
+        """Back to the first iteration, in place."""
+
 
 class PlateauSchedule:
     """``torch.optim.lr_scheduler.ReduceLROnPlateau`` (mode min, relative threshold), on the device.
@@ -37,7 +40,14 @@ class PlateauSchedule:
         self.state, self.rate = new_plateau_state(learning_rate, device=device)
         self.learning_rate, self.best, self.bad = self.state.unbind()
         self.patience, self.factor, self.threshold = patience, factor, threshold
-        self.minimum = minimum
+        self.first, self.minimum = learning_rate, minimum
+
+    def reset(self) -> None:
+        """Back to the first iteration, in place."""
+        self.learning_rate.fill_(self.first)
+        self.rate.fill_(self.first)
+        self.best.fill_(math.inf)
+        self.bad.zero_()
 
     def step(self, loss: Tensor) -> None:
         """Advance with the loss of this iteration, 0-d, any floating dtype; one launch."""
@@ -58,6 +68,12 @@ class CosineSchedule:
         self.rate = self.learning_rate.float()
         self.count = torch.zeros((), dtype=torch.float64, device=device)
         self.first, self.minimum, self.iterations = learning_rate, minimum, iterations
+
+    def reset(self) -> None:
+        """Back to the first iteration, in place."""
+        self.learning_rate.fill_(self.first)
+        self.rate.fill_(self.first)
+        self.count.zero_()
 
     @torch.no_grad()
     def step(self, loss: Tensor) -> None:  # noqa: ARG002 - the schedule ignores the loss
