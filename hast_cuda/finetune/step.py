@@ -87,7 +87,7 @@ class Step:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         if config.max_grad_norm:
-            nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
+            _clip([g for g in gradients if g is not None], config.max_grad_norm)
         self.optimizer.step()
         return terms[0].detach(), terms[1].detach()
 
@@ -95,6 +95,12 @@ class Step:
         """Take the hooks out of both networks."""
         for network in self.networks:
             network.remove()
+
+
+def _clip(gradients: list[Tensor], largest: float) -> None:
+    """As ``clip_grad_norm_``, in a few launches on every device."""
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
 
 
 def _sum(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> list[Tensor | None]:

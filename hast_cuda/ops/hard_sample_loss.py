@@ -73,7 +73,7 @@ class _HardSampleLoss(torch.autograd.Function):
         return scaled(gradient, grads[0], ctx.dtype), None, None, None
 
 
-def _check_labels(logits: Tensor, labels: Tensor) -> None:
+def _check_labels(logits: Tensor, labels: Tensor, *, values: bool) -> None:
     if not isinstance(labels, Tensor):
         message = f"labels must be a torch.Tensor, got {type(labels).__name__}"
         raise TypeError(message)
@@ -85,7 +85,7 @@ def _check_labels(logits: Tensor, labels: Tensor) -> None:
     if labels.shape != (rows,):
         message = f"labels has shape {tuple(labels.shape)}; expected [{rows}] as logits has rows"
         raise ValueError(message)
-    if not _checks.known_values(labels):
+    if not (values and _checks.known_values(labels)):
         return
     lowest, highest = torch.aminmax(labels)
     if int(lowest) < 0 or int(highest) >= classes:
@@ -95,16 +95,23 @@ def _check_labels(logits: Tensor, labels: Tensor) -> None:
 
 
 def hard_sample_loss(
-    logits: Tensor, labels: Tensor, exponent: float, *, detach: bool = False
+    logits: Tensor,
+    labels: Tensor,
+    exponent: float,
+    *,
+    detach: bool = False,
+    check_labels: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 8, ``mean_i d_i^gamma * CE_i`` with ``d = 1 - min(p_y, 1 - 1e-6)``, in one launch.
 
     Args:
         logits: [N, classes], floating point, not empty.
-        labels: [N] int64 on the same device, 0 to classes - 1. On CUDA they are not read back: a
-            label outside makes the loss and the gradient of its row NaN.
+        labels: [N] int64 on the same device, 0 to classes - 1. A label outside makes the loss and
+            the gradient of its row NaN where labels are not read back to be checked.
         exponent: gamma >= 0, finite; 0 gives cross-entropy (Eq. 4).
         detach: no gradient through d.
+        check_labels: read labels that are on the CPU and refuse wrong ones; those on CUDA never
+            are, since that would synchronise.
 
     Returns:
         The loss and, without gradient, the mean of d (Eq. 7): 0-d float32 (float64 for float64).
@@ -117,7 +124,7 @@ def hard_sample_loss(
             a label that is no class.
     """
     _checks.logits("logits", logits)
-    _check_labels(logits, labels)
+    _check_labels(logits, labels, values=check_labels)
     _checks.not_negative("exponent", exponent)
     loss, difficulty = _HardSampleLoss.apply(logits, labels, float(exponent), detach)
     return loss, difficulty

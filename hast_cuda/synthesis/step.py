@@ -79,7 +79,11 @@ class Step:
             logits = self.statistics.model(x)
         match = self.statistics.loss(config.match_reduction)  # Eq. 3
         label, difficulty = hard_sample_loss(  # Eq. 8
-            logits, self.labels, config.difficulty_exponent, detach=config.detach_difficulty
+            logits,
+            self.labels,
+            config.difficulty_exponent,
+            detach=config.detach_difficulty,
+            check_labels=False,
         )
         (images.grad,) = torch.autograd.grad([match, label], images, self.upstream)
         self.optimizer.step()

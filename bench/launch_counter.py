@@ -1,0 +1,96 @@
+"""Counts the kernel launches and bytes of a piece of PyTorch code without running it on a GPU.
+
+Every operator that reaches the dispatcher is one launch, except those that only make views or
+allocate; convolution_backward is one per gradient, multi-tensor operators one per hundred tensors.
+Bytes are those of the operator's inputs and outputs, each once: the traffic of a kernel that
+caches nothing between launches. Run the code on fake tensors (``torch._subclasses.FakeTensorMode``)
+to count at any size in no time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Allocate, alias or look at sizes only.
+_FREE = {
+    "aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty",
+    "aten::new_empty_strided", "aten::detach", "aten::alias", "aten::_unsafe_view",
+    "aten::lift_fresh", "aten::_reshape_alias", "prim::device", "aten::is_same_size",
+    "aten::result_type", "aten::set_",
+}  # fmt: skip
+_TENSORS_PER_LAUNCH = 100
+_NO_RESULT = ("aten::_fused_sgd_", "aten::_fused_adam_")  # have no fake implementation everywhere
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Of what is stored: an expanded tensor is read once."""
+    if 0 in tensor.stride():
+        distinct = [
+            n for n, s in zip(tensor.shape, tensor.stride(), strict=True) if s != 0 or n == 0
+        ]
+        return int(torch.Size(distinct).numel()) * tensor.element_size()
+    return tensor.numel() * tensor.element_size()
+
+
+def _launches(name: str, func: Any, args: tuple[Any, ...]) -> int:
+    if name in _FREE:
+        return 0
+    aliases = [r.alias_info for r in func._schema.returns]
+    if aliases and all(a is not None and not a.is_write for a in aliases):
+        return 0  # a view
+    if name == "aten::convolution_backward":
+        return sum(args[10])
+    if name.startswith(("aten::_foreach", "aten::_fused")):
+        first = next(a for a in args if isinstance(a, (list, tuple)))
+        return -(-len(first) // _TENSORS_PER_LAUNCH) * (2 if "norm" in name else 1)
+    return 1
+
+
+class LaunchCounter(TorchDispatchMode):
+    """Counts while it is active: ``launches``, ``bytes`` and both per operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_operator: Counter[str] = Counter()
+        self.bytes_by_operator: Counter[str] = Counter()
+
+    @property
+    def launches(self) -> int:
+        """All launches so far."""
+        return sum(self.by_operator.values())
+
+    @property
+    def bytes(self) -> int:
+        """All bytes so far."""
+        return sum(self.bytes_by_operator.values())
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the operator and count it."""
+        kwargs = kwargs or {}
+        name = func._schema.name
+        result = None if name in _NO_RESULT else func(*args, **kwargs)
+        count = _launches(name, func, args)
+        if count:
+            self.by_operator[name] += count
+            touched = [*_tensors((args, kwargs)), *_tensors(result)]
+            self.bytes_by_operator[name] += sum(map(_bytes, touched))
+        return result
