@@ -61,7 +61,7 @@ struct ActivateBody {
         values[i] = quantize_exact(quantizer, values[i], args.activation);
       }
     }
-    store_vector<kSize>(static_cast<T*>(args.y) + offset, values);
+    store_vector_whole<kSize>(static_cast<T*>(args.y) + offset, values);
   }
 
   __device__ void finish(int64_t plane, double squares, double) const {

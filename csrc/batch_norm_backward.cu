@@ -63,7 +63,7 @@ struct BackwardBody {
         if (args.gate == Gate::kInput) gate_by_input(offset, x, setup, channels, g);
       }
     }
-    if (args.dresidual) store_vector<kSize>(static_cast<T*>(args.dresidual) + offset, g);
+    if (args.dresidual) store_vector_whole<kSize>(static_cast<T*>(args.dresidual) + offset, g);
     if constexpr (kInner) {
       if (args.denergy) {
         const F* denergy = static_cast<const F*>(args.denergy) + plane;
@@ -83,7 +83,7 @@ struct BackwardBody {
       g[i] =
           channel.affine.scale * g[i] + channel.constant + channel.slope * (x[i] - channel.center);
     }
-    if (args.dx) store_vector<kSize>(static_cast<T*>(args.dx) + offset, g);
+    if (args.dx) store_vector_whole<kSize>(static_cast<T*>(args.dx) + offset, g);
   }
 
   __device__ void finish(int64_t channel, double sum, double product) const {

@@ -40,7 +40,7 @@ struct ForwardBody {
       if (args.residual) values[i] += residual[i];
       values[i] = act(values[i]);
     }
-    if (args.y) store_vector<kSize>(static_cast<T*>(args.y) + offset, values);
+    if (args.y) store_vector_whole<kSize>(static_cast<T*>(args.y) + offset, values);
   }
 
   __device__ void finish(int64_t channel, double sum, double squares) const {

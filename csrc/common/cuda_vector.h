@@ -75,5 +75,40 @@ __device__ __forceinline__ void store_vector(T* target, const Compute<T> (&value
   store_packed<kSize>(target, pack<T, kSize>(values));
 }
 
+#ifdef __CUDA_ARCH__
+template <int kBytes>
+struct Word;
+template <>
+struct Word<2> {
+  using Type = unsigned short;
+};
+template <>
+struct Word<4> {
+  using Type = unsigned;
+};
+template <>
+struct Word<8> {
+  using Type = uint2;
+};
+template <>
+struct Word<16> {
+  using Type = uint4;
+};
+#endif
+
+// As one instruction. For kernels in which the compiler takes store_vector() apart, element by
+// element; it moves no load across this one, so a loop that batches loads wants the other.
+template <int kSize, typename T>
+__device__ __forceinline__ void store_vector_whole(T* target, const Compute<T> (&values)[kSize]) {
+#ifdef __CUDA_ARCH__
+  const Packed<T, kSize> packed = pack<T, kSize>(values);
+  typename Word<static_cast<int>(sizeof packed)>::Type word;
+  memcpy(&word, &packed, sizeof word);
+  __stwb(reinterpret_cast<decltype(word)*>(target), word);
+#else
+  store_vector<kSize>(target, values);
+#endif
+}
+
 }  // namespace HAST_BACKEND
 }  // namespace hast
