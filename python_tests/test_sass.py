@@ -1,0 +1,123 @@
+"""The machine code of every kernel: no spills, vector accesses, few registers, small.
+
+Reads the compiled core that is installed, so it judges what ships.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from gates import cannot_run
+from sass import Kernel, architectures, cuobjdump, kernels
+
+import hast_cuda
+from hast_cuda.ops import core
+
+
+class Family(NamedTuple):
+    """What the instantiations of one template may need and must do."""
+
+    registers: int  # at most, per thread
+    loads: int = 0  # of a whole vector, at least, where the instantiation works on vectors
+    stores: int = 0
+
+
+# A little above what nvcc 13.0 needs. 256 threads of 64 registers fill an SM's registers four times,
+# of 80 three times. A new kernel needs a line here.
+FAMILIES = {
+    "map_planes/Forward": Family(registers=56, loads=2, stores=2),  # two vectors in flight
+    "map_planes/Backward": Family(registers=80, loads=4, stores=2),
+    "map_rows/Forward": Family(registers=80, loads=1, stores=1),
+    "map_rows/Backward": Family(registers=64, loads=2, stores=1),
+    "observe": Family(registers=40, loads=4),
+    "quantize_tensors": Family(registers=64, loads=5, stores=1),  # the range: four in flight
+    "sum_planes/ForwardBody": Family(registers=64, loads=2, stores=1),
+    "sum_planes/BackwardBody": Family(registers=64, loads=3, stores=2),
+    "sum_rows/ForwardBody": Family(registers=64, loads=2, stores=1),
+    "sum_rows/BackwardBody": Family(registers=64, loads=3, stores=2),
+    "energies": Family(registers=48, loads=12),  # three shapes of map, four in flight
+    "gradients": Family(registers=56, loads=9, stores=9),
+    "match_layers": Family(registers=64),
+    "pair_losses": Family(registers=72),
+}
+ARCHITECTURES = ["sm_80", "sm_90"]
+INSTRUCTIONS = 110_000  # of all kernels of one architecture
+MODULE_BYTES = 9_000_000  # all architectures of the toolkit, CPU kernels and bindings
+
+
+@pytest.fixture(scope="session")
+def module() -> Path:
+    """The installed core."""
+    if (
+        hast_cuda.build_info()["kind"] != "compiled"
+        or hast_cuda.build_info()["cuda"] == "not built"
+    ):
+        cannot_run("the installed core has no CUDA kernels")
+    return Path(core.__file__)
+
+
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def compiled(request: pytest.FixtureRequest, module: Path) -> list[Kernel]:
+    """Every kernel of the installed core for one architecture."""
+    tool = cuobjdump()
+    if tool is None:
+        cannot_run("there is no cuobjdump, neither in PATH nor in triton")
+    if request.param not in architectures(tool, module):
+        cannot_run(f"the installed core has no machine code for {request.param}")
+    return kernels(tool, module, request.param)
+
+
+def test_every_kernel_is_in_the_table(compiled: list[Kernel]) -> None:
+    assert {kernel.family for kernel in compiled} == set(FAMILIES)
+
+
+def test_nothing_is_spilled(compiled: list[Kernel]) -> None:
+    bad = {
+        kernel.name: (kernel.stack, kernel.local, kernel.count("LDL"), kernel.count("STL"))
+        for kernel in compiled
+    }
+    assert {name: counts for name, counts in bad.items() if any(counts)} == {}
+
+
+def test_global_memory_is_accessed_as_such(compiled: list[Kernel]) -> None:
+    generic = {kernel.name: kernel.count("LD") + kernel.count("ST") for kernel in compiled}
+    assert {name: count for name, count in generic.items() if count} == {}
+
+
+def test_vectors_are_loaded_and_stored_whole(compiled: list[Kernel]) -> None:
+    scalar = {}
+    for kernel in compiled:
+        if not kernel.is_vectorised:
+            continue
+        _, loads, stores = FAMILIES[kernel.family]
+        found = kernel.vectors("LDG"), kernel.vectors("STG")
+        if found[0] < loads or found[1] < stores:
+            scalar[kernel.name] = f"{found} of {kernel.vector_bits} bits, not {loads, stores}"
+    assert scalar == {}
+
+
+def test_registers_stay_under_the_ceiling(compiled: list[Kernel]) -> None:
+    above = {
+        kernel.name: kernel.registers
+        for kernel in compiled
+        if kernel.registers > FAMILIES[kernel.family].registers
+    }
+    assert above == {}
+
+
+def test_there_is_an_instantiation_for_every_dtype_and_a_vectorised_one(
+    compiled: list[Kernel],
+) -> None:
+    for family, limits in FAMILIES.items():
+        own = [kernel for kernel in compiled if kernel.family == family]
+        elements = {kernel.element for kernel in own if kernel.is_vectorised}
+        statistics_only = limits.loads == 0
+        assert elements >= ({"float", "double"} if statistics_only else {"float", "double", "Half",
+                            "BFloat16"}), family  # fmt: skip
+
+
+def test_the_code_is_small(compiled: list[Kernel], module: Path) -> None:
+    assert sum(kernel.code.total() for kernel in compiled) < INSTRUCTIONS
+    assert module.stat().st_size < MODULE_BYTES
