@@ -24,8 +24,8 @@ class Family(NamedTuple):
     stores: int = 0
 
 
-# A little above what nvcc 13.0 needs. 256 threads of 64 registers fill an SM's registers four times,
-# of 80 three times. A new kernel needs a line here.
+# A little above what nvcc 13.0 needs. An SM has registers for four blocks of 256 threads with 64
+# each, for three with 80. A new kernel needs a line here.
 FAMILIES = {
     "map_planes/Forward": Family(registers=56, loads=2, stores=2),  # two vectors in flight
     "map_planes/Backward": Family(registers=80, loads=4, stores=2),
