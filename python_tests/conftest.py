@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from emulated.build import build, compiler
+from emulated.build import compile_module, compiler, load
 from emulated.device import emulate
+from gates import cannot_run
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 # Aligned, ragged, batch 1, one channel, 1x1 maps, odd everything.
 SHAPES = [(4, 16, 8, 8), (2, 3, 5, 7), (1, 5, 1, 1), (3, 1, 9, 4), (7, 33, 3, 3), (2, 64, 17, 1)]
-# Tests of the ops also run on the CUDA sources compiled for the CPU.
+# Tests of the ops also run on the CUDA sources compiled for the CPU ("emulated"), and on the CPU
+# kernels without AVX2 ("baseline"), which no test would reach on a machine that has it.
 OP_TESTS = {
     "test_fake_quant", "test_channel_range", "test_batch_stats", "test_batch_norm_activation",
     "test_channel_attention", "test_distillation_loss", "test_hard_sample_loss", "test_plateau",
@@ -27,30 +31,40 @@ def devices() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that asks for a device on every one; op tests on the emulated one too."""
-    if "device" in metafunc.fixturenames:
-        emulated = metafunc.module.__name__ in OP_TESTS
-        names = [*devices(), *(["emulated"] if emulated else [])]
-        metafunc.parametrize("device", names, indirect=True)
+    """Run a test that asks for a device on every one; op tests on the emulated module's too."""
+    markers = metafunc.definition.iter_markers("parametrize")
+    given = any(marker.args[0] == "device" for marker in markers)
+    if "device" in metafunc.fixturenames and not given:
+        built_here = ["emulated", "baseline"] if metafunc.module.__name__ in OP_TESTS else []
+        metafunc.parametrize("device", [*devices(), *built_here], indirect=True)
 
 
 @pytest.fixture(scope="session")
-def emulated_module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The CUDA sources compiled for the CPU, once per session."""
+def emulated_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CUDA sources compiled for the CPU, or the module that HAST_EMULATED_MODULE names."""
+    if given := os.environ.get("HAST_EMULATED_MODULE"):
+        return Path(given)
     if compiler() is None:
-        pytest.skip("no C++ compiler: the CUDA sources cannot be emulated")
-    return build(tmp_path_factory.mktemp("emulated"))
+        cannot_run("there is no C++ compiler: the CUDA sources cannot be emulated")
+    return compile_module(tmp_path_factory.mktemp("emulated"))
+
+
+@pytest.fixture(scope="session")
+def emulated_module(emulated_path: Path) -> ModuleType:
+    """The module with emulated CUDA kernels."""
+    return load(emulated_path)
 
 
 @pytest.fixture
 def device(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[torch.device]:
-    """Every device in turn; outputs start as NaN on the emulated one, so unwritten ones show."""
-    if request.param != "emulated":
+    """Every device in turn; outputs start as NaN on those built here, so unwritten ones show."""
+    if request.param not in ("emulated", "baseline"):
         yield torch.device(request.param)
         return
-    emulate(monkeypatch, request.getfixturevalue("emulated_module"))
+    index = 0 if request.param == "emulated" else -1
+    emulate(monkeypatch, request.getfixturevalue("emulated_module"), index)
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills new tensors with NaN
     yield torch.device("cpu")
     torch.use_deterministic_algorithms(False)

@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from emulated.build import FLAGS, HERE, compiler
+from emulated.broken import build_broken
+from emulated.build import compiler
+from emulated.shared_memory import register_shared_memory
+from gates import cannot_run
+from torch import Tensor
 
 import hast_cuda as hc
-from hast_cuda.ops import reference
+from hast_cuda.ops import _workspace, reference
 
 RANDOM = torch.Generator().manual_seed(0)
-GOOD, MISSING, BRANCH, SOME, EXITED = range(5)
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The kernels with planted mistakes."""
     if compiler() is None:
-        pytest.skip("no C++ compiler")
-    target = tmp_path_factory.mktemp("broken") / "broken.so"
-    command = [
-        str(compiler()), *FLAGS, f"-I{HERE}", "-fvisibility=default", "-shared", "-x", "c++",
-        str(HERE / "broken.cu"), "-o", str(target),
-    ]  # fmt: skip
-    subprocess.run(command, check=True)
-    loaded = ctypes.CDLL(str(Path(target)))
+        cannot_run("there is no C++ compiler")
+    folder = tmp_path_factory.mktemp("broken")
+    path = build_broken(folder / "broken.so", ["-shared"])
+    loaded = ctypes.CDLL(str(path))
     loaded.run.restype = ctypes.c_char_p
+    assert register_shared_memory(path) == 4  # one per kernel that has some
     return loaded
 
 
-def run(library: ctypes.CDLL, which: int) -> tuple[str, bool]:
-    """(error, whether the 64 values came back reversed)."""
-    # new values each time: shared memory keeps those of the run before
-    x, y = torch.rand(64, generator=RANDOM), torch.full((64,), -1.0)
-    error = library.run(which, ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(y.data_ptr()))
-    return error.decode(), torch.equal(y, x.flip(0))
+def run(library: ctypes.CDLL, kernel: str) -> tuple[str, Tensor, Tensor]:
+    """(error, input, output) of 64 values."""
+    x, y = torch.rand(64, generator=RANDOM), torch.full((64,), float("nan"))
+    error = library.run(kernel.encode(), *(ctypes.c_void_p(t.data_ptr()) for t in (x, y)))
+    return error.decode(), x, y
 
 
 @pytest.mark.parametrize("order", ["forward", "reverse", "7", "8"])
@@ -46,7 +44,9 @@ def test_a_good_kernel_is_right_in_every_order(
     library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     monkeypatch.setenv("HAST_EMULATED_ORDER", order)
-    assert run(library, GOOD) == ("", True)
+    error, x, y = run(library, "with_barrier")
+    assert error == ""
+    assert torch.equal(y, x.flip(0))
 
 
 @pytest.mark.parametrize("order", ["forward", "reverse", "7"])
@@ -54,21 +54,38 @@ def test_a_missing_barrier_gives_wrong_values(
     library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     monkeypatch.setenv("HAST_EMULATED_ORDER", order)
-    assert not run(library, MISSING)[1]
+    _, x, y = run(library, "missing_barrier")
+    assert not torch.equal(y, x.flip(0))
 
 
 @pytest.mark.parametrize(
-    ("which", "message"),
+    ("kernel", "message"),
     [
-        (BRANCH, "threads of one block wait at different barriers"),
-        (SOME, "deadlock|has exited"),
-        (EXITED, "has exited|the first thread did not reach"),
+        ("barrier_in_a_branch", "threads of one block wait at different barriers, lines"),
+        ("barrier_for_some", "has exited|deadlock"),
+        ("shuffle_after_exit", "the first thread did not reach"),
+        ("shuffle_names_exited_lane", "a shuffle names a lane that has exited"),
     ],
 )
-def test_divergence_is_an_error(library: ctypes.CDLL, which: int, message: str) -> None:
-    error, _ = run(library, which)
+def test_divergence_is_an_error(library: ctypes.CDLL, kernel: str, message: str) -> None:
+    error, _, _ = run(library, kernel)
     assert any(part in error for part in message.split("|")), error
-    assert run(library, GOOD) == ("", True)  # the emulator recovers
+    assert run(library, "with_barrier")[0] == ""  # the emulator recovers
+
+
+@pytest.mark.parametrize("kernel", ["one_element_unwritten", "shared_memory_unwritten"])
+def test_what_no_thread_writes_is_nan(library: ctypes.CDLL, kernel: str) -> None:
+    assert run(library, "with_barrier")[0] == ""  # its values must not be left in shared memory
+    error, x, y = run(library, kernel)
+    assert error == ""
+    assert torch.equal(y[:-1], x[:-1])
+    assert bool(y[-1].isnan())
+
+
+@pytest.mark.parametrize("device", ["emulated", "baseline"], indirect=True)
+def test_outputs_and_scratch_of_ops_start_as_nan(device: torch.device) -> None:
+    assert bool(torch.empty(1000, device=device).isnan().all())
+    assert bool(_workspace.scratch(torch.empty(1), 1000, torch.float64).isnan().all())
 
 
 @pytest.mark.parametrize("order", ["reverse", "1", "2"])
@@ -96,6 +113,10 @@ def test_every_reduction_is_independent_of_the_thread_order(
     first = everything()
     monkeypatch.setenv("HAST_EMULATED_ORDER", order)
     assert all(torch.equal(a, b) for a, b in zip(first, everything(), strict=True))
+
+
+def test_shared_memory_of_the_kernels_is_found(emulated_path: Path) -> None:
+    assert register_shared_memory(emulated_path) >= 20
 
 
 def test_the_emulated_device_really_runs_the_cuda_sources(

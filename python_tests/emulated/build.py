@@ -7,11 +7,14 @@ import os
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import pybind11
+
+from emulated.shared_memory import register_shared_memory
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
@@ -28,45 +31,63 @@ def compiler() -> str | None:
     return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 
-def _sources() -> list[tuple[Path, str]]:
+def sources(csrc: Path = CSRC) -> list[tuple[Path, str]]:
     """Every file of the module with the backend it is compiled for."""
-    host = [(path, "host") for path in sorted(CSRC.glob("bindings*.cpp"))]
-    kernels = [(path, "cuda") for path in sorted(CSRC.glob("*.cu"))]
+    host = [(path, "host") for path in sorted(csrc.glob("bindings*.cpp"))]
+    kernels = [(path, "cuda") for path in sorted(csrc.glob("*.cu"))]
     twins = [
-        (CSRC / f"{path.stem}.cpp", "cpu_baseline")
+        (csrc / f"{path.stem}.cpp", "cpu_baseline")
         for path, _ in kernels
-        if (CSRC / f"{path.stem}.cpp").exists()
+        if (csrc / f"{path.stem}.cpp").exists()
     ]
-    tables = [(CSRC / "backend_table.cpp", backend) for backend in ("cuda", "cpu_baseline")]
-    return [*host, *kernels, *twins, *tables, (CSRC / "backend.cpp", "host")]
+    tables = [(csrc / "backend_table.cpp", backend) for backend in ("cuda", "cpu_baseline")]
+    return [*host, *kernels, *twins, *tables, (csrc / "backend.cpp", "host")]
 
 
-def build(folder: Path) -> ModuleType:
-    """The core with emulated CUDA kernels as device 0, compiled in ``folder`` (about a minute)."""
-    includes = [f"-I{path}" for path in (HERE, CSRC, pybind11.get_include())]
+def run_compiler(command: Sequence[str | Path]) -> None:
+    """Run it; a failure shows the compiler's message."""
+    command = [str(compiler()), *map(str, command)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+
+
+def compile_module(
+    folder: Path, kernel_flags: Sequence[str] = (), csrc: Path = CSRC, reuse: Path | None = None
+) -> Path:
+    """Compile the core with emulated CUDA kernels; objects found in ``reuse`` are taken from there.
+
+    ``kernel_flags`` are for the CUDA sources alone, whose objects are never reused with them.
+    """
+    includes = [f"-I{path}" for path in (HERE, csrc, pybind11.get_include())]
     includes.append(f"-I{sysconfig.get_paths()['include']}")
 
     def compile_one(job: tuple[Path, str]) -> Path:
         source, backend = job
-        target = folder / f"{source.name}.{backend}.o"
-        command = [
-            str(compiler()), *FLAGS, *DEFINES, *includes, f"-DHAST_BACKEND={backend}",
-            "-x", "c++", "-c", str(source), "-o", str(target),
-        ]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True, text=True)
-        return target
+        flags = list(kernel_flags) if source.suffix == ".cu" else []
+        name = f"{source.name}.{backend}.o"
+        if reuse is not None and not flags and (reuse / name).exists():
+            return reuse / name
+        backend_define = f"-DHAST_BACKEND={backend}"
+        run_compiler(
+            [*FLAGS, *flags, *DEFINES, *includes, backend_define,
+             "-x", "c++", "-c", source, "-o", folder / name]
+        )  # fmt: skip
+        return folder / name
 
-    try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compile_one, _sources()))
-        module = folder / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
-        link = [str(compiler()), "-shared", *map(str, objects), "-o", str(module)]
-        subprocess.run(link, check=True, capture_output=True, text=True)
-    except subprocess.CalledProcessError as error:
-        raise RuntimeError(f"{' '.join(error.cmd)}\n{error.stderr}") from error
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, sources(csrc)))
+    module = folder / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
+    run_compiler(["-shared", *kernel_flags, *objects, "-o", module])
+    return module
+
+
+def load(module: Path) -> ModuleType:
+    """Import a compiled module; kernels then find their shared memory poisoned."""
     spec = importlib.util.spec_from_file_location("_core", module)
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
+    register_shared_memory(module)
     return loaded

@@ -6,6 +6,10 @@
 // exited. HAST_EMULATED_ORDER = forward, reverse or a number (a seed) chooses the order in which
 // threads run between barriers: a missing __syncthreads then changes results.
 //
+// Shared memory is all ones (NaN as a number) when a block starts, if register_shared_memory() in
+// shared_memory.py was called. Built with AddressSanitizer, accesses outside of arrays end the
+// process.
+//
 // Not found: races inside a warp's step, memory-model errors, limits of the hardware.
 #pragma once
 
@@ -20,7 +24,10 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "stacks.h"
 
 #define __global__
 #define __device__
@@ -68,7 +75,9 @@ struct Machine {
   uint3 block{}, block_size{}, grid_size{};
   Fiber* current = nullptr;
   jmp_buf scheduler;
+  Stack scheduler_stack;
   char* stacks = nullptr;
+  std::vector<std::pair<void*, size_t>> shared;  // where __shared__ variables lie
   unsigned alive = 0, at_barrier = 0;
   bool waited = false, plain_calls = false;
   std::string error;
@@ -76,10 +85,16 @@ struct Machine {
 
 inline Machine machine;
 
+[[noreturn]] inline void to_scheduler() {
+  leaving_to(machine.scheduler_stack);
+  _longjmp(machine.scheduler, 1);
+}
+
 // Back to the scheduler; returns when it resumes this fiber.
 inline void give_way() {
   machine.waited = true;
-  if (!_setjmp(machine.current->context)) _longjmp(machine.scheduler, 1);
+  if (!_setjmp(machine.current->context)) to_scheduler();
+  machine.scheduler_stack = arrived();
 }
 
 // Ends the launch. A fiber never returns from here.
@@ -89,29 +104,35 @@ inline void fail(const std::string& what) {
     machine.error = what + " (block " + std::to_string(m.block.x) + "," +
                     std::to_string(m.block.y) + ", thread " + std::to_string(m.current->rank) + ")";
   }
-  if (!m.plain_calls) _longjmp(machine.scheduler, 1);
+  if (!m.plain_calls) to_scheduler();
 }
 
 // A fiber is made once per launch and runs the kernel once per block.
 inline void fiber_main() {
   for (;;) {
+    machine.scheduler_stack = arrived();
     machine.kernel();
     Fiber& self = *machine.current;
     self.state = State::kDone;
     --machine.alive;
     machine.warps[self.rank / kLanes].alive &= ~(1u << self.rank % kLanes);
-    if (!_setjmp(self.context)) _longjmp(machine.scheduler, 1);
+    if (!_setjmp(self.context)) to_scheduler();
   }
 }
 
 inline void resume(Fiber& fiber) {
   machine.current = &fiber;
-  if (_setjmp(machine.scheduler)) return;
+  char* const stack = machine.stacks + fiber.rank * kStack;
+  if (_setjmp(machine.scheduler)) {
+    arrived();
+    return;
+  }
+  leaving_to({stack, kStack});
   if (fiber.started) _longjmp(fiber.context, 1);
   fiber.started = true;
   ucontext_t context;
   getcontext(&context);
-  context.uc_stack.ss_sp = machine.stacks + fiber.rank * kStack;
+  context.uc_stack.ss_sp = stack;
   context.uc_stack.ss_size = kStack;
   context.uc_link = nullptr;
   makecontext(&context, fiber_main, 0);
@@ -141,6 +162,7 @@ inline void run_block() {
   m.at_barrier = 0;
   m.waited = m.plain_calls = false;
   for (Warp& warp : m.warps) warp = Warp{};
+  for (const auto& [address, size] : m.shared) memset(address, 0xFF, size);
   for (Fiber& fiber : m.fibers) {
     fiber.state = State::kReady;
     fiber.shuffles = 0;
@@ -198,6 +220,7 @@ inline void launch(dim3 grid, dim3 block, std::function<void()> kernel) {
     m.stacks = static_cast<char*>(mmap(nullptr, kMostThreads * kStack, PROT_READ | PROT_WRITE,
                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   }
+  forget_frames(m.stacks, kMostThreads * kStack);
   m.kernel = std::move(kernel);
   m.block_size = block;
   m.grid_size = grid;
@@ -264,5 +287,11 @@ T value_of(const uint64_t* values, unsigned lane) {
 }
 
 }  // namespace emulated
+
+// Called from Python, once per variable.
+extern "C" __attribute__((visibility("default"), used)) inline void hast_emulated_shared(
+    void* address, size_t size) {
+  emulated::machine.shared.emplace_back(address, size);
+}
 
 #include "cuda_names.h"

@@ -1,4 +1,4 @@
-"""Makes CPU tensors run the emulated CUDA kernels: the third device of the op tests."""
+"""Makes CPU tensors run the kernels of the emulated module: more devices for the op tests."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class EmulatedCore:
         return self.counters.data_ptr()
 
 
-def emulate(patch: pytest.MonkeyPatch, module: ModuleType) -> EmulatedCore:
-    """Send CPU tensors to device 0 of ``module`` until ``patch`` is undone."""
+def emulate(patch: pytest.MonkeyPatch, module: ModuleType, index: int) -> EmulatedCore:
+    """Send CPU tensors to ``module``, index 0 for its CUDA kernels, until ``patch`` is undone."""
     core = EmulatedCore(module)
     for op in (*_OPS, _workspace):
         patch.setattr(op, "core", core)
-        patch.setattr(op, "device_and_stream", lambda _: (0, 0))
+        patch.setattr(op, "device_and_stream", lambda _: (index, 0))
     patch.setattr(_workspace, "counters", core.counters_for)
     return core

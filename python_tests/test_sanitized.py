@@ -1,0 +1,103 @@
+"""The emulated kernels under AddressSanitizer and checks of alignment, bounds and overflow.
+
+Tensors get red zones, so a kernel that reads or writes outside of one ends the process, with the
+line of its source in the report.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import OP_TESTS
+from emulated import sanitizer
+from emulated.broken import build_broken
+from emulated.build import compile_module, compiler
+from gates import cannot_run
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+# Both layouts that kernels tell apart, unaligned pointers, and shapes with aligned, ragged and
+# single elements. Names of tests and parameters, never of kernels: new kernels come along.
+SELECTED = "emulated and not transposed and not opcheck and not gradcheck"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs_sanitizer() -> None:
+    if compiler() is None or sanitizer.preloaded() is None:
+        cannot_run("there is no C++ compiler with AddressSanitizer (libasan)")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels with planted mistakes as a sanitized program."""
+    target = tmp_path_factory.mktemp("sanitized") / "broken"
+    return build_broken(target, [*sanitizer.FLAGS, "-DHAST_BROKEN_PROGRAM"])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        ("read_past_the_end", "heap-buffer-overflow"),
+        ("write_past_the_end", "heap-buffer-overflow"),
+        ("read_past_the_end_late", "heap-buffer-overflow"),
+        ("write_past_shared_memory", "index 64 out of bounds"),
+        ("misaligned_load", "misaligned address"),
+        ("misaligned_store", "misaligned address"),
+    ],
+)
+def test_planted_mistakes_are_found(program: Path, kernel: str, message: str) -> None:
+    done = subprocess.run(
+        [program, kernel], capture_output=True, text=True, check=False,
+        env={"UBSAN_OPTIONS": "print_stacktrace=1"},
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert re.search(rf"#\d .* in {kernel} \S*broken\.cu:\d+", done.stderr), done.stderr
+
+
+def test_a_good_kernel_passes(program: Path) -> None:
+    done = subprocess.run([program, "with_barrier"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_tensors_have_red_zones(tmp_path: Path) -> None:
+    library = build_broken(tmp_path / "broken.so", [*sanitizer.FLAGS, "-shared"])
+    code = (
+        "import ctypes, sys, torch; x, y = torch.zeros(64), torch.zeros(64);"
+        "library = ctypes.CDLL(sys.argv[1]);"
+        "pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, y)];"
+        "library.run(b'with_barrier', *pointers); print('survived', flush=True);"
+        "library.run(b'read_past_the_end', *pointers)"
+    )
+    report = tmp_path / "report"
+    done = subprocess.run(
+        [sys.executable, "-c", code, library], cwd=tmp_path, env=sanitizer.environment(report),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = sanitizer.reports(report)
+    assert done.stdout == "survived\n", done.stderr + found
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in found
+    assert "broken.cu:" in found
+
+
+def test_ops_stay_inside_their_tensors(tmp_path: Path, emulated_path: Path) -> None:
+    module = compile_module(tmp_path, sanitizer.FLAGS, reuse=emulated_path.parent)
+    report = tmp_path / "report"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "-q", "-x", "--tb=short", "-p", "no:cacheprovider",
+            "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-k", SELECTED,
+            *(HERE / f"{name}.py" for name in sorted(OP_TESTS)),
+        ],
+        cwd=tmp_path,  # away from the source tree, which has no compiled core
+        env={**sanitizer.environment(report), "HAST_EMULATED_MODULE": str(module)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = sanitizer.reports(report)
+    assert done.returncode == 0, f"{found}\n{done.stdout[-4000:]}\n{done.stderr[-2000:]}"
+    assert found == ""
