@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kBlock, 1) sum_rows(Body body, ChannelGrid siz
   if (!is_last_block(body.counters() + blockIdx.x, gridDim.y)) return;
 
   // As many threads per channel as there are.
-  const unsigned shares = smaller(kBlock / width, kBlock / kWarp);
+  const auto shares = static_cast<unsigned>(smaller(kBlock / width, kBlock / kWarp));
   const unsigned mine = rank % width, share = rank / width;
   if (share < shares && tile + mine < sizes.channels) {
     const volatile double* splits = body.scratch() + 2 * (first_plane + mine) * gridDim.y;

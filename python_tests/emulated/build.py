@@ -24,6 +24,8 @@ FLAGS = [
     # longjmp between stacks looks like an attack to fortified libraries
     "-U_FORTIFY_SOURCE", "-Wno-unknown-pragmas", '-DHAST_VERSION="emulated"',
 ]  # fmt: skip
+if os.environ.get("HAST_WERROR") == "ON":
+    FLAGS += ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
 
 
 def compiler() -> str | None:

@@ -1,12 +1,14 @@
-"""Plants one mistake after the other in a copy of the CUDA sources and runs the op tests on it.
+"""Plants one mistake after the other in a copy of csrc/ and runs the op tests on it.
 
-``python python_tests/emulated/mutate.py [WORD]`` prints what caught each (all, or those whose
-description has WORD); exit status 1 if one survives. About half a minute per mistake. The package
-must be importable with its core (an editable install).
+``python python_tests/emulated/mutate.py [WORD]`` prints what caught each (all, or those whose line
+has WORD); exit status 1 if one survives. The tests run on the emulated CUDA kernels and on their
+CPU twins, both built from the copy; under the sanitizer where a mistake says so. The package must
+be importable with its core (an editable install).
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,53 +16,84 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from emulated import sanitizer
+from emulated.build import CSRC, compile_module, sources
+from emulated.mistakes import MISTAKES, Mistake
+
 ROOT = Path(__file__).parents[2]
-TESTS = [f"python_tests/test_{n}.py" for n in (
-    "emulated", "fake_quant", "channel_range", "batch_stats", "channel_attention"
-)]  # fmt: skip
-PLANE = "unit * kWarps + threadIdx.x / kWarp"
-# (file, what stands there, what is put there, description)
-MISTAKES = [
-    ("fake_quant.cu", "rest < length; rest", "rest + 1 < length; rest", "tail one short"),
-    ("fake_quant.cu", "plane % channels)", "plane / channels)", "wrong channel of a plane"),
-    ("channel_range.cu", "__ballot_sync(kFullMask, value.nan)", "value.nan", "NaN of other lanes"),
-    ("batch_stats.cu", "+= difference * difference", "+= difference", "no square"),
-    ("batch_stats.h", "? dmean[channel]", "? dvar[channel]", "swapped statistic gradients"),
-    ("common/cuda_channel_sums.h", "split < splits;", "split + 1 < splits;", "last split lost"),
-    ("common/cuda_reduce.h", "= value;\n  __syncthreads();", "= value;", "no barrier in block sum"),
-    ("common/cuda_reduce.h", "atomicInc(counter, blocks - 1)", "atomicInc(counter, blocks)",
-     "counter not back at zero"),
-    ("match_loss.cu", "__syncthreads();", ";", "no barrier in the match loss"),
-    ("channel_attention.cu", PLANE, f"{PLANE} + 1", "plane index one too high"),
-    ("attention_loss.cu", "= -factor * difference", "= factor * difference", "wrong sign"),
-]  # fmt: skip
+TESTS = ["fake_quant", "channel_range", "batch_stats", "channel_attention", "emulated"]
+TESTED_WITH = {"match_loss": "batch_stats", "attention_loss": "channel_attention"}
+
+
+def build_with(mistake: Mistake, folder: Path, plain: Path) -> Path:
+    """The module of ``csrc`` in ``folder``; objects that the mistake cannot touch come from it."""
+    objects = folder / "objects"
+    shutil.rmtree(objects, ignore_errors=True)
+    shutil.rmtree(folder / "reuse", ignore_errors=True)
+    objects.mkdir()
+    shutil.copytree(plain, folder / "reuse")
+    header = Path(mistake.file).suffix == ".h"
+    for source, backend in sources(folder / "csrc"):
+        if header or source.name == mistake.file:
+            (folder / "reuse" / f"{source.name}.{backend}.o").unlink()
+    flags = sanitizer.FLAGS if mistake.sanitized else []
+    return compile_module(objects, flags, folder / "csrc", folder / "reuse")
+
+
+def test_files(mistake: Mistake) -> list[Path]:
+    """Tests of the op first; those of the emulator plant mistakes that the sanitizer would find."""
+    stem = Path(mistake.file).stem
+    own = [name for name in TESTS if TESTED_WITH.get(stem, stem).startswith(name)]
+    wanted = TESTS[:-1] if mistake.sanitized else TESTS
+    rest = [name for name in wanted if name not in own]
+    return [ROOT / "python_tests" / f"test_{name}.py" for name in (*own, *rest)]
+
+
+def first_failure(module: Path, mistake: Mistake) -> str | None:
+    """The test, or what the sanitizer calls it, that ends a run of the op tests."""
+    report = module.parent / "report"
+    variables = sanitizer.environment(report) if mistake.sanitized else dict(os.environ)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider",
+         "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-k", "emulated or baseline",
+         *test_files(mistake)],
+        cwd=module.parent, capture_output=True, text=True, check=False,
+        env={**variables, "HAST_EMULATED_MODULE": str(module)},
+    )  # fmt: skip
+    found = re.search(
+        r"ERROR: AddressSanitizer: (\S+)|runtime error: (.{30})", sanitizer.reports(report)
+    )
+    if found:
+        return f"sanitizer: {found[1] or found[2]}"
+    failed = re.search(r"(?:FAILED|ERROR) \S+?::(\w+)", done.stdout)
+    return failed[1] if failed else None
 
 
 def main() -> int:
-    """Try every mistake; the number of survivors decides the exit status."""
+    """Try every mistake; whether any survived decides the exit status."""
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     survivors = 0
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "tree"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "build", "runs"))
-        for file, old, new, description in MISTAKES:
-            if word not in description:
+    with tempfile.TemporaryDirectory() as name:
+        folder, plain = Path(name), Path(name) / "plain"
+        plain.mkdir()
+        shutil.copytree(CSRC, folder / "csrc")
+        compile_module(plain, csrc=folder / "csrc")
+        for mistake in MISTAKES:
+            if word not in f"{mistake.file}: {mistake.description}":
                 continue
-            path = copy / "csrc" / file
+            path = folder / "csrc" / mistake.file
             source = path.read_text(encoding="utf-8")
-            if old not in source:
-                print(f"OUTDATED  {file}: {description}")
-                survivors += 1
-                continue
-            path.write_text(source.replace(old, new, 1), encoding="utf-8")
-            command = ["pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider", "-k", "emulated"]
-            found = subprocess.run(
-                [*command, *TESTS], cwd=copy, capture_output=True, text=True, check=False
-            )
-            path.write_text(source, encoding="utf-8")
-            first = re.search(r"(?:FAILED|ERROR) \S+?::(\w+)", found.stdout)
-            survivors += first is None
-            print(f"{first.group(1) if first else 'SURVIVED':60s} {file}: {description}")
+            caught = "OUTDATED"
+            if mistake.old in source:
+                changed = source.replace(mistake.old, mistake.new, 1)
+                path.write_text(changed, encoding="utf-8")
+                module = build_with(mistake, folder, plain)
+                caught = first_failure(module, mistake) or "SURVIVED"
+                path.write_text(source, encoding="utf-8")
+            survivors += caught in ("OUTDATED", "SURVIVED")
+            print(f"{caught:60s} {mistake.file}: {mistake.description}", flush=True)
     return int(survivors > 0)
 
 

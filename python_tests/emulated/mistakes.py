@@ -1,0 +1,66 @@
+"""Mistakes for mutate.py to plant: file, what stands there, what is put there, description."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mistake(NamedTuple):
+    """One change of one file in csrc/, the first time that ``old`` stands there."""
+
+    file: str
+    old: str
+    new: str
+    description: str
+    sanitized: bool = False  # only an access outside of memory: needs the sanitized build
+
+
+PLANE = "unit * kWarps + threadIdx.x / kWarp"
+MISTAKES = [
+    # CUDA
+    Mistake("fake_quant.cu", "rest < length; rest", "rest + 1 < length; rest", "tail one short"),
+    Mistake("fake_quant.cu", "rest < length; rest", "rest <= length; rest", "tail one long", True),
+    Mistake("fake_quant.cu", "plane % channels)", "plane / channels)", "wrong channel of a plane"),
+    Mistake("fake_quant.cu", "aligned(args.x, 16) && aligned(args.y, 16)", "true",
+            "vectors at unaligned pointers", True),
+    Mistake("channel_range.cu", "__ballot_sync(kFullMask, value.nan)", "value.nan",
+            "NaN of other lanes forgotten"),
+    Mistake("channel_range.cu", "i < blockDim.x / kWarp; ++i", "i < kWarp; ++i",
+            "shared memory read that nobody wrote"),
+    Mistake("batch_stats.cu", "+= difference * difference", "+= difference",
+            "no square in the variance"),
+    Mistake("batch_stats_backward.cu", "passes_gradient(y[i], top) ? g[i] : F(0)", "g[i]",
+            "activation not gated"),
+    Mistake("batch_stats.h", "? dmean[channel]", "? dvar[channel]", "swapped statistic gradients"),
+    Mistake("common/cuda_channel_sums.h", "split < splits;", "split + 1 < splits;",
+            "last split left out"),
+    Mistake("common/cuda_channel_sums.h", "if (c < sizes.channels) {", "if (true) {",
+            "channels past the last one", True),
+    Mistake("common/cuda_reduce.h", "= value;\n  __syncthreads();", "= value;",
+            "barrier dropped in the block sum"),
+    Mistake("common/cuda_reduce.h", "atomicInc(counter, blocks - 1)", "atomicInc(counter, blocks)",
+            "counter not back at zero"),
+    Mistake("match_loss.cu", "__syncthreads();", ";", "barrier dropped"),
+    Mistake("channel_attention.cu", PLANE, f"{PLANE} + 1", "plane index one too high"),
+    Mistake("attention_loss.cu", "= -factor * difference", "= factor * difference",
+            "sign of the teacher's gradient"),
+    # CPU
+    Mistake("fake_quant.cpp", "source(plane % args.channels)", "source(plane / args.channels)",
+            "wrong channel of a plane"),
+    Mistake("fake_quant.cpp", "smaller(kTile, channels - channel)", "smaller(kTile, channels)",
+            "last tile too wide"),
+    Mistake("channel_range.cpp", "begin, end - begin)", "begin, end - begin - 1)",
+            "last element of a run unseen"),
+    Mistake("batch_stats.cpp", "sums[1] += static_cast<double>(squares)",
+            "sums[1] += static_cast<double>(sum)", "sum for the sum of squares"),
+    Mistake("batch_stats_backward.cpp", "to_compute(x[i]) - tile.center[i]",
+            "to_compute(x[i]) - tile.shift[i]", "operands swapped"),
+    Mistake("common/slabs.h", "slab < count;", "slab + 1 < count;", "last slab dropped"),
+    Mistake("match_loss.cpp", "gradient + total,", "gradient,", "gradients on top of each other"),
+    Mistake("channel_attention.cpp", "begin < map.spatial; begin += kTile",
+            "begin + kTile < map.spatial; begin += kTile", "last rows of a tile left out"),
+    Mistake("attention_loss.cpp", "teacher[c] - student[c]", "student[c] - teacher[c]",
+            "operands swapped in the teacher's gradient"),
+    Mistake("backend_table.cpp", "      channel_attention,\n      channel_attention_backward,",
+            "      channel_attention_backward,\n      channel_attention,", "entries swapped"),
+]  # fmt: skip
