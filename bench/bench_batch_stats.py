@@ -1,46 +1,99 @@
-"""BatchNorm with statistics and the loss of Eq. 3, forward and backward."""
+"""Statistics of a BatchNorm's input, alone and with output, loss of Eq. 3 and gradient."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
-from harness import arguments, measure, save
+import torch.nn.functional as F
+from baselines import compiled, no_such_op
+from harness import HAST, Case, CaseMaker, Options, run
+from shapes import Shape, label, maps
+from torch import Tensor
 
 import hast_cuda as hc
-from hast_cuda.ops import reference
+from hast_cuda.ops import _layout, _workspace, reference
+from hast_cuda.ops._registry import DTYPES, core, device_and_stream
 
-SHAPES = [(256, 16, 32, 32), (256, 64, 8, 8), (16, 64, 56, 56), (7, 33, 13, 5)]
+EPS = 1e-5
+Outputs = tuple[Tensor, Tensor]  # y and loss
+DIMS = (0, 2, 3)
 
 
-def main() -> None:
-    """One layer: output, statistics, loss, gradient of the input."""
-    options = arguments(__doc__)
-    rows = []
-    for shape in SHAPES:
-        x = torch.randn(shape, device=options.device, requires_grad=True)
-        channels = shape[1]
-        mean, bias = (torch.randn(channels, device=options.device) for _ in range(2))
-        var, weight = (torch.rand(channels, device=options.device) + 0.5 for _ in range(2))
-        upstream = torch.randn(shape, device=options.device)
+def fused_statistics(x: Tensor, running_mean: Tensor, running_var: Tensor) -> Outputs:
+    """The kernel of batch_norm_match without its output: no public op needs this alone."""
+    shape = _layout.extents(x, 1)
+    mean, var = torch.empty_like(running_mean), torch.empty_like(running_mean)
+    scratch = _workspace.scratch(x, _workspace.batch_stats_scratch(x, shape), torch.float64)
+    core.batch_norm_match(
+        x.data_ptr(), 0, 0, mean.data_ptr(), var.data_ptr(), running_mean.data_ptr(),
+        running_var.data_ptr(), 0, 0, EPS, scratch.data_ptr(),
+        _workspace.counters(x, shape[1]), DTYPES[x.dtype], *shape, 0, *device_and_stream(x),
+    )  # fmt: skip
+    return mean, var
 
-        def step(ops: Any, x: torch.Tensor, *stats: torch.Tensor) -> None:
-            mean, var, weight, bias, upstream = stats
-            y, m, v = ops.batch_norm_match(x, mean, var, weight, bias, 1e-5)
-            loss = ops.match_loss([m], [v], [mean], [var]) + (y * upstream).sum()
-            torch.autograd.grad(loss, x)
 
-        tensors = (x, mean, var, weight, bias, upstream)
-        rows += measure(
-            "BN match F+B", "x".join(map(str, shape)),
-            {
-                "eager": lambda t=tensors: step(reference, *t),
-                "hast_cuda": lambda t=tensors: step(hc, *t),
-            },
-            20 * x.numel(), device=options.device, rounds=options.rounds,
-        )  # fmt: skip
-    save("batch_stats", rows, options)
+def statistics(shape: Shape, options: Options) -> Case:
+    """Mean and biased variance of every channel."""
+    x = torch.randn(shape, device=options.device)
+    mean = torch.zeros(shape[1], device=options.device)
+    var = torch.ones(shape[1], device=options.device)
+
+    def eager(x: Tensor) -> Outputs:
+        return torch.var_mean(x, dim=DIMS, correction=0)
+
+    candidates = {
+        "eager": lambda: eager(x),
+        HAST: lambda: fused_statistics(x, mean, var),
+        "native": lambda: torch.batch_norm_update_stats(x, None, None, 0.1),
+        **compiled(eager, lambda f: f(x), options),
+        **no_such_op(),
+    }
+    return Case("statistics", label(shape), candidates, 4 * x.numel())
+
+
+def match(shape: Shape, options: Options) -> Case:
+    """Output, statistics and loss of one layer, and the gradient of its input from both."""
+    x = torch.randn(shape, device=options.device, requires_grad=True)
+    channels = shape[1]
+    mean, bias = (torch.randn(channels, device=options.device) for _ in range(2))
+    var, weight = (torch.rand(channels, device=options.device) + 0.5 for _ in range(2))
+    upstream, one = torch.randn_like(x), torch.ones((), device=options.device)
+
+    def step(function: Callable[[Tensor], Outputs]) -> object:
+        return torch.autograd.grad(function(x), x, (upstream, one))
+
+    def eager(x: Tensor) -> Outputs:
+        y, m, v = reference.batch_norm_match(x, mean, var, weight, bias, EPS)
+        return y, reference.match_loss([m], [v], [mean], [var])
+
+    def fused(x: Tensor) -> Outputs:
+        y, m, v = hc.batch_norm_match(x, mean, var, weight, bias, EPS)
+        return y, hc.match_loss([m], [v], [mean], [var])
+
+    def native(x: Tensor) -> Outputs:
+        v, m = torch.var_mean(x, dim=DIMS, correction=0)
+        y = F.batch_norm(x, mean, var, weight, bias, training=False, eps=EPS)
+        return y, reference.match_loss([m], [v], [mean], [var])
+
+    candidates = {
+        "eager": lambda: step(eager),
+        HAST: lambda: step(fused),
+        "native": lambda: step(native),
+        **compiled(eager, step, options),
+        **no_such_op(),
+    }
+    return Case("BN match F+B", label(shape), candidates, 20 * x.numel())
+
+
+def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
+    """Both on every map."""
+    for shape in maps(options.large):
+        yield f"statistics {label(shape)}", partial(statistics, shape, options)
+    for shape in maps(options.large):
+        yield f"match {label(shape)}", partial(match, shape, options)
 
 
 if __name__ == "__main__":
-    main()
+    run("batch_stats", __doc__, cases)

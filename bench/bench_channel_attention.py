@@ -1,44 +1,65 @@
-"""Feature-alignment loss over all maps of a network, forward and backward."""
+"""Attention vectors, and the feature-alignment loss over all maps of a network."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
-from harness import arguments, measure, save
+from baselines import compiled, no_such_op
+from harness import HAST, Case, CaseMaker, Options, run
+from shapes import Shape, label, maps, units
+from timing import Absent
+from torch import Tensor
 
 import hast_cuda as hc
 from hast_cuda.ops import reference
 
-NETWORKS = {
-    "ResNet-20, batch 256": [(256, 16 << k, 32 >> k, 32 >> k) for k in (0, 0, 0, 1, 1, 1, 2, 2, 2)],
-    "ResNet-18, batch 16": [(16, 64 << k, 56 >> k, 56 >> k) for k in (0, 0, 1, 1, 2, 2, 3, 3)],
-}
+
+def vector(shape: Shape, options: Options) -> Case:
+    """Attention vector of one map."""
+    x = torch.randn(shape, device=options.device)
+    candidates = {
+        "eager": lambda: reference.channel_attention(x),
+        HAST: lambda: hc.channel_attention(x),
+        "native": lambda: torch.linalg.vector_norm(x, 2, (2, 3)).square(),
+        **compiled(reference.channel_attention, lambda f: f(x), options),
+        **no_such_op(),
+    }
+    return Case("attention F", label(shape), candidates, 4 * x.numel())
 
 
-def main() -> None:
+def pair_loss(name: str, shapes: list[Shape], options: Options) -> Case:
     """Every pair of maps; gradients to both networks."""
-    options = arguments(__doc__)
-    rows = []
-    for case, shapes in NETWORKS.items():
-        teacher, student = (
-            [torch.randn(s, device=options.device, requires_grad=True) for s in shapes]
-            for _ in range(2)
-        )
+    maps = [torch.randn(s, device=options.device, requires_grad=True) for s in [*shapes, *shapes]]
+    layers = len(shapes)
 
-        def step(ops: Any, teacher: list[torch.Tensor], student: list[torch.Tensor]) -> None:
-            torch.autograd.grad(ops.attention_loss(teacher, student), [*teacher, *student])
+    def step(function: Callable[..., Tensor]) -> object:
+        return torch.autograd.grad(function(*maps), maps)
 
-        rows += measure(
-            "attention loss F+B", case,
-            {
-                "eager": lambda t=teacher, s=student: step(reference, t, s),
-                "hast_cuda": lambda t=teacher, s=student: step(hc, t, s),
-            },
-            2 * 12 * sum(m.numel() for m in teacher), device=options.device, rounds=options.rounds,
-        )  # fmt: skip
-    save("channel_attention", rows, options)
+    def eager(*tensors: Tensor) -> Tensor:
+        return reference.attention_loss(tensors[:layers], tensors[layers:])
+
+    def fused(*tensors: Tensor) -> Tensor:
+        return hc.attention_loss(tensors[:layers], tensors[layers:])
+
+    candidates = {
+        "eager": lambda: step(eager),
+        HAST: lambda: step(fused),
+        "native": Absent("torch has no such op"),
+        **compiled(eager, step, options),
+        **no_such_op(),
+    }
+    return Case("attention loss F+B", name, candidates, 12 * sum(m.numel() for m in maps))
+
+
+def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
+    """Vectors of single maps, the loss of whole networks."""
+    for shape in maps(options.large):
+        yield f"vector {label(shape)}", partial(vector, shape, options)
+    for name, shapes in units(options.large).items():
+        yield f"loss {name}", partial(pair_loss, name, shapes, options)
 
 
 if __name__ == "__main__":
-    main()
+    run("channel_attention", __doc__, cases)

@@ -1,141 +1,144 @@
-"""Times several implementations of one op against each other and writes JSON with its provenance.
-
-All candidates run in turn within every round, so that a machine whose speed drifts treats them
-alike; the 20th, 50th and 80th percentile over the rounds are kept. CUDA is timed with events after
-flushing the L2 cache, the CPU with the wall clock (small calls are repeated in one measurement).
-"""
+"""What every benchmark shares: its flags, its cases, and the JSON it writes."""
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
-import platform
-import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from provenance import keep_freed_memory, provenance
+from timing import COPY, Absent, Candidate, Settings, Timing, measure
 
-import hast_cuda
-
-Candidate = Callable[[], object]
-SHORTEST = 2e-3  # seconds per measurement on the CPU
-L2_FLUSH = 128 * 2**20  # bytes, more than any L2 cache
+SCHEMA = 1
+HAST = "hast_cuda"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One implementation on one input: milliseconds and the fewest bytes the op can move."""
+class Case:
+    """One input: what runs on it, by name, and the fewest bytes that the op can move."""
 
     op: str
     case: str
-    implementation: str
-    p20_ms: float
-    p50_ms: float
-    p80_ms: float
+    candidates: Mapping[str, Candidate | Absent]
     bytes_moved: int
-    gigabytes_per_second: float
-    speedup_over_eager: float
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """The flags that every benchmark has."""
+@dataclass(frozen=True)
+class Options:
+    """The flags of a benchmark."""
+
+    device: torch.device
+    threads: tuple[int, ...]
+    rounds: int
+    seconds: float
+    large: bool
+    compile: bool
+    only: str
+    out: Path
+
+
+# Builds a case when it is its turn, so that one case's tensors are gone before the next.
+CaseMaker = Callable[[], Case]
+Cases = Callable[[Options], Iterable[tuple[str, CaseMaker]]]
+
+
+def parse(description: str | None) -> Options:
+    """The command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=None,
+        help="CPU: one measurement per count; 1 is timed with the thread's clock, more with the "
+        "wall clock (default: 1 and all)",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=30, help="at most")
+    parser.add_argument("--seconds", type=float, default=3.0, help="about, per case and threads")
+    parser.add_argument("--large", action=argparse.BooleanOptionalAction, default=None,
+                        help="ImageNet maps at batch 256 too (default: on CUDA)")  # fmt: skip
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True,
+                        help="torch.compile as a baseline")  # fmt: skip
+    parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    parsed = parser.parse_args()
-    torch.set_num_threads(parsed.threads)
-    return parsed
+    flags = parser.parse_args()
+    device = torch.device(flags.device)
+    cuda = device.type == "cuda"
+    everything = {1, torch.get_num_threads()}
+    return Options(
+        device=device,
+        threads=(1,) if cuda else tuple(flags.threads or sorted(everything)),
+        rounds=flags.rounds,
+        seconds=flags.seconds,
+        large=cuda if flags.large is None else flags.large,
+        compile=flags.compile,
+        only=flags.only,
+        out=flags.out,
+    )
 
 
-def _cuda_seconds(candidate: Candidate, flush: torch.Tensor) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    flush.zero_()
-    start.record()
-    candidate()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / 1e3
-
-
-def _cpu_seconds(candidate: Candidate, repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        candidate()
-    return (time.perf_counter() - start) / repeats
-
-
-def measure(
-    op: str, case: str, candidates: dict[str, Candidate], bytes_moved: int, *, device: str,
-    rounds: int,
-) -> list[Row]:  # fmt: skip
-    """Time ``candidates`` ("eager" is the baseline) in interleaved rounds."""
-    on_gpu = device.startswith("cuda")
-    flush = torch.empty(L2_FLUSH if on_gpu else 0, dtype=torch.int8, device=device)
-    repeats = {}
-    for name, candidate in candidates.items():
-        for _ in range(3):
-            candidate()  # warm-up: allocator, compilation, thread pool
-        repeats[name] = max(1, int(SHORTEST / max(_cpu_seconds(candidate, 1), 1e-7)))
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, candidate in candidates.items():
-            seconds[name].append(
-                _cuda_seconds(candidate, flush)
-                if on_gpu
-                else _cpu_seconds(candidate, repeats[name])
-            )
-    ranks = {
-        n: [sorted(s)[int(q * (rounds - 1))] for q in (0.2, 0.5, 0.8)] for n, s in seconds.items()
-    }
-    eager = ranks["eager"][1]
-    rows = [
-        Row(
-            op, case, name, *(round(1e3 * t, 5) for t in times), bytes_moved,
-            round(bytes_moved / times[1] / 1e9, 2), round(eager / times[1], 2),
-        )
-        for name, times in ranks.items()
-    ]  # fmt: skip
-    for row in rows:
-        print(
-            f"{row.op:22s} {row.case:28s} {row.implementation:10s} {row.p50_ms:9.4f} ms "
-            f"{row.gigabytes_per_second:8.1f} GB/s  {row.speedup_over_eager:6.2f} x eager"
-        )
-    return rows
-
-
-def provenance(device: str) -> dict[str, object]:
-    """Device, versions and commit of a measurement."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "hast_cuda": hast_cuda.__version__,
-        "build": hast_cuda.build_info(),
-        "python": platform.python_version(),
-        "commit": commit or "unknown",
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def save(stem: str, rows: Sequence[Row], options: argparse.Namespace) -> None:
-    """Write ``<out>/<stem>-<device type>.json``."""
+def run(stem: str, description: str | None, cases: Cases) -> None:
+    """Measure all cases and write ``<out>/<stem>-<device type>.json`` after every one."""
+    options = parse(description)
+    if options.device.type == "cpu":
+        keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{stem}-{options.device.partition(':')[0]}.json"
-    document = {**provenance(options.device), "rows": [asdict(row) for row in rows]}
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    path = options.out / f"{stem}-{options.device.type}.json"
+    document = {"schema": SCHEMA, "stem": stem, **provenance(options.device)}
+    rows: list[dict[str, object]] = []
+    for name, make in cases(options):
+        if options.only not in name:
+            continue
+        torch._dynamo.reset()  # a compiled baseline is compiled for its own shape
+        torch.manual_seed(0)
+        case = make()
+        for threads in options.threads:
+            if options.device.type == "cpu":
+                torch.set_num_threads(threads)
+            settings = Settings(options.device, threads, options.rounds, options.seconds)
+            results, rounds = measure(
+                case.candidates, case.bytes_moved, settings, required=("eager", HAST)
+            )
+            rows.append(_row(case, settings, results, rounds))
+            _show(case, settings, results)
+        del case
+        gc.collect()
+        # Written as it grows: a run that is cut off keeps what it measured.
+        path.write_text(json.dumps({**document, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path}")
+
+
+def _row(
+    case: Case, settings: Settings, results: dict[str, Timing | Absent], rounds: int
+) -> dict[str, object]:
+    return {
+        "op": case.op,
+        "case": case.case,
+        "bytes_moved": case.bytes_moved,
+        "threads": settings.threads,
+        "clock": settings.clock,
+        "rounds": rounds,
+        "results": {
+            name: {"absent": r.reason} if isinstance(r, Absent) else asdict(r)
+            for name, r in results.items()
+        },
+    }
+
+
+def _show(case: Case, settings: Settings, results: dict[str, Timing | Absent]) -> None:
+    ours = results[HAST]
+    parts = []
+    for name, result in results.items():
+        if isinstance(result, Absent):
+            continue
+        ratio = ""
+        if isinstance(ours, Timing) and name not in (HAST, COPY):
+            ratio = f" ({result.p50_ms / ours.p50_ms:.1f}x)"
+        parts.append(f"{name} {result.p50_ms:.3f}{ratio}")
+    share = f"{ours.copy_percent:.0f} % of copy" if isinstance(ours, Timing) else ""
+    print(
+        f"{case.op}, {case.case}, {settings.threads} threads: {', '.join(parts)}; {share}",
+        flush=True,
+    )

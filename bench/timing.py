@@ -1,0 +1,200 @@
+"""Times of several candidates on one input, in interleaved rounds, with the copy limit beside them.
+
+All candidates run in turn within every round, so that a machine whose speed drifts treats them
+alike. CUDA is timed with events after flushing the L2 cache; the CPU with the clock of the one
+thread that runs, or with the wall clock where several do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+Candidate = Callable[[], object]
+SHORTEST = 2e-3  # seconds per measurement on the CPU; faster calls are repeated within it
+L2_FLUSH = 256 * 2**20  # bytes, several times any L2 cache
+LOOP = 20  # calls in a row on CUDA, where the host may be the limit
+FEWEST_ROUNDS = 5
+COPY = "copy"
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Stands for a candidate that cannot run here, and says why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure."""
+
+    device: torch.device
+    threads: int = 1
+    rounds: int = 30
+    seconds: float = 4.0  # per case: rounds are cut to fit, to no fewer than FEWEST_ROUNDS
+
+    @property
+    def clock(self) -> str:
+        """The clock of a measurement: its name is written beside every figure."""
+        if self.device.type == "cuda":
+            return "cuda events"
+        return "thread time" if self.threads == 1 else "wall time"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds per call, memory and launches of one candidate."""
+
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    loop_ms: float | None  # per call of LOOP calls in a row without a flush; CUDA
+    copy_percent: float  # of the copy limit measured in the same rounds
+    peak_bytes: int  # allocated during a call beyond what was allocated before
+    launches: int | None  # kernels, copies and fills; CUDA
+
+
+def copy_candidate(bytes_moved: int, device: torch.device) -> Candidate:
+    """``copy_`` between two buffers that are there: the memory limit for ``bytes_moved``."""
+    source, target = (
+        torch.zeros(max(bytes_moved // 8, 1), dtype=torch.float32, device=device) for _ in range(2)
+    )
+    return lambda: target.copy_(source)
+
+
+def measure(
+    candidates: Mapping[str, Candidate | Absent], bytes_moved: int, settings: Settings,
+    required: Collection[str] = (),
+) -> tuple[dict[str, Timing | Absent], int]:  # fmt: skip
+    """Time every candidate and the copy; returns the timings and the number of rounds.
+
+    A candidate that raises is absent with its error, unless it is ``required``.
+    """
+    results: dict[str, Timing | Absent] = {}
+    running: dict[str, Candidate] = {}
+    for name, candidate in candidates.items():
+        if isinstance(candidate, Absent):
+            results[name] = candidate
+        elif reason := None if name in required else _failure(candidate):
+            results[name] = Absent(reason)
+        else:
+            running[name] = candidate
+    running[COPY] = copy_candidate(bytes_moved, settings.device)
+    seconds = _seconds_on_cuda() if settings.device.type == "cuda" else _seconds_on_cpu(settings)
+    costs, repeats = {}, {}
+    for name, candidate in running.items():
+        for _ in range(3):
+            candidate()  # warm-up: allocator, compilation, thread pool
+        _wait(settings)
+        start = time.perf_counter()
+        repeats[name] = max(1, int(SHORTEST / max(seconds(candidate, 1), 1e-7)))
+        single = time.perf_counter() - start
+        costs[name] = max(SHORTEST, single)
+    affordable = int(settings.seconds / sum(costs.values()))
+    rounds = max(FEWEST_ROUNDS, min(settings.rounds, affordable))
+    samples: dict[str, list[float]] = {name: [] for name in running}
+    for _ in range(rounds):
+        for name, candidate in running.items():
+            samples[name].append(seconds(candidate, repeats[name]))
+    limit = _rank(samples[COPY], 0.5)
+    for name, candidate in running.items():
+        p20, p50, p80 = (_rank(samples[name], q) for q in (0.2, 0.5, 0.8))
+        results[name] = Timing(
+            *(round(1e3 * t, 5) for t in (p20, p50, p80)),
+            loop_ms=_loop_ms(candidate) if settings.device.type == "cuda" else None,
+            copy_percent=round(100 * limit / p50, 1),
+            peak_bytes=_peak_bytes(candidate, settings.device),
+            launches=_launches(candidate) if settings.device.type == "cuda" else None,
+        )
+    order = [*candidates, COPY]
+    return {name: results[name] for name in order}, rounds
+
+
+def _failure(candidate: Candidate) -> str | None:
+    try:
+        candidate()
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+    return None
+
+
+def _rank(samples: list[float], quantile: float) -> float:
+    return sorted(samples)[int(quantile * (len(samples) - 1))]
+
+
+def _wait(settings: Settings) -> None:
+    if settings.device.type == "cuda":
+        torch.cuda.synchronize(settings.device)
+
+
+def _seconds_on_cpu(settings: Settings) -> Callable[[Candidate, int], float]:
+    # A CPU backward runs in the calling thread, so with one thread its clock misses nothing.
+    clock = time.thread_time if settings.threads == 1 else time.perf_counter
+
+    def seconds(candidate: Candidate, repeats: int) -> float:
+        start = clock()
+        for _ in range(repeats):
+            candidate()
+        return (clock() - start) / repeats
+
+    return seconds
+
+
+def _seconds_on_cuda() -> Callable[[Candidate, int], float]:
+    flush = torch.empty(L2_FLUSH, dtype=torch.int8, device="cuda")
+
+    def seconds(candidate: Candidate, repeats: int) -> float:
+        del repeats  # an event pair resolves half a microsecond
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        flush.zero_()  # keeps the device busy while the host launches the candidate
+        start.record()
+        candidate()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+
+    return seconds
+
+
+def _loop_ms(candidate: Candidate) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(LOOP):
+        candidate()
+    end.record()
+    end.synchronize()
+    return round(float(start.elapsed_time(end)) / LOOP, 5)
+
+
+def _peak_bytes(candidate: Candidate, device: torch.device) -> int:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        candidate()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        candidate()
+    # torch's CPU allocator reports every block it gives out and takes back.
+    kineto = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    events = [e for e in kineto.events() if e.name() == "[memory]"]
+    allocated = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak
+
+
+def _launches(candidate: Candidate) -> int | None:
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        candidate()
+        torch.cuda.synchronize()
+    seen = sum(e.device_type == torch.autograd.DeviceType.CUDA for e in profiler.events())
+    return seen or None  # nothing seen: the profiler cannot trace this device
