@@ -104,7 +104,7 @@ def brevitas_activation(x: Tensor, device: torch.device, *, observe: bool) -> nn
 
 
 def brevitas_weight(weight: Tensor) -> Callable[[], Tensor]:
-    """Asymmetric 4-bit quantization of one weight, range per output channel, found at every call."""
+    """Asymmetric 4-bit quantization of one weight; every call finds the range of each channel."""
     from brevitas.nn import QuantConv2d, QuantLinear  # noqa: PLC0415
     from brevitas.quant import ShiftedUint8WeightPerChannelFloat  # noqa: PLC0415
 

@@ -1,6 +1,8 @@
-// CPU kernel of batch_norm_match (batch_stats.h): x read once, y written once.
+// CPU kernel of batch_norm_match (batch_stats.h): x read once from memory (and from cache again for
+// y), y written once.
 #include "batch_stats.h"
 
+#include "common/lane_sums.h"
 #include "common/slabs.h"
 
 namespace hast {
@@ -18,23 +20,15 @@ struct Operands {
   }
 };
 
-template <bool kStore, bool kResidual, typename T, typename F>
-void forward_run(const T* __restrict x, const T* __restrict residual, T* __restrict y, int64_t size,
-                 const AffineChannel<F> channel, const ActivationRange<F> act, double* sums) {
-  F sum = F(0), squares = F(0);
-#pragma omp simd reduction(+ : sum, squares)
+template <bool kResidual, typename T, typename F>
+void output_run(const T* __restrict x, const T* __restrict residual, T* __restrict y, int64_t size,
+                const AffineChannel<F> channel, const ActivationRange<F> act) {
+#pragma omp simd
   for (int64_t i = 0; i < size; ++i) {
-    const F difference = to_compute(x[i]) - channel.shift;
-    sum += difference;
-    squares += difference * difference;
-    if (kStore) {
-      F value = channel.scale * difference + channel.bias;
-      if (kResidual) value += to_compute(residual[i]);
-      y[i] = from_compute<T>(act(value));
-    }
+    F value = channel.scale * (to_compute(x[i]) - channel.shift) + channel.bias;
+    if (kResidual) value += to_compute(residual[i]);
+    y[i] = from_compute<T>(act(value));
   }
-  sums[0] += static_cast<double>(sum);
-  sums[1] += static_cast<double>(squares);
 }
 
 template <typename F>
@@ -69,14 +63,26 @@ void forward_planes(const BatchNormMatchArgs& args, const Operands<T>& operands,
   for (int64_t channel = first; channel < last; ++channel) {
     affine[channel - first] = affine_channel<F>(args, channel);
   }
-  for (int64_t row = first_row; row < last_row; ++row) {
-    for (int64_t channel = first; channel < last; ++channel) {
-      for (int64_t begin = 0; begin < args.inner; begin += kSegment) {
-        const Operands<T> part = operands.at((row * args.channels + channel) * args.inner + begin);
-        forward_run<kStore, kResidual>(part.x, part.residual, part.y,
-                                       smaller(kSegment, args.inner - begin),
-                                       affine[channel - first], act, sums + 2 * channel);
+  // Small planes: several images before the lanes are summed.
+  const int64_t rows = larger(1, kSegment / args.inner);
+  LaneSums<F> lanes[kTileChannels];
+  F buffer[kSegment];
+  for (int64_t block = first_row; block < last_row; block += rows) {
+    for (int64_t row = block; row < smaller(last_row, block + rows); ++row) {
+      for (int64_t channel = first; channel < last; ++channel) {
+        const AffineChannel<F>& own = affine[channel - first];
+        for (int64_t begin = 0; begin < args.inner; begin += kSegment) {
+          const Operands<T> part =
+              operands.at((row * args.channels + channel) * args.inner + begin);
+          const int64_t size = smaller(kSegment, args.inner - begin);
+          lanes[channel - first].add_squares(widened(part.x, buffer, size), size, own.shift);
+          if (kStore) output_run<kResidual>(part.x, part.residual, part.y, size, own, act);
+          if (begin + kSegment < args.inner) fold(lanes[channel - first], sums + 2 * channel);
+        }
       }
+    }
+    for (int64_t channel = first; channel < last; ++channel) {
+      fold(lanes[channel - first], sums + 2 * channel);
     }
   }
 }

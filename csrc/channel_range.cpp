@@ -34,10 +34,17 @@ void quantize_row(const T* __restrict weight, T* __restrict output, int64_t colu
   const Extremes<F> extremes = find_extremes<T, F>(weight, columns);
   const Quantizer<F> quantizer = make_quantizer(extremes.minimum(), extremes.maximum(), bits,
                                                 real_zero_point, Activation::kNone);
-  // Without an activation the general formula is the only one.
+  if (quantizer.regular) {
 #pragma omp simd
-  for (int64_t i = 0; i < columns; ++i) {
-    output[i] = from_compute<T>(shifted_code(quantizer, to_compute(weight[i])) / quantizer.scale);
+    for (int64_t i = 0; i < columns; ++i) {
+      output[i] =
+          from_compute<T>(quotient(quantizer, shifted_code(quantizer, to_compute(weight[i]))));
+    }
+  } else {  // the same formula, since no activation is folded in, but for the division
+    for (int64_t i = 0; i < columns; ++i) {
+      output[i] =
+          from_compute<T>(quantize_exact(quantizer, to_compute(weight[i]), Activation::kNone));
+    }
   }
 }
 

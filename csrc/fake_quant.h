@@ -121,6 +121,17 @@ HAST_HOST_DEVICE F dequantize(const Quantizer<F>& quantizer, F code) {
   return fused_multiply_add(residual, quantizer.reciprocal, quotient);
 }
 
+// The same value in the cheapest way of this build: five operations with a fused multiply-add, else
+// the division, which is several times slower.
+template <typename F>
+HAST_HOST_DEVICE F quotient(const Quantizer<F>& quantizer, F code) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return dequantize(quantizer, code);
+#else
+  return code / quantizer.scale;
+#endif
+}
+
 // The definition, for any range, finite or not.
 template <typename F>
 HAST_HOST_DEVICE F quantize_exact(const Quantizer<F>& quantizer, F x, Activation activation) {

@@ -166,7 +166,8 @@ def quantize_activation(
     clipped = ste == "clipped"
     # A later update must not change the range that this call's clipped gradient will look at.
     bounds = state.clone() if observe and clipped else state.detach()
+    lower, upper, _ = bounds.split_with_sizes((1, 1, 3))
     y: Tensor = FakeQuantizeFunction.apply(
-        x, bounds[0:1], bounds[1:2], bits, None, zero_point == "real", code, clipped
+        x, lower, upper, bits, None, zero_point == "real", code, clipped
     )
     return y

@@ -66,12 +66,9 @@ class _MatchLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        scaled = gradient * grads[0]
+        scaled = (gradient * grads[0]).view(-1)  # all means, then all variances
         layers = len(ctx.sizes)
-        return (
-            None, None, *scaled[0].split(ctx.sizes), *scaled[1].split(ctx.sizes),
-            *(None,) * (2 * layers),
-        )  # fmt: skip
+        return (None, None, *scaled.split_with_sizes(ctx.sizes * 2), *(None,) * (2 * layers))
 
 
 def match_loss(

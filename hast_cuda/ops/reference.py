@@ -57,8 +57,11 @@ def quantize_integers(
 ) -> Tensor:  # fmt: skip
     """Integer codes ``clamp(round(S*x - z), -2^(n-1), 2^(n-1) - 1)`` of Eq. 1, as floats."""
     scale, zero = quantizer_parameters(lower, upper, bits, real_zero_point=real_zero_point)
-    codes = torch.round(broadcast(scale, x, channel_axis) * x - broadcast(zero, x, channel_axis))
-    return codes.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return _codes(x, broadcast(scale, x, channel_axis), broadcast(zero, x, channel_axis), bits)
+
+
+def _codes(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
+    return torch.round(scale * x - zero).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def fake_quantize(
@@ -67,10 +70,11 @@ def fake_quantize(
 ) -> Tensor:  # fmt: skip
     """``(q + z) / S`` of Eq. 2, rounded to the dtype of ``x``."""
     y = activate(x.to(arithmetic_dtype(x.dtype)), activation)
-    codes = quantize_integers(y, lower, upper, bits, channel_axis, real_zero_point=real_zero_point)
-    scale, zero = quantizer_parameters(lower, upper, bits, real_zero_point=real_zero_point)
-    y = (codes + broadcast(zero, x, channel_axis)) / broadcast(scale, x, channel_axis)
-    return y.to(x.dtype)
+    scale, zero = (
+        broadcast(value, x, channel_axis)
+        for value in quantizer_parameters(lower, upper, bits, real_zero_point=real_zero_point)
+    )
+    return ((_codes(y, scale, zero, bits) + zero) / scale).to(x.dtype)
 
 
 def fake_quantize_backward(
