@@ -91,7 +91,6 @@ def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
     """Both on every map."""
     for shape in maps(options.large):
         yield f"statistics {label(shape)}", partial(statistics, shape, options)
-    for shape in maps(options.large):
         yield f"match {label(shape)}", partial(match, shape, options)
 
 

@@ -96,7 +96,6 @@ def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
     """Both directions on every map."""
     for shape in maps(options.large):
         yield f"forward {label(shape)}", partial(forward, shape, options)
-    for shape in maps(options.large):
         yield f"both {label(shape)}", partial(both, shape, options)
 
 

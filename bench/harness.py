@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from provenance import keep_freed_memory, provenance
+from provenance import device_label, keep_freed_memory, provenance
 from timing import COPY, Absent, Candidate, Settings, Timing, measure
 
 SCHEMA = 1
@@ -80,12 +80,12 @@ def parse(description: str | None) -> Options:
 
 
 def run(stem: str, description: str | None, cases: Cases) -> None:
-    """Measure all cases and write ``<out>/<stem>-<device type>.json`` after every one."""
+    """Measure all cases and write ``<out>/<stem>-<device>.json`` after every one."""
     options = parse(description)
     if options.device.type == "cpu":
         keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{stem}-{options.device.type}.json"
+    path = options.out / f"{stem}-{device_label(options.device)}.json"
     document = {"schema": SCHEMA, "stem": stem, **provenance(options.device)}
     rows: list[dict[str, object]] = []
     for name, make in cases(options):

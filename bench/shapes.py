@@ -28,8 +28,8 @@ LARGE_UNITS: dict[str, list[Shape]] = {
 
 
 def maps(large: bool) -> list[Shape]:
-    """Shapes of activations."""
-    return [*MAPS, *LARGE_MAPS] if large else MAPS
+    """Shapes of activations, the telling ones first: a run that is cut off keeps those."""
+    return [*MAPS[:3], *LARGE_MAPS, *MAPS[3:]] if large else MAPS
 
 
 def units(large: bool) -> dict[str, list[Shape]]:

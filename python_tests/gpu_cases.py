@@ -1,0 +1,135 @@
+"""Every op forward and backward on fixed inputs, for the tests of streams, devices and graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import hast_cuda as hc
+
+Inputs = list[Tensor]
+SHAPES = [(8, 16, 14, 14), (3, 7, 5, 3)]  # vector and scalar paths
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """``make`` the inputs on a device; ``run`` returns every output and every gradient."""
+
+    name: str
+    make: Callable[[torch.device], Inputs]
+    run: Callable[[Inputs], list[Tensor]]
+
+
+def _activations(device: torch.device) -> Inputs:
+    return [torch.randn(s, device=device).requires_grad_() for s in SHAPES]
+
+
+def _with(outputs: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
+    """Outputs, and the gradients of their weighted sum."""
+    weighted = [(o * (i + 2)).sum() for i, o in enumerate(outputs)]
+    grads = torch.autograd.grad(weighted, leaves)
+    return [*(o.detach() for o in outputs), *grads]
+
+
+def _quantize(inputs: Inputs) -> list[Tensor]:
+    outputs = [
+        hc.fake_quantize(x, lower, upper, 4, ste="clipped", activation="relu")
+        for x, lower, upper in zip(inputs[:2], inputs[2::2], inputs[3::2], strict=True)
+    ]
+    return _with(outputs, inputs[:2])
+
+
+def _quantize_inputs(device: torch.device) -> Inputs:
+    ranges = [torch.tensor([v], device=device) for v in (-1.0, 1.5, -0.5, 2.0)]
+    return [*_activations(device), *ranges]
+
+
+def _channels_inputs(device: torch.device) -> Inputs:
+    x = torch.randn(SHAPES[0], device=device).to(memory_format=torch.channels_last)
+    low = -torch.rand(SHAPES[0][1], device=device)
+    return [x.requires_grad_(), low, low + 2]
+
+
+def _channels(inputs: Inputs) -> list[Tensor]:
+    x, lower, upper = inputs
+    return _with([hc.fake_quantize(x, lower, upper, 3, 1, ste="clipped")], [x])
+
+
+def _weights(inputs: Inputs) -> list[Tensor]:
+    return _with(hc.fake_quantize_weights(inputs, 4), inputs)
+
+
+def _observed(inputs: Inputs) -> list[Tensor]:
+    states = [hc.new_range_state(device=x.device) for x in inputs]
+    outputs = [
+        hc.quantize_activation(x, s, 4, activation="relu6", observe=True, ste="clipped")
+        for x, s in zip(inputs, states, strict=True)
+    ]
+    return [*_with(outputs, inputs), *states]
+
+
+def _tracking_inputs(device: torch.device) -> Inputs:
+    return [*_activations(device), *(hc.new_range_state(device=device) for _ in SHAPES)]
+
+
+def _tracking(inputs: Inputs) -> list[Tensor]:
+    """Updates the states among the inputs, so that calls build on one another."""
+    outputs = [
+        hc.quantize_activation(x, s, 4, activation="relu", observe=True)
+        for x, s in zip(inputs[:2], inputs[2:], strict=True)
+    ]
+    return [*_with(outputs, inputs[:2]), *(s.clone() for s in inputs[2:])]
+
+
+def _norm_inputs(device: torch.device) -> Inputs:
+    inputs: Inputs = []
+    for shape in SHAPES:
+        mean, bias = (torch.randn(shape[1], device=device) for _ in range(2))
+        var, weight = (torch.rand(shape[1], device=device) + 0.5 for _ in range(2))
+        x, residual = (torch.randn(shape, device=device).requires_grad_() for _ in range(2))
+        inputs += [x, mean, var, weight.requires_grad_(), bias.requires_grad_(), residual]
+    return inputs
+
+
+def _norm(inputs: Inputs) -> list[Tensor]:
+    layers = [inputs[i : i + 6] for i in (0, 6)]
+    found = [
+        hc.batch_norm_match(x, m, v, w, b, activation="relu", residual=r)
+        for x, m, v, w, b, r in layers
+    ]
+    means, variances = [f[1] for f in found], [f[2] for f in found]
+    running = [layer[1] for layer in layers], [layer[2] for layer in layers]
+    loss = hc.match_loss(means, variances, *running)
+    norm = hc.match_loss(means, variances, *running, reduction="norm")
+    leaves = [t for layer in layers for t in (layer[0], *layer[3:])]
+    return _with([*(f[0] for f in found), *means, *variances, loss, norm], leaves)
+
+
+def _attention_inputs(device: torch.device) -> Inputs:
+    shapes = [(4, 16, 14, 14), (4, 7, 5, 3)]
+    return [torch.randn(s, device=device).requires_grad_() for s in shapes * 2]
+
+
+def _attention(inputs: Inputs) -> list[Tensor]:
+    losses = [hc.attention_loss(inputs[:2], inputs[2:], normalized=n) for n in (True, False)]
+    return _with([*losses, *(hc.channel_attention(f) for f in inputs)], inputs)
+
+
+OP_CASES = [
+    OpCase("fake_quantize", _quantize_inputs, _quantize),
+    OpCase("fake_quantize-channels_last", _channels_inputs, _channels),
+    OpCase("fake_quantize_weights", _activations, _weights),
+    OpCase("quantize_activation-tracking", _tracking_inputs, _tracking),
+    OpCase("batch_norm_match+match_loss", _norm_inputs, _norm),
+    OpCase("attention", _attention_inputs, _attention),
+]
+# Makes its state inside: new_range_state copies from the host, which no graph can capture.
+STREAM_CASES = [*OP_CASES, OpCase("quantize_activation-first", _activations, _observed)]
+
+
+def copies(inputs: Inputs) -> Inputs:
+    """Equal inputs with storage of their own."""
+    return [t.detach().clone().requires_grad_(t.requires_grad) for t in inputs]
