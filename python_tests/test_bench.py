@@ -1,0 +1,93 @@
+"""The benchmarks run, write what their schema says, and render. Nothing here looks at a time."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+BENCH = Path(__file__).parents[1] / "bench"
+TIMING = {"p20_ms", "p50_ms", "p80_ms", "loop_ms", "copy_percent", "peak_bytes", "launches"}
+NAMES = {"eager", "hast_cuda", "native", "compile", "Model-Optimizer", "Brevitas", "copy"}
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The harness, imported as the scripts do."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module("harness")
+
+
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [
+        ("bench_channel_range", "activation 7x33x13x5"),
+        ("bench_channel_range", "weights 33x17x5x3"),
+        ("bench_batch_stats", "statistics 7x33x13x5"),
+        ("bench_batch_stats", "match 7x33x13x5"),
+        ("bench_match_loss", "resnet20_cifar10"),
+        ("bench_channel_attention", "vector 7x33x13x5"),
+    ],
+)
+def test_every_candidate_runs(script: str, name: str, bench: ModuleType) -> None:
+    options = bench.Options(
+        torch.device("cpu"), (1,), rounds=2, seconds=0.01, large=False, compile=False, only="",
+        out=Path(),
+    )  # fmt: skip
+    makers = dict(importlib.import_module(script).cases(options))
+    case = makers[name]()
+    # The quantization libraries are optional, so only what is always there is called here.
+    for own in ("eager", "hast_cuda", "native"):
+        candidate = case.candidates[own]
+        if not isinstance(candidate, bench.Absent):
+            assert candidate() is not None
+    assert set(case.candidates) | {"copy"} >= NAMES
+    assert case.bytes_moved > 0
+
+
+def test_a_run_writes_its_schema_and_renders(bench: ModuleType, tmp_path: Path) -> None:
+    # In a process of its own: it starts itself again with other settings of malloc.
+    flags = ["--device", "cpu", "--threads", "1", "--rounds", "2", "--seconds", "0.01"]
+    flags += ["--no-compile", "--only", "forward 7x33x13x5", "--out", str(tmp_path)]
+    script = str(BENCH / "bench_fake_quant.py")
+    environment = {**os.environ, "HAST_BENCH_COMMIT": "0000000"}
+    subprocess.run(
+        [sys.executable, script, *flags], check=True, capture_output=True, env=environment
+    )
+    path = tmp_path / "fake_quant-cpu.json"
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    assert document["schema"] == bench.SCHEMA
+    assert document["commit"] == "0000000"
+    assert document["command"].startswith(script)
+    assert document["malloc"]["MALLOC_MMAP_MAX_"] == "0"
+    assert {"python", "torch", "hast_cuda"} <= set(document["versions"])
+    assert document["build"]["kind"] == "compiled"
+    (row,) = document["rows"]
+    assert (row["threads"], row["clock"]) == (1, "thread time")
+    assert set(row["results"]) >= NAMES
+    for name in ("eager", "hast_cuda", "copy"):
+        assert set(row["results"][name]) == TIMING
+    size = 4 * 7 * 33 * 13 * 5
+    assert (
+        size <= row["results"]["hast_cuda"]["peak_bytes"] < 2 * size
+    )  # its output and little more
+    assert row["results"]["compile"] == {"absent": "left out with --no-compile"}
+
+    render = importlib.import_module("render")
+    page = render.render(f"before\n{render.START}old\n{render.END}after\n", [document])
+    assert page.startswith("before\n")
+    assert page.endswith("after\n")
+    assert "old" not in page
+    assert row["op"] in page
+    assert row["case"] in page
+    assert "compile: left out with --no-compile" in page
+    with pytest.raises(ValueError, match="markers"):
+        render.render("no markers", [document])
