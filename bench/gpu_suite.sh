@@ -89,7 +89,7 @@ ops=(python_tests/test_fake_quant.py python_tests/test_channel_range.py
   python_tests/test_batch_stats.py python_tests/test_channel_attention.py)
 if wants tests; then
   # Streams, devices and graphs are among them: test_gpu_*.py.
-  gpu_step tests 100 "${tests[@]}" -k "not cpu and not emulated" python_tests
+  gpu_step tests 100 "${tests[@]}" -k "(cuda or gpu) and not emulated" python_tests
   if [ -n "$dry" ]; then
     step tests-cpu 100 "${tests[@]}" -k "cpu and (vector or twice or opcheck or by_hand)" "${ops[@]}"
     step tests-emulated 100 "${tests[@]}" -k "emulated and (twice or by_hand)" "${ops[@]}"
