@@ -7,9 +7,6 @@
 namespace hast {
 inline namespace HAST_BACKEND {
 
-// The elements of a row cost about this many of those that kGrain counts: exp, three sweeps.
-constexpr int64_t kRowCost = 4;
-
 // A NaN is passed over: what is computed from its element is NaN anyway.
 template <typename T>
 Compute<T> row_maximum(const T* __restrict row, int64_t size) {
@@ -25,7 +22,7 @@ Compute<T> row_maximum(const T* __restrict row, int64_t size) {
 
 template <typename Body>
 void for_each_row(int64_t rows, int64_t size, const Body& body) {
-  parallel_for(rows, rows * size * kRowCost, [&](int64_t begin, int64_t end) {
+  parallel_for(rows, rows * size, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) body(row);
   });
 }

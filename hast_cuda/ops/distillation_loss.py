@@ -70,20 +70,20 @@ class _DistillationLoss(torch.autograd.Function):
         needed = ctx.needs_input_grad[:2]
         loss, d_teacher, d_student = _distillation_loss(teacher, student, temperature, *needed)
         ctx.save_for_backward(d_teacher, d_student)
-        ctx.dtypes = teacher.dtype, student.dtype
+        ctx.dtype = teacher.dtype
         result: Tensor = loss
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        found = [
-            scaled(gradient, grads[0], dtype) if needed else None
-            for gradient, dtype, needed in zip(
-                ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad[:2], strict=True
-            )
-        ]
-        return (*found, None)
+        d_teacher, d_student = ctx.saved_tensors
+        need_teacher, need_student, _ = ctx.needs_input_grad
+        return (
+            scaled(d_teacher, grads[0], ctx.dtype) if need_teacher else None,
+            scaled(d_student, grads[0], ctx.dtype) if need_student else None,
+            None,
+        )
 
 
 def distillation_loss(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
