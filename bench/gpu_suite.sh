@@ -86,7 +86,9 @@ if wants build; then
 fi
 
 ops=(python_tests/test_fake_quant.py python_tests/test_channel_range.py
-  python_tests/test_batch_stats.py python_tests/test_channel_attention.py)
+  python_tests/test_batch_stats.py python_tests/test_batch_norm_activation.py
+  python_tests/test_channel_attention.py python_tests/test_distillation_loss.py
+  python_tests/test_hard_sample_loss.py python_tests/test_plateau.py)
 if wants tests; then
   # Streams, devices and graphs are among them: test_gpu_*.py.
   gpu_step tests 100 "${tests[@]}" -k "(cuda or gpu) and not emulated" python_tests

@@ -1,8 +1,10 @@
 // CPU kernel of batch_norm_backward.h. Pieces of a few hundred elements go through up to four short
 // loops, first to g = dy where it passes, then to du, then from du and x to dx and to the affine
-// gradients: every combination of optional operands at the price of L1 traffic.
+// gradients: every combination of optional operands at the price of L1 traffic. The gradient of
+// planes to x alone is one loop.
 #include "batch_norm_backward.h"
 
+#include "common/lane_sums.h"
 #include "common/slabs.h"
 
 namespace hast {
@@ -18,6 +20,7 @@ struct Operands {
   const T* y;         // null: not gated by the output
   const T* residual;  // null: 0
   const T* dy;
+  const T* dy2;  // null: 0
   T* dx;
   T* dresidual;
 
@@ -26,6 +29,7 @@ struct Operands {
             y ? y + offset : nullptr,
             residual ? residual + offset : nullptr,
             dy ? dy + offset : nullptr,
+            dy2 ? dy2 + offset : nullptr,
             dx ? dx + offset : nullptr,
             dresidual ? dresidual + offset : nullptr};
   }
@@ -69,30 +73,58 @@ struct OneEnergy {
   F operator[](int64_t) const { return value; }
 };
 
-template <typename T, typename F>
-void gate_by_output(const T* __restrict y, const T* __restrict dy, F* __restrict g, int64_t size,
-                    F top) {
+// dy where nothing stops it.
+template <bool kSecond, typename T>
+HAST_HOST_DEVICE Compute<T> upstream(const T* dy, const T* dy2, int64_t i) {
+  const Compute<T> first = to_compute(dy[i]);
+  return kSecond ? first + to_compute(dy2[i]) : first;
+}
+
+template <bool kGated, bool kSecond, typename T, typename F>
+void gate_by_output(const Operands<T>& operands, F* __restrict g, int64_t size, F top) {
+  const T* __restrict y = operands.y;
+  const T* __restrict dy = operands.dy;
+  const T* __restrict dy2 = operands.dy2;
 #pragma omp simd
   for (int64_t i = 0; i < size; ++i) {
-    const F gradient = to_compute(dy[i]);
-    g[i] = passes_gradient(F(to_compute(y[i])), top) ? gradient : F(0);
+    const F value = upstream<kSecond>(dy, dy2, i);
+    g[i] = !kGated || passes_gradient(F(to_compute(y[i])), top) ? value : F(0);
   }
 }
 
-template <bool kResidual, bool kClipped, typename T, typename F, typename Gradient>
+template <bool kResidual, bool kClipped, bool kSecond, typename T, typename F, typename Gradient>
 void gate_by_input(const Operands<T>& operands, F* __restrict g, int64_t size,
                    const Gradient& gradient, const InputGate<F> gate) {
   const T* __restrict x = operands.x;
   const T* __restrict residual = operands.residual;
   const T* __restrict dy = operands.dy;
+  const T* __restrict dy2 = operands.dy2;
 #pragma omp simd
   for (int64_t i = 0; i < size; ++i) {
     F v = gradient.affine(i)(to_compute(x[i]));
     if (kResidual) v += to_compute(residual[i]);
-    const F upstream = to_compute(dy[i]);
+    const F value = upstream<kSecond>(dy, dy2, i);
     bool keep = !gate.activated | passes_gradient(v, gate.top);
     if (kClipped) keep = keep & code_in_range(gate.quantizer, v, gate.half);
-    g[i] = keep ? upstream : F(0);
+    g[i] = keep ? value : F(0);
+  }
+}
+
+template <bool kSecond, typename T, typename F, typename Gradient>
+void gate_by(Gate by, const Operands<T>& operands, F* __restrict g, int64_t size,
+             const Gradient& gradient, const InputGate<F>& gate) {
+  if (by == Gate::kNone) {
+    gate_by_output<false, kSecond>(operands, g, size, gate.top);
+  } else if (by == Gate::kOutput) {
+    gate_by_output<true, kSecond>(operands, g, size, gate.top);
+  } else if (gate.clipped && operands.residual) {
+    gate_by_input<true, true, kSecond>(operands, g, size, gradient, gate);
+  } else if (gate.clipped) {
+    gate_by_input<false, true, kSecond>(operands, g, size, gradient, gate);
+  } else if (operands.residual) {
+    gate_by_input<true, false, kSecond>(operands, g, size, gradient, gate);
+  } else {
+    gate_by_input<false, false, kSecond>(operands, g, size, gradient, gate);
   }
 }
 
@@ -100,25 +132,13 @@ void gate_by_input(const Operands<T>& operands, F* __restrict g, int64_t size,
 template <typename T, typename F, typename Gradient>
 void gate(const BatchNormBackwardArgs& args, const Operands<T>& operands, F* __restrict g,
           int64_t size, const Gradient& gradient, const InputGate<F>& gate) {
-  const T* __restrict dy = operands.dy;
   T* __restrict dresidual = operands.dresidual;
-  if (!dy) {
+  if (!operands.dy) {
     for (int64_t i = 0; i < size; ++i) g[i] = F(0);
-  } else if (args.gate == Gate::kOutput) {
-    gate_by_output(operands.y, dy, g, size, gate.top);
-  } else if (args.gate == Gate::kInput) {
-    if (gate.clipped && operands.residual) {
-      gate_by_input<true, true>(operands, g, size, gradient, gate);
-    } else if (gate.clipped) {
-      gate_by_input<false, true>(operands, g, size, gradient, gate);
-    } else if (operands.residual) {
-      gate_by_input<true, false>(operands, g, size, gradient, gate);
-    } else {
-      gate_by_input<false, false>(operands, g, size, gradient, gate);
-    }
+  } else if (operands.dy2) {
+    gate_by<true>(args.gate, operands, g, size, gradient, gate);
   } else {
-#pragma omp simd
-    for (int64_t i = 0; i < size; ++i) g[i] = to_compute(dy[i]);
+    gate_by<false>(args.gate, operands, g, size, gradient, gate);
   }
   if (dresidual) {
 #pragma omp simd
@@ -154,16 +174,50 @@ void input_gradient(const T* __restrict x, const F* __restrict g, T* __restrict 
   }
 }
 
-template <typename T, typename F>
-void affine_run(const T* __restrict x, const F* __restrict g, int64_t size, F shift, double* sums) {
-  F sum = F(0), product = F(0);
-#pragma omp simd reduction(+ : sum, product)
+// The same from dy itself, which y or the value made anew from x gates.
+template <Gate kGate, bool kStatistics, typename T, typename F>
+void direct_gradient(const Operands<T>& operands, int64_t size, const GradientChannel<F> channel,
+                     F top) {
+  const T* __restrict x = operands.x;
+  const T* __restrict y = operands.y;
+  const T* __restrict dy = operands.dy;
+  T* __restrict dx = operands.dx;
+#pragma omp simd
   for (int64_t i = 0; i < size; ++i) {
-    sum += g[i];
-    product += g[i] * (to_compute(x[i]) - shift);
+    F g = to_compute(dy[i]);
+    if (kGate == Gate::kOutput) g = passes_gradient(F(to_compute(y[i])), top) ? g : F(0);
+    if (kGate == Gate::kInput) {
+      g = passes_gradient(channel.affine(F(to_compute(x[i]))), top) ? g : F(0);
+    }
+    F value = channel.affine.scale * g + channel.constant;
+    if (kStatistics) value += channel.slope * (to_compute(x[i]) - channel.center);
+    dx[i] = from_compute<T>(value);
   }
-  sums[0] += static_cast<double>(sum);
-  sums[1] += static_cast<double>(product);
+}
+
+template <typename T, typename F>
+using Direct = void (*)(const Operands<T>&, int64_t, GradientChannel<F>, F);
+
+// Null where more than dx is wanted, or more than one gate is at work.
+template <typename T, typename F>
+Direct<T, F> choose_direct(const BatchNormBackwardArgs& args) {
+  if (!args.dy || args.dy2 || !args.dx || args.dresidual || args.dweight || args.denergy ||
+      args.residual || args.range) {
+    return nullptr;
+  }
+  const bool statistics = args.dvar != nullptr;
+  switch (args.gate) {
+    case Gate::kNone:
+      return statistics ? direct_gradient<Gate::kNone, true, T, F>
+                        : direct_gradient<Gate::kNone, false, T, F>;
+    case Gate::kOutput:
+      return statistics ? direct_gradient<Gate::kOutput, true, T, F>
+                        : direct_gradient<Gate::kOutput, false, T, F>;
+    case Gate::kInput:
+      return statistics ? direct_gradient<Gate::kInput, true, T, F>
+                        : direct_gradient<Gate::kInput, false, T, F>;
+  }
+  return nullptr;
 }
 
 template <typename F>
@@ -197,21 +251,37 @@ void backward_planes(const BatchNormBackwardArgs& args, const Operands<T>& opera
   for (int64_t channel = first; channel < last; ++channel) {
     gradients[channel - first] = {gradient_channel<F>(args, channel)};
   }
-  F g[kPiece];
-  for (int64_t row = first_row; row < last_row; ++row) {
-    for (int64_t channel = first; channel < last; ++channel) {
-      const PlaneGradient<F>& own = gradients[channel - first];
-      for (int64_t begin = 0; begin < args.inner; begin += kPiece) {
-        const Operands<T> part = operands.at((row * args.channels + channel) * args.inner + begin);
-        const int64_t size = smaller(kPiece, args.inner - begin);
-        gate(args, part, g, size, own, passes);
-        if (args.denergy) {
-          const OneEnergy<F> denergy{*energy_gradients<F>(args, row, channel)};
-          add_energy(part.x, g, size, own, denergy);
+  const Direct<T, F> direct = choose_direct<T, F>(args);
+  // Small planes: several images before the lanes are summed.
+  const int64_t rows = larger(1, kPiece / args.inner);
+  LaneSums<F> lanes[kTileChannels];
+  F g[kPiece], wide[kPiece];
+  for (int64_t block = first_row; block < last_row; block += rows) {
+    for (int64_t row = block; row < smaller(last_row, block + rows); ++row) {
+      for (int64_t channel = first; channel < last; ++channel) {
+        const PlaneGradient<F>& own = gradients[channel - first];
+        for (int64_t begin = 0; begin < args.inner; begin += kPiece) {
+          const Operands<T> part =
+              operands.at((row * args.channels + channel) * args.inner + begin);
+          const int64_t size = smaller(kPiece, args.inner - begin);
+          if (direct) {
+            direct(part, size, own.channel, passes.top);
+            continue;
+          }
+          gate(args, part, g, size, own, passes);
+          if (args.denergy) {
+            const OneEnergy<F> denergy{*energy_gradients<F>(args, row, channel)};
+            add_energy(part.x, g, size, own, denergy);
+          }
+          if (part.dx) input_gradient(part.x, g, part.dx, size, own, args.dvar != nullptr);
+          if (!args.dweight) continue;
+          lanes[channel - first].add_products(g, widened(part.x, wide, size), size, own.shift(0));
+          if (begin + kPiece < args.inner) fold(lanes[channel - first], sums + 2 * channel);
         }
-        if (part.dx) input_gradient(part.x, g, part.dx, size, own, args.dvar != nullptr);
-        if (args.dweight) affine_run(part.x, g, size, own.shift(0), sums + 2 * channel);
       }
+    }
+    for (int64_t channel = first; args.dweight && channel < last; ++channel) {
+      fold(lanes[channel - first], sums + 2 * channel);
     }
   }
 }
@@ -250,6 +320,7 @@ void backward(const BatchNormBackwardArgs& args) {
                              args.gate == Gate::kOutput ? static_cast<const T*>(args.y) : nullptr,
                              static_cast<const T*>(args.residual),
                              static_cast<const T*>(args.dy),
+                             static_cast<const T*>(args.dy2),
                              static_cast<T*>(args.dx),
                              static_cast<T*>(args.dresidual)};
   const InputGate<Compute<T>> passes = input_gate<Compute<T>>(args);

@@ -58,6 +58,12 @@ struct BackwardBody {
     if (reads_x) load_vector<kSize>(static_cast<const T*>(args.x) + offset, x);
     if (args.dy) {
       load_vector<kSize>(static_cast<const T*>(args.dy) + offset, g);
+      if (args.dy2) {
+        F second[kSize];
+        load_vector<kSize>(static_cast<const T*>(args.dy2) + offset, second);
+#pragma unroll
+        for (int i = 0; i < kSize; ++i) g[i] += second[i];
+      }
       if (args.gate == Gate::kOutput) gate_by_output(offset, g);
       if constexpr (kInner) {
         if (args.gate == Gate::kInput) gate_by_input(offset, x, setup, channels, g);
@@ -100,7 +106,7 @@ const char* launch(const BatchNormBackwardArgs& args) {
   return launch_channel_sums(
       body, ChannelGrid(args.outer, args.channels, args.inner, args.denergy ? args.images : 0),
       aligned(args.x, 16) && aligned(y, 16) && aligned(residual, 16) && aligned(args.dy, 16) &&
-          aligned(args.dx, 16) && aligned(args.dresidual, 16),
+          aligned(args.dy2, 16) && aligned(args.dx, 16) && aligned(args.dresidual, 16),
       args.stream);
 }
 

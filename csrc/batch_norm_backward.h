@@ -26,6 +26,7 @@ struct BatchNormBackwardArgs {
   const void* y;         // kOutput only
   const void* residual;  // kInput only; null: 0
   const void* dy;        // null: 0
+  const void* dy2;       // added to dy, where y went two ways; null: 0
   const void* dmean;     // null: 0
   const void* dvar;      // null: 0
   const void* denergy;   // fp[images, channels], null: 0

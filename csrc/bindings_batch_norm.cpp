@@ -88,13 +88,13 @@ void batch_norm_activation(Address x, Address residual, Address y, Address energ
   call(op, &Backend::batch_norm_activation, args);
 }
 
-void batch_norm_backward(Address x, Address y, Address residual, Address dy, Address dmean,
-                         Address dvar, Address denergy, Address mean, Address running_mean,
-                         Address running_var, Address weight, Address bias, double eps,
-                         Address range, int bits, Address dx, Address dresidual, Address dweight,
-                         Address dbias, Address scratch, Address counters, int dtype, int64_t outer,
-                         int64_t channels, int64_t inner, int64_t images, int activation, int gate,
-                         int device, Address stream) {
+void batch_norm_backward(Address x, Address y, Address residual, Address dy, Address dy2,
+                         Address dmean, Address dvar, Address denergy, Address mean,
+                         Address running_mean, Address running_var, Address weight, Address bias,
+                         double eps, Address range, int bits, Address dx, Address dresidual,
+                         Address dweight, Address dbias, Address scratch, Address counters,
+                         int dtype, int64_t outer, int64_t channels, int64_t inner, int64_t images,
+                         int activation, int gate, int device, Address stream) {
   const char* op = "batch_norm_backward";
   const Checks check(op);
   if (gate < 0 || gate > 2) check.fail("gate must be in 0..2, got " + std::to_string(gate));
@@ -102,6 +102,7 @@ void batch_norm_backward(Address x, Address y, Address residual, Address dy, Add
                                    pointer(y),
                                    pointer(residual),
                                    pointer(dy),
+                                   pointer(dy2),
                                    pointer(dmean),
                                    pointer(dvar),
                                    pointer(denergy),
@@ -173,7 +174,7 @@ void define_batch_norm(pybind11::module_& module) {
              "range"_a, "bits"_a, "scratch"_a, "counters"_a, "dtype"_a, "images"_a, "channels"_a,
              "spatial"_a, "channels_last"_a, "activation"_a, "device"_a, "stream"_a);
   module.def("batch_norm_backward", &batch_norm_backward, "x"_a, "y"_a, "residual"_a, "dy"_a,
-             "dmean"_a, "dvar"_a, "denergy"_a, "mean"_a, "running_mean"_a, "running_var"_a,
+             "dy2"_a, "dmean"_a, "dvar"_a, "denergy"_a, "mean"_a, "running_mean"_a, "running_var"_a,
              "weight"_a, "bias"_a, "eps"_a, "range"_a, "bits"_a, "dx"_a, "dresidual"_a, "dweight"_a,
              "dbias"_a, "scratch"_a, "counters"_a, "dtype"_a, "outer"_a, "channels"_a, "inner"_a,
              "images"_a, "activation"_a, "gate"_a, "device"_a, "stream"_a);

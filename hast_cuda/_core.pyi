@@ -146,6 +146,7 @@ def batch_norm_backward(
     y: int,
     residual: int,
     dy: int,
+    dy2: int,
     dmean: int,
     dvar: int,
     denergy: int,
@@ -175,7 +176,7 @@ def batch_norm_backward(
 ) -> None:
     """dx = a*du + dmean/n + 2*dvar*(x - mean)/n, du = g + 2*denergy*u, a = weight/std.
 
-    g is dy where it passes; gate: 0 everywhere, 1 by the output y, 2 by the value before the
+    g is dy + dy2 where they pass; gate: 0 everywhere, 1 by the output y, 2 by the value before the
     activation, recomputed from x and the residual (and, with a range, where its code is in range).
     outer is images, or images*spatial.
     """

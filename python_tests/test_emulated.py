@@ -104,9 +104,16 @@ def test_every_reduction_is_independent_of_the_thread_order(
         loss = hc.match_loss([mean], [var], [rm], [rv]) + hc.attention_loss([leaf], [other])
         (gradient,) = torch.autograd.grad(loss + (y * other).sum(), leaf)
         q = hc.quantize_activation(x, state, 4, activation="relu", observe=True)
+        losses = []
+        for rows in (x.flatten(2)[:, :, 0], x.flatten(1)):  # a warp per row, a block per row
+            logits = rows.clone().requires_grad_()
+            labels = torch.arange(5, device=device)
+            hard, difficulty = hc.hard_sample_loss(logits, labels, 2.0)
+            total = hard + hc.distillation_loss(rows.flip(1), logits, 3.0)
+            losses += [difficulty, total.detach(), torch.autograd.grad(total, logits)[0]]
         last = x.contiguous(memory_format=torch.channels_last)
         extra = hc.batch_norm_match(last, rm, rv)
-        return [y, mean, var, loss.detach(), gradient, q, state, *extra,
+        return [y, mean, var, loss.detach(), gradient, q, state, *losses, *extra,
                 *hc.fake_quantize_weights(weights, 3)]  # fmt: skip
 
     monkeypatch.setenv("HAST_EMULATED_ORDER", "forward")

@@ -23,8 +23,14 @@ from emulated.build import CSRC, compile_module, sources
 from emulated.mistakes import MISTAKES, Mistake
 
 ROOT = Path(__file__).parents[2]
-TESTS = ["fake_quant", "channel_range", "batch_stats", "channel_attention", "emulated"]
-TESTED_WITH = {"match_loss": "batch_stats", "attention_loss": "channel_attention"}
+TESTS = [
+    "fake_quant", "channel_range", "batch_stats", "batch_norm_activation", "channel_attention",
+    "distillation_loss", "hard_sample_loss", "plateau", "emulated",
+]  # fmt: skip
+TESTED_WITH = {
+    "match_loss": "batch_stats", "batch_norm_backward": "batch_norm_activation",
+    "attention_loss": "channel_attention", "cuda_rows": "distillation_loss",
+}  # fmt: skip
 
 
 def build_with(mistake: Mistake, folder: Path, plain: Path) -> Path:
