@@ -49,8 +49,19 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
+def _touched(name: str, args: tuple[Any, ...], kwargs: Any, result: Any) -> list[Tensor]:
+    """What the kernels of an operator read and write; some arguments only tell a shape."""
+    if name == "aten::convolution_backward":
+        gradient, x, weight, to_x, to_weight = *args[:3], args[10][0], args[10][1]
+        data, weights = [gradient, weight] * to_x, [gradient, x] * to_weight
+        return [*data, *weights, *_tensors(result)]
+    if name in ("aten::max_pool2d_with_indices_backward", "aten::avg_pool2d_backward"):
+        return [args[0], *_tensors(args[2:]), *_tensors(kwargs), *_tensors(result)]
+    return [*_tensors((args, kwargs)), *_tensors(result)]
+
+
 def _launches(name: str, func: Any, args: tuple[Any, ...]) -> int:
-    if name in _FREE:
+    if name in _FREE or name.startswith("profiler::"):
         return 0
     aliases = [r.alias_info for r in func._schema.returns]
     if aliases and all(a is not None and not a.is_write for a in aliases):
@@ -91,6 +102,6 @@ class LaunchCounter(TorchDispatchMode):
         count = _launches(name, func, args)
         if count:
             self.by_operator[name] += count
-            touched = [*_tensors((args, kwargs)), *_tensors(result)]
+            touched = _touched(name, args, kwargs, result)
             self.bytes_by_operator[name] += sum(map(_bytes, touched))
         return result

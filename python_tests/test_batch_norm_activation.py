@@ -236,8 +236,8 @@ def test_opcheck(device: torch.device) -> None:
     )
     torch.library.opcheck(
         torch.ops.hast_cuda.batch_norm_backward.default,
-        (x, None, None, energy, x.clone(), None, x.clone(), None, c, c, c, c, 1e-5, bounds, 4, 1, 2,
-         True, True),
+        (x, None, None, None, energy, x.clone(), None, x.clone(), None, c, c, c, c, 1e-5, bounds,
+         4, 1, 2, True, True),
     )  # fmt: skip
 
 
@@ -264,3 +264,38 @@ X, C = torch.randn(2, 3, 4, 4), torch.ones(3)
 def test_refusals(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_output_used_twice_gets_the_sum_of_both_gradients(
+    device: torch.device, case: Case, layout: str
+) -> None:
+    t = inputs((3, 12, 6, 5), torch.float64, device)
+    t["x"] = arrange(t["x"], layout)
+    state = None if case.bits is None else t["state"]
+    found = []
+    for twice in (False, True):
+        leaves = [t[n].detach().requires_grad_() for n in ("x", "weight", "bias", "residual")]
+        y, energy, *again = batch_norm_activation(
+            leaves[0], t["mean"], t["var"], *leaves[1:3], activation=case.activation, state=state,
+            bits=case.bits or 4, ste=case.ste, energy=case.energy, twice=twice,
+            residual=leaves[3] if case.residual else None,
+        )  # fmt: skip
+        other = again[0] if twice else y
+        assert torch.equal(y, other)
+        loss = (y * t["dy"]).sum() + (other * t["dy"].flip(0)).sum()
+        if case.energy:
+            loss = loss + (energy * t["denergy"]).sum()
+        found.append(torch.autograd.grad(loss, leaves if case.residual else leaves[:3]))
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_only_one_of_two_uses_has_a_gradient(device: torch.device, which: int) -> None:
+    t = inputs((2, 3, 4, 4), torch.float64, device)
+    x = t["x"].requires_grad_()
+    outputs = batch_norm_activation(x, t["mean"], t["var"], activation="relu", twice=True)
+    (gradient,) = torch.autograd.grad((outputs[0], outputs[2])[which].sum(), x)
+    y, _ = batch_norm_activation(x, t["mean"], t["var"], activation="relu")
+    torch.testing.assert_close(gradient, torch.autograd.grad(y.sum(), x)[0])

@@ -136,6 +136,26 @@ def test_same_bits_twice_and_dead_channel(device: torch.device) -> None:
     assert float(first[2][3]) == 0.0
 
 
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_output_used_twice_gets_the_sum_of_both_gradients(
+    device: torch.device, activation: str | None
+) -> None:
+    x = torch.randn(4, 6, 5, 5, device=device, dtype=torch.float64)
+    residual, first, second = torch.randn_like(x), torch.randn_like(x), torch.randn_like(x)
+    rm, rv, weight, bias = parameters(6, device, torch.float64)
+    found = []
+    for twice in (False, True):
+        leaves = [t.detach().requires_grad_() for t in (x, residual, weight)]
+        y, mean, var, *again = hc.batch_norm_match(
+            leaves[0], rm, rv, leaves[2], bias, activation=activation, residual=leaves[1],
+            twice=twice,
+        )  # fmt: skip
+        other = again[0] if twice else y
+        loss = (y * first).sum() + (other * second).sum() + (mean * 3 + var).sum()
+        found.append(torch.autograd.grad(loss, leaves))
+    torch.testing.assert_close(found[0], found[1])
+
+
 def layers(device: torch.device, dtype: torch.dtype) -> list[list[Tensor]]:
     """Means, variances, running means and running variances of five layers."""
     sizes = (16, 1, 64, 7, 2048)
@@ -190,7 +210,28 @@ def test_opcheck(device: torch.device) -> None:
     )
     torch.library.opcheck(
         torch.ops.hast_cuda.batch_norm_backward.default,
-        (x, c, None, None, x, x.clone(), None, c, c, c, c, None, 1e-5, None, 0, 1, 1, True, True),
+        (
+            x,
+            x.clone(),
+            c,
+            None,
+            None,
+            x,
+            x.clone(),
+            None,
+            c,
+            c,
+            c,
+            c,
+            None,
+            1e-5,
+            None,
+            0,
+            1,
+            1,
+            True,
+            True,
+        ),
     )
     torch.library.opcheck(torch.ops.hast_cuda.match_loss.default, ([c], [c], [c], [c], False))
 

@@ -17,7 +17,8 @@ class FusedBatchNorm2d(nn.Module):
 
     Shares parameters, statistics and range with the modules it stands for; normalises with the
     running statistics whatever the mode. After a forward, :attr:`energy` ([N, C]) and
-    :attr:`positions` (per map) describe the normalised map before the residual.
+    :attr:`positions` (per map) describe the normalised map before the residual. With :attr:`twice`
+    forward gives its output as two aliases, one for each place that uses it.
     While the range is being tracked the parts run one after the other.
     """
 
@@ -30,17 +31,19 @@ class FusedBatchNorm2d(nn.Module):
         super().__init__()
         self.norm, self.quantizer = norm, quantizer
         self.activation = activation if quantizer is None else quantizer.activation
-        self.watched = False
+        self.watched = self.twice = False
 
-    def forward(self, input: Tensor, residual: Any = None) -> Tensor:
+    def forward(self, input: Tensor, residual: Any = None) -> Tensor | tuple[Tensor, Tensor]:
         """[N, C, ...] -> same; ``residual`` is anything that can be added."""
         quantizer = self.quantizer
         if fits(residual, input) and not (quantizer is not None and quantizer.observing):
-            return self._run(input, residual, self.activation, quantizer)
-        y = self._run(input, None, None, None)
+            outputs = self._run(input, residual, self.activation, quantizer, twice=self.twice)
+            return (outputs[0], outputs[1]) if self.twice else outputs[0]
+        (y,) = self._run(input, None, None, None, twice=False)
         if residual is not None:
             y = y + residual
-        return activate(y, self.activation) if quantizer is None else quantizer(y)
+        y = activate(y, self.activation) if quantizer is None else quantizer(y)
+        return (y, y) if self.twice else y
 
     def take(self) -> tuple[Tensor, int]:
         """(energy, positions) of the last forward, forgotten here: they would keep its graph."""
@@ -50,21 +53,22 @@ class FusedBatchNorm2d(nn.Module):
 
     def _run(
         self, x: Tensor, residual: Tensor | None, activation: str | None,
-        quantizer: FakeQuantActivation | None,
-    ) -> Tensor:  # fmt: skip
+        quantizer: FakeQuantActivation | None, *, twice: bool,
+    ) -> list[Tensor]:  # fmt: skip
         norm = self.norm
         assert norm.running_mean is not None
         assert norm.running_var is not None
         state = None if quantizer is None else quantizer.state_for(x)
-        y, energy = batch_norm_activation(
+        y, energy, *again = batch_norm_activation(
             x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps,
             activation=activation, residual=residual, state=state,
             bits=4 if quantizer is None else quantizer.bits,
             ste="identity" if quantizer is None else quantizer.ste, energy=self.watched,
+            twice=twice,
         )  # fmt: skip
         if self.watched:
             self.energy, self.positions = energy, x[0, 0].numel()
-        return y
+        return [y, *again]
 
 
 def fits(residual: Any, x: Tensor) -> bool:

@@ -21,26 +21,31 @@ class MatchedBatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` in eval mode that keeps the statistics of its input batch (Eq. 3).
 
     Always normalises with the running statistics and never changes them, whatever the mode.
-    :attr:`activation` and the residual given to forward are applied in the same pass. After a
-    forward, :attr:`batch_mean` and :attr:`batch_var` ([C], float32 or float64) carry
-    gradients to the input.
+    :attr:`activation` and the residual given to forward are applied in the same pass; with
+    :attr:`twice` forward gives two aliases of its output. After a forward, :attr:`batch_mean` and
+    :attr:`batch_var` ([C], float32 or float64) carry gradients to the input.
     """
 
     batch_mean: Tensor | None = None
     batch_var: Tensor | None = None
     activation: str | None = None
+    twice: bool = False
 
-    def forward(self, input: Tensor, residual: Any = None) -> Tensor:
+    def forward(self, input: Tensor, residual: Any = None) -> Any:
         """[N, C, ...] -> same; records the statistics. ``residual`` is anything to add."""
         if self.running_mean is None or self.running_var is None:
             message = "MatchedBatchNorm2d needs running statistics (track_running_stats=True)"
             raise ValueError(message)
         fused = fits(residual, input)
-        y, self.batch_mean, self.batch_var = batch_norm_match(
+        y, self.batch_mean, self.batch_var, *again = batch_norm_match(
             input, self.running_mean, self.running_var, self.weight, self.bias, self.eps,
             activation=self.activation if fused else None, residual=residual if fused else None,
+            twice=fused and self.twice,
         )  # fmt: skip
-        return y if fused else activate(y + residual, self.activation)
+        if not fused:
+            y = activate(y + residual, self.activation)
+            again = [y]
+        return (y, again[0]) if self.twice else y
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the last forward's statistics: copies and pickles cannot hold its graph."""

@@ -29,6 +29,7 @@ _RELU_MODULES = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 _RELU_FUNCTIONS = {
     F.relu: "relu", torch.relu: "relu", torch.relu_: "relu", F.relu_: "relu", F.relu6: "relu6",
 }  # fmt: skip
+_PURE = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _RELU_METHODS = {"relu": "relu", "relu_": "relu"}
 
 
@@ -172,7 +173,7 @@ def _trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]]:
     return fx.GraphModule(model, graph), tracer.outputs
 
 
-def _replace(merged: fx.GraphModule, chain: _Chain, module: nn.Module) -> None:
+def _replace(merged: fx.GraphModule, chain: _Chain, module: nn.Module) -> fx.Node:
     graph, target = merged.graph, str(chain.norm.target)
     merged.set_submodule(target, module)
     operands = (chain.norm.args[0], *([chain.residual] if chain.residual is not None else []))
@@ -185,6 +186,32 @@ def _replace(merged: fx.GraphModule, chain: _Chain, module: nn.Module) -> None:
         graph.erase_node(node)
         node = before
     graph.erase_node(chain.norm)
+    return fused
+
+
+def _split(merged: fx.GraphModule, fused: dict[fx.Node, Any]) -> None:
+    """Give an output that is used in two places as two aliases: their gradients meet in the kernel.
+
+    Only where neither place can change it in place.
+    """
+    modules = dict(merged.named_modules())
+    for node, module in fused.items():
+        users = list(node.users)
+        if len(users) != 2 or not hasattr(module, "twice"):
+            continue
+        once = all(user.all_input_nodes.count(node) == 1 for user in users)
+        pure = all(
+            user in fused
+            or (user.op == "call_module" and isinstance(modules[str(user.target)], _PURE))
+            for user in users
+        )
+        if not (once and pure):
+            continue
+        module.twice = True
+        for index, user in enumerate(users):
+            with merged.graph.inserting_before(user):
+                alias = merged.graph.call_function(operator.getitem, (node, index))
+            user.replace_input_with(node, alias)
 
 
 def _tap(merged: fx.GraphModule, name: str, nodes: Sequence[fx.Node]) -> Tap:
@@ -229,6 +256,7 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
     ]  # fmt: skip
     names = {nodes[0]: name for name in watch if len(nodes := outputs.get(name, [])) == 1}
     result = Merged(merged)
+    fused: dict[fx.Node, Any] = {}
     for norm in norms:
         chain = _chain(norm, modules)
         module = fuse(modules[str(norm.target)], chain.activation, chain.quantizer)
@@ -236,10 +264,11 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
             continue
         if norm in names:
             result.watched[names.pop(norm)] = module
-        _replace(merged, chain, module)
+        fused[_replace(merged, chain, module)] = module
     for name in watch:
         if name not in result.watched:
             result.watched[name] = _tap(merged, name, outputs.get(name, []))
+    _split(merged, fused)
     merged.delete_all_unused_submodules()
     merged.graph.lint()
     merged.recompile()

@@ -29,14 +29,15 @@ def choose_gate(*, gated: bool, output_tells: bool, reads_x: bool, with_residual
 
 
 def _backward(
-    dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None, denergy: Tensor | None,
-    x: Tensor, y: Tensor | None, residual: Tensor | None, mean: Tensor | None,
-    running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None,
+    dy: Tensor | None, dy2: Tensor | None, dmean: Tensor | None, dvar: Tensor | None,
+    denergy: Tensor | None, x: Tensor, y: Tensor | None, residual: Tensor | None,
+    mean: Tensor | None, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
+    bias: Tensor | None,
     eps: float, bounds: Tensor | None, bits: int, act: int, gate: int, need_residual: bool,
     need_affine: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     x = _layout.dense(x)
-    dy = None if dy is None else _layout.like(dy.to(x.dtype), x)
+    dy, dy2 = (None if d is None else _layout.like(d.to(x.dtype), x) for d in (dy, dy2))
     y, residual = (None if t is None else _layout.like(t, x) for t in (y, residual))
     dmean, dvar, denergy = (None if d is None else d.contiguous() for d in (dmean, dvar, denergy))
     shape = _layout.extents(x, 1)
@@ -48,8 +49,8 @@ def _backward(
         scratch = _workspace.scratch(x, _workspace.batch_stats_scratch(x, shape), torch.float64)
         counters = _workspace.counters(x, shape[1])
     core.batch_norm_backward(
-        pointer(x), pointer(y), pointer(residual), pointer(dy), pointer(dmean), pointer(dvar),
-        pointer(denergy), pointer(mean), pointer(running_mean), pointer(running_var),
+        pointer(x), pointer(y), pointer(residual), pointer(dy), pointer(dy2), pointer(dmean),
+        pointer(dvar), pointer(denergy), pointer(mean), pointer(running_mean), pointer(running_var),
         pointer(weight), pointer(bias), eps, pointer(bounds), bits, pointer(dx),
         pointer(dresidual) if need_residual else 0, pointer(dweight) if need_affine else 0,
         pointer(dbias) if need_affine else 0, pointer(scratch), counters, DTYPES[x.dtype], *shape,
@@ -58,13 +59,22 @@ def _backward(
     return dx, dresidual, dweight, dbias
 
 
+def upstream(
+    first: Tensor | None, second: Tensor | None = None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The two gradients of an output that went two ways; the second is None unless both are."""
+    return (second, None) if first is None else (first, second)
+
+
 def _backward_reference(
-    dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None, denergy: Tensor | None,
-    x: Tensor, y: Tensor | None, residual: Tensor | None, mean: Tensor | None,
-    running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None,
+    dy: Tensor | None, dy2: Tensor | None, dmean: Tensor | None, dvar: Tensor | None,
+    denergy: Tensor | None, x: Tensor, y: Tensor | None, residual: Tensor | None,
+    mean: Tensor | None, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
+    bias: Tensor | None,
     eps: float, bounds: Tensor | None, bits: int, act: int, gate: int, need_residual: bool,
     need_affine: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    dy = dy if dy2 is None else (dy2 if dy is None else dy + dy2)
     return reference.batch_norm_backward(
         dy, dmean, dvar, denergy, x, y, residual, mean, running_mean, running_var, weight, bias,
         eps, bounds, bits, activation=ACTIVATION_NAMES[act], by_input=gate == GATE_BY_INPUT,
@@ -73,13 +83,13 @@ def _backward_reference(
 
 
 backward = register(
-    "batch_norm_backward(Tensor? dy, Tensor? dmean, Tensor? dvar, Tensor? denergy, Tensor x,"
-    " Tensor? y, Tensor? residual, Tensor? mean, Tensor running_mean, Tensor running_var,"
+    "batch_norm_backward(Tensor? dy, Tensor? dy2, Tensor? dmean, Tensor? dvar, Tensor? denergy,"
+    " Tensor x, Tensor? y, Tensor? residual, Tensor? mean, Tensor running_mean, Tensor running_var,"
     " Tensor? weight, Tensor? bias, float eps, Tensor? bounds, int bits, int activation, int gate,"
     " bool need_residual, bool need_affine) -> (Tensor, Tensor, Tensor, Tensor)",
     _backward,
     _backward_reference,
-    lambda dy, dmean, dvar, denergy, x, y, res, m, rm, *rest: (
+    lambda dy, dy2, dmean, dvar, denergy, x, y, res, m, rm, *rest: (
         torch.empty_like(x),
         torch.empty_like(x) if rest[-2] else x.new_empty(0),
         rm.new_empty(rm.numel() if rest[-1] else 0),

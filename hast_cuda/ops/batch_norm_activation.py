@@ -73,8 +73,8 @@ class _BatchNormActivation(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
         bias: Tensor | None, eps: float, act: int, residual: Tensor | None, bounds: Tensor | None,
-        bits: int, clipped: bool, with_energy: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        bits: int, clipped: bool, with_energy: bool, twice: bool,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         outputs: tuple[Tensor, Tensor] = _batch_norm_activation(
             x, running_mean, running_var, weight, bias, eps, act, residual, bounds, bits,
             with_energy,
@@ -94,28 +94,29 @@ class _BatchNormActivation(torch.autograd.Function):
         )  # fmt: skip
         ctx.settings = eps, act, gate, bits
         ctx.set_materialize_grads(False)
-        return outputs
+        return (*outputs, outputs[0].detach()) if twice else outputs
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         x, running_mean, running_var, weight, bias, y, residual, bounds = ctx.saved_tensors
         eps, act, gate, bits = ctx.settings
-        dy, denergy = grads
+        (dy, dy2), denergy = _batch_norm.upstream(grads[0], *grads[2:]), grads[1]
         needs = ctx.needs_input_grad
         if dy is None and denergy is None:
             return (None,) * len(needs)
         need_residual = needs[7] and dy is not None
         need_affine = needs[3] or needs[4]
+        changed = bool(gate) or dy2 is not None
         dx, dresidual, dweight, dbias = _batch_norm.backward(
-            dy, None, None, denergy, x, y, residual, None, running_mean, running_var, weight, bias,
-            eps, bounds, bits, act, gate, need_residual and bool(gate), need_affine,
+            dy, dy2, None, None, denergy, x, y, residual, None, running_mean, running_var, weight,
+            bias, eps, bounds, bits, act, gate, need_residual and changed, need_affine,
         )  # fmt: skip
-        if not gate:
+        if not changed:
             dresidual = dy  # nothing stops it: no copy
         return (
             dx if needs[0] else None, None, None, dweight if needs[3] else None,
             dbias if needs[4] else None, None, None, dresidual if need_residual else None,
-            None, None, None, None,
+            None, None, None, None, None,
         )  # fmt: skip
 
 
@@ -123,8 +124,8 @@ def batch_norm_activation(
     x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None = None,
     bias: Tensor | None = None, eps: float = 1e-5, *, activation: str | None = None,
     residual: Tensor | None = None, state: Tensor | None = None, bits: int = 4,
-    ste: str = "identity", energy: bool = False,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    ste: str = "identity", energy: bool = False, twice: bool = False,
+) -> tuple[Any, ...]:  # fmt: skip
     """Eval-mode BatchNorm and what follows it, from one read of ``x`` (Eq. 1-2 and 14).
 
     ``u = weight*(x - running_mean)/sqrt(running_var + eps) + bias``,
@@ -140,10 +141,12 @@ def batch_norm_activation(
         bits: 2 to 8, of the quantizer.
         ste: "identity" or "clipped", see :func:`fake_quantize`; the activation masks in both.
         energy: also return the channel attention of ``u``.
+        twice: also return y a second time, as an alias, for a network that uses it twice: both
+            gradients are then added up in the backward kernel.
 
     Returns:
-        (y like ``x``, a [N, C] in float32 or float64, or None). Gradients flow from both to x,
-        weight, bias and residual; none to the range.
+        (y like ``x``, a [N, C] in float32 or float64, or None), and with ``twice`` y again.
+        Gradients flow from all to x, weight, bias and residual; none to the range.
 
     Raises:
         TypeError: wrong dtype. ValueError: shapes or devices that differ, no elements.
@@ -158,7 +161,8 @@ def batch_norm_activation(
         _checks.bit_width("bits", bits)
         _checks.range_state(state, x)
         bounds = state.detach()[:2]
-    y, energies = _BatchNormActivation.apply(
-        x, *ready, eps, code, residual, bounds, bits, state is not None and ste == "clipped", energy
-    )
-    return y, energies if energy else None
+    y, energies, *again = _BatchNormActivation.apply(
+        x, *ready, eps, code, residual, bounds, bits, state is not None and ste == "clipped",
+        energy, twice,
+    )  # fmt: skip
+    return y, energies if energy else None, *again

@@ -65,44 +65,50 @@ class _BatchNormMatch(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-        bias: Tensor | None, eps: float, act: int, residual: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        bias: Tensor | None, eps: float, act: int, residual: Tensor | None, twice: bool,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         outputs: tuple[Tensor, Tensor, Tensor] = _batch_norm_match(
             x, running_mean, running_var, weight, bias, eps, act, residual
         )
         y, mean, _ = outputs
-        # y is saved only for the activation's mask; the next convolution keeps it alive anyway.
-        ctx.save_for_backward(x, y if act else None, mean, running_mean, running_var, weight)
-        ctx.eps, ctx.act = eps, act
+        gate = _batch_norm.choose_gate(
+            gated=bool(act), output_tells=True, reads_x=True, with_residual=residual is not None
+        )
+        by_output = gate == _batch_norm.GATE_BY_OUTPUT
+        ctx.save_for_backward(
+            x, y if by_output else None, mean, running_mean, running_var, weight, bias
+        )
+        ctx.eps, ctx.act, ctx.gate = eps, act, gate
         ctx.set_materialize_grads(False)
-        return outputs
+        return (*outputs, y.detach()) if twice else outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, y, mean, running_mean, running_var, weight = ctx.saved_tensors
+        x, y, mean, running_mean, running_var, weight, bias = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        need_residual = needs[7] and grads[0] is not None
-        need_affine = (needs[3] or needs[4]) and grads[0] is not None
-        gate = _batch_norm.GATE_BY_OUTPUT if ctx.act else _batch_norm.NO_GATE
+        dy, dy2 = _batch_norm.upstream(grads[0], grads[3] if len(grads) == 4 else None)
+        need_residual = needs[7] and dy is not None
+        need_affine = (needs[3] or needs[4]) and dy is not None
+        changed = bool(ctx.gate) or dy2 is not None
         dx, dresidual, dweight, dbias = _batch_norm.backward(
-            grads[0], grads[1], grads[2], None, x, y, None, mean, running_mean, running_var, weight,
-            None, ctx.eps, None, 0, ctx.act, gate, need_residual and bool(gate), need_affine,
+            dy, dy2, grads[1], grads[2], None, x, y, None, mean, running_mean, running_var, weight,
+            bias, ctx.eps, None, 0, ctx.act, ctx.gate, need_residual and changed, need_affine,
         )  # fmt: skip
-        if not gate:
-            dresidual = grads[0]  # nothing stops it: no copy
+        if not changed:
+            dresidual = dy  # nothing stops it: no copy
         return (
             dx if needs[0] else None, None, None,
             dweight if needs[3] and need_affine else None,
             dbias if needs[4] and need_affine else None,
-            None, None, dresidual if need_residual else None,
+            None, None, dresidual if need_residual else None, None,
         )  # fmt: skip
 
 
 def batch_norm_match(
     x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None = None,
     bias: Tensor | None = None, eps: float = 1e-5, *, activation: str | None = None,
-    residual: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    residual: Tensor | None = None, twice: bool = False,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Eval-mode BatchNorm and, from the same read of ``x``, the batch statistics of Eq. 3.
 
     ``y = act(weight*(x - running_mean)/sqrt(running_var + eps) + bias + residual)``;
@@ -114,10 +120,13 @@ def batch_norm_match(
         eps: added to ``running_var``.
         activation: None, "relu" or "relu6".
         residual: tensor like ``x``, added before the activation.
+        twice: also return y a second time, as an alias, for a network that uses it twice: both
+            gradients are then added up in the backward kernel.
 
     Returns:
-        (y like ``x``, mean [C], var [C]), statistics in float32 (float64 for float64 ``x``).
-        Gradients flow from all three outputs to x, and to weight, bias and residual.
+        (y like ``x``, mean [C], var [C]), and with ``twice`` y again; statistics in
+        float32 (float64 for float64 ``x``). Gradients flow from all outputs to x, and to weight,
+        bias and residual.
 
     Raises:
         TypeError: wrong dtype. ValueError: shapes or devices that differ, no elements.
@@ -126,5 +135,5 @@ def batch_norm_match(
     code = _checks.activation_code(activation)
     ready = _batch_norm.parameters(x, running_mean, running_var, weight, bias)
     _batch_norm.check_residual(residual, x)
-    result: tuple[Tensor, Tensor, Tensor] = _BatchNormMatch.apply(x, *ready, eps, code, residual)
+    result: tuple[Tensor, ...] = _BatchNormMatch.apply(x, *ready, eps, code, residual, twice)
     return result

@@ -55,8 +55,6 @@ MISTAKES = [
             "sign of the teacher's gradient"),
     Mistake("common/cuda_rows.h", "warp < kWarps;", "warp + 1 < kWarps;",
             "last warp of a row left out"),
-    Mistake("common/cuda_rows.h", "__syncthreads();  // the next", "// the next",
-            "barrier dropped between rows"),
     Mistake("distillation_loss.cu", "exp_t * (a - b)", "exp_s * (a - b)",
             "gap under the wrong softmax"),
     Mistake("distillation_loss.h", "(gap - mean_gap)", "gap", "mean gap left out"),

@@ -1,0 +1,293 @@
+"""Merged networks: the same outputs, losses and gradients as the parts one after the other."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorchcv.model_provider import get_model
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+import hast_cuda as hc
+from hast_cuda.execution import Execution
+from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.finetune.features import feature_layers
+from hast_cuda.finetune.step import Step
+from hast_cuda.nn import (
+    BatchStatistics,
+    CannotMergeError,
+    FusedBatchNorm2d,
+    MatchedBatchNorm2d,
+    Tap,
+    merge_batch_norms,
+)
+
+
+class Odd(nn.Module):
+    """Everything a finder of patterns may trip over; [N, 3, 16, 16] -> logits [N, 5]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(7))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(8, 8, 3, padding=1, groups=g, bias=False) for g in (1, 2, 8, 4, 1, 1)
+        )
+        self.relu = nn.ReLU(inplace=True)  # used in several places
+        self.scale = nn.Conv2d(8, 8, 1)
+        self.output = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reused ReLU, functional ReLU, BatchNorm alone, grouped convolutions, odd sums."""
+        x = self.relu(self.norms[0](self.stem(x)))
+        y = F.relu6(self.norms[1](self.convs[0](x)))  # functional
+        y = self.norms[2](self.convs[1](y))  # nothing behind it but a sum
+        x = torch.add(y, x)
+        y = self.norms[3](self.convs[2](x))
+        y += x  # in place, the BatchNorm on the left
+        y = y.relu()
+        z = x + self.norms[4](self.convs[3](y))  # the BatchNorm on the right
+        z = F.leaky_relu(z, 0.1)
+        gate = torch.sigmoid(self.scale(F.adaptive_avg_pool2d(z, 1)))
+        u = self.norms[5](self.convs[4](z))
+        u = self.relu(u + gate)  # broadcast, and no residual of the same shape
+        v = self.norms[6](self.convs[5](u))
+        w = F.relu(v) + v * 0.1  # the BatchNorm's output is used twice
+        result: Tensor = self.output(F.max_pool2d(w, 2).mean((2, 3)))
+        return result
+
+
+def mobilenet(name: str) -> nn.Module:
+    network = get_model(name, pretrained=False, num_classes=7)
+    network.features.final_pool = nn.AdaptiveAvgPool2d(1)
+    return network
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "resnet20_cifar10": (lambda: get_model("resnet20_cifar10", pretrained=False), 32),
+    "torchvision": (lambda: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=6), 32),
+    "mobilenet": (lambda: mobilenet("mobilenet_wd4"), 64),
+    "mobilenetv2": (lambda: mobilenet("mobilenetv2_wd4"), 64),
+    "odd": (Odd, 16),
+}
+
+
+def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor]:
+    """A network in eval mode with statistics of its own, and a batch."""
+    maker, size = NETWORKS[name]
+    torch.manual_seed(3)
+    network = maker().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+    return network.to(dtype), torch.randn(4, 3, size, size, dtype=dtype)
+
+
+def fused(network: nn.Module) -> list[FusedBatchNorm2d]:
+    return [m for m in network.modules() if isinstance(m, FusedBatchNorm2d)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_synthesis_losses_and_gradients(name: str) -> None:
+    network, x = build(name)
+    results = []
+    for merge in (False, True):
+        statistics = BatchStatistics(copy.deepcopy(network).requires_grad_(False), merge=merge)
+        images = x.clone().requires_grad_()
+        logits = statistics.model(images)
+        match = statistics.loss()
+        (gradient,) = torch.autograd.grad(match + logits.square().mean(), images)
+        results.append((logits.detach(), match.detach(), gradient))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("bits", [(4, 4), (3, None)])
+def test_finetuning_losses_and_gradients(name: str, bits: tuple[int, int | None]) -> None:
+    teacher, x = build(name)
+    student = hc.calibrate(hc.quantize(teacher, *bits), [x])
+    config = FinetuneConfig(learning_rate=1e-3, perturbation=0.02, weight_decay=0.0)
+    results = []
+    for merge in (False, True):
+        own = copy.deepcopy(student).eval().requires_grad_(True)
+        frozen = copy.deepcopy(teacher).requires_grad_(False)
+        step = Step(frozen, own, feature_layers(teacher), config, Execution(merge=merge))
+        terms = step(x)
+        gradients = {n: p.grad for n, p in own.named_parameters() if p.grad is not None}
+        results.append((terms, gradients, dict(own.named_parameters())))
+        step.close()
+    assert results[0][1].keys() == results[1][1].keys()
+    torch.testing.assert_close(results[0], results[1], rtol=1e-7, atol=1e-9)
+    assert float(results[0][0][1]) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "chains"), [("resnet20_cifar10", 21), ("mobilenetv2", 53), ("odd", 7)]
+)
+def test_every_batch_norm_is_merged_with_what_follows(name: str, chains: int) -> None:
+    network, _ = build(name)
+    merged = merge_batch_norms(network, FusedBatchNorm2d).model
+    assert len(fused(merged)) == chains
+    left = [m for m in merged.modules() if type(m) in (nn.ReLU, nn.ReLU6)]
+    assert len(left) == (1 if name == "odd" else 0)  # behind the broadcast sum
+
+
+def test_chains_of_the_odd_network() -> None:
+    network, x = build("odd")
+    student = hc.calibrate(hc.quantize(network, 4, 4), [x])
+    merged = merge_batch_norms(student.eval(), FusedBatchNorm2d).model
+    targets = {str(n.target): n for n in merged.graph.nodes if n.op == "call_module"}
+    norms = [(merged.get_submodule(f"norms.{i}"), targets[f"norms.{i}"]) for i in range(7)]
+    found = [(m.activation, m.quantizer is not None, len(node.args) == 2) for m, node in norms]
+    assert found == [
+        ("relu", True, False),  # the reused ReLU became a quantizer
+        ("relu6", False, False),  # functional: no quantizer, but merged
+        (None, False, True),
+        ("relu", False, True),
+        (None, False, False),  # the sum has it on the right
+        ("relu", True, True),  # runs unfused: the residual is broadcast
+        (None, False, False),  # used twice
+    ]
+    torch.testing.assert_close(merged(x), student(x), rtol=1e-9, atol=1e-10)
+
+
+def test_merging_shares_parameters_and_edits_nothing() -> None:
+    network, x = build("resnet20_cifar10")
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    names = [n for n, _ in network.named_modules()]
+    merged = merge_batch_norms(network, FusedBatchNorm2d).model
+    assert [n for n, _ in network.named_modules()] == names
+    assert {id(p) for p in merged.parameters()} == {id(p) for p in network.parameters()}
+    merged(x)
+    after = network.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+
+
+def test_outputs_used_twice_are_split_where_that_is_safe() -> None:
+    network, _ = build("resnet20_cifar10")
+    merged = merge_batch_norms(network, FusedBatchNorm2d).model
+    assert sum(m.twice for m in fused(merged)) == 9  # the stem and eight of nine units
+    odd, _ = build("odd")
+    merged = merge_batch_norms(odd, FusedBatchNorm2d).model
+    assert [merged.get_submodule(f"norms.{i}").twice for i in (0, 6)] == [True, False]
+
+
+def test_ranges_that_are_being_tracked_run_the_parts() -> None:
+    network, x = build("resnet20_cifar10")
+    student = hc.quantize(network, 4, 4).eval()
+    merged = merge_batch_norms(student, FusedBatchNorm2d).model
+    merged(x)  # tracks
+    tracked = {n: q.range_state.clone() for n, q in hc.nn.activation_quantizers(student).items()}
+    twin = hc.quantize(network, 4, 4).eval()
+    twin(x)
+    expected = {n: q.range_state for n, q in hc.nn.activation_quantizers(twin).items()}
+    torch.testing.assert_close(tracked, expected)
+
+
+def test_watched_layers_know_their_attention() -> None:
+    network, x = build("odd")
+    layers = ["norms.2", "norms.4", "convs.5", "relu"]
+    with pytest.raises(CannotMergeError, match="relu is called 2 times"):
+        merge_batch_norms(network, FusedBatchNorm2d, layers)
+    merged = merge_batch_norms(network, FusedBatchNorm2d, layers[:3])
+    kinds = [type(merged.watched[name]) for name in layers[:3]]
+    assert kinds == [FusedBatchNorm2d, FusedBatchNorm2d, Tap]
+    seen: dict[str, Tensor] = {}
+    for name in layers[:3]:
+        network.get_submodule(name).register_forward_hook(
+            lambda m, a, o, name=name: seen.__setitem__(name, o)
+        )
+    network(x)
+    for name in layers[:2]:
+        merged.watched[name].watched = True
+    merged.model(x)
+    for name in layers[:2]:
+        energy, positions = merged.watched[name].take()
+        torch.testing.assert_close(energy, seen[name].square().sum((2, 3)))
+        assert positions == 256
+    torch.testing.assert_close(merged.watched["convs.5"].take(), seen["convs.5"])
+
+
+class Branching(nn.Module):
+    """Control flow that depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, 4]."""
+        y = self.norm(self.conv(x))
+        return (torch.relu(y) if x.sum() > 0 else y).mean((2, 3))
+
+
+def test_what_cannot_be_followed_keeps_its_layers_and_says_so_once() -> None:
+    network = Branching().eval()
+    with pytest.raises(CannotMergeError, match=r"torch\.fx cannot follow its forward \(TraceError"):
+        merge_batch_norms(network, FusedBatchNorm2d)
+    with pytest.warns(UserWarning, match="not merged .* torch.fx cannot follow") as found:
+        statistics = BatchStatistics(copy.deepcopy(network), merge=True)
+    assert len(found) == 1
+    statistics.model(torch.randn(2, 3, 8, 8))
+    assert float(statistics.loss()) > 0
+    student = hc.quantize(network, 4, None).eval().requires_grad_(True)
+    with pytest.warns(UserWarning, match="not merged") as found:
+        step = Step(network.requires_grad_(False), student, ["norm"], FinetuneConfig())
+    assert len(found) == 1
+    assert float(step(torch.randn(2, 3, 8, 8))[1]) > 0
+
+
+def test_hooks_are_not_lost() -> None:
+    network, x = build("odd")
+    calls: list[int] = []
+    network.norms[0].register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(CannotMergeError, match=r"norms\.0 has hooks"):
+        merge_batch_norms(network, FusedBatchNorm2d)
+    with pytest.warns(UserWarning, match="hooks"):
+        BatchStatistics(network.requires_grad_(False), merge=True).model(x)
+
+
+class OwnNorm(nn.Module):
+    """Has running statistics and a forward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(4))
+        self.register_buffer("running_var", torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise by hand."""
+        mean, var = (t[:, None, None] for t in (self.running_mean, self.running_var))
+        return (x - mean) / (var + 1e-5).sqrt()
+
+
+def test_custom_batch_norm_is_still_matched() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), OwnNorm(), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
+    ).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        statistics = BatchStatistics(network.requires_grad_(False), merge=True)
+    statistics.model(torch.randn(2, 3, 9, 9))
+    layers: list[Any] = statistics.layers
+    assert [type(layer) for layer in layers] == [OwnNorm, MatchedBatchNorm2d]
+    assert layers[1].activation == "relu"
+    assert all(layer.batch_mean is not None for layer in layers)
+
+
+def test_a_batch_norm_called_twice_stays_as_it_is() -> None:
+    shared = nn.BatchNorm2d(3)
+    network = nn.Sequential(shared, nn.ReLU(), nn.Conv2d(3, 3, 1), shared, nn.ReLU()).eval()
+    merged = merge_batch_norms(network, FusedBatchNorm2d).model
+    assert not fused(merged)
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(merged(x), network(x))
