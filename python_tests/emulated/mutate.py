@@ -59,22 +59,22 @@ def test_files(mistake: Mistake) -> list[Path]:
 
 def first_failure(module: Path, mistake: Mistake) -> str | None:
     """The test, or what the sanitizer calls it, that ends a run of the op tests."""
-    report = module.parent / "report"
-    variables = sanitizer.environment(report) if mistake.sanitized else dict(os.environ)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider",
+        [sys.executable, "-m", "pytest", "-q", "-s", "-x", "--tb=no", "-p", "no:cacheprovider",
          "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-k", "emulated or baseline",
          *test_files(mistake)],
         cwd=module.parent, capture_output=True, text=True, check=False,
-        env={**variables, "HAST_EMULATED_MODULE": str(module)},
+        env={
+            **(sanitizer.environment() if mistake.sanitized else os.environ),
+            "HAST_EMULATED_MODULE": str(module),
+        },
     )  # fmt: skip
-    found = re.search(
-        r"ERROR: AddressSanitizer: (\S+)|runtime error: (.{30})", sanitizer.reports(report)
-    )
-    if found:
-        return f"sanitizer: {found[1] or found[2]}"
+    if done.returncode == 0:
+        return None
+    if found := sanitizer.finding(done.stderr):
+        return f"sanitizer: {found}"
     failed = re.search(r"(?:FAILED|ERROR) \S+?::(\w+)", done.stdout)
-    return failed[1] if failed else None
+    return failed[1] if failed else f"exit status {done.returncode}"
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -30,19 +31,19 @@ def preloaded() -> str | None:
     return " ".join(map(str, libraries)) if all(libraries) else None
 
 
-def environment(report: Path) -> dict[str, str]:
-    """Variables for a Python that loads sanitized code; reports go to files called ``report``.*."""
+def environment() -> dict[str, str]:
+    """Variables for a Python that loads sanitized code; what is found goes to its stderr."""
     preload = preloaded()
     assert preload is not None
     return {
         **os.environ,
         "LD_PRELOAD": preload,
-        "ASAN_OPTIONS": f"detect_leaks=0:log_path={report}",  # Python never frees everything
-        "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={report}",
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python never frees everything
+        "UBSAN_OPTIONS": "print_stacktrace=1",
     }
 
 
-def reports(report: Path) -> str:
-    """What was found, with file, line and calls."""
-    found = sorted(report.parent.glob(f"{report.name}.*"))
-    return "\n".join(path.read_text(errors="replace") for path in found)
+def finding(errors: str) -> str | None:
+    """The first thing that a sanitizer wrote to stderr, in a few words."""
+    found = re.search(r"AddressSanitizer: (\S+)|runtime error: (.{1,40})", errors)
+    return None if found is None else found[1] or found[2]
