@@ -98,7 +98,8 @@ class FeatureTap:
 
     def _record(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
         if self.active:
-            self._found.append(output)
+            # a copy: what follows may change the map in place (+=, an in-place activation)
+            self._found.append(output.clone())
 
     def take(self) -> list[Tensor]:
         """Maps of the forward passes since the last call, in the order of execution."""

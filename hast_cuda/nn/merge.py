@@ -34,13 +34,13 @@ _RELU_METHODS = {"relu": "relu", "relu_": "relu"}
 
 
 class Tap(nn.Module):
-    """Identity that keeps what passed through it last."""
+    """Identity that keeps a copy of what passed through it last."""
 
     found: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Same tensor."""
-        self.found = x
+        self.found = x.clone()  # what follows may change x in place
         return x
 
     def take(self) -> Tensor:

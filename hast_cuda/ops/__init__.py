@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from hast_cuda.ops._registry import build_info, core
+from hast_cuda.ops.attention_loss import attention_energy_loss, attention_loss
 from hast_cuda.ops.batch_norm_activation import batch_norm_activation
 from hast_cuda.ops.batch_stats import batch_norm_match
-from hast_cuda.ops.channel_attention import (
-    attention_energy_loss,
-    attention_loss,
-    channel_attention,
-    channel_attentions,
-)
+from hast_cuda.ops.channel_attention import channel_attention, channel_attentions
 from hast_cuda.ops.channel_range import (
     fake_quantize_weights,
     new_range_state,

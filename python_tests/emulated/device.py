@@ -18,7 +18,8 @@ _OPS = [
     importlib.import_module(f"hast_cuda.ops.{stem}")
     for stem in (
         "fake_quant", "channel_range", "batch_stats", "_batch_norm", "batch_norm_activation",
-        "match_loss", "channel_attention", "distillation_loss", "hard_sample_loss", "plateau",
+        "match_loss", "channel_attention", "attention_loss", "distillation_loss",
+        "hard_sample_loss", "plateau",
     )
 ]  # fmt: skip
 COUNTERS = 4096

@@ -1,0 +1,179 @@
+"""The feature-alignment loss over all maps (Eq. 13), from maps or from their attention vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hast_cuda.ops import _checks, _workspace, reference
+from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.ops.channel_attention import attention_gradients, attention_vectors, check_map
+
+
+def _pair_loss(
+    teacher: list[Tensor], student: list[Tensor], spatial: list[int], normalized: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    first = teacher[0]
+    teacher, student = [t.contiguous() for t in teacher], [s.contiguous() for s in student]
+    grads_t, grads_s = ([torch.empty_like(t) for t in teacher] for _ in range(2))
+    loss = first.new_empty(())
+    scratch = _workspace.scratch(first, len(teacher) * first.shape[0], first.dtype)
+    core.attention_pair_loss(
+        *([pointer(t) for t in group] for group in (teacher, student, grads_t, grads_s)),
+        [t.shape[1] for t in teacher], spatial, first.shape[0], pointer(loss), pointer(scratch),
+        _workspace.counters(first, 1), DTYPES[first.dtype], normalized, *device_and_stream(first),
+    )  # fmt: skip
+    return loss, grads_t, grads_s
+
+
+def _pair_loss_reference(
+    teacher: list[Tensor], student: list[Tensor], spatial: list[int], normalized: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    with torch.enable_grad():
+        leaves = [e.detach().requires_grad_() for e in (*teacher, *student)]
+        split = len(teacher)
+        loss = reference.energy_loss(leaves[:split], leaves[split:], spatial, normalized=normalized)
+        grads = list(torch.autograd.grad(loss, leaves))
+    return loss.detach(), grads[:split], grads[split:]
+
+
+_attention_pair_loss = register(
+    "attention_pair_loss(Tensor[] teacher, Tensor[] student, int[] spatial, bool normalized)"
+    " -> (Tensor, Tensor[], Tensor[])",
+    _pair_loss,
+    _pair_loss_reference,
+    lambda teacher, student, *_: (
+        teacher[0].new_empty(()),
+        [torch.empty_like(t) for t in teacher],
+        [torch.empty_like(s) for s in student],
+    ),
+)
+
+
+class _AttentionLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, normalized: bool, layers: int, *maps: Tensor) -> Tensor:
+        energies = attention_vectors(list(maps))
+        spatial = [m[0, 0].numel() for m in maps[:layers]]
+        loss, grads_t, grads_s = _attention_pair_loss(
+            energies[:layers], energies[layers:], spatial, normalized
+        )
+        ctx.wanted = [i for i in range(2 * layers) if ctx.needs_input_grad[2 + i]]
+        gradients = [*grads_t, *grads_s]
+        ctx.save_for_backward(*(maps[i] for i in ctx.wanted), *(gradients[i] for i in ctx.wanted))
+        ctx.count = 2 * layers
+        result: Tensor = loss
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        saved, half = ctx.saved_tensors, len(ctx.wanted)
+        results: list[Tensor | None] = [None] * ctx.count
+        found = attention_gradients(list(saved[half:]), list(saved[:half]), grads[0])
+        for index, gradient in zip(ctx.wanted, found, strict=True):
+            results[index] = gradient
+        return (None, None, *results)
+
+
+class _EnergyLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, normalized: bool, layers: int, spatial: list[int], *energies: Tensor
+    ) -> Tensor:
+        loss, grads_t, grads_s = _attention_pair_loss(
+            list(energies[:layers]), list(energies[layers:]), spatial, normalized
+        )
+        gradients = [*grads_t, *grads_s]
+        ctx.wanted = [i for i in range(2 * layers) if ctx.needs_input_grad[3 + i]]
+        ctx.save_for_backward(*(gradients[i] for i in ctx.wanted))
+        ctx.count = 2 * layers
+        result: Tensor = loss
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        results: list[Tensor | None] = [None] * ctx.count
+        scaled = torch._foreach_mul(list(ctx.saved_tensors), grads[0])  # one launch for all layers
+        for index, gradient in zip(ctx.wanted, scaled, strict=True):
+            results[index] = gradient
+        return (None, None, None, *results)
+
+
+def attention_energy_loss(
+    teacher: Sequence[Tensor], student: Sequence[Tensor], spatial: Sequence[int], *,
+    normalized: bool = True,
+) -> Tensor:  # fmt: skip
+    """:func:`attention_loss` from attention vectors that are there already.
+
+    Args:
+        teacher: vectors [N, C_l] of :func:`channel_attention` or :func:`batch_norm_activation`.
+        student: the same of the quantized network.
+        spatial: positions of each map (H_l * W_l).
+        normalized: as in :func:`attention_loss`.
+
+    Returns:
+        0-d loss; gradients flow to both sides that need them.
+
+    Raises:
+        TypeError: wrong dtype. ValueError: no vectors, or pairs that differ in shape, dtype or
+            device.
+    """
+    teacher, student, spatial = list(teacher), list(student), list(spatial)
+    if not teacher or not len(teacher) == len(student) == len(spatial):
+        counts = len(teacher), len(student), len(spatial)
+        message = f"expected equally many vectors and sizes (at least 1), got {counts}"
+        raise ValueError(message)
+    first = teacher[0]
+    for index, (a_t, a_s) in enumerate(zip(teacher, student, strict=True)):
+        _checks.floating(f"teacher[{index}]", a_t)
+        same = a_t.shape == a_s.shape and a_t.dtype == a_s.dtype == first.dtype
+        if not same or a_t.dim() != 2 or a_t.shape[0] != first.shape[0]:
+            message = (
+                f"vector {index}: teacher {tuple(a_t.shape)} {a_t.dtype} and student "
+                f"{tuple(a_s.shape)} {a_s.dtype} must both be [N, C] with N = {first.shape[0]}"
+            )
+            raise ValueError(message)
+        _checks.same_device(f"student[{index}]", a_s, "teacher[0]", first)
+    loss: Tensor = _EnergyLoss.apply(normalized, len(teacher), spatial, *teacher, *student)
+    return loss
+
+
+def attention_loss(
+    teacher: Sequence[Tensor], student: Sequence[Tensor], *, normalized: bool = True
+) -> Tensor:
+    """Feature-alignment loss of Eq. 13-14 over all pairs of maps.
+
+    Args:
+        teacher: maps [N, C_l, H_l, W_l] of the full-precision network.
+        student: maps of the same shapes of the quantized network.
+        normalized: True (as released): ``sum_l mean_{n,c} (a_s/||a_s|| - a_t/||a_t||)^2``;
+            False (Eq. 12-14 as printed): ``1/(N L) sum_{l,n} ||a_s - a_t||^2``.
+
+    Returns:
+        0-d loss without the factor lambda of Eq. 12. Gradients flow to both sides that need them.
+
+    Raises:
+        TypeError: wrong dtype. ValueError: no maps, or pairs that differ in shape, dtype or device.
+    """
+    teacher, student = list(teacher), list(student)
+    if not teacher or len(teacher) != len(student):
+        message = f"expected equally many maps (at least 1), got {len(teacher)} and {len(student)}"
+        raise ValueError(message)
+    for index, (map_t, map_s) in enumerate(zip(teacher, student, strict=True)):
+        check_map(f"teacher[{index}]", map_t)
+        check_map(f"student[{index}]", map_s)
+        _checks.same_device(f"student[{index}]", map_s, "teacher[0]", teacher[0])
+        if map_t.shape != map_s.shape or map_t.shape[0] != teacher[0].shape[0]:
+            message = (
+                f"map {index}: teacher {tuple(map_t.shape)} and student {tuple(map_s.shape)} must "
+                f"have one shape with batch {teacher[0].shape[0]}"
+            )
+            raise ValueError(message)
+        if (map_t.dtype == torch.float64) != (map_s.dtype == torch.float64):
+            message = f"map {index}: teacher is {map_t.dtype} and student {map_s.dtype}"
+            raise ValueError(message)
+    loss: Tensor = _AttentionLoss.apply(normalized, len(teacher), *teacher, *student)
+    return loss
