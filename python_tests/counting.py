@@ -1,0 +1,64 @@
+"""Iterations of both loops to count launches of, at any size, without computing anything."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from launch_counter import LaunchCounter
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import hast_cuda as hc
+from hast_cuda.execution import Execution
+from hast_cuda.failures import FiniteGuard
+from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.finetune.features import feature_layers
+from hast_cuda.finetune.loop import Iteration
+from hast_cuda.finetune.step import Step as FinetuneStep
+from hast_cuda.nn import BatchStatistics, freeze_ranges
+from hast_cuda.synthesis import SynthesisConfig
+from hast_cuda.synthesis.step import Step as SynthesisStep
+
+CPU = torch.device("cpu")
+
+
+def synthesis_iteration(
+    network: nn.Module, shape: tuple[int, int, int, int], config: SynthesisConfig | None = None,
+    execution: Execution | None = None,
+) -> Callable[[], None]:  # fmt: skip
+    """One iteration on images of ``shape``, cropped if the configuration crops at all."""
+    execution, config = execution or Execution(), config or SynthesisConfig()
+    frozen = copy.deepcopy(network).eval().requires_grad_(False)
+    statistics = BatchStatistics(frozen, merge=execution.merge)
+    step = SynthesisStep(statistics, shape, config, execution, CPU)
+    crops = torch.tensor([0.0, 0, *shape[2:], 0]).expand(shape[0], 5)
+    return lambda: step(crops if config.augment_probability else None)
+
+
+def finetune_iteration(
+    network: nn.Module, shape: tuple[int, int, int, int], config: FinetuneConfig | None = None,
+    execution: Execution | None = None,
+) -> Callable[[], None]:  # fmt: skip
+    """One iteration of a 4-bit student with frozen ranges on a batch of ``shape``."""
+    execution, config = execution or Execution(), config or FinetuneConfig(max_grad_norm=1e3)
+    teacher = copy.deepcopy(network).eval().requires_grad_(False)
+    student = hc.quantize(network, 4, 4).eval().requires_grad_(True)
+    freeze_ranges(student)
+    step = FinetuneStep(teacher, student, feature_layers(network), config, execution)
+    images = torch.randn(shape)
+    iteration = Iteration(step, images, shape[0], FiniteGuard("counted", CPU))
+    chosen = torch.arange(shape[0])
+    crops = torch.tensor([0.0, 0, *shape[2:], 0]).expand(shape[0], 5)
+    return lambda: iteration(chosen, crops, 1e-5)
+
+
+def count(iteration: Callable[[], Any]) -> LaunchCounter:
+    """Launches and bytes of the second call: the first makes what is kept."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        iteration()
+        with LaunchCounter() as counter:
+            iteration()
+    return counter
