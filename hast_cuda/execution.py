@@ -38,6 +38,9 @@ class Execution:
         check_choice("cuda_graphs", self.cuda_graphs, GRAPHS)
         check_choice("precision", self.precision, PRECISIONS)
         check_range("checkpoint_segments", self.checkpoint_segments, 0)
+        if self.checkpoint_segments and not self.merge:
+            message = "checkpoint_segments cuts a merged network in parts; it needs merge"
+            raise ValueError(message)
 
     def network(self, model: M) -> M:
         """``model`` in the memory format of this run; edited."""

@@ -32,7 +32,8 @@ def synthesis_iteration(
     """One iteration on images of ``shape``, cropped if the configuration crops at all."""
     execution, config = execution or Execution(), config or SynthesisConfig()
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
-    statistics = BatchStatistics(frozen, merge=execution.merge)
+    segments = execution.checkpoint_segments
+    statistics = BatchStatistics(frozen, merge=execution.merge, segments=segments)
     step = SynthesisStep(statistics, shape, config, execution, CPU)
     crops = torch.tensor([0.0, 0, *shape[2:], 0]).expand(shape[0], 5)
     return lambda: step(crops if config.augment_probability else None)

@@ -10,6 +10,7 @@ from torch import nn
 
 from hast_cuda.cli.options import Budget, Network, labelled_images, shape_of
 from hast_cuda.evaluate import evaluate as top1
+from hast_cuda.execution import Execution
 from hast_cuda.nn import Override, QuantizationTable, quantization_table, require_batch_norm
 from hast_cuda.nn import quantize as quantize_network
 from hast_cuda.run import (
@@ -29,7 +30,7 @@ def quantize(
     network: Annotated[Network, Flat], out: Path, budget: Annotated[Budget, Flat] = Budget(),
     weight_bits: int = 4, act_bits: int = 4, placement: str = "relu",
     full_precision: tuple[str, ...] = (), data: str | None = None, test_limit: int | None = None,
-    images: Path | None = None,
+    images: Path | None = None, execution: Annotated[Execution, Flat] = Execution(),
 ) -> None:  # fmt: skip
     """Quantize a pretrained network without its data.
 
@@ -45,6 +46,7 @@ def quantize(
             "digits".
         test_limit: use only this many test images.
         images: directory with synthetic images of an earlier run, instead of making new ones.
+        execution: how to compute.
     """
     spec = network.spec()
     recipe, device = budget.recipe(spec), budget.torch_device()
@@ -56,6 +58,7 @@ def quantize(
     done = zero_shot_quantize(
         teacher, shape_of(spec), bits, recipe=recipe, seed=budget.seed, device=device, out=out,
         images=ready, test=test, describe=_described(network, budget, data, images),
+        execution=execution,
     )  # fmt: skip
     report(done, out)
 
@@ -97,7 +100,10 @@ def report(done: QuantizationResult, out: Path) -> None:
 
 
 def synthesize(
-    network: Annotated[Network, Flat], out: Path, budget: Annotated[Budget, Flat] = Budget()
+    network: Annotated[Network, Flat],
+    out: Path,
+    budget: Annotated[Budget, Flat] = Budget(),
+    execution: Annotated[Execution, Flat] = Execution(),
 ) -> None:
     """Make synthetic images from a pretrained network.
 
@@ -105,17 +111,25 @@ def synthesize(
         network: the teacher.
         out: run directory; images go to its images/ folder.
         budget: how much to compute.
+        execution: how to compute.
     """
     spec = network.spec()
     recipe, device = budget.recipe(spec), budget.torch_device()
     teacher = network.load()
     require_batch_norm(teacher)
     run = RunDirectory(
-        out, {"network": network, "seed": budget.seed, "synthesis": recipe.synthesis}, device
+        out,
+        {
+            "network": network,
+            "seed": budget.seed,
+            "synthesis": recipe.synthesis,
+            "execution": execution,
+        },
+        device,
     )
     found = make_images(
         teacher, shape_of(spec), recipe.synthesis, seed=budget.seed, device=device,
-        store=ImageStore(run.images), log=run.log,
+        store=ImageStore(run.images), log=run.log, execution=execution,
     )  # fmt: skip
     print(f"{len(found)} images in {run.images}")
 
@@ -123,7 +137,7 @@ def synthesize(
 def finetune(
     network: Annotated[Network, Flat], images: Path, out: Path,
     budget: Annotated[Budget, Flat] = Budget(), weight_bits: int = 4, act_bits: int = 4,
-    data: str | None = None,
+    data: str | None = None, execution: Annotated[Execution, Flat] = Execution(),
 ) -> None:  # fmt: skip
     """Quantize and fine-tune with synthetic images made before (quantize --images).
 
@@ -135,10 +149,12 @@ def finetune(
         weight_bits: 2 to 8.
         act_bits: 2 to 8.
         data: labelled test images to report accuracy on.
+        execution: how to compute.
     """
     quantize(
-        network, out, budget, weight_bits=weight_bits, act_bits=act_bits, data=data, images=images
-    )
+        network, out, budget, weight_bits=weight_bits, act_bits=act_bits, data=data, images=images,
+        execution=execution,
+    )  # fmt: skip
 
 
 def evaluate(

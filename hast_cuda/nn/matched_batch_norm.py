@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.nn.fused_batch_norm import fits
 from hast_cuda.nn.merge import CannotMergeError, merge_batch_norms, warn_unmerged
+from hast_cuda.nn.segments import checkpoint_segments
 from hast_cuda.nn.statistics import has_running_statistics, require_batch_norm
 from hast_cuda.nn.swap import swap_modules
 from hast_cuda.ops import batch_norm_match, match_loss
@@ -72,20 +73,28 @@ class BatchStatistics:
         merge: let BatchNorm layers take along residual sum and activation; :attr:`model` is then
             another module than the argument. A network that torch.fx cannot follow stays as it is,
             with a warning.
+        segments: with ``merge``, checkpoint the activations of so many parts of the network; 0
+            keeps them all.
 
     Raises:
-        ValueError: no layer has running statistics.
+        ValueError: no layer has running statistics; segments of a network that torch.fx cannot
+            follow.
     """
 
-    def __init__(self, model: nn.Module, *, merge: bool = False) -> None:
+    def __init__(self, model: nn.Module, *, merge: bool = False, segments: int = 0) -> None:
         require_batch_norm(model)
         self.layers: list[Any] = []
         self.model = swap_modules(model, self._convert)
         if merge:
             try:
-                self.model = merge_batch_norms(self.model, self._take_along).model
+                merged = merge_batch_norms(self.model, self._take_along).model
             except CannotMergeError as reason:
+                if segments:
+                    message = f"the network cannot be cut in segments to checkpoint: {reason}"
+                    raise ValueError(message) from reason
                 warn_unmerged(reason)
+            else:
+                self.model = checkpoint_segments(merged, segments) if segments else merged
 
     def _take_along(self, norm: Any, activation: str | None, quantizer: Any) -> nn.Module | None:
         if not isinstance(norm, MatchedBatchNorm2d) or quantizer is not None:
@@ -118,9 +127,13 @@ class BatchStatistics:
             [m.running_var.to(s.dtype) for m, s in zip(reached, variances, strict=True)],
         )
         loss = match_loss(means, variances, *running, reduction=reduction)
-        for module in reached:  # a layer that the next forward skips must not keep this graph
-            module.batch_mean = module.batch_var = None
+        self.forget()
         return loss
+
+    def forget(self) -> None:
+        """Drop the statistics: a layer that the next forward skips must not keep this graph."""
+        for module in self.layers:
+            module.batch_mean = module.batch_var = None
 
 
 def _record(module: Any, args: tuple[Any, ...]) -> None:

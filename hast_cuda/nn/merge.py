@@ -58,7 +58,7 @@ class Merged:
     made, or a :class:`Tap`.
     """
 
-    model: nn.Module
+    model: fx.GraphModule
     watched: dict[str, nn.Module] = field(default_factory=dict)
 
 
@@ -272,7 +272,7 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
     merged.delete_all_unused_submodules()
     merged.graph.lint()
     merged.recompile()
-    result.model = merged.eval()
+    merged.eval()
     return result
 
 

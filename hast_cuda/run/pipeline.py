@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hast_cuda.data import ImageSet
 from hast_cuda.evaluate import evaluate
+from hast_cuda.execution import Execution
 from hast_cuda.files import replace_file
 from hast_cuda.finetune import finetune
 from hast_cuda.finetune.calibration import calibrate_student
@@ -95,6 +96,7 @@ def zero_shot_quantize(
     device: torch.device | str = "cpu", out: Path | str | None = None,
     images: SyntheticImages | None = None, test: ImageSet | None = None,
     describe: Mapping[str, Any] | None = None, evaluation_batch: int = 256,
+    execution: Execution | None = None,
 ) -> QuantizationResult:  # fmt: skip
     """Quantize ``teacher`` without its data: synthesise, calibrate, fine-tune (Algorithm 1).
 
@@ -111,6 +113,7 @@ def zero_shot_quantize(
         test: real images to report accuracy on; never used for training or choosing.
         describe: more entries for ``config.json`` and ``result.json`` (network, preset, ...).
         evaluation_batch: images per forward pass of an evaluation.
+        execution: precision, memory layout, CUDA graphs; default :class:`Execution`.
 
     Raises:
         ValueError, TypeError: bad arguments, before any work.
@@ -120,7 +123,7 @@ def zero_shot_quantize(
     if not isinstance(teacher, nn.Module):
         message = f"teacher must be an nn.Module, got {type(teacher).__name__}"
         raise TypeError(message)
-    bits, device = bits or Bits(), torch.device(device)
+    bits, device, execution = bits or Bits(), torch.device(device), execution or Execution()
     chosen = preset(recipe, dataset) if isinstance(recipe, str) else recipe
     shape = shape if isinstance(shape, ImageShape) else infer_shape(teacher, shape)
     described = {"bits": bits, "seed": seed, **(describe or {})}
@@ -134,7 +137,7 @@ def zero_shot_quantize(
         check_images(images, shape)
     if images is None or chosen.finetune.calibration == "generator":
         require_batch_norm(teacher)
-    config = {**described, "shape": shape, "recipe": chosen}
+    config = {**described, "shape": shape, "recipe": chosen, "execution": execution}
     run = None if out is None else RunDirectory(Path(out), config, device)
     log = (lambda _: None) if run is None else run.log
     phases = _Phases(run)
@@ -148,7 +151,7 @@ def zero_shot_quantize(
         if images is None:
             images = synthesize(
                 teacher, shape, chosen.synthesis, seed=seed, device=device, log=log,
-                store=None if run is None else ImageStore(run.images),
+                store=None if run is None else ImageStore(run.images), execution=execution,
             )  # fmt: skip
     check_images(images, shape)
     with phases("calibration"):
@@ -169,6 +172,7 @@ def zero_shot_quantize(
             teacher, student, images.images, chosen.finetune, seed=seed, device=device, log=log,
             evaluate=None if test is None else lambda network: accuracy(network) or 0.0,
             checkpoint=None if run is None else CheckpointFile(run.checkpoint),
+            execution=execution,
         )  # fmt: skip
     seen = [top1 for _, top1 in done.accuracies]
     result = {

@@ -116,7 +116,9 @@ def synthesize(
     """
     device, execution = torch.device(device), execution or Execution()
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
-    statistics = BatchStatistics(execution.network(frozen), merge=execution.merge)
+    statistics = BatchStatistics(
+        execution.network(frozen), merge=execution.merge, segments=execution.checkpoint_segments
+    )
     labels = draw_labels(config, shape.num_classes, seed)
     batches = labels.split(config.batch_size)
     found = set() if store is None else store.finished()

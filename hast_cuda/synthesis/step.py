@@ -86,6 +86,7 @@ class Step:
             check_labels=False,
         )
         (images.grad,) = torch.autograd.grad([match, label], images, self.upstream)
+        self.statistics.forget()  # checkpointed layers have seen a second forward
         self.optimizer.step()
         loss = torch.add(match.detach(), label.detach(), alpha=config.label_weight)  # Eq. 9
         self.schedule.step(loss)

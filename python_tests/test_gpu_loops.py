@@ -1,0 +1,63 @@
+"""CUDA graphs of whole iterations: the same bits as without, and no capture of what reads back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks import CHANNELS, SIZE, tiny
+from torch import nn
+
+import hast_cuda as hc
+from hast_cuda.execution import Execution
+from hast_cuda.finetune import FinetuneConfig, finetune
+from hast_cuda.graphs import WARM_UP, Replayed
+from hast_cuda.synthesis import ImageShape, SynthesisConfig, synthesize
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+SHAPE = ImageShape(CHANNELS, SIZE, SIZE, 5)
+FINETUNE = FinetuneConfig(iterations=9, batch_size=8, learning_rate=1e-5, max_grad_norm=1.0)
+
+
+def tuned(execution: Execution) -> nn.Module:
+    x = torch.randn(16, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+    student = hc.calibrate(hc.quantize(tiny(), 4, 4), [x])
+    return finetune(tiny(), student, x, FINETUNE, device="cuda", execution=execution).student
+
+
+@pytest.mark.parametrize("loop", ["synthesis", "finetune"])
+def test_graphs_give_the_bits_of_plain_iterations(loop: str) -> None:
+    device = torch.device("cuda")
+    results = []
+    for mode in ("off", "on"):
+        execution = Execution(cuda_graphs=mode)
+        if loop == "synthesis":
+            config = SynthesisConfig(
+                num_images=12, batch_size=8, iterations=12, augment_probability=0.5
+            )
+            results.append(
+                synthesize(tiny(), SHAPE, config, device=device, execution=execution).images
+            )
+        else:
+            student = tuned(execution)
+            results.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
+    assert torch.equal(results[0], results[1])
+
+
+def test_a_function_that_reads_the_device_is_not_captured() -> None:
+    x = torch.ones((), device="cuda")
+
+    def function() -> None:
+        x.add_(float(x))
+
+    replayed, strict = (Replayed(function, x.device, mode) for mode in ("auto", "on"))
+    for _ in range(WARM_UP):
+        replayed()
+        strict()
+    with pytest.warns(UserWarning, match="cannot be captured"):
+        replayed()
+    with pytest.raises(RuntimeError):
+        strict()
+    assert float(x) == 2 ** (2 * WARM_UP + 1)
