@@ -56,7 +56,7 @@ struct ActivateBody {
         values[i] = dequantize(quantizer, shifted_code(quantizer, values[i]));
       }
     } else {
-#pragma unroll 1
+#pragma unroll  // an index that is not constant would put the values on the stack
       for (int i = 0; i < kSize; ++i) {
         values[i] = quantize_exact(quantizer, values[i], args.activation);
       }
@@ -118,9 +118,12 @@ const char* launch(const BatchNormActivationArgs& args) {
   const ActivateBody<T, kQuantized> body{args, activation_range<Compute<T>>(args.activation)};
   const bool vectors = aligned(args.x, 16) && aligned(args.residual, 16) && aligned(args.y, 16);
   if (args.channels_last && args.channels > 1) {
-    return launch_channel_sums(
-        body, rows_grid(args.images, args.channels, args.spatial, args.energy != nullptr), vectors,
-        args.stream);
+    constexpr int kNarrow = kChannelVector<T>;
+    const ChannelGrid grid =
+        rows_grid(args.images, args.channels, args.spatial, args.energy != nullptr);
+    return vectors && args.channels % kNarrow == 0
+               ? launch_sum_rows<ActivateBody<T, kQuantized>, kNarrow>(body, grid, args.stream)
+               : launch_sum_rows<ActivateBody<T, kQuantized>, 1>(body, grid, args.stream);
   }
   return vectors && args.spatial % kVector<T> == 0
              ? launch_planes<ActivateBody<T, kQuantized>, kVector<T>>(body, args.stream)

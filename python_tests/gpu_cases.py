@@ -118,13 +118,50 @@ def _attention(inputs: Inputs) -> list[Tensor]:
     return _with([*losses, *(hc.channel_attention(f) for f in inputs)], inputs)
 
 
+def _block_inputs(device: torch.device) -> Inputs:
+    inputs = _norm_inputs(device)
+    for i in (0, 5):  # the first layer channels_last: its energies take the counters
+        tensor = inputs[i].detach().to(memory_format=torch.channels_last)
+        inputs[i] = tensor.requires_grad_()
+    return [*inputs, torch.tensor([0.0, 2.0, 0, 0, 0], device=device)]
+
+
+def _block(inputs: Inputs) -> list[Tensor]:
+    *layers, state = [inputs[0:6], inputs[6:12], inputs[12]]
+    outputs = [
+        output
+        for x, m, v, w, b, r in layers
+        for output in hc.ops.batch_norm_activation(
+            x, m, v, w, b, activation="relu", residual=r, state=state, energy=True, twice=True
+        )
+    ]
+    leaves = [t for layer in layers for t in (layer[0], *layer[3:])]
+    return _with(outputs, leaves)
+
+
+def _logits_inputs(device: torch.device) -> Inputs:
+    shapes = [(64, 10), (9, 1000)]
+    return [torch.randn(s, device=device).requires_grad_() for s in shapes * 2]
+
+
+def _losses(inputs: Inputs) -> list[Tensor]:
+    labels = [torch.arange(len(x), device=x.device) % x.shape[1] for x in inputs[:2]]
+    distilled = [
+        hc.ops.distillation_loss(t, s, 20.0) for t, s in zip(inputs[:2], inputs[2:], strict=True)
+    ]
+    hard = [hc.ops.hard_sample_loss(x, y, 2.0)[0] for x, y in zip(inputs[:2], labels, strict=True)]
+    return _with([*distilled, *hard], inputs)
+
+
 OP_CASES = [
     OpCase("fake_quantize", _quantize_inputs, _quantize),
     OpCase("fake_quantize-channels_last", _channels_inputs, _channels),
     OpCase("fake_quantize_weights", _activations, _weights),
     OpCase("quantize_activation-tracking", _tracking_inputs, _tracking),
     OpCase("batch_norm_match+match_loss", _norm_inputs, _norm),
+    OpCase("batch_norm_activation", _block_inputs, _block),
     OpCase("attention", _attention_inputs, _attention),
+    OpCase("losses", _logits_inputs, _losses),
 ]
 # Makes its state inside: new_range_state copies from the host, which no graph can capture.
 STREAM_CASES = [*OP_CASES, OpCase("quantize_activation-first", _activations, _observed)]
