@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+from hast_cuda.execution import Execution
 from hast_cuda.nn import (
     FakeQuantActivation,
     FakeQuantConv2d,
@@ -19,6 +20,7 @@ from hast_cuda.nn import (
 )
 from hast_cuda.ops import (
     attention_loss,
+    batch_norm_activation,
     batch_norm_match,
     build_info,
     channel_attention,
@@ -37,12 +39,14 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "Execution",
     "FakeQuantActivation",
     "FakeQuantConv2d",
     "FakeQuantLinear",
     "MatchedBatchNorm2d",
     "Override",
     "attention_loss",
+    "batch_norm_activation",
     "batch_norm_match",
     "build_info",
     "calibrate",
