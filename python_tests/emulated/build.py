@@ -24,8 +24,11 @@ FLAGS = [
     # longjmp between stacks looks like an attack to fortified libraries
     "-U_FORTIFY_SOURCE", "-Wno-unknown-pragmas", '-DHAST_VERSION="emulated"',
 ]  # fmt: skip
+# As CMakeLists.txt has them: vectorised sums are other sums than serial ones.
+TWIN_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
 if os.environ.get("HAST_WERROR") == "ON":
-    FLAGS += ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
+    # Conditions that depend on kernel arguments make g++ guess wrong about what is initialised.
+    FLAGS += ["-Wall", "-Wextra", "-Wconversion", "-Werror", "-Wno-maybe-uninitialized"]
 
 
 def compiler() -> str | None:
@@ -59,20 +62,21 @@ def compile_module(
 ) -> Path:
     """Compile the core with emulated CUDA kernels; objects found in ``reuse`` are taken from there.
 
-    ``kernel_flags`` are for the CUDA sources alone, whose objects are never reused with them.
+    ``kernel_flags`` are for kernels alone, CUDA and CPU, whose objects are never reused with them.
     """
     includes = [f"-I{path}" for path in (HERE, csrc, pybind11.get_include())]
     includes.append(f"-I{sysconfig.get_paths()['include']}")
 
     def compile_one(job: tuple[Path, str]) -> Path:
         source, backend = job
-        flags = list(kernel_flags) if source.suffix == ".cu" else []
+        flags = [] if backend == "host" else list(kernel_flags)
+        twin = TWIN_FLAGS if backend == "cpu_baseline" else []
         name = f"{source.name}.{backend}.o"
         if reuse is not None and not flags and (reuse / name).exists():
             return reuse / name
         backend_define = f"-DHAST_BACKEND={backend}"
         run_compiler(
-            [*FLAGS, *flags, *DEFINES, *includes, backend_define,
+            [*FLAGS, *twin, *flags, *DEFINES, *includes, backend_define,
              "-x", "c++", "-c", source, "-o", folder / name]
         )  # fmt: skip
         return folder / name

@@ -67,7 +67,7 @@ MISTAKES = [
     Mistake("fake_quant.cpp", "source(plane % args.channels)", "source(plane / args.channels)",
             "wrong channel of a plane"),
     Mistake("fake_quant.cpp", "smaller(kTile, channels - channel)", "smaller(kTile, channels)",
-            "last tile too wide"),
+            "last tile too wide", True),
     Mistake("channel_range.cpp", "begin, end - begin)", "begin, end - begin - 1)",
             "last element of a run unseen"),
     Mistake("batch_stats.cpp", "tile.squares[i] += difference * difference",

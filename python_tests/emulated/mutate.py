@@ -28,8 +28,10 @@ TESTS = [
     "distillation_loss", "hard_sample_loss", "plateau", "emulated",
 ]  # fmt: skip
 TESTED_WITH = {
-    "match_loss": "batch_stats", "batch_norm_backward": "batch_norm_activation",
-    "attention_loss": "channel_attention", "cuda_rows": "distillation_loss",
+    "attention_loss": "channel_attention", "batch_norm_backward": "batch_norm_activation",
+    "batch_norm_gate": "batch_norm_activation", "cuda_channel_sums": "batch_stats",
+    "cuda_rows": "distillation_loss", "lane_sums": "batch_stats", "match_loss": "batch_stats",
+    "slabs": "batch_stats",
 }  # fmt: skip
 
 
@@ -61,7 +63,8 @@ def first_failure(module: Path, mistake: Mistake) -> str | None:
     """The test, or what the sanitizer calls it, that ends a run of the op tests."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-s", "-x", "--tb=no", "-p", "no:cacheprovider",
-         "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-k", "emulated or baseline",
+         "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-k",
+         sanitizer.SELECTED if mistake.sanitized else "emulated or baseline",
          *test_files(mistake)],
         cwd=module.parent, capture_output=True, text=True, check=False,
         env={
