@@ -52,7 +52,7 @@ FAMILIES = {
     "pair_losses": Family(registers=72),
 }
 ARCHITECTURES = ["sm_80", "sm_90"]
-INSTRUCTIONS = 110_000  # of all kernels of one architecture
+INSTRUCTIONS = 200_000  # of all kernels of one architecture
 MODULE_BYTES = 9_000_000  # all architectures of the toolkit, CPU kernels and bindings
 
 
