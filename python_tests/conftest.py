@@ -14,8 +14,11 @@ from emulated.device import emulate
 from gates import cannot_run
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-# Aligned, ragged, batch 1, one channel, 1x1 maps, odd everything.
-SHAPES = [(4, 16, 8, 8), (2, 3, 5, 7), (1, 5, 1, 1), (3, 1, 9, 4), (7, 33, 3, 3), (2, 64, 17, 1)]
+# Aligned, ragged, batch 1, one channel, 1x1 maps, odd everything, more channels than a tile has.
+SHAPES = [
+    (4, 16, 8, 8), (2, 3, 5, 7), (1, 5, 1, 1), (3, 1, 9, 4), (7, 33, 3, 3), (2, 64, 17, 1),
+    (2, 132, 3, 2),
+]  # fmt: skip
 # Tests of the ops also run on the CUDA sources compiled for the CPU ("emulated"), and on the CPU
 # kernels without AVX2 ("baseline"), which no test would reach on a machine that has it.
 OP_TESTS = {

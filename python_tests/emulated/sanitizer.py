@@ -14,8 +14,8 @@ FLAGS = [
     "-fsanitize=address,alignment,bounds,bool,shift,signed-integer-overflow",
     "-fno-sanitize-recover=all", "-g1", "-DHAST_SANITIZED",
 ]  # fmt: skip
-# Both layouts that kernels tell apart, unaligned pointers, every size of element; shapes 0, 2 and 4
-# are the aligned, the single-element and the ragged one. No names of kernels: new ones come along.
+# Both layouts that kernels tell apart, unaligned pointers, every size of element; shapes 0, 2, 4
+# and 6 are aligned, 1x1, ragged and of many channels. No names of kernels: new ones come along.
 _LEFT_OUT = [
     "transposed", "shape1", "shape3", "shape5", "dtype2", "relu6", "real", "released", "1000003",
     "opcheck", "gradcheck", "test_same_bits",
