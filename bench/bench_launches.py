@@ -55,6 +55,7 @@ class Count:
     variant: str
     launches: int
     bytes: int
+    pooling_bytes: int  # of them, for max-pooling
     model_launches: int | None
     model_gb: float | None
 
@@ -90,16 +91,19 @@ def counts(setting: Setting) -> Iterator[Count]:
         counter = LaunchCounter()
         for variant, make in variants.items():
             counter = count(make())
-            yield _row(loop, setting, variant, counter.launches, counter.bytes)
+            pooling = sum(v for k, v in counter.bytes_by_operator.items() if "max_pool" in k)
+            yield _row(loop, setting, variant, counter.launches, counter.bytes, pooling)
         names = [name for name in counter.by_operator if name.startswith("aten::convolution")]
         launches = sum(counter.by_operator[name] for name in names)
         moved = sum(counter.bytes_by_operator[name] for name in names)
         yield _row(loop, setting, CONVOLUTIONS, launches, moved)
 
 
-def _row(loop: str, setting: Setting, variant: str, launches: int, moved: int) -> Count:
+def _row(
+    loop: str, setting: Setting, variant: str, launches: int, moved: int, pooling: int = 0
+) -> Count:
     expected = MODEL.get((loop, setting.case), {}).get(variant, (None, None))
-    return Count(loop, setting.case, variant, launches, moved, *expected)
+    return Count(loop, setting.case, variant, launches, moved, pooling, *expected)
 
 
 def main() -> None:

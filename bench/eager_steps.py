@@ -224,6 +224,7 @@ class EagerFinetune:
             network.get_submodule(name).register_forward_hook(record)
         return found
 
+    @torch.no_grad()
     def _quantized(self) -> list[Tensor]:
         return [_QuantizedWeight.apply(layer.weight, layer.bits) for layer in self.layers]
 
@@ -261,14 +262,17 @@ class EagerFinetune:
         return torch.add(x.detach(), towards.sign(), alpha=self.config.perturbation)  # Eq. 10
 
     def _run(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        # The gradient of a weight is that of its quantized form, which both passes share as a leaf.
+        leaves = {id(p): p for p in self.parameters}
         for layer, weight in zip(self.layers, self.quantized(), strict=True):
-            layer.quantized = weight
+            leaves[id(layer.weight)] = layer.quantized = weight.requires_grad_()
+        wanted = list(leaves.values())
         terms = self.losses(x, True)
         total = self._total(terms, self.config.clean_weight)
-        *gradients, towards = torch.autograd.grad(total, [*self.parameters, x])
+        *gradients, towards = torch.autograd.grad(total, [*wanted, x])
         again = self.losses(self._harder(x, towards), False)
         total = self._total(again, self.config.perturbed_weight)
-        torch._foreach_add_(gradients, torch.autograd.grad(total, self.parameters))
+        torch._foreach_add_(gradients, torch.autograd.grad(total, wanted))
         for layer in self.layers:
             layer.quantized = None
         for parameter, gradient in zip(self.parameters, gradients, strict=True):

@@ -75,10 +75,10 @@ tests=(python "$work/run_tests.py" -q -p no:cacheprovider)
 
 nvidia-smi >>"$log" 2>&1 || say "no GPU found"
 if [ -n "${WHEELS:-}" ]; then
-  step wheels 20 python -m pip install --no-index --no-deps "$WHEELS"/*.whl || exit 1
+  step wheels 15 python -m pip install --no-index --no-deps "$WHEELS"/*.whl || exit 1
 fi
 
-# Limits: 20 + 100 + 10 + 100 + 135 + 170 + 45 = 580 s.
+# Limits: 15 + 100 + 10 + 90 + 130 + 205 + 5 + 35 = 590 s.
 if wants build; then
   step build 100 env HAST_CUDA=ON CUDAARCHS="${CUDAARCHS:-90}" \
     python -m pip install --no-index --no-build-isolation --no-deps . || exit 1
@@ -91,7 +91,7 @@ ops=(python_tests/test_fake_quant.py python_tests/test_channel_range.py
   python_tests/test_hard_sample_loss.py python_tests/test_plateau.py)
 if wants tests; then
   # Streams, devices and graphs are among them: test_gpu_*.py.
-  gpu_step tests 100 "${tests[@]}" -k "(cuda or gpu) and not emulated" python_tests
+  gpu_step tests 90 "${tests[@]}" -k "(cuda or gpu) and not emulated" python_tests
   if [ -n "$dry" ]; then
     step tests-cpu 100 "${tests[@]}" -k "cpu and (vector or twice or opcheck or by_hand)" "${ops[@]}"
     step tests-emulated 100 "${tests[@]}" -k "emulated and (twice or by_hand)" "${ops[@]}"
@@ -103,7 +103,7 @@ if wants sanitizer; then
   some="cuda and (vector or twice or more_weights or long_tensors or many or opcheck)"
   for tool in memcheck racecheck synccheck initcheck; do
     limit=30
-    [ $tool = memcheck ] && limit=45
+    [ $tool = memcheck ] && limit=40
     # Without torch's cache of memory every tensor is an allocation, whose bounds the tools know.
     gpu_step "sanitizer-$tool" $limit env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
       compute-sanitizer --tool "$tool" --error-exitcode 9 "${tests[@]}" -k "$some" "${ops[@]}"
@@ -111,7 +111,7 @@ if wants sanitizer; then
 fi
 
 if wants benches; then
-  for entry in fake_quant:40 channel_range:45 batch_stats:35 channel_attention:25 match_loss:25; do
+  for entry in fake_quant:35 channel_range:40 batch_stats:30 channel_attention:20 match_loss:20; do
     op=${entry%:*} limit=${entry#*:}
     gpu_step "bench-$op" "$limit" python "bench/bench_$op.py" --device cuda --out "$OUT" \
       --rounds 20 --seconds 0.5
@@ -124,15 +124,22 @@ if wants benches; then
         --rounds 2 --seconds 0.1 --only "$case"
     fi
   done
+  # Without torch.compile, which takes minutes for whole iterations: run the script alone for it.
+  gpu_step bench-step 60 python bench/bench_step.py --device cuda --out "$OUT" \
+    --rounds 20 --seconds 4 --no-compile
+  if [ -n "$dry" ]; then
+    step bench-step-cpu 60 python bench/bench_step.py --device cpu --out "$OUT" \
+      --rounds 1 --seconds 0.1 --no-compile --batch 2 --only synthesis
+  fi
   page=$work/page.md
   printf '<!-- results: start -->\n<!-- results: end -->\n' >"$page"
-  step render 10 python bench/render.py --results "$OUT" --page "$page"
+  step render 5 python bench/render.py --results "$OUT" --page "$page"
 fi
 
 if wants demo; then
-  gpu_step demo 45 hast-cuda demo --device cuda --out "$work/demo"
+  gpu_step demo 35 hast-cuda demo --device cuda --out "$work/demo"
   # One thread: several that wait for one another take minutes on a machine that others use.
-  [ -z "$dry" ] || step demo-cpu 45 env OMP_NUM_THREADS=1 hast-cuda demo --device cpu --out "$work/demo"
+  [ -z "$dry" ] || step demo-cpu 35 env OMP_NUM_THREADS=1 hast-cuda demo --device cpu --out "$work/demo"
   if [ -f "$work/demo/result.json" ]; then cp "$work/demo/result.json" "$OUT/demo-result.txt"; fi
 fi
 

@@ -19,12 +19,15 @@ HAST = "hast_cuda"
 
 @dataclass(frozen=True)
 class Case:
-    """One input: what runs on it, by name, and the fewest bytes that the op can move."""
+    """One input: what runs on it, by name, and the fewest bytes that the op can move.
+
+    Without bytes (None) there is no copy beside it.
+    """
 
     op: str
     case: str
     candidates: Mapping[str, Candidate | Absent]
-    bytes_moved: int
+    bytes_moved: int | None
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ CaseMaker = Callable[[], Case]
 Cases = Callable[[Options], Iterable[tuple[str, CaseMaker]]]
 
 
-def parse(description: str | None) -> Options:
-    """The command line."""
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The flags that every timing script has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
@@ -63,7 +66,11 @@ def parse(description: str | None) -> Options:
                         help="torch.compile as a baseline")  # fmt: skip
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    flags = parser.parse_args()
+    return parser
+
+
+def options_of(flags: argparse.Namespace) -> Options:
+    """What the flags say, with the defaults of their device."""
     device = torch.device(flags.device)
     cuda = device.type == "cuda"
     everything = {1, torch.get_num_threads()}
@@ -81,7 +88,7 @@ def parse(description: str | None) -> Options:
 
 def run(stem: str, description: str | None, cases: Cases) -> None:
     """Measure all cases and write ``<out>/<stem>-<device>.json`` after every one."""
-    options = parse(description)
+    options = options_of(parser(description).parse_args())
     if options.device.type == "cpu":
         keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -101,7 +108,7 @@ def run(stem: str, description: str | None, cases: Cases) -> None:
             results, rounds = measure(
                 case.candidates, case.bytes_moved, settings, required=("eager", HAST)
             )
-            rows.append(_row(case, settings, results, rounds))
+            rows.append(row(case, settings, results, rounds))
             _show(case, settings, results)
         del case
         gc.collect()
@@ -110,9 +117,10 @@ def run(stem: str, description: str | None, cases: Cases) -> None:
     print(f"wrote {path}")
 
 
-def _row(
+def row(
     case: Case, settings: Settings, results: dict[str, Timing | Absent], rounds: int
 ) -> dict[str, object]:
+    """One case of a results file."""
     return {
         "op": case.op,
         "case": case.case,
@@ -137,7 +145,11 @@ def _show(case: Case, settings: Settings, results: dict[str, Timing | Absent]) -
         if isinstance(ours, Timing) and name not in (HAST, COPY):
             ratio = f" ({result.p50_ms / ours.p50_ms:.1f}x)"
         parts.append(f"{name} {result.p50_ms:.3f}{ratio}")
-    share = f"{ours.copy_percent:.0f} % of copy" if isinstance(ours, Timing) else ""
+    share = (
+        f"{ours.copy_percent:.0f} % of copy"
+        if isinstance(ours, Timing) and ours.copy_percent
+        else ""
+    )
     print(
         f"{case.op}, {case.case}, {settings.threads} threads: {', '.join(parts)}; {share}",
         flush=True,

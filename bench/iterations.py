@@ -102,15 +102,15 @@ class Iterations:
         )
         if mode is None:
             return step
-        step.losses = torch.compile(step.losses, dynamic=False, mode=mode)
+        step.losses = torch.compile(step.losses, fullgraph=True, dynamic=False, mode=mode)
         return self._marked(step, mode)
 
     def eager_finetune(self, *, wasteful: bool = False, mode: str | None = None) -> Call:
         """The baseline's, with the same batch and crops as hast_cuda's."""
         step = EagerFinetune(self.teacher, self.student, self.layers, FINETUNE, wasteful=wasteful)
         if mode is not None:
-            step.losses = torch.compile(step.losses, dynamic=False, mode=mode)
-            step.quantized = torch.compile(step.quantized, dynamic=False, mode=mode)
+            step.losses = torch.compile(step.losses, fullgraph=True, dynamic=False, mode=mode)
+            step.quantized = torch.compile(step.quantized, fullgraph=True, dynamic=False, mode=mode)
 
         def iteration() -> tuple[Tensor, Tensor]:
             batch = self.images.index_select(0, self.chosen.to(self.device, non_blocking=True))
@@ -131,7 +131,6 @@ class Iterations:
 
     def convolutions(self, iteration: Call) -> Call:
         """Only the convolutions of ``iteration`` and their gradients, on random tensors."""
-        iteration()
         with _Convolutions() as found:
             iteration()
         return found.replay(self.device)

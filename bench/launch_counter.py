@@ -68,6 +68,8 @@ def _launches(name: str, func: Any, args: tuple[Any, ...]) -> int:
         return 0  # a view
     if name == "aten::convolution_backward":
         return sum(args[10])
+    if name == "aten::select_backward":
+        return 2  # zeros, and the slice copied into them
     if name.startswith(("aten::_foreach", "aten::_fused")):
         first = next(a for a in args if isinstance(a, (list, tuple)))
         return -(-len(first) // _TENSORS_PER_LAUNCH) * (2 if "norm" in name else 1)

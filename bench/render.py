@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import iteration_tables
+from iteration_tables import line
+
 ROOT = Path(__file__).parents[1]
 START, END = "<!-- results: start -->\n", "<!-- results: end -->\n"
 HAST, COPY = "hast_cuda", "copy"
@@ -14,7 +17,7 @@ Row = dict[str, Any]
 
 
 def table(document: dict[str, Any]) -> str:
-    """The section of one results file: its provenance, then a table per op, threads and clock."""
+    """The section of one results file: its provenance, then its tables."""
     build, versions = document["build"], document["versions"]
     names = ("python", "torch", "nvidia-modelopt", "brevitas", "triton")
     parts = [document["device"], f"{document['cores']} cores"]
@@ -27,12 +30,19 @@ def table(document: dict[str, Any]) -> str:
         settings = " ".join(f"{name}={value}" for name, value in document["malloc"].items())
         lines += [f"Allocator: `{settings}`.", ""]
     lines += [f"`{document['command']}`", ""]
+    tables = iteration_tables.TABLES.get(document["stem"], _ops)
+    return "\n".join([*lines, *tables(document)]) + "\n"
+
+
+def _ops(document: dict[str, Any]) -> list[str]:
+    """A table per op, threads and clock."""
+    lines: list[str] = []
     groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in document["rows"]:
         groups.setdefault((row["op"], row["threads"], row["clock"]), []).append(row)
     for (op, threads, clock), rows in groups.items():
         lines += _group(op, threads, clock, rows)
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _group(op: str, threads: int, clock: str, rows: list[Row]) -> list[str]:
@@ -42,7 +52,7 @@ def _group(op: str, threads: int, clock: str, rows: list[Row]) -> list[str]:
     where = clock if cuda else f"{threads} thread{'s' if threads > 1 else ''}, {clock}"
     head = ["case", "hast_cuda", "spread", "% of copy", *(n for n in shown if n != COPY)]
     head += ["peak MB", *(["loop", "launches"] if cuda else [])]
-    lines = [f"**{op}** ({where})", "", _line(head), _line(["---"] * len(head))]
+    lines = [f"**{op}** ({where})", "", line(head), line(["---"] * len(head))]
     for row in rows:
         results = row["results"]
         ours = results[HAST]
@@ -51,7 +61,7 @@ def _group(op: str, threads: int, clock: str, rows: list[Row]) -> list[str]:
         cells += [_ratio(results[n], ours) for n in shown if n != COPY]
         cells += [f"{ours['peak_bytes'] / 1e6:.1f}"]
         cells += [f"{ours['loop_ms']:.3f}", str(ours["launches"])] if cuda else []
-        lines.append(_line(cells))
+        lines.append(line(cells))
     reasons: dict[str, set[str]] = {}
     for row in rows:
         for name in names:
@@ -72,10 +82,6 @@ def _ratio(other: dict[str, Any], ours: dict[str, Any]) -> str:
     ratio = other["p50_ms"] / ours["p50_ms"]
     text = f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.2f}x"
     return text if ratio >= 1 else f"**{text}**"
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def render(page: str, documents: list[dict[str, Any]]) -> str:

@@ -36,7 +36,9 @@ class Settings:
     device: torch.device
     threads: int = 1
     rounds: int = 30
-    seconds: float = 4.0  # per case: rounds are cut to fit, to no fewer than FEWEST_ROUNDS
+    seconds: float = 4.0  # per case: rounds are cut to fit, to no fewer than `fewest`
+    fewest: int = FEWEST_ROUNDS
+    warm_up: int = 3  # calls before any is timed; one more finds how long a call takes
 
     @property
     def clock(self) -> str:
@@ -54,7 +56,7 @@ class Timing:
     p50_ms: float
     p80_ms: float
     loop_ms: float | None  # per call of LOOP calls in a row without a flush; CUDA
-    copy_percent: float  # of the copy limit measured in the same rounds
+    copy_percent: float | None  # of the copy limit measured in the same rounds, if it was
     peak_bytes: int  # allocated during a call beyond what was allocated before
     launches: int | None  # kernels, copies and fills; CUDA
 
@@ -68,10 +70,10 @@ def copy_candidate(bytes_moved: int, device: torch.device) -> Candidate:
 
 
 def measure(
-    candidates: Mapping[str, Candidate | Absent], bytes_moved: int, settings: Settings,
+    candidates: Mapping[str, Candidate | Absent], bytes_moved: int | None, settings: Settings,
     required: Collection[str] = (),
 ) -> tuple[dict[str, Timing | Absent], int]:  # fmt: skip
-    """Time every candidate and the copy; returns the timings and the number of rounds.
+    """Time every candidate and, given bytes, the copy; returns timings and number of rounds.
 
     A candidate that raises is absent with its error, unless it is ``required``.
     """
@@ -84,11 +86,12 @@ def measure(
             results[name] = Absent(reason)
         else:
             running[name] = candidate
-    running[COPY] = copy_candidate(bytes_moved, settings.device)
+    if bytes_moved is not None:
+        running[COPY] = copy_candidate(bytes_moved, settings.device)
     seconds = _seconds_on_cuda() if settings.device.type == "cuda" else _seconds_on_cpu(settings)
     costs, repeats = {}, {}
     for name, candidate in running.items():
-        for _ in range(3):
+        for _ in range(settings.warm_up):
             candidate()  # warm-up: allocator, compilation, thread pool
         _wait(settings)
         start = time.perf_counter()
@@ -96,23 +99,23 @@ def measure(
         single = time.perf_counter() - start
         costs[name] = max(SHORTEST, single)
     affordable = int(settings.seconds / sum(costs.values()))
-    rounds = max(FEWEST_ROUNDS, min(settings.rounds, affordable))
+    rounds = max(settings.fewest, min(settings.rounds, affordable))
     samples: dict[str, list[float]] = {name: [] for name in running}
     for _ in range(rounds):
         for name, candidate in running.items():
             samples[name].append(seconds(candidate, repeats[name]))
-    limit = _rank(samples[COPY], 0.5)
+    limit = _rank(samples[COPY], 0.5) if COPY in samples else None
     for name, candidate in running.items():
         p20, p50, p80 = (_rank(samples[name], q) for q in (0.2, 0.5, 0.8))
         results[name] = Timing(
             *(round(1e3 * t, 5) for t in (p20, p50, p80)),
             loop_ms=_loop_ms(candidate) if settings.device.type == "cuda" else None,
-            copy_percent=round(100 * limit / p50, 1),
+            copy_percent=None if limit is None else round(100 * limit / p50, 1),
             peak_bytes=_peak_bytes(candidate, settings.device),
             launches=_launches(candidate) if settings.device.type == "cuda" else None,
         )
     order = [*candidates, COPY]
-    return {name: results[name] for name in order}, rounds
+    return {name: results[name] for name in order if name in results}, rounds
 
 
 def _failure(candidate: Candidate) -> str | None:

@@ -1,0 +1,99 @@
+"""Tables of the benchmarks of whole iterations and whole runs, as lines of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Document = dict[str, Any]
+
+
+def line(cells: Sequence[str]) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["", line(head), line(["---"] * len(head)), *map(line, rows), ""]
+
+
+def launches(document: Document) -> list[str]:
+    """Launches and GB by variant, beside the model's; a table per loop and network."""
+    head = ["variant", "launches", "model", "GB", "model"]
+    groups: dict[tuple[str, str], list[list[str]]] = {}
+    for row in document["rows"]:
+        known = row["model_launches"] is not None
+        cells = [row["variant"], f"{row['launches']:,}"]
+        cells += [f"{row['model_launches']:,}" if known else "", f"{row['bytes'] / 1e9:.2f}"]
+        cells += [f"{row['model_gb']:.2f}" if known else ""]
+        groups.setdefault((row["loop"], row["case"]), []).append(cells)
+    pooled = [
+        f"{row['pooling_bytes'] / 1e9:.2f} GB of {row['loop']}, {row['case']}"
+        for row in document["rows"]
+        if row["variant"] == "hast_cuda" and row["pooling_bytes"]
+    ]
+    text = (
+        "One iteration; bytes are those of each kernel's inputs and outputs. The model was drawn "
+        f"up before the kernels. It leaves out max-pooling ({'; '.join(pooled)}), and of "
+        "fine-tuning the crops and the clipping of gradients, which the counts have."
+    )
+    lines = [text, ""]
+    for (loop, case), rows in groups.items():
+        lines += [f"**{loop}**, {case}", *_table(head, rows)]
+    return lines
+
+
+def step(document: Document) -> list[str]:
+    """Time by implementation; a table per loop and number of threads."""
+    head = ["", "time", "spread", "of hast_cuda", "without convolutions", "of hast_cuda", "peak MB"]
+    lines: list[str] = []
+    for row in document["rows"]:
+        cuda = row["clock"] == "cuda events"
+        threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}, "
+        where = f"{'' if cuda else threads}{row['clock']}, {row['rounds']} rounds"
+        rows, absent = [], []
+        for name, found in row["results"].items():
+            if "absent" in found:
+                absent.append(f"{name}: {found['absent']}")
+                continue
+            ratio = row["derived"].get(name)
+            cells = [name, f"{found['p50_ms']:.2f} ms"]
+            cells += [f"{found['p20_ms']:.2f} to {found['p80_ms']:.2f}"]
+            cells += _ratios(ratio) if ratio else ["", "", ""]
+            cells += [f"{found['peak_bytes'] / 1e6:.0f}"]
+            cells += [f"{found['loop_ms']:.2f}", str(found["launches"])] if cuda else []
+            rows.append(cells)
+        columns = [*head, *(["loop", "launches"] if cuda else [])]
+        lines += [f"**{row['op']}**, {row['case']} ({where})", *_table(columns, rows)]
+        lines += [f"Absent: {'; '.join(absent)}.", ""] if absent else []
+    return lines
+
+
+def _ratios(ratio: dict[str, float | None]) -> list[str]:
+    rest = ratio["non_convolution_over_hast"]
+    return [
+        f"{ratio['over_hast']:.2f}x",
+        f"{ratio['non_convolution_ms']:.2f} ms",
+        "" if rest is None else f"{rest:.2f}x",
+    ]
+
+
+def run(document: Document) -> list[str]:
+    """Seconds per phase and rates of a whole run."""
+    budget, seconds, rates = document["budget"], document["seconds"], document["rates"]
+    text = (
+        f"{document['network']} ({document['weights']} weights), {budget['bits']} bits, preset "
+        f"{budget['preset']}, {budget['images']} images of {budget['synthesis_iterations']} "
+        f"iterations in batches of {budget['batch']}, {budget['finetune_iterations']} steps of "
+        f"fine-tuning, {document['threads']} threads."
+    )
+    phases = [[name, f"{value:.1f}"] for name, value in seconds.items()]
+    speeds = [[name.replace("_", " "), f"{value:.2f}"] for name, value in rates.items()]
+    return [text, *_table(["phase", "seconds"], phases), *_table(["rate", ""], speeds)[1:]]
+
+
+TABLES: dict[str, Callable[[Document], list[str]]] = {
+    "launches": launches,
+    "step": step,
+    "run": run,
+}
