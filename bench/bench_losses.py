@@ -2,65 +2,90 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
-from harness import Row, arguments, measure, save
+from baselines import compiled, no_such_op
+from harness import HAST, Case, CaseMaker, Options, run
+from timing import Absent, Candidate
+from torch import Tensor
 
 import hast_cuda as hc
 from hast_cuda import ops
 from hast_cuda.ops import reference
 
 SHAPES = [(256, 10), (256, 100), (16, 1000)]
+TEMPERATURE, EXPONENT = 20.0, 2.0
 RULE = {"patience": 50, "factor": 0.1, "threshold": 1e-4, "minimum": 1e-4}
+NATIVE: dict[str, Candidate | Absent] = {"native": Absent("torch has no such op")}
 
 
-def bench(shape: tuple[int, int], device: str, rounds: int) -> list[Row]:
-    """Distillation with gradients to both networks and to one, hard-sample loss."""
-    teacher, student = (torch.randn(shape, device=device, requires_grad=True) for _ in range(2))
-    labels = torch.randint(shape[1], shape[:1], device=device)
-    fixed, case, size = teacher.detach(), "x".join(map(str, shape)), 4 * teacher.numel()
+def distillation(shape: tuple[int, int], both: bool, options: Options) -> Case:
+    """Eq. 6 with its gradient to the student, or to both networks."""
+    teacher = torch.randn(shape, device=options.device, requires_grad=both)
+    student = torch.randn(shape, device=options.device, requires_grad=True)
+    wanted = [teacher, student] if both else [student]
 
-    def both(ops: Any) -> None:
-        torch.autograd.grad(ops.distillation_loss(teacher, student, 20.0), [teacher, student])
+    def step(loss: Callable[[Tensor, Tensor, float], Tensor]) -> object:
+        return torch.autograd.grad(loss(teacher, student, TEMPERATURE), wanted)
 
-    def one(ops: Any) -> None:
-        torch.autograd.grad(ops.distillation_loss(fixed, student, 20.0), student)
-
-    def hard(ops: Any) -> None:
-        torch.autograd.grad(ops.hard_sample_loss(student, labels, 2.0)[0], student)
-
-    limits = {"device": device, "rounds": rounds}
-    rows: list[Row] = []
-    for op, function, passes in (
-        ("distillation F+B, both", both, 8),  # two read, two written; the same in backward
-        ("distillation F+B", one, 5),
-        ("hard-sample F+B", hard, 4),
-    ):
-        candidates = {
-            "eager": lambda f=function: f(reference),
-            "hast_cuda": lambda f=function: f(hc),
-        }
-        rows += measure(op, case, candidates, passes * size, **limits)
-    return rows
+    candidates = {
+        "eager": lambda: step(reference.distillation_loss),
+        HAST: lambda: step(hc.distillation_loss),
+        **NATIVE,
+        **compiled(reference.distillation_loss, step, options),
+        **no_such_op(),
+    }
+    passes = 8 if both else 5  # two read, a gradient or two written; the same in backward
+    name = f"distillation F+B{', both' if both else ''}"
+    return Case(name, "x".join(map(str, shape)), candidates, 4 * passes * student.numel())
 
 
-def main() -> None:
-    """All shapes, then one step of the learning rate."""
-    options = arguments(__doc__)
-    rows = [row for shape in SHAPES for row in bench(shape, options.device, options.rounds)]
+def hard_sample(shape: tuple[int, int], options: Options) -> Case:
+    """Eq. 8 with its gradient."""
+    logits = torch.randn(shape, device=options.device, requires_grad=True)
+    labels = torch.randint(shape[1], shape[:1], device=options.device)
+
+    def step(loss: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]) -> object:
+        return torch.autograd.grad(loss(logits, labels, EXPONENT)[0], logits)
+
+    candidates = {
+        "eager": lambda: step(reference.hard_sample_loss),
+        HAST: lambda: step(hc.hard_sample_loss),
+        **NATIVE,
+        **compiled(reference.hard_sample_loss, step, options),
+        **no_such_op(),
+    }
+    return Case("hard-sample F+B", "x".join(map(str, shape)), candidates, 16 * logits.numel())
+
+
+def plateau(options: Options) -> Case:
+    """One step of the learning rate, on the device."""
     loss = torch.ones((), device=options.device)
-    states = [ops.new_plateau_state(0.5, device=options.device) for _ in range(2)]
-    rows += measure(
-        "plateau step", "1",
-        {
-            "eager": lambda: reference.plateau_step(*states[0], loss, **RULE),
-            "hast_cuda": lambda: ops.plateau_step(*states[1], loss, **RULE),
-        },
-        56, device=options.device, rounds=options.rounds,
-    )  # fmt: skip
-    save("losses", rows, options)
+    states = [ops.new_plateau_state(0.5, device=options.device) for _ in range(3)]
+    candidates = {
+        "eager": lambda: reference.plateau_step(*states[0], loss, **RULE),
+        HAST: lambda: ops.plateau_step(*states[1], loss, **RULE),
+        **NATIVE,
+        **compiled(reference.plateau_step, lambda f: f(*states[2], loss, **RULE), options),
+        **no_such_op(),
+    }
+    return Case("plateau step", "one loss", candidates, 56)  # state and rate, read and written
+
+
+def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
+    """Both losses on every shape, then the rule."""
+    for shape in SHAPES:
+        name = "x".join(map(str, shape))
+        for both in (True, False):
+            yield (
+                f"distillation {name}{' both' if both else ''}",
+                partial(distillation, shape, both, options),
+            )
+        yield f"hard-sample {name}", partial(hard_sample, shape, options)
+    yield "plateau", partial(plateau, options)
 
 
 if __name__ == "__main__":
-    main()
+    run("losses", __doc__, cases)

@@ -35,6 +35,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         ("bench_batch_stats", "match 7x33x13x5"),
         ("bench_match_loss", "resnet20_cifar10"),
         ("bench_channel_attention", "vector 7x33x13x5"),
+        ("bench_losses", "distillation 16x1000 both"),
+        ("bench_losses", "hard-sample 256x10"),
     ],
 )
 def test_every_candidate_runs(script: str, name: str, bench: ModuleType) -> None:
