@@ -23,7 +23,7 @@ from hast_cuda.execution import Execution, convolution_rules
 
 EAGER, COMPILED, CONVOLUTIONS = "eager", "compile", "convolutions"
 UNMERGED, CHANNELS_LAST = "hast_cuda, unmerged", "hast_cuda, channels_last"
-SECONDS = {"cpu": 40.0, "cuda": 8.0}  # per loop
+SECONDS = {"cpu": 30.0, "cuda": 8.0}  # per loop
 FEWEST = {"cpu": 3, "cuda": 10}
 WARM_UP = {"cpu": 0, "cuda": 5}  # a CUDA graph is captured at the fourth call
 EXECUTIONS = {

@@ -35,7 +35,9 @@ def launches(document: Document) -> list[str]:
     text = (
         "One iteration; bytes are those of each kernel's inputs and outputs. The model was drawn "
         f"up before the kernels. It leaves out max-pooling ({'; '.join(pooled)}), and of "
-        "fine-tuning the crops and the clipping of gradients, which the counts have."
+        "fine-tuning the crops and the clipping of gradients, which the counts have. Its eager "
+        "fine-tuning quantizes the weights in both forward passes and has a backward pass for the "
+        "image alone; the one counted does neither."
     )
     lines = [text, ""]
     for (loop, case), rows in groups.items():
