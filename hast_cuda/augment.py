@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
@@ -70,12 +69,20 @@ def resize_crops(images: Tensor, boxes: Tensor, flip: Tensor) -> Tensor:
     return rows @ images @ columns.transpose(2, 3)
 
 
-@functools.lru_cache(maxsize=8)
+_axes: dict[tuple[int, torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
+
+
 def _axis(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixel centres in (0, 1), their way to the mirrored place, and pixel numbers."""
+    """Pixel centres in (0, 1), their way to the mirrored place, and pixel numbers; made once."""
+    key = size, dtype, device
+    if key in _axes:
+        return _axes[key]
     pixels = torch.arange(size, device=device, dtype=dtype)
     centres = (pixels + 0.5) / size
-    return centres, 1 - 2 * centres, pixels
+    axis = centres, 1 - 2 * centres, pixels
+    if type(pixels) is Tensor:  # a traced tensor must not outlive its trace
+        _axes[key] = axis
+    return axis
 
 
 def random_crop_flip(

@@ -84,3 +84,9 @@ def test_the_counter_counts() -> None:
     with LaunchCounter() as counter:
         torch.zeros(3, 1).expand(3, 1000).clone()
     assert counter.bytes_by_operator["aten::clone"] == 4 * 3 + 4 * 3000
+
+
+def test_counting_leaves_no_fake_tensor_behind() -> None:
+    model = get_model("resnet20_cifar10", pretrained=False)
+    count(finetune_iteration(model, (2, 3, 20, 20)))
+    finetune_iteration(model, (2, 3, 20, 20))()
