@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,9 @@ def first_failure(module: Path, mistake: Mistake) -> str | None:
     )  # fmt: skip
     if done.returncode == 0:
         return None
+    if -done.returncode in (signal.SIGTERM, signal.SIGKILL):
+        message = f"the tests were killed from outside (signal {-done.returncode})"
+        raise RuntimeError(message)  # not by the mistake
     if found := sanitizer.finding(done.stderr):
         return f"sanitizer: {found}"
     failed = re.search(r"(?:FAILED|ERROR) \S+?::(\w+)", done.stdout)
@@ -88,7 +92,10 @@ def main() -> int:
         folder, plain = Path(name), Path(name) / "plain"
         plain.mkdir()
         shutil.copytree(CSRC, folder / "csrc")
-        compile_module(plain, csrc=folder / "csrc")
+        module = compile_module(plain, csrc=folder / "csrc")
+        if failed := first_failure(module, Mistake("fake_quant.cu", "", "", "no mistake")):
+            print(f"{failed} fails without any mistake")
+            return 1
         for mistake in MISTAKES:
             if word not in f"{mistake.file}: {mistake.description}":
                 continue
