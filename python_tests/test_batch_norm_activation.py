@@ -26,6 +26,11 @@ class Case:
     energy: bool = False
     affine: bool = True
 
+    def __str__(self) -> str:
+        """As in the names of tests."""
+        parts = [self.activation, f"q{self.bits}" if self.bits else "", self.ste]
+        return "-".join([*filter(None, parts), *["residual"] * self.residual])
+
 
 CASES = [
     Case(bits=3),
