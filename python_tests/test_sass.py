@@ -53,7 +53,7 @@ FAMILIES = {
 }
 ARCHITECTURES = ["sm_80", "sm_90"]
 INSTRUCTIONS = 200_000  # of all kernels of one architecture
-MODULE_BYTES = 9_000_000  # all architectures of the toolkit, CPU kernels and bindings
+MODULE_BYTES = 12_000_000  # all architectures of the toolkit, CPU kernels and bindings
 
 
 @pytest.fixture(scope="session")
