@@ -76,6 +76,9 @@ class Iterations:
             setting.batch, self.shape[2:], FINETUNE.crop_scale, FINETUNE.flip_probability, device,
             0, "crops",
         ).at(0)  # fmt: skip
+        # What crops of a size have in common is kept, but not from fake tensors: a real one first.
+        first = torch.zeros(1, 1, *self.shape[2:], device=device)
+        resize_crops(first, self.crops[:1, :4], self.crops[:1, 4])
 
     def synthesis(self, execution: Execution) -> Call:
         """hast_cuda's, on images as they are."""

@@ -12,6 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hast_cuda as hc
+from hast_cuda.augment import resize_crops
 from hast_cuda.execution import Execution
 from hast_cuda.failures import FiniteGuard
 from hast_cuda.finetune import FinetuneConfig
@@ -25,6 +26,14 @@ from hast_cuda.synthesis.step import Step as SynthesisStep
 CPU = torch.device("cpu")
 
 
+def whole(shape: tuple[int, int, int, int]) -> torch.Tensor:
+    """Crops [N, 5] that keep all of every image."""
+    crops = torch.tensor([0.0, 0, *shape[2:], 0]).expand(shape[0], 5)
+    # A real crop first: what crops of a size have in common is kept, but not from fake tensors.
+    resize_crops(torch.zeros(1, 1, *shape[2:]), crops[:1, :4], crops[:1, 4])
+    return crops
+
+
 def synthesis_iteration(
     network: nn.Module, shape: tuple[int, int, int, int], config: SynthesisConfig | None = None,
     execution: Execution | None = None,
@@ -35,7 +44,7 @@ def synthesis_iteration(
     segments = execution.checkpoint_segments
     statistics = BatchStatistics(frozen, merge=execution.merge, segments=segments)
     step = SynthesisStep(statistics, shape, config, execution, CPU)
-    crops = torch.tensor([0.0, 0, *shape[2:], 0]).expand(shape[0], 5)
+    crops = whole(shape)
     return lambda: step(crops if config.augment_probability else None)
 
 
@@ -52,7 +61,7 @@ def finetune_iteration(
     images = torch.randn(shape)
     iteration = Iteration(step, images, shape[0], FiniteGuard("counted", CPU))
     chosen = torch.arange(shape[0])
-    crops = torch.tensor([0.0, 0, *shape[2:], 0]).expand(shape[0], 5)
+    crops = whole(shape)
     return lambda: iteration(chosen, crops, 1e-5)
 
 
