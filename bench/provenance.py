@@ -15,7 +15,7 @@ import torch
 
 import hast_cuda
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 # glibc gives blocks of more than 32 MiB back to the system at once, and others when they are on top
 # of the heap: every call then pays a page fault per 4 KiB, which measures the allocator and nothing
 # else. With these settings freed memory is kept and reused, as torch's CUDA allocator does.
@@ -79,6 +79,13 @@ def _installed(name: str) -> str | None:
         return None
 
 
+def command() -> str:
+    """This command as given, the script named from the repository's root."""
+    script = Path(sys.argv[0]).resolve()
+    named = script.relative_to(ROOT) if script.is_relative_to(ROOT) else Path(script.name)
+    return " ".join(["python", str(named), *sys.argv[1:]])
+
+
 def provenance(device: torch.device) -> dict[str, object]:
     """What a reader needs to judge or repeat a measurement."""
     cuda = device.type == "cuda"
@@ -98,5 +105,5 @@ def provenance(device: torch.device) -> dict[str, object]:
         "malloc": None if cuda else MALLOC,
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(sys.argv),
+        "command": command(),
     }
