@@ -1,6 +1,7 @@
 // CPU kernels of channel_attention.h: each map is read once, its gradient written once.
 #include "channel_attention.h"
 
+#include "common/lane_sums.h"
 #include "common/parallel.h"
 
 namespace hast {
@@ -9,17 +10,6 @@ namespace {
 
 constexpr int64_t kTile = 128;      // channels side by side
 constexpr int64_t kSegment = 4096;  // elements summed before the sum goes to double
-
-template <typename T, typename F>
-F sum_of_squares(const T* __restrict x, int64_t size) {
-  F sum = F(0);
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < size; ++i) {
-    const F value = to_compute(x[i]);
-    sum += value * value;
-  }
-  return sum;
-}
 
 template <typename T, typename F>
 void add_squares(const T* __restrict x, F* __restrict sums, int64_t count) {
@@ -55,9 +45,10 @@ void energy_of_plane(const AttentionMap& map, int64_t plane) {
   using F = Compute<T>;
   const T* x = static_cast<const T*>(map.map) + plane * map.spatial;
   double sum = 0.0;
+  F buffer[kSegment];
   for (int64_t begin = 0; begin < map.spatial; begin += kSegment) {
-    sum += static_cast<double>(
-        sum_of_squares<T, F>(x + begin, smaller(kSegment, map.spatial - begin)));
+    const int64_t size = smaller(kSegment, map.spatial - begin);
+    sum += static_cast<double>(sum_of_squares(widened(x + begin, buffer, size), size));
   }
   static_cast<F*>(map.energy)[plane] = static_cast<F>(sum);
 }

@@ -86,6 +86,27 @@ void fold(LaneSums<F>& lanes, double* sums) {
   lanes = LaneSums<F>();
 }
 
+// Sum of squares of a run. Four vectors: with one, every addition would wait for the last.
+template <typename F>
+HAST_HOST_DEVICE F sum_of_squares(const F* x, int64_t size) {
+  typedef F Pack __attribute__((vector_size(32)));
+  constexpr int kLanes = 32 / static_cast<int>(sizeof(F)), kPacks = 4;
+  Pack sums[kPacks] = {};
+  int64_t i = 0;
+  for (; i + kPacks * kLanes <= size; i += kPacks * kLanes) {
+    for (int k = 0; k < kPacks; ++k) {
+      Pack values;
+      memcpy(&values, x + i + k * kLanes, sizeof values);
+      sums[k] += values * values;
+    }
+  }
+  const Pack pack = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  F sum = F(0);
+  for (int lane = 0; lane < kLanes; ++lane) sum += pack[lane];
+  for (; i < size; ++i) sum += x[i] * x[i];
+  return sum;
+}
+
 // The values of a run in the type of the arithmetic: the run itself, or converted in `buffer`.
 template <typename F>
 HAST_HOST_DEVICE const F* widened(const F* x, F*, int64_t) {
