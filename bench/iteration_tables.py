@@ -94,8 +94,21 @@ def run(document: Document) -> list[str]:
     return [text, *_table(["phase", "seconds"], phases), *_table(["rate", ""], speeds)[1:]]
 
 
+def memory(document: Document) -> list[str]:
+    """Peak memory and time of a synthesis iteration by variant."""
+    rows = [
+        [row["variant"], f"{row['peak_bytes'] / 1e9:.2f}", f"{row['seconds']:.2f}"]
+        for row in document["rows"]
+    ]
+    return [
+        f"Synthesis iteration, {document['case']}, {document['threads']} threads.",
+        *_table(["variant", "peak GB", "seconds"], rows),
+    ]
+
+
 TABLES: dict[str, Callable[[Document], list[str]]] = {
     "launches": launches,
     "step": step,
     "run": run,
+    "memory": memory,
 }

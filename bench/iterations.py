@@ -83,7 +83,9 @@ class Iterations:
     def synthesis(self, execution: Execution) -> Call:
         """hast_cuda's, on images as they are."""
         teacher = execution.network(copy.deepcopy(self.teacher))
-        statistics = BatchStatistics(teacher, merge=execution.merge)
+        statistics = BatchStatistics(
+            teacher, merge=execution.merge, segments=execution.checkpoint_segments
+        )
         step = SynthesisStep(statistics, self.shape, SYNTHESIS, execution, self.device)
         step.start(self.images, self.labels, "benchmark")
         return step

@@ -13,7 +13,11 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # Flags of the harness that a script without its rounds understands; all others have them all.
-FEWER = {"bench_launches.py": ("--out",), "bench_run.py": ("--device", "--out")}
+FEWER = {
+    "bench_launches.py": ("--out",),
+    "bench_run.py": ("--device", "--out"),
+    "bench_memory.py": ("--device", "--out"),
+}
 
 
 def known(script: str, flags: list[str]) -> list[str]:

@@ -111,7 +111,7 @@ def measure(
             *(round(1e3 * t, 5) for t in (p20, p50, p80)),
             loop_ms=_loop_ms(candidate) if settings.device.type == "cuda" else None,
             copy_percent=None if limit is None else round(100 * limit / p50, 1),
-            peak_bytes=_peak_bytes(candidate, settings.device),
+            peak_bytes=peak_bytes(candidate, settings.device),
             launches=_launches(candidate) if settings.device.type == "cuda" else None,
         )
     order = [*candidates, COPY]
@@ -175,7 +175,8 @@ def _loop_ms(candidate: Candidate) -> float:
     return round(float(start.elapsed_time(end)) / LOOP, 5)
 
 
-def _peak_bytes(candidate: Candidate, device: torch.device) -> int:
+def peak_bytes(candidate: Candidate, device: torch.device) -> int:
+    """Memory allocated during a call beyond what was allocated before, at most at one time."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)

@@ -139,7 +139,13 @@ def test_runs_render() -> None:
     assert "a network (random weights), 4 bits" in text
     assert "| synthesis | 1.2 |" in text
     assert "| some rate | 2.50 |" in text
-    assert set(TABLES) == {"launches", "step", "run"}
+    assert set(TABLES) == {"launches", "step", "run", "memory"}
+
+
+def test_memory_renders() -> None:
+    rows = [{"variant": "2 segments", "peak_bytes": 1_230_000_000, "seconds": 4.56}]
+    lines = TABLES["memory"]({"case": "a network", "threads": 2, "rows": rows})
+    assert lines[-2] == "| 2 segments | 1.23 | 4.56 |"
 
 
 def test_run_all_passes_on_what_a_script_knows() -> None:

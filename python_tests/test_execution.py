@@ -10,6 +10,7 @@ import torch
 from counting import count, synthesis_iteration
 from networks import CHANNELS, SIZE, snapshot, tiny
 from pytorchcv.model_provider import get_model
+from timing import peak_bytes
 from torch import Tensor, nn
 
 import hast_cuda as hc
@@ -94,6 +95,31 @@ def test_checkpointing_recomputes_and_gives_the_same_gradient(segments: int) -> 
         statistics.forget()
         assert all(layer.batch_mean is None for layer in statistics.layers)
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("segments", [2, 4, 8])
+def test_checkpointing_lowers_the_peak_of_memory(segments: int) -> None:
+    network = get_model("resnet20_cifar10", pretrained=False).eval().requires_grad_(False)
+    peaks = []
+    for number in (0, segments):
+        statistics = BatchStatistics(copy.deepcopy(network), merge=True, segments=number)
+        images = torch.randn(16, 3, 32, 32, requires_grad=True)
+
+        def iteration(statistics: BatchStatistics = statistics, x: Tensor = images) -> None:
+            loss = statistics.model(x).square().sum() + statistics.loss()
+            torch.autograd.grad(loss, x)
+
+        peaks.append(peak_bytes(iteration, torch.device("cpu")))
+    assert peaks[1] < 0.85 * peaks[0]
+
+
+def test_channels_last_refuses_what_onednn_breaks() -> None:
+    execution = Execution(channels_last=True)
+    narrow = torch.nn.Sequential(torch.nn.Conv2d(6, 8, 1, stride=2))
+    with pytest.raises(ValueError, match="the gradient of '0', a strided 1x1 convolution"):
+        execution.network(narrow)
+    for fine in (torch.nn.Conv2d(8, 8, 1, stride=2), torch.nn.Conv2d(3, 8, 3, stride=2)):
+        assert execution.network(fine).weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_checkpointing_costs_one_more_forward() -> None:

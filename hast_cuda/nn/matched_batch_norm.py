@@ -94,7 +94,9 @@ class BatchStatistics:
                     raise ValueError(message) from reason
                 warn_unmerged(reason)
             else:
-                self.model = checkpoint_segments(merged, segments) if segments else merged
+                self.model = merged
+                if segments:
+                    self.model = checkpoint_segments(merged, segments, self.forget)
 
     def _take_along(self, norm: Any, activation: str | None, quantizer: Any) -> nn.Module | None:
         if not isinstance(norm, MatchedBatchNorm2d) or quantizer is not None:
