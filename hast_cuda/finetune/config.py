@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from hast_cuda.validate import check_choice, check_positive, check_range, check_scale
 
 SCHEDULES = ("step", "cosine")
-CALIBRATIONS = ("images", "generator")
+CALIBRATIONS = ("images", "generator", "batch_norm")
+REDUCTIONS = ("batchmean", "mean")
+ALIGNMENTS = ("relaxed", "direct")
+DIRECTIONS = ("both", "distillation", "alignment")
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,20 @@ class FinetuneConfig:
     """T of the distillation loss."""
     distillation_weight: float = 20.0
     """alpha; the KL divergence is multiplied by alpha * T^2."""
+    distillation_reduction: str = "batchmean"
+    """KL divergence summed over classes ("batchmean"), or averaged over them too ("mean", GDFQ)."""
+    label_weight: float = 0.0
+    """Weight of the student's cross entropy on the labels (Eq. 6); HAST has none."""
     feature_weight: float = 1000.0
     """lambda of Eq. 11-12; 0 switches feature alignment off."""
+    alignment: str = "relaxed"
+    """"relaxed": attention vectors (Eq. 13); "direct": the feature maps' mean squared error."""
     normalized_attention: bool = True
     """L2-normalised attention vectors (as released) or the plain sums of Eq. 13-14."""
     perturbation: float = 0.01
     """epsilon of Eq. 10 in normalised input units; 0 switches difficulty promotion off."""
+    perturb_by: str = "both"
+    """Loss whose sign gradient perturbs: "both", "distillation" or "alignment" (Table 5)."""
     clean_weight: float = 1.0
     """Weight of the loss on the images as they are."""
     perturbed_weight: float = 1.0
@@ -49,8 +60,16 @@ class FinetuneConfig:
     """Chance to mirror an image; 0 for images that a mirror spoils, such as digits."""
     max_grad_norm: float = 0.0
     """Clip the gradient to this norm; 0 does not clip."""
+    flip_fraction: float = 0.0
+    """AIT: enlarge each weight's step until this fraction of its integer codes changes; 0: never.
+
+    A tenth of it counts after every fraction in ``decay_at``.
+    """
+    largest_step: float = 100.0
+    """AIT: at most so many times the step of SGD."""
     calibration: str = "images"
-    """Where activation ranges come from: the synthetic "images", or a "generator" (as released)."""
+    """Where activation ranges come from: the training "images", a "generator" (as released), or the
+    "batch_norm" parameters alone."""
     calibration_updates: int = 800
     """Moving-average updates before the ranges are frozen."""
     calibration_batch_size: int = 16
@@ -73,7 +92,13 @@ class FinetuneConfig:
         check_range("weight_decay", self.weight_decay, 0)
         check_positive("temperature", self.temperature)
         check_range("distillation_weight", self.distillation_weight, 0)
+        check_choice("distillation_reduction", self.distillation_reduction, REDUCTIONS)
+        check_range("label_weight", self.label_weight, 0)
         check_range("feature_weight", self.feature_weight, 0)
+        check_choice("alignment", self.alignment, ALIGNMENTS)
+        check_choice("perturb_by", self.perturb_by, DIRECTIONS)
+        check_range("flip_fraction", self.flip_fraction, 0, 1)
+        check_range("largest_step", self.largest_step, 1)
         check_range("perturbation", self.perturbation, 0)
         check_range("clean_weight", self.clean_weight, 0)
         check_range("perturbed_weight", self.perturbed_weight, 0)
@@ -88,8 +113,12 @@ class FinetuneConfig:
         if not (self.clean_weight or (self.perturbed_weight and self.perturbation)):
             message = "clean_weight and perturbed_weight are both without effect; one must count"
             raise ValueError(message)
-        if not (self.distillation_weight or self.feature_weight):
-            message = "distillation_weight and feature_weight are both 0; one must count"
+        if not (self.distillation_weight or self.feature_weight or self.label_weight):
+            message = "distillation_weight, feature_weight and label_weight are 0; one must count"
+            raise ValueError(message)
+        by = {"distillation": self.distillation_weight, "alignment": self.feature_weight}
+        if self.perturbation and not by.get(self.perturb_by, 1.0):
+            message = f"perturb_by is {self.perturb_by!r}, a loss of weight 0; choose another"
             raise ValueError(message)
 
     def rate(self, iteration: int) -> float:

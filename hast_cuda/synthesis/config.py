@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from hast_cuda.validate import check_choice, check_positive, check_range, check_scale
 
 SCHEDULES = ("plateau", "cosine")
+NOISES = ("gaussian", "uniform", "narrow")
+STATISTICS = ("batch", "sample")
+SPREADS = ("variance", "std")
+REDUCTIONS = ("mse", "norm", "sum")
+LABEL_LOSSES = ("hard_sample", "soft")
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,32 @@ class SynthesisConfig:
     """Iterations without improvement before the plateau rule acts."""
     min_learning_rate: float = 1e-4
     """Floor of the learning rate."""
+    noise: str = "gaussian"
+    """Where images start: "gaussian" N(0, 1), "uniform" [0, 1) (DSG), "narrow" +-0.0235 (ZeroQ)."""
+    statistics: str = "batch"
+    """Matched: those of the "batch" over N, H, W (Eq. 3), or of each "sample" over H, W (ZeroQ)."""
+    spread: str = "variance"
+    """Second statistic: "variance" (biased), or "std" (ZeroQ, DSG)."""
     match_reduction: str = "mse"
-    """Eq. 3 as released ("mse") or as printed ("norm")."""
+    """Eq. 3 as released ("mse": means over channels and layers), as printed ("norm"), or "sum" of
+    squares over channels and layers (ZeroQ, DSG)."""
+    match_weight: float = 1.0
+    """Weight of the statistics' loss; the paper's is 1."""
+    match_input: bool = False
+    """The image counts as one more layer, of mean 0 and standard deviation 1 (ZeroQ, DSG)."""
+    slack_percentile: float = 0.0
+    """DSG: deviations below this percentile (0 to 1) of those of Gaussian images cost nothing."""
+    slack_images: int = 1024
+    """Gaussian images that set the slack."""
+    layer_emphasis: float = 0.0
+    """DSG: image i weighs layer i (modulo the layers) 1 + this; needs statistics="sample"."""
+    label_loss: str = "hard_sample"
+    """"hard_sample" (Eq. 8), or "soft" (IntraQ): squared distance of p_y to a drawn target."""
+    soft_target: float = 1.0
+    """IntraQ: lower end of the targets; half of them are 1."""
+    margins: tuple[float, float] = (0.0, 2.0)
+    """IntraQ: bounds of the cosine distance to the mean feature of earlier images of the class;
+    (0, 2) are no bounds."""
     label_weight: float = 10.0
     """beta of Eq. 5 and 9."""
     difficulty_exponent: float = 2.0
@@ -48,7 +77,25 @@ class SynthesisConfig:
         check_positive("iterations", self.iterations)
         check_positive("learning_rate", self.learning_rate)
         check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("match_reduction", self.match_reduction, ("mse", "norm"))
+        check_choice("noise", self.noise, NOISES)
+        check_choice("statistics", self.statistics, STATISTICS)
+        check_choice("spread", self.spread, SPREADS)
+        check_choice("match_reduction", self.match_reduction, REDUCTIONS)
+        check_choice("label_loss", self.label_loss, LABEL_LOSSES)
+        check_range("match_weight", self.match_weight, 0)
+        check_range("slack_percentile", self.slack_percentile, 0, 1)
+        check_positive("slack_images", self.slack_images)
+        check_range("layer_emphasis", self.layer_emphasis, 0)
+        check_range("soft_target", self.soft_target, 0, 1)
+        if len(self.margins) != 2 or not 0 <= self.margins[0] <= self.margins[1] <= 2:
+            message = f"margins is {self.margins}; allowed: (lower, upper) within [0, 2]"
+            raise ValueError(message)
+        if self.layer_emphasis and self.statistics != "sample":
+            message = 'layer_emphasis weighs images one by one; it needs statistics="sample"'
+            raise ValueError(message)
+        if not (self.match_weight or self.label_weight):
+            message = "match_weight and label_weight are both 0; one must count"
+            raise ValueError(message)
         check_range("label_weight", self.label_weight, 0)
         check_range("difficulty_exponent", self.difficulty_exponent, 0)
         check_range("augment_probability", self.augment_probability, 0, 1)
