@@ -92,7 +92,7 @@ def test_quantize_then_evaluate(hast: Cli, tmp_path: Path) -> None:
     assert result["bits"]["overrides"] == {"output": {"weight_bits": None, "act_bits": None}}
     assert (result["preset"], result["seed"], result["data"]) == ("default", 3, "digits")
     assert result["network"]["model"] == "digits"
-    assert (result["num_test_images"], result["num_synthetic_images"]) == (20, 8)
+    assert (result["num_test_images"], result["num_images"]) == (20, 8)
     recipe = json.loads((out / "config.json").read_text())["recipe"]
     assert [part["batch_size"] for part in recipe.values()] == [8, 8]
     assert [part["iterations"] for part in recipe.values()] == [2, 2]
@@ -117,7 +117,7 @@ def test_synthesize_then_finetune(hast: Cli, tmp_path: Path) -> None:
     assert config["synthesis"]["schedule"] == "plateau"
     hast("finetune", *DIGITS, *TUNING, "--images", made / "images", "--out", tuned)
     result = json.loads((tuned / "result.json").read_text())
-    assert result["num_synthetic_images"] == 8
+    assert result["num_images"] == 8
     assert result["full_precision"] is None
     assert not (tuned / "images").exists()
 

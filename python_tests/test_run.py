@@ -72,7 +72,7 @@ def test_files_of_a_run(device: torch.device, tmp_path: Path) -> None:
         assert isinstance(result[key], float), key
         assert 0 <= result[key] <= 100
     assert result["num_test_images"] == 40
-    assert (result["num_synthetic_images"], result["seed"], result["preset"]) == (12, 4, "mine")
+    assert (result["num_images"], result["seed"], result["preset"]) == (12, 4, "mine")
     assert result["bits"] == {"weights": 3, "activations": 3, "placement": "relu", "overrides": {}}
     phases = {"synthesis", "calibration", "range search", "finetuning", "evaluation"}
     assert result["seconds"].keys() == phases
@@ -230,4 +230,4 @@ def test_given_images_stay_as_they_are() -> None:
     before = images.images.clone()
     done = run(None, images=images)
     assert torch.equal(images.images, before)
-    assert done.result["num_synthetic_images"] == 9
+    assert done.result["num_images"] == 9

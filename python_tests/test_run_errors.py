@@ -84,7 +84,7 @@ def test_a_network_without_batch_norm_works_on_given_images(tmp_path: Path) -> N
     recipe = Recipe(RECIPE.synthesis, replace(RECIPE.finetune, feature_weight=0.0))
     teacher = without_batch_norm()
     result = run(tmp_path / "a", teacher=teacher, images=images(), recipe=recipe).result
-    assert result["num_synthetic_images"] == 4
+    assert result["num_images"] == 4
     released = replace(recipe, finetune=replace(recipe.finetune, calibration="generator"))
     with pytest.raises(ValueError, match="no BatchNorm layer with running statistics"):
         run(tmp_path / "b", teacher=teacher, images=images(), recipe=released)
@@ -194,5 +194,5 @@ def test_corrupt_shard_is_named_and_can_be_made_again(tmp_path: Path) -> None:
     shard.unlink()
     run(tmp_path, test=None)
     again = json.loads((tmp_path / "result.json").read_text())
-    assert again["num_synthetic_images"] == 12
+    assert again["num_images"] == 12
     assert len((tmp_path / "student.safetensors").read_bytes()) == len(whole)

@@ -15,11 +15,17 @@ from torch import nn
 
 from hast_cuda.data import ImageSet, load_images
 from hast_cuda.input_spec import InputSpec
-from hast_cuda.methods import Recipe, preset
-from hast_cuda.synthesis import ImageShape
+from hast_cuda.methods import Recipe
+from hast_cuda.methods import recipe as recipe_of
+from hast_cuda.synthesis import ImageShape, SyntheticImages
 from hast_cuda.zoo import input_spec, load_teacher
 
 Preset = Literal["default", "paper", "released"]
+Method = Literal[
+    "hast", "intraq", "zeroq", "zeroq_il", "dsg", "dsg_il", "gdfq", "qimera", "ait", "squant", "dfq",
+    "rtn", "real_data",
+]  # fmt: skip
+SECTIONS = ("synthesis", "finetune", "generator", "posttraining")
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,10 @@ class Network:
 class Budget:
     """How much to compute and how; what is not given comes from the preset."""
 
+    method: Method = "hast"
+    """Published method; real_data fine-tunes on --train-data."""
     preset: Preset = "default"
-    """"paper": as printed; "released": as the published code does; "default": ours."""
+    """"paper": as printed; "released": as the published code does; "default": our training."""
     num_images: int | None = None
     """Synthetic images."""
     synthesis_iterations: int | None = None
@@ -75,20 +83,22 @@ class Budget:
 
     def recipe(self, spec: InputSpec) -> Recipe:
         """The preset for images like these, with what was given put in."""
-        chosen = preset(self.preset, dataset_like(spec))
-        synthesis = _given(
+        chosen = recipe_of(self.method, self.preset, dataset_like(spec))
+        given: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        given["synthesis"] = _given(
             num_images=self.num_images,
             iterations=self.synthesis_iterations,
             batch_size=self.batch_size,
         )
-        tuning = _given(iterations=self.finetune_iterations, batch_size=self.batch_size)
+        given["finetune"] = _given(iterations=self.finetune_iterations, batch_size=self.batch_size)
         for assignment in self.set:
             section, field, value = _parse(assignment, chosen)
-            (synthesis if section == "synthesis" else tuning)[field] = value
-        return Recipe(
-            dataclasses.replace(chosen.synthesis, **synthesis),
-            dataclasses.replace(chosen.finetune, **tuning),
-        )
+            given[section][field] = value
+        parts = {
+            section: dataclasses.replace(getattr(chosen, section), **values)
+            for section, values in given.items()
+        }
+        return dataclasses.replace(chosen, **parts)
 
     def torch_device(self) -> torch.device:
         """The device; ValueError if it is not there."""
@@ -135,6 +145,16 @@ def labelled_images(path: str | None, spec: InputSpec, limit: int | None = None)
     return None if path is None else load_images(find(path), spec=spec, limit=limit)
 
 
+def training_images(path: str | None, spec: InputSpec) -> SyntheticImages | None:
+    """Labelled training images in memory, or None."""
+    if path is None:
+        return None
+    batches = list(load_images(find(path), spec=spec, split="train").batches(1024))
+    return SyntheticImages(
+        torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+    )
+
+
 def _given(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
@@ -144,7 +164,7 @@ def _parse(assignment: str, recipe: Recipe) -> tuple[str, str, Any]:
     section, _, field = name.partition(".")
     known = {
         part: {f.name: getattr(getattr(recipe, part), f.name) for f in
-        dataclasses.fields(getattr(recipe, part))} for part in ("synthesis", "finetune")
+        dataclasses.fields(getattr(recipe, part))} for part in SECTIONS
     }  # fmt: skip
     if not equals or field not in known.get(section, {}):
         allowed: Sequence[str] = [f"{s}.{f}" for s, fields in known.items() for f in fields]

@@ -1,7 +1,83 @@
-"""Published methods as configurations."""
+"""Published methods, each a recipe: ``hast_cuda.methods.hast.recipe("paper", "cifar10")``."""
 
 from __future__ import annotations
 
-from hast_cuda.methods.hast import DATASETS, PRESETS, Recipe, preset
+from collections.abc import Callable
 
-__all__ = ["DATASETS", "PRESETS", "Recipe", "preset"]
+from hast_cuda.methods import (
+    ait,
+    dfq,
+    dsg,
+    dsg_il,
+    gdfq,
+    hast,
+    intraq,
+    qimera,
+    real_data,
+    rtn,
+    squant,
+    zeroq,
+    zeroq_il,
+)
+from hast_cuda.methods.recipe import DATASETS, PRESETS, Recipe
+from hast_cuda.validate import check_choice
+
+_RECIPES: dict[str, Callable[..., Recipe]] = {
+    "hast": hast.recipe,
+    "intraq": intraq.recipe,
+    "zeroq": zeroq.recipe,
+    "zeroq_il": zeroq_il.recipe,
+    "dsg": dsg.recipe,
+    "dsg_il": dsg_il.recipe,
+    "gdfq": gdfq.recipe,
+    "qimera": qimera.recipe,
+    "ait": ait.recipe,
+    "squant": squant.recipe,
+    "dfq": dfq.recipe,
+    "rtn": rtn.recipe,
+    "real_data": real_data.recipe,
+}
+
+
+def available() -> tuple[str, ...]:
+    """Names of the methods."""
+    return tuple(_RECIPES)
+
+
+def recipe(method: str = "hast", preset: str = "default", dataset: str = "cifar10") -> Recipe:
+    """The recipe of a method.
+
+    Args:
+        method: one of :func:`available`.
+        preset: "paper" (published hyper-parameters), "released" (what the published code does) or
+            "default" (the method's losses under our training, the same for every method).
+        dataset: "cifar10" (small images, few classes), "cifar100" (small images, many classes) or
+            "imagenet".
+
+    Raises:
+        ValueError: unknown method, preset or dataset.
+    """
+    check_choice("method", method, available())
+    return _RECIPES[method](preset, dataset)
+
+
+__all__ = [
+    "DATASETS",
+    "PRESETS",
+    "Recipe",
+    "ait",
+    "available",
+    "dfq",
+    "dsg",
+    "dsg_il",
+    "gdfq",
+    "hast",
+    "intraq",
+    "qimera",
+    "real_data",
+    "recipe",
+    "rtn",
+    "squant",
+    "zeroq",
+    "zeroq_il",
+]

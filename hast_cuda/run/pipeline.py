@@ -47,30 +47,6 @@ class QuantizationResult:
     result: dict[str, Any]
 
 
-def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> ImageShape:
-    """The teacher's shape with its number of classes, from one forward pass on [1, C, H, W] zeros.
-
-    Raises:
-        ValueError: the network does not take images of this size, or gives no [N, classes] logits.
-    """
-    parameter = next(teacher.parameters(), None)
-    training = teacher.training
-    try:
-        with torch.no_grad():
-            device = None if parameter is None else parameter.device
-            logits = teacher.eval()(torch.zeros(1, *size, device=device))
-    except RuntimeError as error:
-        message = f"the network does not take images of shape {size}: {error}"
-        raise ValueError(message) from error
-    finally:
-        teacher.train(training)
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        message = f"the network gives {shape}; expected logits [N, classes]"
-        raise ValueError(message)
-    return ImageShape(*size, logits.shape[1])
-
-
 class _Phases:
     """Seconds per phase, summed over the attempts of a run (one that was killed does not count)."""
 
@@ -92,8 +68,8 @@ class _Phases:
 
 def zero_shot_quantize(
     teacher: nn.Module, shape: ImageShape | tuple[int, int, int], bits: Bits | None = None, *,
-    recipe: Recipe | str = "default", dataset: str = "cifar10", seed: int = 0,
-    device: torch.device | str = "cpu", out: Path | str | None = None,
+    recipe: Recipe | str = "default", dataset: str = "cifar10", method: str = "hast",
+    seed: int = 0, device: torch.device | str = "cpu", out: Path | str | None = None,
     images: SyntheticImages | None = None, test: ImageSet | None = None,
     describe: Mapping[str, Any] | None = None, evaluation_batch: int = 256,
     execution: Execution | None = None,
@@ -104,12 +80,15 @@ def zero_shot_quantize(
         teacher: pretrained network with BatchNorm; never edited.
         shape: its input and classes, or its input (C, H, W).
         bits: widths and placement; default 4 and 4.
-        recipe: a :class:`Recipe`, or the name of a preset for ``dataset``.
+        recipe: a :class:`Recipe`, or the name of a preset of ``method`` for ``dataset``.
         dataset: the kind of images, for a preset's name: "cifar10", "cifar100" or "imagenet".
+        method: for a preset's name; one of :func:`hast_cuda.methods.available`.
         seed: of everything random.
         device: where to compute.
-        out: run directory; None keeps nothing. The same call continues an unfinished run.
-        images: use these instead of synthesising.
+        out: run directory; None keeps nothing. The same call continues an unfinished run, and
+            gives the result of a finished one.
+        images: use these instead of synthesising; the training images of a recipe that wants real
+            ones.
         test: real images to report accuracy on; never used for training or choosing.
         describe: more entries for ``config.json`` and ``result.json`` (network, preset, ...).
         evaluation_batch: images per forward pass of an evaluation.
@@ -124,23 +103,23 @@ def zero_shot_quantize(
         message = f"teacher must be an nn.Module, got {type(teacher).__name__}"
         raise TypeError(message)
     bits, device, execution = bits or Bits(), torch.device(device), execution or Execution()
-    chosen = preset(recipe, dataset) if isinstance(recipe, str) else recipe
-    shape = shape if isinstance(shape, ImageShape) else infer_shape(teacher, shape)
     described = {"bits": bits, "seed": seed, **(describe or {})}
     if isinstance(recipe, str):
-        described.setdefault("preset", recipe)
+        chosen = methods.recipe(method, recipe, dataset)
+        described = {"method": method, "preset": recipe, **described}
+    else:
+        chosen = recipe
+    shape = shape if isinstance(shape, ImageShape) else infer_shape(teacher, shape)
+    check_source(chosen, teacher, images, shape)
+    prepared = prepare(teacher, chosen.posttraining)
     student = quantize(
-        teacher, bits.weights, bits.activations, placement=bits.placement,
+        prepared, bits.weights, bits.activations, placement=bits.placement,
         overrides=bits.overrides, ema=chosen.finetune.ema,
     ).to(device)  # fmt: skip
-    if images is not None:
-        check_images(images, shape)
-    if images is None or chosen.finetune.calibration == "generator":
-        require_batch_norm(teacher)
     config = {**described, "shape": shape, "recipe": chosen, "execution": execution}
     run = None if out is None else RunDirectory(Path(out), config, device)
     log = (lambda _: None) if run is None else run.log
-    phases = _Phases(run)
+    phases = Phases(run)
 
     def accuracy(network: nn.Module) -> float | None:
         if test is None:
@@ -148,33 +127,40 @@ def zero_shot_quantize(
         return evaluate(network, test, batch_size=evaluation_batch, device=device)
 
     with phases("synthesis"):
-        if images is None:
+        if images is None and chosen.images == "synthetic":
             images = synthesize(
                 teacher, shape, chosen.synthesis, seed=seed, device=device, log=log,
                 store=None if run is None else ImageStore(run.images), execution=execution,
             )  # fmt: skip
-    check_images(images, shape)
+            check_images(images, shape)
+    if run is not None and (found := run.result()) is not None:
+        return QuantizationResult(load_weights_into(student, run.path), images, found)
+    trainer = make_trainer(chosen, teacher, shape, seed=seed, device=device)
     with phases("calibration"):
         calibrate_student(
-            teacher, student, images.images, chosen.finetune,
-            num_classes=shape.num_classes, seed=seed, device=device,
+            teacher, student, None if images is None else images.images, chosen.finetune,
+            width=chosen.posttraining.range_width, generator=trainer, seed=seed, device=device,
         )  # fmt: skip
+        finish(student, prepared.to(device), chosen.posttraining)
     with phases("evaluation"):
         full_precision, rounded = accuracy(teacher), accuracy(student)
     start = rounded
     if chosen.finetune.shrink_ranges:
         with phases("range search"):
-            shrink_ranges(student, images.images[:SEARCH_IMAGES].to(device))
+            shrink_ranges(student, search_images(images, trainer).to(device))
         with phases("evaluation"):
             start = accuracy(student)
-    with phases("finetuning"):
-        done = finetune(
-            teacher, student, images.images, chosen.finetune, seed=seed, device=device, log=log,
-            evaluate=None if test is None else lambda network: accuracy(network) or 0.0,
-            checkpoint=None if run is None else CheckpointFile(run.checkpoint),
-            execution=execution,
-        )  # fmt: skip
-    seen = [top1 for _, top1 in done.accuracies]
+    seen: list[float] = []
+    if chosen.finetune.iterations:
+        with phases("finetuning"):
+            done = finetune(
+                teacher, student, images if trainer is None else trainer, chosen.finetune,
+                seed=seed, device=device, log=log,
+                evaluate=None if test is None else lambda network: accuracy(network) or 0.0,
+                checkpoint=None if run is None else CheckpointFile(run.checkpoint),
+                execution=execution,
+            )  # fmt: skip
+        seen = [top1 for _, top1 in done.accuracies]
     result = {
         **described,
         "full_precision": full_precision,
@@ -183,39 +169,15 @@ def zero_shot_quantize(
         "quantized": seen[-1] if seen else start,
         "quantized_best_epoch": max(seen) if seen else start,
         "num_test_images": None if test is None else len(test),
-        "num_synthetic_images": len(images),
+        "num_images": None if images is None else len(images),
         "synthesis_iterations": chosen.synthesis.iterations,
         "finetune_iterations": chosen.finetune.iterations,
         "seconds": phases.seconds,
     }
     if run is not None:
-        save_student(done.student, run.student, described)
+        save_student(student, run.student, described)
         run.finish(result)
-    return QuantizationResult(done.student, images, result)
-
-
-def check_images(images: SyntheticImages, shape: ImageShape) -> None:
-    """ValueError unless the images fit the network's input and classes."""
-    expected = (shape.channels, shape.height, shape.width)
-    found = images.images
-    if not len(found) or tuple(found.shape[1:]) != expected or found.dtype != torch.float32:
-        message = (
-            f"synthetic images are {list(found.shape)} {found.dtype}; expected "
-            f"[N, {', '.join(map(str, expected))}] torch.float32"
-        )
-        raise ValueError(message)
-    if len(found) != len(images.labels):
-        message = f"there are {len(found)} synthetic images and {len(images.labels)} labels"
-        raise ValueError(message)
-    if int(images.labels.min()) < 0 or int(images.labels.max()) >= shape.num_classes:
-        message = (
-            f"labels go from {int(images.labels.min())} to {int(images.labels.max())}; the network "
-            f"has {shape.num_classes} classes"
-        )
-        raise ValueError(message)
-    if not bool(torch.isfinite(found).all()):
-        message = "synthetic images contain NaN or infinity; delete the shards and run again"
-        raise ValueError(message)
+    return QuantizationResult(student, images, result)
 
 
 def save_student(student: nn.Module, path: Path, described: Mapping[str, Any]) -> None:

@@ -1,0 +1,166 @@
+"""``hast-cuda reproduce``: a table of the paper, our figures beside the paper's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from hast_cuda.cli.options import Budget, Method, Network, find, labelled_images, shape_of
+from hast_cuda.cli.options import training_images as training
+from hast_cuda.execution import Execution
+from hast_cuda.files import replace_file
+from hast_cuda.reproduce import (
+    NETWORKS,
+    TABLES,
+    Document,
+    Outcome,
+    Setting,
+    lines_of,
+    order_note,
+    paper_figures,
+    paper_source,
+    rows_of,
+    run_row,
+    to_csv,
+    to_html,
+    to_markdown,
+)
+from hast_cuda.run import environment
+
+TableName = Literal[
+    "table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "figure5"
+]
+Flat = tyro.conf.arg(name="")
+
+
+def reproduce(
+    table: tyro.conf.Positional[TableName], dataset: Literal["cifar10", "cifar100", "imagenet"],
+    bits: int, budget: str = "full", preset: Literal["default", "paper", "released"] | None = None,
+    methods: tuple[Method, ...] = (), rows: tuple[str, ...] = (), seeds: int = 1,
+    model: str | None = None, weights: Path | None = None, data: str | None = None,
+    train_data: str | None = None, test_limit: int | None = None, out: Path | None = None,
+    device: str = "auto", execution: Annotated[Execution, Flat] = Execution(),
+) -> None:  # fmt: skip
+    """Reproduce a table of the paper; the same command goes on where it was killed.
+
+    Files not named are looked for in $HAST_CUDA_DATA: DATASET_test.npz, DATASET_train.npz,
+    MODEL.safetensors and weights/MODEL.safetensors; weights not found are downloaded by pytorchcv.
+
+    Args:
+        table: table1 to table8, or figure5 (as a table).
+        dataset: hyper-parameters, network and images.
+        bits: of weights and activations.
+        budget: "full" (as published), "small" (about 45 minutes for table1 on two CPU cores) or a
+            share such as "10%".
+        preset: "paper", "released" or "default" (every method's losses under our training); by
+            default "paper" at the full budget, else "default", whose rates suit few steps.
+        methods: only these methods, and methods that the table lacks (zeroq, qimera, ...).
+        rows: only these rows.
+        seeds: runs per row, seeds 0, 1, ...
+        model: pytorchcv name or module:callable instead of the paper's network.
+        weights: of the network.
+        data: labelled test images.
+        train_data: labelled training images, for the row real_data.
+        test_limit: use only this many test images.
+        out: directory; default runs/TABLE-DATASET-wBITS-PRESET-BUDGET.
+        device: "auto", "cpu", "cuda".
+        execution: how to compute.
+    """
+    preset = preset or ("paper" if budget == "full" else "default")
+    model = model or NETWORKS[dataset]
+    network = Network(model, weights or _weights(model))
+    spec = network.spec()
+    test = labelled_images(data or _found(f"{dataset}_test.npz", "--data"), spec, test_limit)
+    assert test is not None
+    train = train_data or _in_folder(f"{dataset}_train.npz")
+    name = f"{table}-{dataset}-w{bits}-{preset}-{budget.replace('%', 'pct')}"
+    setting = Setting(
+        teacher=network.load(), shape=shape_of(spec), dataset=dataset, bits=bits, preset=preset,
+        budget=budget, device=Budget(device=device).torch_device(),
+        out=out or Path("runs") / name, test=test, train=training(train, spec),
+        describe={"network": network}, execution=execution,
+    )  # fmt: skip
+    chosen = [row for row in rows_of(table, methods) if not rows or row.name in rows]
+    unknown = set(rows) - {row.name for row in chosen}
+    if unknown or not chosen:
+        known = ", ".join(row.name for row in rows_of(table, methods))
+        message = f"{table} has no rows {sorted(unknown)}; it has: {known}"
+        raise ValueError(message)
+    paper = paper_figures(table, dataset, model, bits)
+    outcomes: list[Outcome] = []
+    for row in chosen:
+        outcomes.append(run_row(row, setting, range(seeds), print))
+        document = _document(table, setting, outcomes, seeds, paper)
+        write(document, outcomes, setting)
+    print(to_markdown(document))
+    print(f"written: {setting.out / 'table.md'}, table.csv, table.html, table.json")
+
+
+def write(document: Document, outcomes: list[Outcome], setting: Setting) -> None:
+    """Put the table beside its runs, in every format; whole or not at all."""
+    raw = {
+        "title": document.title, "facts": document.facts, "notes": document.notes,
+        "rows": {o.row.name: o.results or o.absent for o in outcomes},
+    }  # fmt: skip
+    texts = {
+        "table.md": to_markdown(document), "table.csv": to_csv(document),
+        "table.html": to_html(document), "table.json": json.dumps(raw, indent=1, default=str) + "\n",
+    }  # fmt: skip
+    for name, text in texts.items():
+        with replace_file(setting.out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _document(
+    table: str, setting: Setting, outcomes: list[Outcome], seeds: int, paper: dict[str, Any]
+) -> Document:
+    where = environment(setting.device)
+    facts = {
+        "network": str(setting.describe["network"].model),
+        "test images": f"{len(setting.test)} of {setting.dataset}",
+        "bits": f"{setting.bits} for weights and activations",
+        "preset": setting.preset,
+        "budget": setting.budget,
+        "seeds": ", ".join(map(str, range(seeds))),
+        "device": f"{where['device_name']}, {where['threads']} threads",
+        "versions": f"hast_cuda {where['hast_cuda']}, torch {torch.__version__}",
+    }
+    if setting.train is not None:
+        facts["training images of real_data"] = str(len(setting.train))
+    notes = [
+        "Last iteration: nothing is chosen by test accuracy; best seen is, and is shown because "
+        "published figures often are. Differences to the paper compare other weights and another "
+        "budget unless both are the paper's; the drops from full precision compare better.",
+        f"Paper: {paper_source()}",
+    ]
+    order = order_note(outcomes, paper)
+    return Document(
+        f"{table}: {TABLES[table].title}", facts, lines_of(outcomes, paper),
+        notes if order is None else [order, *notes],
+    )  # fmt: skip
+
+
+def _in_folder(name: str) -> str | None:
+    found = find(name)
+    return found if Path(found).exists() else None
+
+
+def _found(name: str, flag: str) -> str:
+    found = _in_folder(name)
+    if found is None:
+        message = f"{name} is neither here nor in $HAST_CUDA_DATA; give {flag}"
+        raise FileNotFoundError(message)
+    return found
+
+
+def _weights(model: str) -> Path | None:
+    """The file in $HAST_CUDA_DATA, or None: pytorchcv's own."""
+    for name in (f"{model}.safetensors", f"weights/{model}.safetensors"):
+        found = _in_folder(name)
+        if found is not None:
+            return Path(found)
+    return None

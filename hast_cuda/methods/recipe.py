@@ -1,0 +1,50 @@
+"""What a method is made of: where its images come from, and what becomes of the student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.posttraining import PostTrainingConfig
+from hast_cuda.synthesis import GeneratorConfig, SynthesisConfig
+from hast_cuda.validate import check_choice
+
+PRESETS = ("default", "paper", "released")
+DATASETS = ("cifar10", "cifar100", "imagenet")
+IMAGES = ("synthetic", "generated", "real", "none")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All choices of a run but the network, the bits and the seed."""
+
+    synthesis: SynthesisConfig
+    """Of images optimised from noise."""
+    finetune: FinetuneConfig
+    """Of the student, and of its activation ranges; no iterations: post-training quantization."""
+    generator: GeneratorConfig = GeneratorConfig()
+    """Of images that a network makes."""
+    posttraining: PostTrainingConfig = PostTrainingConfig()
+    """What is done to the weights without images."""
+    images: str = "synthetic"
+    """"synthetic" (optimised noise), "generated" (by a network trained beside the student), "real"
+    (given by the user) or "none"."""
+
+    def __post_init__(self) -> None:
+        check_choice("images", self.images, IMAGES)
+        if self.images == "none":
+            if self.finetune.iterations:
+                message = "a recipe without images cannot fine-tune: set finetune.iterations to 0"
+                raise ValueError(message)
+            if self.finetune.calibration == "images" or self.finetune.shrink_ranges:
+                message = (
+                    'a recipe without images finds ranges from "batch_norm" or a "generator", and '
+                    "cannot shrink them by their error on images"
+                )
+                raise ValueError(message)
+
+
+def check_names(preset: str, dataset: str) -> None:
+    """ValueError for an unknown preset or data set."""
+    check_choice("preset", preset, PRESETS)
+    check_choice("dataset", dataset, DATASETS)

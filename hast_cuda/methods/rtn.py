@@ -1,0 +1,17 @@
+"""Round to nearest: min-max weights and, without any image, ranges from BatchNorm parameters."""
+
+from __future__ import annotations
+
+from hast_cuda.methods import training_free
+from hast_cuda.methods.recipe import Recipe
+from hast_cuda.posttraining import PostTrainingConfig
+
+
+def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
+    """Weights rounded to nearest, ranges of 6 standard deviations ("default": smallest error).
+
+    Raises:
+        ValueError: unknown preset or dataset.
+    """
+    width = 0.0 if preset == "default" else 6.0
+    return training_free.recipe(PostTrainingConfig(range_width=width), preset, dataset)

@@ -1,0 +1,121 @@
+"""Runs the rows of a table, each in its run directory; what is finished is not run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hast_cuda.data import ImageSet
+from hast_cuda.execution import Execution
+from hast_cuda.methods import Recipe, recipe
+from hast_cuda.reproduce.budget import apply_budget, change
+from hast_cuda.reproduce.tables import Row
+from hast_cuda.run import Bits, plain, zero_shot_quantize
+from hast_cuda.synthesis import (
+    ImageShape,
+    ImageStore,
+    SynthesisConfig,
+    SyntheticImages,
+    synthesize,
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows of one table have in common."""
+
+    teacher: nn.Module
+    shape: ImageShape
+    dataset: str
+    bits: int
+    preset: str
+    budget: str
+    device: torch.device
+    out: Path
+    test: ImageSet
+    train: SyntheticImages | None
+    """Real training images, for the rows that use them."""
+    describe: dict[str, Any]
+    """Entries of every run's ``config.json``: the network and its weights."""
+    execution: Execution = Execution()
+
+
+@dataclass
+class Outcome:
+    """The results of one row, a dict (``result.json``) per seed; or why there are none."""
+
+    row: Row
+    results: list[dict[str, Any]]
+    absent: str | None = None
+
+
+def recipe_of(row: Row, setting: Setting) -> Recipe:
+    """The recipe of a row: its method's preset, changed, at the budget."""
+    found = apply_budget(
+        change(recipe(row.method, setting.preset, setting.dataset), row.changes), setting.budget
+    )
+    count = max(1, round(found.synthesis.num_images * row.image_share))
+    return dataclasses.replace(
+        found, synthesis=dataclasses.replace(found.synthesis, num_images=count)
+    )
+
+
+def image_key(teacher: nn.Module, shape: ImageShape, config: SynthesisConfig, seed: int) -> str:
+    """Hash of all that determines a set of synthetic images on one kind of device."""
+    digest = hashlib.sha256()
+    for name, tensor in teacher.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    values = plain({"shape": shape, "synthesis": config, "seed": seed})
+    digest.update(json.dumps(values, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def images_for(chosen: Recipe, setting: Setting, seed: int) -> SyntheticImages | None:
+    """The images that a recipe trains on; rows with equal synthesis share one set on disk."""
+    if chosen.images == "real":
+        return setting.train
+    if chosen.images != "synthetic":
+        return None
+    key = image_key(setting.teacher, setting.shape, chosen.synthesis, seed)
+    store = ImageStore(setting.out / "images" / f"{key}-{setting.device.type}")
+    return synthesize(
+        setting.teacher, setting.shape, chosen.synthesis, seed=seed, device=setting.device,
+        store=store, execution=setting.execution,
+    )  # fmt: skip
+
+
+def run_row(row: Row, setting: Setting, seeds: Sequence[int], say: Callable[[str], None]) -> Outcome:
+    """All seeds of one row."""
+    chosen = recipe_of(row, setting)
+    if chosen.images == "real" and setting.train is None:
+        return Outcome(row, [], "no training images given (--train-data)")
+    results = []
+    for seed in seeds:
+        out = setting.out / "runs" / f"{_file_name(row.name)}-w{setting.bits}-seed{seed}"
+        say(f"{row.name}, seed {seed}: {out}")
+        done = zero_shot_quantize(
+            setting.teacher, setting.shape, Bits(setting.bits, setting.bits), recipe=chosen,
+            seed=seed, device=setting.device, out=out, images=images_for(chosen, setting, seed),
+            test=setting.test, execution=setting.execution,
+            describe={
+                "method": row.method, "row": row.name, "preset": setting.preset,
+                "budget": setting.budget, **setting.describe,
+            },
+        )  # fmt: skip
+        results.append(done.result)
+    return Outcome(row, results)
+
+
+def _file_name(name: str) -> str:
+    """``name`` with everything but letters, digits and "._-" replaced, different for each name."""
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"

@@ -1,0 +1,160 @@
+"""What each table and figure of the paper compares: its rows as methods with changed values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+from hast_cuda.validate import check_choice
+
+NETWORKS = {"cifar10": "resnet20_cifar10", "cifar100": "resnet20_cifar100", "imagenet": "resnet18"}
+FULL_PRECISION = "full_precision"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a method, and what it changes in the method's recipe."""
+
+    name: str
+    method: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Recipe values by dotted name, e.g. {"finetune.perturbation": 0.0}."""
+    image_share: float = 1.0
+    """Synthetic images, as a share of the budget's."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, and what distinguishes them."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The paper's value of one row: top-1 in percent and its spread, where it gives one."""
+
+    top1: float
+    spread: float | None = None
+
+
+NO_HSS = {"synthesis.difficulty_exponent": 0.0}
+NO_SDP = {"finetune.perturbation": 0.0}
+NO_FA = {"finetune.feature_weight": 0.0}
+
+_COMPARISON = tuple(
+    Row(name, name)
+    for name in ("real_data", "squant", "gdfq", "ait", "zeroq_il", "dsg_il", "intraq", "hast")
+)
+
+
+def _weights(a: float, b: float) -> dict[str, Any]:
+    return {"finetune.clean_weight": float(a), "finetune.perturbed_weight": float(b)}
+
+
+_ABLATIONS = Table(
+    "Components: hard-sample synthesis (HSS), difficulty promotion (SDP), feature alignment (FA)",
+    (
+        Row("none", "zeroq_il"),  # the paper's base has the cross entropy, Eq. 6
+        Row("HSS", "hast", {**NO_SDP, **NO_FA}),
+        Row("SDP", "hast", {**NO_HSS, **NO_FA}),
+        Row("FA", "hast", {**NO_HSS, **NO_SDP}),
+        Row("SDP+FA", "hast", NO_HSS),
+        Row("HSS+SDP", "hast", NO_FA),
+        Row("HSS+FA", "hast", NO_SDP),
+        Row("HSS+SDP+FA", "hast"),
+    ),
+)
+_SWEEPS = {
+    "gamma": ("synthesis.difficulty_exponent", (0.0, 0.5, 1.0, 2.0)),
+    "epsilon": ("finetune.perturbation", (0.005, 0.01, 0.02, 0.04)),
+    "lambda": ("finetune.feature_weight", (500.0, 1000.0, 2000.0, 4000.0)),
+}
+TABLES = {
+    "table1": Table("Methods on CIFAR-10/100, ResNet-20", _COMPARISON),
+    "table2": Table("Methods on ImageNet, ResNet-18", _COMPARISON),
+    "table3": Table("Methods on ImageNet, MobileNet", _COMPARISON),
+    "table4": _ABLATIONS,
+    "table5": Table(
+        "Loss whose gradient gives the perturbation (Eq. 10)",
+        (
+            # Eq. 10 needs a loss with weight: every row aligns features.
+            Row("KL", "hast", {"finetune.perturb_by": "distillation"}),
+            Row("FA", "hast", {"finetune.perturb_by": "alignment"}),
+            Row("KL+FA", "hast", {"finetune.perturb_by": "both"}),
+        ),
+    ),
+    "table6": Table(
+        "Weights of clean and perturbed images (Eq. 12), a:b",
+        tuple(
+            Row(f"{a}:{b}", "hast", _weights(a, b))
+            for a, b in ((1, 0), (3, 1), (2, 1), (1, 1), (1, 2), (1, 3), (1, 4), (0, 1))
+        ),
+    ),
+    "table7": Table(
+        "Feature alignment: maps (direct) or attention vectors (relaxed, Eq. 13)",
+        (
+            Row("direct", "hast", {"finetune.alignment": "direct"}),
+            Row("relaxed", "hast", {"finetune.alignment": "relaxed"}),
+        ),
+    ),
+    "table8": Table(
+        "Number of synthetic images",
+        (
+            Row("IntraQ, 5120", "intraq"),
+            *(Row(str(n), "hast", image_share=n / 5120) for n in (256, 1280, 2560, 5120)),
+        ),
+    ),
+    "figure5": Table(
+        "Sensitivity to gamma (Eq. 8), epsilon (Eq. 10) and lambda (Eq. 12)",
+        tuple(
+            Row(f"{symbol} {value:g}", "hast", {name: value})
+            for symbol, (name, values) in _SWEEPS.items()
+            for value in values
+        ),
+    ),
+}
+
+
+def paper_source() -> str:
+    """Where the paper's figures come from."""
+    text: str = _document()["source"]
+    return text
+
+
+def paper_figures(table: str, dataset: str, model: str, bits: int) -> dict[str, Figure]:
+    """The paper's top-1 by row; empty where it does not have this table for these images or bits.
+
+    Args:
+        table: "table1" to "table8".
+        dataset: "cifar10", "cifar100" or "imagenet".
+        model: distinguishes the networks of Table 3.
+        bits: of weights and activations.
+    """
+    found = _document()["tables"].get(table, {})
+    columns = found.get(model if table == "table3" else dataset, {}).get(str(bits), {})
+    return {name: Figure(*values) for name, values in columns.items()}
+
+
+def rows_of(table: str, methods: tuple[str, ...] = ()) -> tuple[Row, ...]:
+    """Rows of a table; with ``methods``, only theirs, and those methods that it lacks.
+
+    Raises:
+        ValueError: an unknown table.
+    """
+    check_choice("table", table, tuple(TABLES))
+    rows = TABLES[table].rows
+    if not methods:
+        return rows
+    kept = tuple(row for row in rows if row.method in methods or row.name in methods)
+    known = {row.method for row in kept} | {row.name for row in kept}
+    return kept + tuple(Row(name, name) for name in methods if name not in known)
+
+
+def _document() -> dict[str, Any]:
+    path = files("hast_cuda.reproduce") / "paper.json"
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document

@@ -1,0 +1,56 @@
+"""What a run is given, checked before any work."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.synthesis import ImageShape, SyntheticImages
+
+
+def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> ImageShape:
+    """The teacher's shape with its number of classes, from one forward pass on [1, C, H, W] zeros.
+
+    Raises:
+        ValueError: the network does not take images of this size, or gives no [N, classes] logits.
+    """
+    parameter = next(teacher.parameters(), None)
+    training = teacher.training
+    try:
+        with torch.no_grad():
+            device = None if parameter is None else parameter.device
+            logits = teacher.eval()(torch.zeros(1, *size, device=device))
+    except RuntimeError as error:
+        message = f"the network does not take images of shape {size}: {error}"
+        raise ValueError(message) from error
+    finally:
+        teacher.train(training)
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        message = f"the network gives {shape}; expected logits [N, classes]"
+        raise ValueError(message)
+    return ImageShape(*size, logits.shape[1])
+
+
+def check_images(images: SyntheticImages, shape: ImageShape) -> None:
+    """ValueError unless the images fit the network's input and classes."""
+    expected = (shape.channels, shape.height, shape.width)
+    found = images.images
+    if not len(found) or tuple(found.shape[1:]) != expected or found.dtype != torch.float32:
+        message = (
+            f"images are {list(found.shape)} {found.dtype}; expected "
+            f"[N, {', '.join(map(str, expected))}] torch.float32"
+        )
+        raise ValueError(message)
+    if len(found) != len(images.labels):
+        message = f"there are {len(found)} images and {len(images.labels)} labels"
+        raise ValueError(message)
+    if int(images.labels.min()) < 0 or int(images.labels.max()) >= shape.num_classes:
+        message = (
+            f"labels go from {int(images.labels.min())} to {int(images.labels.max())}; the network "
+            f"has {shape.num_classes} classes"
+        )
+        raise ValueError(message)
+    if not bool(torch.isfinite(found).all()):
+        message = "images contain NaN or infinity; delete the shards and run again"
+        raise ValueError(message)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hast_cuda import methods
+from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.methods import DATASETS, PRESETS, Recipe
+from hast_cuda.posttraining import PostTrainingConfig
+from hast_cuda.synthesis import SynthesisConfig
+
+NAMES = (
+    "hast", "intraq", "zeroq", "zeroq_il", "dsg", "dsg_il", "gdfq", "qimera", "ait", "squant", "dfq",
+    "rtn", "real_data",
+)  # fmt: skip
+
+
+def test_available() -> None:
+    assert methods.available() == NAMES
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe(name: str, preset: str, dataset: str) -> None:
+    found = methods.recipe(name, preset, dataset)
+    assert isinstance(found, Recipe)
+    assert getattr(methods, name).recipe(preset, dataset) == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("hats",), "method is 'hats'; allowed: 'hast', 'intraq'"),
+        (("hast", "best"), "preset is 'best'; allowed: 'default', 'paper', 'released'"),
+        (("dfq", "paper", "mnist"), "dataset is 'mnist'; allowed: 'cifar10', 'cifar100', 'ima"),
+    ],
+)
+def test_unknown_names(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        methods.recipe(*arguments)
+
+
+def differing(first: Any, second: Any) -> set[str]:
+    return {name for name, value in vars(first).items() if value != getattr(second, name)}
+
+
+def test_hast_differs_from_its_base_by_its_three_parts() -> None:
+    hast, base = (methods.recipe(name, "paper", "cifar10") for name in ("hast", "zeroq_il"))
+    assert differing(hast.finetune, base.finetune) == {
+        "label_weight", "feature_weight", "perturbation",
+    }  # fmt: skip
+    assert "difficulty_exponent" in differing(hast.synthesis, base.synthesis)
+    assert base.synthesis.difficulty_exponent == 0
+
+
+@pytest.mark.parametrize(
+    ("dataset", "target", "margins"),
+    [("cifar10", 0.95, (0.05, 0.8)), ("cifar100", 0.6, (0.02, 1.0)), ("imagenet", 1.0, (0.0, 2.0))],
+)
+def test_intraq(dataset: str, target: float, margins: tuple[float, float]) -> None:
+    found = methods.recipe("intraq", "paper", dataset)
+    assert found.synthesis.label_loss == "soft"
+    assert (found.synthesis.soft_target, found.synthesis.margins) == (target, margins)
+    assert found.finetune.label_weight == 1
+    # crops are part of the method, so "default" keeps them
+    assert methods.recipe("intraq", "default", dataset).synthesis.augment_probability == 0.5
+
+
+def test_released_rates_decay_as_the_code_counts() -> None:
+    found = methods.recipe("intraq", "released", "cifar10").finetune
+    rates = [found.rate(i) for i in (0, 16 * 200 - 1, 16 * 200, 36 * 200, 56 * 200)]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6, 1e-7])
+
+
+def test_gdfq_weighs_the_divergence_by_400_over_classes() -> None:
+    found = methods.recipe("gdfq", "paper", "cifar100").finetune
+    assert found.distillation_weight * found.temperature**2 == 400
+    assert found.distillation_reduction == "mean"
+    assert found.iterations == 396 * 200
+
+
+@pytest.mark.parametrize("base", ["gdfq", "qimera"])
+def test_ait_changes_its_base_by_its_two_parts(base: str) -> None:
+    found = methods.ait.recipe("paper", "cifar10", base)
+    under = methods.recipe(base, "paper", "cifar10")
+    assert found.generator == under.generator
+    assert differing(found.finetune, under.finetune) == {
+        "label_weight", "weight_decay", "flip_fraction",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="base is 'dsg'; allowed: 'gdfq', 'qimera'"):
+        methods.ait.recipe("paper", "cifar10", "dsg")
+
+
+@pytest.mark.parametrize("name", ["squant", "dfq", "rtn"])
+def test_training_free_methods_use_no_image(name: str) -> None:
+    found = methods.recipe(name)
+    assert (found.images, found.finetune.iterations) == ("none", 0)
+    assert found.finetune.calibration == "batch_norm"
+
+
+@pytest.mark.parametrize("name", ["hast", "intraq", "zeroq_il", "dsg_il", "real_data"])
+def test_default_trains_every_method_alike(name: str) -> None:
+    ours = methods.recipe(name, "default", "cifar10").finetune
+    hast = methods.recipe("hast", "default", "cifar10").finetune
+    allowed = {"label_weight", "feature_weight", "perturbation", "clean_weight", "perturbed_weight"}
+    assert differing(ours, hast) <= allowed
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"images": "video"}, "images is 'video'; allowed: 'synthetic', 'generated', 'real'"),
+        ({"images": "none"}, "a recipe without images cannot fine-tune"),
+    ],
+)
+def test_recipe_errors(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recipe(SynthesisConfig(), FinetuneConfig(), **changed)
+
+
+def test_ranges_without_images_need_another_source() -> None:
+    tuning = FinetuneConfig(iterations=0)
+    for wrong in (tuning, replace(tuning, calibration="batch_norm", shrink_ranges=True)):
+        with pytest.raises(ValueError, match="a recipe without images finds ranges from"):
+            Recipe(SynthesisConfig(), wrong, images="none")
+
+
+def test_posttraining_is_off_unless_asked() -> None:
+    assert methods.recipe("hast").posttraining == PostTrainingConfig()

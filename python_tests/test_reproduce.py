@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from networks import tiny
+
+from hast_cuda import methods
+from hast_cuda.reproduce import (
+    TABLES,
+    Document,
+    Figure,
+    Outcome,
+    Row,
+    apply_budget,
+    change,
+    image_key,
+    lines_of,
+    order_note,
+    paper_figures,
+    rows_of,
+    to_csv,
+    to_html,
+    to_markdown,
+)
+from hast_cuda.synthesis import ImageShape, SynthesisConfig
+
+SHAPE = ImageShape(3, 8, 8, 5)
+
+
+def outcome(name: str, *top1: float) -> Outcome:
+    results = [
+        {
+            "full_precision": 92.0, "quantized": value, "quantized_best_epoch": value + 0.5,
+            "start_of_finetuning": value - 10, "seconds": {"synthesis": 1.5, "finetuning": 2.0},
+        }
+        for value in top1
+    ]  # fmt: skip
+    return Outcome(Row(name, name), results)
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("preset", methods.PRESETS)
+def test_every_row_is_a_recipe(table: str, preset: str) -> None:
+    names = [row.name for row in rows_of(table)]
+    assert len(set(names)) == len(names)
+    for row in rows_of(table):
+        change(methods.recipe(row.method, preset, "cifar10"), row.changes)
+
+
+@pytest.mark.parametrize(
+    ("table", "dataset", "model", "bits", "row", "top1"),
+    [
+        ("table1", "cifar10", "", 3, "hast", 88.34),
+        ("table1", "cifar100", "", 4, "dsg_il", 62.62),
+        ("table2", "imagenet", "resnet18", 3, "intraq", 45.51),
+        ("table3", "imagenet", "mobilenetv2_w1", 4, "ait", 66.47),
+        ("table4", "imagenet", "resnet18", 3, "HSS+SDP+FA", 51.15),
+        ("table5", "cifar10", "", 3, "FA", 87.68),
+        ("table6", "imagenet", "resnet18", 3, "1:3", 53.12),
+        ("table7", "cifar100", "", 3, "direct", 51.50),
+        ("table8", "imagenet", "resnet18", 3, "256", 49.17),
+    ],
+)
+def test_paper_figures(
+    table: str, dataset: str, model: str, bits: int, row: str, top1: float
+) -> None:
+    figures = paper_figures(table, dataset, model, bits)
+    assert figures[row].top1 == top1
+    known = {r.name for r in rows_of(table)} | {"full_precision"}
+    assert figures.keys() <= known
+    assert paper_figures(table, dataset, model, 7) == {}
+
+
+def test_the_ablations_change_what_they_name() -> None:
+    base = methods.recipe("hast", "paper", "cifar10")
+    for row in rows_of("table4")[1:]:
+        found = change(base, row.changes)
+        parts = set(row.name.split("+"))
+        assert (found.synthesis.difficulty_exponent > 0) == ("HSS" in parts)
+        assert (found.finetune.perturbation > 0) == ("SDP" in parts)
+        assert (found.finetune.feature_weight > 0) == ("FA" in parts)
+
+
+def test_chosen_methods_may_be_others_than_the_tables() -> None:
+    rows = rows_of("table1", ("hast", "qimera"))
+    assert [row.name for row in rows] == ["hast", "qimera"]
+    with pytest.raises(ValueError, match="table is 'table9'; allowed: 'table1'"):
+        rows_of("table9")
+
+
+def test_budgets() -> None:
+    full = methods.recipe("gdfq", "paper", "cifar10")
+    assert apply_budget(full, "full") is full
+    tenth = apply_budget(full, "10%")
+    assert (tenth.synthesis.num_images, tenth.synthesis.iterations) == (512, 100)
+    assert (tenth.finetune.iterations, tenth.generator.warmup) == (7920, 80)
+    for name in methods.available():
+        small = apply_budget(methods.recipe(name), "small")
+        assert small.synthesis.num_images <= 512
+        assert small.finetune.iterations in (0, 150)
+    free = apply_budget(methods.recipe("squant"), "1%")
+    assert free.finetune.iterations == 0
+
+
+@pytest.mark.parametrize("budget", ["tiny", "0%", "101%", "-5%", "5", "nan%"])
+def test_budget_errors(budget: str) -> None:
+    with pytest.raises(ValueError, match="budget is .*; allowed"):
+        apply_budget(methods.recipe("hast"), budget)
+
+
+def test_image_key_follows_what_makes_images() -> None:
+    config = SynthesisConfig()
+    key = image_key(tiny(), SHAPE, config, 0)
+    assert key == image_key(tiny(), SHAPE, config, 0)
+    changed = tiny()
+    with torch.no_grad():
+        changed.output.bias[0] += 1
+    others = {
+        image_key(changed, SHAPE, config, 0),
+        image_key(tiny(), SHAPE, replace(config, iterations=999), 0),
+        image_key(tiny(), SHAPE, config, 1),
+        image_key(tiny(), replace(SHAPE, height=4), config, 0),
+    }
+    assert key not in others
+    assert len(others) == 4
+
+
+def test_lines() -> None:
+    paper = {"full_precision": Figure(94.0), "hast": Figure(88.34, 0.06), "gdfq": Figure(71.1)}
+    absent = Outcome(Row("gdfq", "gdfq"), [], "no training images given")
+    lines = lines_of([absent, outcome("hast", 80.0, 82.0)], paper)
+    assert lines[0][:2] == ["full precision", "92.00"]
+    assert lines[1][:2] == ["gdfq", "no training images given"]
+    assert lines[1][6] == "71.10"
+    expected = ["hast", "81.00", "1.41", "2", "81.50", "71.00", "88.34 ± 0.06", "-7.34", "11.00",
+                "5.66", "4"]  # fmt: skip
+    assert lines[2] == expected
+
+
+def test_order() -> None:
+    paper = {"a": Figure(90), "b": Figure(80), "c": Figure(70)}
+    same = order_note([outcome(n, v) for n, v in (("a", 50), ("b", 40), ("c", 30))], paper)
+    assert same is not None
+    assert same.endswith("So the same order.")
+    turned = order_note([outcome(n, v) for n, v in (("a", 50), ("b", 20), ("c", 30))], paper)
+    assert turned is not None
+    assert turned.endswith("So 1 of 3 pairs the other way: b / c.")
+    assert order_note([outcome("a", 1)], paper) is None
+
+
+DOCUMENT = Document(
+    "table1: a | b", {"network": "<b>net</b>"}, [["<i>", "1.00", *["-"] * 9]], ["note & more"]
+)
+
+
+def test_formats() -> None:
+    assert "| <i> | 1.00 | - |" in to_markdown(DOCUMENT)
+    page = to_html(DOCUMENT)
+    assert "<i>" not in page
+    assert "&lt;b&gt;net&lt;/b&gt;" in page
+    assert "note &amp; more" in page
+    rows: list[Any] = list(csv.reader(io.StringIO(to_csv(DOCUMENT))))
+    assert rows[1] == ["<i>", "1.00", *[""] * 9]
+    assert len(rows[0]) == len(rows[1])
