@@ -37,6 +37,7 @@ class Step:
     ) -> None:  # fmt: skip
         self.statistics, self.config, self.execution = statistics, config, execution
         self.images = execution.images(torch.zeros(shape, device=device)).requires_grad_()
+        self.layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         self.labels = torch.zeros(shape[0], dtype=torch.int64, device=device)
         self.crops = torch.zeros(shape[0], 5, device=device)
         self.schedule = make_schedule(config, device)
@@ -85,7 +86,9 @@ class Step:
             detach=config.detach_difficulty,
             check_labels=False,
         )
-        (images.grad,) = torch.autograd.grad([match, label], images, self.upstream)
+        (gradient,) = torch.autograd.grad([match, label], images, self.upstream)
+        # The fused Adam takes for granted that gradient and images have the same layout.
+        images.grad = gradient.contiguous(memory_format=self.layout)
         self.statistics.forget()  # checkpointed layers have seen a second forward
         self.optimizer.step()
         loss = torch.add(match.detach(), label.detach(), alpha=config.label_weight)  # Eq. 9
