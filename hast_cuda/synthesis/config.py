@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hast_cuda.validate import check_choice, check_positive, check_range, check_scale
@@ -12,6 +13,12 @@ STATISTICS = ("batch", "sample")
 SPREADS = ("variance", "std")
 REDUCTIONS = ("mse", "norm", "sum")
 LABEL_LOSSES = ("hard_sample", "soft")
+
+
+def _check_margins(value: Sequence[float]) -> None:
+    if len(value) != 2 or not 0 <= value[0] <= value[1] <= 2:
+        message = f"margins is {value}; allowed: (lower, upper) with 0 <= lower <= upper <= 2"
+        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,7 @@ class SynthesisConfig:
         check_positive("slack_images", self.slack_images)
         check_range("layer_emphasis", self.layer_emphasis, 0)
         check_range("soft_target", self.soft_target, 0, 1)
-        if len(self.margins) != 2 or not 0 <= self.margins[0] <= self.margins[1] <= 2:
-            message = f"margins is {self.margins}; allowed: (lower, upper) within [0, 2]"
-            raise ValueError(message)
+        _check_margins(self.margins)
         if self.layer_emphasis and self.statistics != "sample":
             message = 'layer_emphasis weighs images one by one; it needs statistics="sample"'
             raise ValueError(message)
