@@ -1,0 +1,145 @@
+"""How far the images' statistics are from those that the teacher has stored: Eq. 3, ZeroQ, DSG."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.nn import BatchStatistics
+from hast_cuda.ops import batch_norm_match
+from hast_cuda.synthesis.config import SynthesisConfig
+from hast_cuda.synthesis.sample_statistics import SampleStatistics, sample_statistics
+
+EPSILON = 1e-6  # ZeroQ's, under the root: a constant map has a finite gradient
+
+
+class Gap(NamedTuple):
+    """Statistics of one layer minus the stored ones; a row per image, or one for the batch."""
+
+    layer: nn.Module | None
+    """None is the image itself."""
+    mean: Tensor
+    """[rows, C]."""
+    spread: Tensor
+    """[rows, C], of the variance or of its root."""
+
+
+class Matching:
+    """The loss of ``config`` on the statistics that the last forward of the teacher found.
+
+    Of layer l and row r (an image, or the batch) ``d`` is the gap of the means, then of the
+    spreads, beyond the slack: ``max(|gap| - slack_l, 0)``. With ``w`` the layer emphasis the loss
+    is, by ``match_reduction``,
+
+    - "mse": ``mean_l mean_r w_lr mean_c d^2`` (Eq. 3 as released),
+    - "norm": ``mean_l mean_r w_lr ||d||_2`` (Eq. 3 as printed),
+    - "sum": ``sum_l mean_r w_lr sum_c d^2`` (ZeroQ, DSG).
+
+    Args:
+        statistics: of the teacher; with ``config.statistics == "sample"`` its layers get hooks, so
+            one object serves all batches of a run.
+        config: says which statistics, spread, reduction, slack and emphasis.
+    """
+
+    def __init__(self, statistics: BatchStatistics, config: SynthesisConfig) -> None:
+        self.statistics, self.config = statistics, config
+        per_sample = config.statistics == "sample"
+        self.samples = SampleStatistics(statistics.layers) if per_sample else None
+        self.stored = {
+            layer: (layer.running_mean, self._spread(layer.running_var))
+            for layer in statistics.layers
+        }
+        self.slack: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        """Per layer, of mean and spread; none where missing."""
+        # One launch for all layers, where the fused op knows the loss.
+        self.fused = (
+            (config.statistics, config.spread) == ("batch", "variance")
+            and config.match_reduction in ("mse", "norm")
+            and not config.match_input
+            and not config.slack_percentile
+        )
+
+    def loss(self, images: Tensor) -> Tensor:
+        """0-d loss of the last forward, which was given ``images`` [N, C, H, W].
+
+        Raises:
+            ValueError: no layer was reached since the last loss.
+        """
+        if self.fused:
+            return self.statistics.loss(self.config.match_reduction)
+        gaps = self.gaps(images)
+        rows = torch.stack([self._rows(gap) for gap in gaps])
+        if self.config.layer_emphasis:
+            rows = rows * self._emphasis(rows, sum(gap.layer is not None for gap in gaps))
+        layers = rows.mean(1)
+        return layers.sum() if self.config.match_reduction == "sum" else layers.mean()
+
+    def gaps(self, images: Tensor) -> list[Gap]:
+        """The gaps of the last forward, in the order of the layers, then the image's if matched.
+
+        Raises:
+            ValueError: no layer was reached since the last gaps.
+        """
+        found = self._found()
+        if not found:
+            message = "no BatchNorm layer was reached: run a forward pass first"
+            raise ValueError(message)
+        gaps = []
+        for layer, (mean, var) in found.items():
+            stored_mean, stored_spread = (s.to(mean.dtype) for s in self.stored[layer])
+            gaps.append(Gap(layer, mean - stored_mean, self._spread(var) - stored_spread))
+        if self.config.match_input:
+            mean, var = self._of_images(images)
+            gaps.append(Gap(None, mean, self._spread(var) - 1))
+        self.forget()
+        return gaps
+
+    def forget(self) -> None:
+        """Drop the statistics of the last forward, which hold its graph."""
+        self.statistics.forget()
+        if self.samples is not None:
+            self.samples.found.clear()
+
+    def _found(self) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+        layers = self.statistics.layers
+        if self.samples is not None:
+            found = self.samples.found
+            return {layer: found[layer] for layer in layers if layer in found}
+        reached = [m for m in layers if getattr(m, "batch_mean", None) is not None]
+        return {m: (m.batch_mean[None], m.batch_var[None]) for m in reached}
+
+    def _of_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean = torch.zeros(images.shape[1], device=images.device)
+        if self.samples is not None:
+            return sample_statistics(images, mean, torch.ones_like(mean))
+        _, mean, var = batch_norm_match(images, mean, torch.ones_like(mean))
+        return mean[None], var[None]
+
+    def _spread(self, var: Tensor) -> Tensor:
+        return (var + EPSILON).sqrt() if self.config.spread == "std" else var
+
+    def _rows(self, gap: Gap) -> Tensor:
+        """[rows]: the loss of one layer before the average over rows."""
+        slacks = self.slack.get(gap.layer) if gap.layer is not None else None
+        losses: list[Tensor] = []
+        for index, difference in enumerate((gap.mean, gap.spread)):
+            d = difference
+            if slacks is not None:
+                d = (d.abs() - slacks[index]).clamp(min=0)
+            if self.config.match_reduction == "norm":
+                losses.append(torch.linalg.vector_norm(d, dim=1))
+            elif self.config.match_reduction == "sum":
+                losses.append(d.square().sum(1))
+            else:
+                losses.append(d.square().mean(1))
+        return losses[0] + losses[1]
+
+    def _emphasis(self, rows: Tensor, layers: int) -> Tensor:
+        """Weights like ``rows``: 1 + emphasis where image i meets layer i modulo ``layers``."""
+        index = torch.arange(len(rows), device=rows.device)  # that of the input meets no image
+        own = torch.arange(rows.shape[1], device=rows.device) % layers
+        meets = (index[:, None] == own).to(rows.dtype)
+        weights: Tensor = 1 + self.config.layer_emphasis * meets
+        return weights
