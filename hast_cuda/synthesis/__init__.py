@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hast_cuda.synthesis.config import SynthesisConfig
+from hast_cuda.synthesis.intra_class import margin_loss
 from hast_cuda.synthesis.loop import ImageShape, synthesize
-from hast_cuda.synthesis.objective import difficulty, hard_sample_loss
+from hast_cuda.synthesis.objective import difficulty, hard_sample_loss, soft_label_loss
 from hast_cuda.synthesis.store import ImageStore, SyntheticImages
 
 __all__ = [
@@ -14,5 +15,7 @@ __all__ = [
     "SyntheticImages",
     "difficulty",
     "hard_sample_loss",
+    "margin_loss",
+    "soft_label_loss",
     "synthesize",
 ]

@@ -1,4 +1,4 @@
-"""Difficulty of a sample and the hard-sample-enhanced inception loss (Eq. 4, 7, 8)."""
+"""Difficulty of a sample and the losses on its label: Eq. 4, 7, 8 and IntraQ's."""
 
 from __future__ import annotations
 
@@ -31,3 +31,19 @@ def hard_sample_loss(
         0-d float32 loss (float64 for float64), with finite gradient for any finite logits.
     """
     return ops.hard_sample_loss(logits, labels, exponent, detach=detach)[0]
+
+
+def soft_label_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """IntraQ's soft inception loss, ``mean_i (p_i - t_i)^2`` with p the label's probability.
+
+    Args:
+        logits: [N, classes].
+        labels: [N] int64.
+        targets: [N] float32, the t.
+
+    Returns:
+        The loss and, without gradient, the mean difficulty (Eq. 7); 0-d float32.
+    """
+    p = torch.softmax(logits.float(), dim=1).gather(1, labels[:, None])[:, 0]
+    d = 1 - p.detach().clamp(max=LARGEST_PROBABILITY)
+    return (p - targets).square().mean(), d.mean()
