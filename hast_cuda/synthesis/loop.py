@@ -16,8 +16,10 @@ from hast_cuda.execution import Execution, convolution_rules
 from hast_cuda.nn import BatchStatistics
 from hast_cuda.seeding import generator
 from hast_cuda.synthesis.config import SynthesisConfig
+from hast_cuda.synthesis.draws import draw_labels, draw_noise, draw_targets
 from hast_cuda.synthesis.step import Step
 from hast_cuda.synthesis.store import ImageStore, SyntheticImages
+from hast_cuda.synthesis.terms import Terms, make_terms
 
 if TYPE_CHECKING:
     from typing_extensions import Never
@@ -36,27 +38,22 @@ class ImageShape:
     num_classes: int
 
 
-def draw_labels(config: SynthesisConfig, num_classes: int, seed: int) -> Tensor:
-    """[num_images] int64 labels: uniform draws, or equal counts in random order if balanced."""
-    random = generator(seed, "labels")
-    if not config.balanced_labels:
-        return torch.randint(num_classes, (config.num_images,), generator=random)
-    return torch.arange(config.num_images)[
-        torch.randperm(config.num_images, generator=random)
-    ].remainder(num_classes)
-
-
 def synthesize_batch(
     step: Step, labels: Tensor, seed: int, batch: int, log: Log, progress: tqdm[Never]
 ) -> Tensor:
-    """Optimise one batch of noise by Eq. 9; [N, C, H, W] float32 on the device of ``step``.
+    """Optimise one batch of noise by Eq. 9, or the loss that the configuration makes of it.
+
+    Returns:
+        [N, C, H, W] float32 on the device of ``step``.
 
     Raises:
         FloatingPointError: the loss stopped being finite; names the batch and the iteration.
     """
     config, (count, channels, height, width) = step.config, step.images.shape
-    noise = torch.randn(count, channels, height, width, generator=generator(seed, "noise", batch))
-    step.start(noise, labels, f"synthesis of batch {batch}")
+    noise = draw_noise(config, (count, channels, height, width), seed, batch)
+    soft = config.label_loss == "soft"
+    targets = draw_targets(config, count, seed, batch) if soft else None
+    step.start(noise, labels, f"synthesis of batch {batch}", targets)
     draws = torch.rand(config.iterations, generator=generator(seed, "coin", batch))
     coins = (draws < config.augment_probability).tolist()
     crops = CropStream(
@@ -100,10 +97,11 @@ def synthesize(
         teacher: pretrained network with BatchNorm; copied, never edited.
         shape: its input and number of classes.
         config: budget and objective.
-        seed: every batch has its own stream derived from it, so batches do not depend on each
-            other.
+        seed: every batch has its own stream derived from it. With margins (IntraQ), and only then,
+            a batch depends on others: its classes' mean features are those of the batches before.
         device: where to compute.
-        store: keeps each finished batch; finished batches found there are not made again.
+        store: keeps each finished batch; finished batches found there are not made again. Margins
+            take the features of their images anew, so a run that was cut off ends as if it was not.
         log: called with a dict of figures every 50 iterations.
         execution: how to compute; default :class:`Execution`.
 
@@ -111,8 +109,8 @@ def synthesize(
         Images [N, C, H, W] float32 in the teacher's input space and labels [N] int64, on the CPU.
 
     Raises:
-        ValueError: no BatchNorm, or a store of another run. FloatingPointError: a loss that is
-            not finite.
+        ValueError: no BatchNorm, a store of another run, or margins for a network whose classifier
+            cannot be found. FloatingPointError: a loss that is not finite.
     """
     device, execution = torch.device(device), execution or Execution()
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
@@ -122,25 +120,34 @@ def synthesize(
     labels = draw_labels(config, shape.num_classes, seed)
     batches = labels.split(config.batch_size)
     found = set() if store is None else store.finished()
+    last = max(set(range(len(batches))) - found, default=-1)  # to be made
     results: dict[int, Tensor] = {}
+    terms: Terms | None = None
     steps: dict[int, Step] = {}  # by batch size: the last batch may be smaller
     progress = tqdm(
         total=len(batches) * config.iterations, desc="synthesis", unit="it", disable=None
     )
+    image_shape = (shape.channels, shape.height, shape.width)
     with convolution_rules(execution), progress:
+        if last >= 0:
+            full = (len(batches[0]), *image_shape)
+            terms = make_terms(statistics, full, config, execution, device, seed)
         for index, batch_labels in enumerate(batches):
             if store is not None and index in found:
-                results[index] = _stored(store, index, batch_labels, shape)
+                images = _stored(store, index, batch_labels, shape)
                 progress.update(config.iterations)
-                continue
-            size = len(batch_labels)
-            if size not in steps:
-                input_shape = (size, shape.channels, shape.height, shape.width)
-                steps[size] = Step(statistics, input_shape, config, execution, device)
-            images = synthesize_batch(
-                steps[size], batch_labels.to(device), seed, index, log, progress
-            ).cpu()
+            else:
+                size = len(batch_labels)
+                if size not in steps:
+                    steps[size] = Step(
+                        statistics, (size, *image_shape), config, execution, device, terms
+                    )
+                images = synthesize_batch(
+                    steps[size], batch_labels.to(device), seed, index, log, progress
+                ).cpu()
+                if store is not None:
+                    store.save(index, SyntheticImages(images, batch_labels))
             results[index] = images
-            if store is not None:
-                store.save(index, SyntheticImages(images, batch_labels))
+            if terms is not None and terms.features is not None and index < last:
+                terms.features.add(images, batch_labels)
     return SyntheticImages(torch.cat([results[i] for i in range(len(batches))]), labels)

@@ -1,4 +1,4 @@
-"""One iteration of synthesis on one batch of images (Eq. 3-9)."""
+"""One iteration of synthesis on one batch of images (Eq. 3-9, and what other methods add)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from hast_cuda.graphs import Replayed
 from hast_cuda.nn import BatchStatistics
 from hast_cuda.ops import hard_sample_loss
 from hast_cuda.synthesis.config import SynthesisConfig
+from hast_cuda.synthesis.intra_class import ClassDistance
+from hast_cuda.synthesis.objective import soft_label_loss
 from hast_cuda.synthesis.schedule import CosineSchedule, PlateauSchedule, Schedule
+from hast_cuda.synthesis.terms import Terms, make_terms
 
 
 def make_schedule(config: SynthesisConfig, device: torch.device) -> Schedule:
@@ -29,16 +32,31 @@ class Step:
     """Images of one batch and all that follows them; everything stays in place between batches.
 
     Nothing in an iteration reads the device. :attr:`figures` holds what the last one found.
+
+    Args:
+        statistics: of the teacher.
+        shape: [N, C, H, W] of the batch.
+        config: the objective.
+        execution: how to compute.
+        device: where the teacher is.
+        terms: what all batches of a run share; None makes it for this batch alone.
     """
 
     def __init__(
         self, statistics: BatchStatistics, shape: tuple[int, int, int, int],
         config: SynthesisConfig, execution: Execution, device: torch.device,
+        terms: Terms | None = None,
     ) -> None:  # fmt: skip
         self.statistics, self.config, self.execution = statistics, config, execution
+        self.terms = terms or make_terms(statistics, shape, config, execution, device)
+        features = self.terms.features
+        self.distance = None
+        if features is not None:
+            self.distance = ClassDistance(features, shape[0], config.margins)
         self.images = execution.images(torch.zeros(shape, device=device)).requires_grad_()
         self.layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         self.labels = torch.zeros(shape[0], dtype=torch.int64, device=device)
+        self.targets = torch.ones(shape[0], device=device)  # of p_y, with soft labels
         self.crops = torch.zeros(shape[0], 5, device=device)
         self.schedule = make_schedule(config, device)
         self.optimizer = torch.optim.Adam(
@@ -47,16 +65,26 @@ class Step:
         self.guard = FiniteGuard("synthesis", device)
         names = ("loss", "match", "label", "difficulty")
         self.figures = {name: torch.zeros((), device=device) for name in names}
-        # gradient of Eq. 9 with respect to its two terms
-        self.upstream = [torch.full((), w, device=device) for w in (1.0, config.label_weight)]
+        # gradient of the loss with respect to its terms
+        weights = [config.match_weight, config.label_weight, *([1.0] if self.distance else [])]
+        self.upstream = [torch.full((), w, device=device) for w in weights]
         self.plain = Replayed(lambda: self._run(crop=False), device, execution.cuda_graphs)
         self.cropped = Replayed(lambda: self._run(crop=True), device, execution.cuda_graphs)
 
-    def start(self, noise: Tensor, labels: Tensor, what: str) -> None:
-        """Begin a batch: new images, and the optimizer and schedule as if never used."""
+    def start(
+        self, noise: Tensor, labels: Tensor, what: str, targets: Tensor | None = None
+    ) -> None:
+        """Begin a batch: new images, and the optimizer and schedule as if never used.
+
+        ``targets`` [N] are those of p_y for soft labels; None leaves them as they are, at first 1.
+        """
         with torch.no_grad():
             self.images.copy_(noise)
         self.labels.copy_(labels)
+        if targets is not None:
+            self.targets.copy_(targets)
+        if self.distance is not None:
+            self.distance.start(labels)
         self.schedule.reset()
         self.guard.reset(what)
         for value in self.optimizer.state[self.images].values():
@@ -71,28 +99,46 @@ class Step:
             self.cropped()
 
     def _run(self, *, crop: bool) -> None:
-        config, images = self.config, self.images
+        images = self.images
         x: Tensor = images
         if crop:
             x = resize_crops(images, self.crops[:, :4], self.crops[:, 4])
             x = self.execution.images(x)
         with self.execution.autocast(images.device):
             logits = self.statistics.model(x)
-        match = self.statistics.loss(config.match_reduction)  # Eq. 3
-        label, difficulty = hard_sample_loss(  # Eq. 8
+        match = self.terms.matching.loss(x)  # Eq. 3, or ZeroQ's or DSG's
+        label, difficulty = self._label_loss(logits)  # Eq. 8, or IntraQ's
+        terms = [match, label]
+        if self.distance is not None:
+            terms.append(self.distance.loss())
+        (gradient,) = torch.autograd.grad(terms, images, self.upstream)
+        # The fused Adam takes for granted that gradient and images have the same layout.
+        images.grad = gradient.contiguous(memory_format=self.layout)
+        self.terms.forget()  # checkpointed layers have seen a second forward
+        self.optimizer.step()
+        loss = self._sum(terms)
+        self.schedule.step(loss)
+        self.guard.observe(loss)
+        found = (loss, match.detach(), label.detach(), difficulty)
+        torch._foreach_copy_(list(self.figures.values()), list(found))
+
+    def _label_loss(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss, mean difficulty)."""
+        config = self.config
+        if config.label_loss == "soft":
+            return soft_label_loss(logits, self.labels, self.targets)
+        return hard_sample_loss(
             logits,
             self.labels,
             config.difficulty_exponent,
             detach=config.detach_difficulty,
             check_labels=False,
         )
-        (gradient,) = torch.autograd.grad([match, label], images, self.upstream)
-        # The fused Adam takes for granted that gradient and images have the same layout.
-        images.grad = gradient.contiguous(memory_format=self.layout)
-        self.statistics.forget()  # checkpointed layers have seen a second forward
-        self.optimizer.step()
-        loss = torch.add(match.detach(), label.detach(), alpha=config.label_weight)  # Eq. 9
-        self.schedule.step(loss)
-        self.guard.observe(loss)
-        found = (loss, match.detach(), label.detach(), difficulty)
-        torch._foreach_copy_(list(self.figures.values()), list(found))
+
+    def _sum(self, terms: list[Tensor]) -> Tensor:
+        """Eq. 9, with the weight of its first term, and the margins' if they count."""
+        match, label, *rest = (term.detach() for term in terms)
+        if self.config.match_weight != 1:
+            match = match * self.config.match_weight
+        loss = torch.add(match, label, alpha=self.config.label_weight)
+        return torch.add(loss, rest[0]) if rest else loss

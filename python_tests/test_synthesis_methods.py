@@ -1,0 +1,215 @@
+"""ZeroQ, DSG and IntraQ as configurations of the one loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from counting import synthesis_iteration
+from networks import CHANNELS, CLASSES, SIZE, tiny
+from test_host_reads import refuse_reads
+from torch import Tensor, nn
+
+from hast_cuda.execution import Execution
+from hast_cuda.seeding import generator
+from hast_cuda.synthesis import ImageShape, ImageStore, SynthesisConfig, synthesize
+from hast_cuda.synthesis.draws import draw_noise
+from hast_cuda.synthesis.slack import measure_slack
+
+SHAPE = ImageShape(CHANNELS, SIZE, SIZE, CLASSES)
+SMALL = SynthesisConfig(num_images=10, batch_size=4, iterations=8, learning_rate=0.1)
+PER_SAMPLE: dict[str, Any] = {
+    "statistics": "sample", "spread": "std", "match_reduction": "sum", "match_input": True,
+}  # fmt: skip
+ZEROQ = replace(SMALL, noise="narrow", label_weight=0.0, **PER_SAMPLE)
+DSG = replace(
+    SMALL, noise="uniform", slack_percentile=0.9, slack_images=16, layer_emphasis=1.0,
+    label_weight=1.0, difficulty_exponent=0.0, **PER_SAMPLE,
+)  # fmt: skip
+# The margins are narrower than IntraQ's, so that both count in a few iterations.
+INTRAQ = replace(
+    SMALL, label_loss="soft", soft_target=0.6, label_weight=1.0, margins=(0.3, 0.31),
+    augment_probability=0.5, crop_scale=(0.5, 1.0), balanced_labels=True,
+)  # fmt: skip
+METHODS = {"zeroq": ZEROQ, "dsg": DSG, "intraq": INTRAQ}
+Records = list[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_runs_and_learns(device: torch.device, method: str) -> None:
+    records: Records = []
+    config = replace(METHODS[method], iterations=40)
+    found = synthesize(tiny(), SHAPE, config, device=device, log=records.append)
+    assert found.images.shape == (10, CHANNELS, SIZE, SIZE)
+    assert found.images.isfinite().all()
+    wanted = {"loss", "match", "label", "difficulty"}
+    assert all(wanted <= record.keys() for record in records)
+    first, last = records[0], records[1]
+    assert (first["batch"], first["iteration"], last["iteration"]) == (0, 0, 39)
+    assert last["match"] < 0.9 * first["match"]
+
+
+def zeroq_by_hand(network: nn.Module, noise: Tensor, config: SynthesisConfig) -> Tensor:
+    """ZeroQ's loop with torch's own parts, the variance biased."""
+    inputs: dict[nn.Module, Tensor] = {}
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.register_forward_hook(lambda m, args, out: inputs.update({m: args[0]}))
+    x = noise.clone().requires_grad_()
+    adam = torch.optim.Adam([x], lr=config.learning_rate)
+    for _ in range(config.iterations):
+        network(x)
+        zero, one = x.new_zeros(CHANNELS), x.new_ones(CHANNELS)
+        pairs = [(inputs[m], m.running_mean, (m.running_var + 1e-6).sqrt()) for m in norms]
+        loss = x.new_zeros(())
+        for value, mean, std in [*pairs, (x, zero, one)]:
+            for index in range(len(x)):
+                var, own = torch.var_mean(value[index], (1, 2), correction=0)
+                gap = (own - mean).square().sum() + ((var + 1e-6).sqrt() - std).square().sum()
+                loss = loss + gap / len(x)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return x.detach()
+
+
+def test_zeroq_equals_a_loop_of_torch_parts(device: torch.device) -> None:
+    config = replace(ZEROQ, num_images=4)
+    found = synthesize(tiny(), SHAPE, config, seed=3, device=device).images
+    noise = draw_noise(config, (4, CHANNELS, SIZE, SIZE), seed=3, batch=0)
+    expected = zeroq_by_hand(tiny(device), noise.to(device), config).cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert (found - noise).abs().mean() > 0.1
+
+
+def test_noise_is_what_its_name_says() -> None:
+    shape = (50, 3, 8, 8)
+    gaussian, uniform, narrow = (
+        draw_noise(SynthesisConfig(noise=name), shape, seed=1, batch=2)
+        for name in ("gaussian", "uniform", "narrow")
+    )
+    assert torch.equal(gaussian, torch.randn(shape, generator=generator(1, "noise", 2)))
+    assert (uniform.min().item(), uniform.max().item()) == pytest.approx((0, 1), abs=1e-3)
+    assert uniform.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert narrow.abs().max().item() == pytest.approx(0.0235, abs=1e-4)
+    assert narrow.mean().item() == pytest.approx(0, abs=1e-3)
+    assert not torch.equal(uniform, draw_noise(SynthesisConfig(noise="uniform"), shape, 1, 3))
+
+
+@pytest.mark.parametrize("lost", [[0], [1, 2], [2], [0, 1, 2]])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_gives_the_same_images(
+    device: torch.device, tmp_path: Path, method: str, lost: list[int]
+) -> None:
+    store, made = ImageStore(tmp_path), []
+    whole = synthesize(tiny(), SHAPE, METHODS[method], seed=1, device=device, store=store)
+    for index in lost:
+        store.path(index).unlink()
+    again = synthesize(
+        tiny(), SHAPE, METHODS[method], seed=1, device=device, store=store,
+        log=lambda record: made.append(record["batch"]),
+    )  # fmt: skip
+    assert sorted(set(made)) == lost
+    assert torch.equal(whole.images, again.images)
+
+
+def test_batches_depend_on_each_other_with_margins_only(device: torch.device) -> None:
+    bounded, free = (
+        synthesize(tiny(), SHAPE, replace(INTRAQ, margins=margins), device=device).images
+        for margins in (INTRAQ.margins, (0.0, 2.0))
+    )
+    assert torch.equal(bounded[:4], free[:4])  # no references yet
+    assert not torch.equal(bounded[4:8], free[4:8])
+    assert not torch.equal(bounded[8:], free[8:])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loss_is_the_weighted_sum_of_its_terms(device: torch.device, method: str) -> None:
+    records: Records = []
+    config = replace(METHODS[method], match_weight=0.5)
+    synthesize(tiny(), SHAPE, config, device=device, log=records.append)
+    for record in records:
+        terms = 0.5 * record["match"] + config.label_weight * record["label"]
+        rest = record["loss"] - terms
+        if method == "intraq" and record["batch"] > 0:
+            assert rest > 1e-3  # the margins, with weight 1
+        else:
+            assert rest == pytest.approx(0, abs=1e-4 * record["loss"])
+
+
+def test_the_weight_of_the_match_reaches_the_images(device: torch.device) -> None:
+    # Without labels only the size of the gradient changes, which Adam divides by: so with labels.
+    config = replace(ZEROQ, label_weight=1.0, num_images=4)
+    light, heavy = (
+        synthesize(tiny(), SHAPE, replace(config, match_weight=weight), device=device).images
+        for weight in (0.01, 1.0)
+    )
+    assert (light - heavy).abs().mean() > 0.01
+
+
+def test_soft_targets_reach_the_images(device: torch.device) -> None:
+    soft, softer = (
+        synthesize(tiny(), SHAPE, replace(INTRAQ, soft_target=target), device=device).images
+        for target in (0.9, 0.3)
+    )
+    assert (soft - softer).abs().mean() > 1e-3
+
+
+def test_the_slack_is_measured_once_with_the_seed_of_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def spy(*args: Any) -> Any:
+        calls.append(args)
+        return measure_slack(*args)
+
+    monkeypatch.setattr("hast_cuda.synthesis.terms.measure_slack", spy)
+    synthesize(tiny(), SHAPE, replace(DSG, iterations=1), seed=7)
+    ((_, shape, _, _, seed),) = calls
+    assert (shape, seed) == ((4, CHANNELS, SIZE, SIZE), 7)
+
+
+OTHERS = {
+    "unmerged": Execution(merge=False),
+    "channels_last": Execution(channels_last=True),
+    "checkpointed": Execution(checkpoint_segments=3),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("method", METHODS)
+def test_how_it_is_computed_changes_the_last_bits(
+    device: torch.device, method: str, name: str
+) -> None:
+    expected, found = (
+        synthesize(tiny(), SHAPE, METHODS[method], device=device, execution=execution).images
+        for execution in (Execution(), OTHERS[name])
+    )
+    gap = (expected - found).abs().mean() / expected.abs().mean()
+    assert float(gap) < 2e-3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_iteration_reads_nothing_back(method: str) -> None:
+    refuse_reads(synthesis_iteration(tiny(), (4, CHANNELS, SIZE, SIZE), METHODS[method]))
+
+
+def test_a_network_whose_classifier_is_not_found_is_refused(tmp_path: Path) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(CHANNELS, 2 * CLASSES, 3), nn.BatchNorm2d(2 * CLASSES),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.GLU(),
+    ).eval()  # fmt: skip
+    store = ImageStore(tmp_path)
+    with pytest.raises(ValueError, match=r"set margins to \(0, 2\)"):
+        synthesize(network, SHAPE, INTRAQ, store=store)
+    assert store.finished() == set()
+    synthesize(network, SHAPE, replace(INTRAQ, margins=(0.0, 2.0), iterations=1), store=store)
