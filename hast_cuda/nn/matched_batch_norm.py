@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.nn.fused_batch_norm import fits
-from hast_cuda.nn.merge import CannotMergeError, merge_batch_norms, warn_unmerged
+from hast_cuda.nn.merge import merge_batch_norms, warn_unmerged
 from hast_cuda.nn.segments import checkpoint_segments
 from hast_cuda.nn.statistics import has_running_statistics, require_batch_norm
 from hast_cuda.nn.swap import swap_modules
+from hast_cuda.nn.tracing import CannotMergeError
 from hast_cuda.ops import batch_norm_match, match_loss
 from hast_cuda.ops.reference import activate
 

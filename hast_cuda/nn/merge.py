@@ -1,8 +1,4 @@
-"""Find BatchNorm, residual sum and activation in a network's graph and make one module of them.
-
-torch.fx follows the forward of any network without data-dependent control flow, so the parts are
-found wherever they are written: as modules, as functions, one ReLU used in many places.
-"""
+"""Find BatchNorm, residual sum and activation in a network's graph and make one module of them."""
 
 from __future__ import annotations
 
@@ -13,24 +9,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.statistics import has_running_statistics
+from hast_cuda.nn.tracing import (
+    ADD,
+    ADD_METHODS,
+    RELU_FUNCTIONS,
+    RELU_METHODS,
+    RELU_MODULES,
+    CannotMergeError,
+    trace,
+)
 
 # What stands for a BatchNorm and what follows it; None leaves the BatchNorm as it is.
 Fuse = Callable[[Any, str | None, FakeQuantActivation | None], nn.Module | None]
-_ADD = (operator.add, operator.iadd, torch.add)
-_ADD_METHODS = ("add", "add_")
-_RELU_MODULES = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
-_RELU_FUNCTIONS = {
-    F.relu: "relu", torch.relu: "relu", torch.relu_: "relu", F.relu_: "relu", F.relu6: "relu6",
-}  # fmt: skip
 _PURE = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-_RELU_METHODS = {"relu": "relu", "relu_": "relu"}
 
 
 class Tap(nn.Module):
@@ -62,31 +58,6 @@ class Merged:
     watched: dict[str, nn.Module] = field(default_factory=dict)
 
 
-class CannotMergeError(Exception):
-    """The network cannot be followed; the message says why."""
-
-
-class _Tracer(fx.Tracer):
-    """Stops at BatchNorm and at this package's layers; remembers which node a module gave."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.outputs: dict[str, list[fx.Node]] = {}
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own = type(m).__module__.startswith("hast_cuda.nn")
-        return own or has_running_statistics(m) or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:  # fmt: skip
-        result = super().call_module(m, forward, args, kwargs)
-        if isinstance(result, fx.Proxy):
-            self.outputs.setdefault(self.path_of_module(m), []).append(result.node)
-        return result
-
-
 @dataclass
 class _Chain:
     """A BatchNorm node and the nodes that it takes along."""
@@ -106,9 +77,9 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 def _residual(node: fx.Node, value: fx.Node) -> fx.Node | None:
     """What ``node`` adds to ``value``, its first operand; None if it is no such sum."""
     if node.op == "call_function":
-        if node.target not in _ADD:
+        if node.target not in ADD:
             return None
-    elif node.op != "call_method" or node.target not in _ADD_METHODS:
+    elif node.op != "call_method" or node.target not in ADD_METHODS:
         return None
     if node.kwargs or len(node.args) != 2 or node.args[0] is not value:
         return None
@@ -124,17 +95,17 @@ def _activation(
         return None
     if node.op == "call_function":
         # F.relu(x, inplace=True): its result replaces x, which nothing else uses
-        name = _RELU_FUNCTIONS.get(cast("Any", node.target))
+        name = RELU_FUNCTIONS.get(cast("Any", node.target))
         return (name, None) if name and set(node.kwargs) <= {"inplace"} else None
     if node.op == "call_method":
-        name = _RELU_METHODS.get(str(node.target))
+        name = RELU_METHODS.get(str(node.target))
         return (name, None) if name and not node.kwargs else None
     if node.op != "call_module":
         return None
     module = modules[str(node.target)]
     if isinstance(module, FakeQuantActivation):
         return module.activation, module
-    relu = _RELU_MODULES.get(cast("Any", type(module)))
+    relu = RELU_MODULES.get(cast("Any", type(module)))
     return (relu, None) if relu else None
 
 
@@ -160,17 +131,6 @@ def _check_hooks(model: nn.Module) -> None:
                 continue  # a leaf that stays
             message = f"{name or 'the network'} has hooks, which would not be called"
             raise CannotMergeError(message)
-
-
-def _trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]]:
-    tracer = _Tracer()
-    try:
-        graph = tracer.trace(model)
-    except Exception as error:  # whatever the network's own code raises when given proxies
-        reason = str(error).partition("\n")[0]
-        message = f"torch.fx cannot follow its forward ({type(error).__name__}: {reason})"
-        raise CannotMergeError(message) from error
-    return fx.GraphModule(model, graph), tracer.outputs
 
 
 def _replace(merged: fx.GraphModule, chain: _Chain, module: nn.Module) -> fx.Node:
@@ -244,7 +204,7 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
             ``watch`` is called more than once.
     """
     _check_hooks(model)
-    merged, outputs = _trace(model)
+    merged, outputs = trace(model)
     modules = dict(merged.named_modules())
     calls = Counter(n.target for n in merged.graph.nodes if n.op == "call_module")
     norms = [
