@@ -9,43 +9,15 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hast_cuda.nn.activation import FakeQuantActivation
-from hast_cuda.ops import _checks, fake_quantize_weights
+from hast_cuda.nn.output_moments import share_output_moments
+from hast_cuda.nn.quantized_weight import QuantizedWeight
+from hast_cuda.ops import fake_quantize_weights
 
 L = TypeVar("L", "FakeQuantConv2d", "FakeQuantLinear")
 P = TypeVar("P", nn.Conv2d, nn.Linear)
 
 
-class _FakeQuantWeight(nn.Module):
-    """What both layers share: bits, the input quantizer and the quantized weight."""
-
-    weight: Tensor
-    weight_bits: int
-    zero_point: str
-    input_quantizer: FakeQuantActivation | None
-    cached_weight: Tensor | None
-
-    def _set_up(self, weight_bits: int, act_bits: int | None, zero_point: str) -> None:
-        _checks.bit_width("weight_bits", weight_bits)
-        _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
-        self.weight_bits, self.zero_point = weight_bits, zero_point
-        self.input_quantizer = None if act_bits is None else FakeQuantActivation(act_bits)
-        self.cached_weight = None
-
-    def quantized_weight(self) -> Tensor:
-        """Weight on its grid (Eq. 2), range = min and max per output channel; identity gradient."""
-        if self.cached_weight is not None:
-            return self.cached_weight
-        return fake_quantize_weights([self.weight], self.weight_bits, zero_point=self.zero_point)[0]
-
-    def _quantized_input(self, x: Tensor) -> Tensor:
-        if self.input_quantizer is None:
-            return x
-        quantized: Tensor = self.input_quantizer(x)
-        return quantized
-
-
-class FakeQuantConv2d(_FakeQuantWeight, nn.Conv2d):
+class FakeQuantConv2d(QuantizedWeight, nn.Conv2d):
     """``nn.Conv2d`` with weights quantized per output channel, and optionally a quantized input.
 
     Args:
@@ -54,7 +26,8 @@ class FakeQuantConv2d(_FakeQuantWeight, nn.Conv2d):
         act_bits: bits of a quantizer in front of the layer; None leaves the input as it is.
         zero_point: "integer" or "real", see :func:`hast_cuda.fake_quantize`.
 
-    The state dict has the keys of ``nn.Conv2d`` (and the input quantizer's, if there is one).
+    The state dict has the keys of ``nn.Conv2d`` (and the input quantizer's, if there is one; and
+    ``weight_range`` where the grid is fixed, see :meth:`fix_weight_range`).
     """
 
     def __init__(
@@ -91,7 +64,7 @@ class FakeQuantConv2d(_FakeQuantWeight, nn.Conv2d):
         return _bake(nn.Conv2d(**_conv_arguments(self)), self)
 
 
-class FakeQuantLinear(_FakeQuantWeight, nn.Linear):
+class FakeQuantLinear(QuantizedWeight, nn.Linear):
     """``nn.Linear`` with weights quantized per output row, and optionally a quantized input.
 
     Args:
@@ -154,6 +127,9 @@ def _adopt(layer: L, source: nn.Conv2d | nn.Linear) -> L:
         raise ValueError(message)
     for name, parameter in source.named_parameters(recurse=False):
         layer.register_parameter(name, parameter)
+    if isinstance(source, QuantizedWeight):
+        layer.weight_range = source.weight_range
+    share_output_moments(source, layer)
     if layer.input_quantizer is not None:
         layer.input_quantizer.to(source.weight.device)
     return layer.train(source.training)
@@ -164,6 +140,7 @@ def _bake(plain: P, source: FakeQuantConv2d | FakeQuantLinear) -> P:
     plain.weight = nn.Parameter(source.quantized_weight().detach().clone())
     bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())
     plain.register_parameter("bias", bias)
+    share_output_moments(source, plain)
     return plain.train(source.training)
 
 
@@ -171,13 +148,18 @@ def _bake(plain: P, source: FakeQuantConv2d | FakeQuantLinear) -> P:
 def quantized_once(model: nn.Module) -> Iterator[None]:
     """Quantize all weights of ``model`` in one launch; every forward inside reuses them.
 
-    The weights must not change inside. Gradients of several backward passes reach the same weights:
-    the straight-through gradient is the identity and keeps nothing.
+    A layer whose grid is fixed needs a launch of its own. The weights must not change inside.
+    Gradients of several backward passes reach the same weights: the straight-through gradient is
+    the identity and keeps nothing.
     """
-    layers = [m for m in model.modules() if isinstance(m, _FakeQuantWeight)]
+    layers = [m for m in model.modules() if isinstance(m, QuantizedWeight)]
     try:
-        for zero_point in sorted({layer.zero_point for layer in layers}):
-            group = [layer for layer in layers if layer.zero_point == zero_point]
+        ranged = [layer for layer in layers if layer.weight_range is not None]
+        for layer in ranged:
+            layer.cached_weight = layer.quantized_weight()
+        free = [layer for layer in layers if layer.weight_range is None]
+        for zero_point in sorted({layer.zero_point for layer in free}):
+            group = [layer for layer in free if layer.zero_point == zero_point]
             weights = fake_quantize_weights(
                 [layer.weight for layer in group],
                 [layer.weight_bits for layer in group],

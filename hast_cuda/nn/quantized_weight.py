@@ -1,0 +1,101 @@
+"""What layers with a quantized weight share: bits, grid, input quantizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.nn.activation import FakeQuantActivation
+from hast_cuda.ops import _checks, fake_quantize, fake_quantize_weights
+from hast_cuda.ops.reference import arithmetic_dtype
+
+
+class QuantizedWeight(nn.Module):
+    """Mixin of :class:`hast_cuda.FakeQuantConv2d` and :class:`hast_cuda.FakeQuantLinear`.
+
+    :attr:`weight_range` is None, and the grid follows the weight's minimum and maximum per output
+    channel; or it is a buffer [2, out_channels] (lower, upper), and the grid stays.
+    """
+
+    weight: Tensor
+    weight_bits: int
+    zero_point: str
+    weight_range: Tensor | None
+    input_quantizer: FakeQuantActivation | None
+    cached_weight: Tensor | None
+
+    def _set_up(self, weight_bits: int, act_bits: int | None, zero_point: str) -> None:
+        _checks.bit_width("weight_bits", weight_bits)
+        _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
+        self.weight_bits, self.zero_point = weight_bits, zero_point
+        self.input_quantizer = None if act_bits is None else FakeQuantActivation(act_bits)
+        self.register_buffer("weight_range", None)  # None: no key in the state dict
+        self.cached_weight = None
+
+    def quantized_weight(self) -> Tensor:
+        """Weight on its grid (Eq. 2), [out, ...]; identity gradient."""
+        if self.cached_weight is not None:
+            return self.cached_weight
+        if self.weight_range is not None:
+            lower, upper = self.weight_range.unbind()
+            return fake_quantize(
+                self.weight, lower, upper, self.weight_bits, 0, zero_point=self.zero_point
+            )
+        return fake_quantize_weights([self.weight], self.weight_bits, zero_point=self.zero_point)[0]
+
+    @torch.no_grad()
+    def fix_weight_range(self, weight_range: Tensor | None = None) -> None:
+        """Keep one grid from now on, whatever the weights become.
+
+        Without this, weights that were moved on their grid are quantized on another one as soon as
+        the smallest or largest of a channel moved. ``layer.weight_range = None`` undoes it.
+
+        Args:
+            weight_range: [2, out_channels], lower and upper end; None takes the weight's present
+                minimum and maximum.
+
+        Raises:
+            ValueError: wrong shape, NaN or infinity, lower > upper.
+        """
+        dtype, channels = arithmetic_dtype(self.weight.dtype), self.weight.shape[0]
+        if weight_range is None:
+            weight_range = torch.stack(self.weight.to(dtype).flatten(1).aminmax(dim=1))
+        if weight_range.shape != (2, channels):
+            message = (
+                f"weight_range has shape {tuple(weight_range.shape)}; expected (2, {channels}): "
+                "lower and upper end per output channel"
+            )
+            raise ValueError(message)
+        fixed = weight_range.to(self.weight.device, dtype).detach().clone()
+        _checks.ordered_range(*fixed.cpu().unbind())
+        self.weight_range = fixed
+
+    def _quantized_input(self, x: Tensor) -> Tensor:
+        if self.input_quantizer is None:
+            return x
+        quantized: Tensor = self.input_quantizer(x)
+        return quantized
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> QuantizedWeight:
+        exact = self.weight_range
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
+        moved, half = self.weight_range, (torch.float16, torch.bfloat16)
+        if exact is not None and moved is not None and moved.dtype in half:
+            # module.half() must not round the range: only its device follows
+            self.weight_range = exact.to(moved.device)
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        if f"{prefix}weight_range" in state_dict:
+            dtype = arithmetic_dtype(self.weight.dtype)
+            self.weight_range = torch.empty(
+                2, self.weight.shape[0], dtype=dtype, device=self.weight.device
+            )
+        elif f"{prefix}weight" in state_dict:
+            self.weight_range = None  # these weights have no grid of their own
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
