@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hast_cuda.nn.activation import FakeQuantActivation
+from hast_cuda.nn.batch_norm_ranges import batch_norm_ranges
 from hast_cuda.nn.calibrate import (
     activation_quantizers,
     calibrate,
@@ -13,16 +14,11 @@ from hast_cuda.nn.calibrate import (
 from hast_cuda.nn.fused_batch_norm import FusedBatchNorm2d
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear, quantized_once
 from hast_cuda.nn.matched_batch_norm import BatchStatistics, MatchedBatchNorm2d
-from hast_cuda.nn.merge import (
-    CannotMergeError,
-    Merged,
-    Tap,
-    merge_batch_norms,
-    warn_unmerged,
-)
+from hast_cuda.nn.merge import Merged, Tap, merge_batch_norms, warn_unmerged
 from hast_cuda.nn.quantize import Override, quantize
 from hast_cuda.nn.statistics import has_running_statistics, require_batch_norm
 from hast_cuda.nn.table import QuantizationTable, quantization_table
+from hast_cuda.nn.tracing import CannotMergeError
 
 __all__ = [
     "BatchStatistics",
@@ -37,6 +33,7 @@ __all__ = [
     "QuantizationTable",
     "Tap",
     "activation_quantizers",
+    "batch_norm_ranges",
     "calibrate",
     "freeze_ranges",
     "has_running_statistics",

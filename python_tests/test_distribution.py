@@ -1,0 +1,163 @@
+"""The Gaussian model of a feature map: clipped moments, sums, ranges; and how it is propagated."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from foldable import build
+from torch import Tensor, nn
+
+from hast_cuda.nn.distribution import Distribution, clipped_moments, concatenate
+from hast_cuda.nn.output_moments import set_output_moments
+from hast_cuda.nn.propagation import input_distributions
+
+
+def gaussian(*parameters: tuple[float, float]) -> Distribution:
+    """One channel per (mean, std)."""
+    mean, std = torch.tensor(parameters).T
+    return Distribution.of(mean, std)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, math.inf), (0.0, 6.0), (-1.0, 2.5), (-math.inf, 0.5)])
+@pytest.mark.parametrize(
+    "parameters", [(0.0, 1.0), (2.0, 0.5), (-3.0, 1.0), (5.0, 4.0), (-40.0, 1.0), (1.0, 0.0)]
+)
+def test_clipped_moments_against_quadrature(
+    parameters: tuple[float, float], bounds: tuple[float, float]
+) -> None:
+    mean, std = (torch.tensor([v], dtype=torch.float64) for v in parameters)
+    z = torch.linspace(-9, 9, 200_001, dtype=torch.float64)
+    density = torch.exp(-z.square() / 2)
+    density /= density.sum()
+    x = (mean + std * z).clamp(*bounds)
+    first = (x * density).sum()
+    second = ((x - first).square() * density).sum()
+    found, variance = clipped_moments(mean, std, *bounds)
+    assert found.item() == pytest.approx(first.item(), abs=1e-7)
+    assert variance.item() == pytest.approx(second.item(), abs=1e-6)
+
+
+def test_relu_of_a_standard_normal() -> None:
+    mean, variance = gaussian((0.0, 1.0)).activated("relu").moments()
+    assert mean.item() == pytest.approx(1 / math.sqrt(2 * math.pi))
+    assert variance.item() == pytest.approx(0.5 - 1 / (2 * math.pi))
+
+
+def test_sums_add_means_and_variances_after_clipping() -> None:
+    left, right = gaussian((0.0, 1.0)).activated("relu"), gaussian((3.0, 2.0))
+    both = left.plus(right)
+    assert both.mean.item() == pytest.approx(3 + 1 / math.sqrt(2 * math.pi))
+    assert both.std.item() ** 2 == pytest.approx(4 + 0.5 - 1 / (2 * math.pi))
+    assert both.support == (-math.inf, math.inf)
+    assert left.plus(left).support == (0.0, math.inf)
+    assert left.plus(gaussian((0.0, 1.0), (0.0, 1.0))).mean.shape == (2,)  # one stands for all
+    assert gaussian(*[(0.0, 1.0)] * 3).plus(gaussian(*[(0.0, 1.0)] * 2)) is None
+
+
+def test_bounds_are_cut_to_what_can_occur() -> None:
+    wide = gaussian((1.0, 1.0), (2.0, -0.5))
+    assert wide.bounds(2) == (-1.0, 3.0)
+    assert wide.activated("relu").bounds(6) == (0.0, 7.0)
+    assert wide.activated("relu6").bounds(6) == (0.0, 6.0)
+    assert gaussian((-9.0, 1.0)).activated("relu").bounds(6) == (0.0, 0.0)
+    assert gaussian((9.0, 0.5)).activated("relu").bounds(6) == (6.0, 12.0)
+    assert wide.activated("relu6").activated("relu").support == (0.0, 6.0)
+    assert wide.activated(None) is wide
+
+
+def test_cumulative_has_atoms_where_values_are_clipped() -> None:
+    at = torch.tensor([-0.1, 0.0, 1.0, 5.9, 6.0], dtype=torch.float64)
+    found = gaussian((0.0, 1.0), (2.0, 0.0)).activated("relu6").cumulative(at)
+    half = [0.5, 0.8413447, 1.0, 1.0]  # of the first channel; the second is the constant 2
+    assert found.tolist() == pytest.approx([0.0] + [(p + (i > 1)) / 2 for i, p in enumerate(half)])
+
+
+def test_concatenation_of_unlike_parts_keeps_their_moments() -> None:
+    parts = [gaussian((0.0, 1.0)).activated("relu"), gaussian((5.0, 2.0))]
+    both = concatenate(parts)
+    mean, variance = both.moments()
+    for i, part in enumerate(parts):
+        assert (mean[i], variance[i]) == pytest.approx([float(v) for v in part.moments()])
+    assert concatenate(parts[:1] * 2).clip == (0.0, math.inf)
+
+
+class Every(nn.Module):
+    """All operations that are followed, each in front of a probe."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2)
+        self.conv, self.other = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+        self.probes = nn.ModuleList(nn.Identity() for _ in range(22))
+        self.pool, self.flat, self.drop = nn.MaxPool2d(2), nn.Flatten(), nn.Dropout2d()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[N, 2, 8, 8]."""
+        x = self.norm(self.conv(image))
+        r = F.relu(x)
+        values = [
+            image, x, r, torch.relu(x), x.relu(), F.relu6(x), x + r, x.add(r), torch.add(r, x),
+            self.pool(r), F.max_pool2d(r, 2), F.adaptive_avg_pool2d(r, 1), r.mean((2, 3)),
+            torch.mean(r, dim=[-1, -2]), self.flat(r), torch.flatten(r, 1), r.view(r.size(0), -1),
+            self.drop(r), F.dropout(r, 0.1, self.training), F.avg_pool2d(r, 2), r.contiguous(),
+            torch.cat([r, r], 1),
+        ]  # fmt: skip
+        return sum(probe(v).mean() for probe, v in zip(self.probes, values, strict=True))
+
+
+def test_followed_operations() -> None:
+    model = Every().eval()
+    with torch.no_grad():
+        model.norm.weight.copy_(torch.tensor([2.0, -1.0]))
+        model.norm.bias.copy_(torch.tensor([0.5, -1.0]))
+    model(torch.zeros(1, 2, 8, 8))
+    found = input_distributions(model)
+    seen = [found[f"probes.{i}"][0] for i in range(22)]
+    assert found["conv"][0].mean.tolist() == [0.0]  # the image
+    assert found["norm"] == [None]  # a convolution that remembers nothing
+    base = gaussian((0.5, 2.0), (-1.0, 1.0))
+    rectified = base.activated("relu")
+    wanted = [gaussian((0.0, 1.0)), base, *[rectified] * 3, base.activated("relu6")]
+    wanted += [base.plus(rectified)] * 3 + [rectified] * 12 + [concatenate([rectified] * 2)]
+    for index, (distribution, expected) in enumerate(zip(seen, wanted, strict=True)):
+        assert distribution is not None, index
+        assert torch.equal(distribution.mean, expected.mean), index
+        assert torch.equal(distribution.std, expected.std), index
+        assert (distribution.clip, distribution.support) == (expected.clip, expected.support)
+
+
+class Unknown(nn.Module):
+    """Operations whose result nothing says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm2d(4), nn.SiLU()
+        self.probes = nn.ModuleList(nn.Identity() for _ in range(9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 4, 4, 4]."""
+        x = self.norm(x)
+        values = [
+            self.act(x), x * 2, x.view(-1, 2, 2, 16), x.transpose(1, 2), x.mean(1), x.flatten(),
+            torch.cat([x, x], 2), x + self.act(x), x + 1,
+        ]  # fmt: skip
+        return sum(probe(v).mean() for probe, v in zip(self.probes, values, strict=True))
+
+
+def test_operations_that_are_not_followed() -> None:
+    found = input_distributions(Unknown().eval())
+    assert [found[f"probes.{i}"] for i in range(9)] == [[None]] * 9
+
+
+def test_remembered_moments_and_reused_modules() -> None:
+    conv, relu = nn.Conv2d(2, 2, 1), nn.ReLU()
+    set_output_moments(conv, torch.tensor([1.0, 2.0]), torch.tensor([0.1, 0.2]))
+    network: Any = nn.Sequential(conv, relu, nn.BatchNorm2d(2), relu)
+    first, second = input_distributions(network)["1"]
+    assert first.mean.tolist() == [1.0, 2.0]
+    assert second.mean.tolist() == [0.0, 0.0]
+    assert len(input_distributions(build("odd")[0])["relu"]) == 4
