@@ -1,0 +1,91 @@
+"""BatchNorm taken into the convolution in front of it: the same function, fewer layers."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hast_cuda.nn.output_moments import set_output_moments
+from hast_cuda.nn.statistics import has_running_statistics
+from hast_cuda.nn.swap import swap_modules
+from hast_cuda.posttraining.graph import LayerGraph, only_user
+
+_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+@torch.no_grad()
+def fold_batch_norms(model: nn.Module, *, relu6: bool = False) -> nn.Module:
+    """A copy of ``model`` in which convolutions have taken up the BatchNorm behind them.
+
+    With s = gamma / sqrt(running_var + eps): ``W' = s*W``, ``b' = s*(b - running_mean) + beta``.
+    The outputs in eval mode stay the same; each BatchNorm becomes an ``nn.Identity`` of the same
+    name. Every such convolution remembers that its output is N(beta, gamma^2), as
+    :func:`hast_cuda.nn.batch_norm_ranges` and the other steps of DFQ want it.
+
+    A BatchNorm that is no convolution's only user, or one of the two called or shared elsewhere,
+    stays.
+
+    Args:
+        model: any ``nn.Module``; never edited.
+        relu6: also replace every ``nn.ReLU6`` by ``nn.ReLU``, which changes the function.
+
+    Raises:
+        ValueError: torch.fx cannot follow the network.
+    """
+    folded = copy.deepcopy(model)
+    gone: set[nn.Module] = set()
+    graph = LayerGraph(folded)
+    for node in graph.nodes:
+        conv, user = graph.plain_layer(node), only_user(node)
+        norm = None if user is None else graph.called_once(user)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm) and _foldable(norm):
+            _fold(conv, norm)
+            gone.add(norm)
+
+    def convert(_: str, module: nn.Module) -> nn.Module | None:
+        return nn.Identity().train(module.training) if module in gone else None
+
+    folded = swap_modules(folded, convert)
+    return replace_relu6(folded) if relu6 else folded
+
+
+def replace_relu6(model: nn.Module) -> nn.Module:
+    """Put ``nn.ReLU`` where ``model`` has ``nn.ReLU6``, which changes its function; edits it.
+
+    Functional calls stay.
+    """
+
+    def convert(_: str, module: nn.Module) -> nn.Module | None:
+        if type(module) is not nn.ReLU6:
+            return None
+        return nn.ReLU(inplace=module.inplace).train(module.training)
+
+    return swap_modules(model, convert)
+
+
+def _foldable(norm: _BatchNorm) -> bool:
+    return type(norm).forward in _FORWARDS and has_running_statistics(norm)
+
+
+def _fold(conv: nn.Conv2d, norm: _BatchNorm) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    double = torch.float64
+    mean, variance = norm.running_mean.to(double), norm.running_var.to(double)
+    gamma = norm.weight.to(double) if norm.affine else torch.ones_like(mean)
+    beta = norm.bias.to(double) if norm.affine else torch.zeros_like(mean)
+    scale = gamma / (variance + norm.eps).sqrt()
+    bias = torch.zeros_like(mean) if conv.bias is None else conv.bias.to(double)
+    weight = conv.weight
+    folded_weight = (weight.to(double) * scale.reshape(-1, 1, 1, 1)).to(weight.dtype)
+    folded_bias = ((bias - mean) * scale + beta).to(weight.dtype)
+    conv.weight = _parameter(folded_weight, weight.requires_grad)
+    conv.register_parameter("bias", _parameter(folded_bias, weight.requires_grad))
+    set_output_moments(conv, beta.to(weight.dtype), gamma.abs().to(weight.dtype))
+
+
+def _parameter(value: Tensor, requires_grad: bool) -> nn.Parameter:
+    return nn.Parameter(value, requires_grad=requires_grad)

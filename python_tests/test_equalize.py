@@ -1,0 +1,147 @@
+"""Cross-layer equalization: nothing changes in the outputs, everything in the weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from foldable import build, unit
+from networks import same_state, snapshot
+from torch import Tensor, nn
+
+import hast_cuda as hc
+from hast_cuda.nn.output_moments import output_moments
+from hast_cuda.posttraining import equalize, fold_batch_norms
+from hast_cuda.posttraining.graph import LayerGraph
+
+
+def weights(*values: list[list[float]]) -> nn.Sequential:
+    """1x1 convolutions with these weights and ReLU between."""
+    layers: list[nn.Module] = []
+    for rows in values:
+        conv = nn.Conv2d(len(rows[0]), len(rows), 1)
+        conv.weight = nn.Parameter(torch.tensor(rows)[..., None, None])
+        layers += [conv, nn.ReLU()]
+    return nn.Sequential(*layers[:-1]).eval()
+
+
+def test_hand_computed_pair() -> None:
+    network = weights([[8.0], [1.0]], [[2.0, -4.0], [1.0, 0.0]])
+    with torch.no_grad():
+        network[0].bias.copy_(torch.tensor([2.0, 3.0]))
+    equalize(network)
+    # r1 = (8, 1), r2 = (2, 4): s = sqrt(r1/r2) = (2, 1/2)
+    assert network[0].weight.flatten().tolist() == pytest.approx([4.0, 2.0])
+    assert network[0].bias.tolist() == pytest.approx([1.0, 6.0])
+    assert network[2].weight.flatten().tolist() == pytest.approx([4.0, -2.0, 2.0, 0.0])
+
+
+def test_range_is_the_largest_magnitude_not_the_extent() -> None:
+    network = weights([[-4.0, 3.0]], [[1.0]])  # max - min would be 7, and 0
+    equalize(network)
+    assert network[0].weight.flatten().tolist() == pytest.approx([-2.0, 1.5])
+    assert network[2].weight.item() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"), [("resnet20", 9), ("inverted", 0), ("inverted without relu6", 4), ("odd", 4)]
+)
+def test_outputs_stay_and_ranges_meet(name: str, pairs: int) -> None:
+    base, _, plain = name.partition(" ")
+    network, x = build(base)
+    folded = fold_batch_norms(network, relu6=bool(plain))
+    expected, before = folded(x), snapshot(folded)
+    assert equalize(folded) is folded
+    torch.testing.assert_close(folded(x), expected, rtol=1e-9, atol=1e-9)
+    found = LayerGraph(folded).pairs()
+    assert len(found) == pairs
+    assert same_state(folded, before) is not bool(pairs)
+    for pair in found:
+        first = pair.first.weight.flatten(1).abs().amax(1)
+        second = input_ranges(pair.second)
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=0)
+
+
+def input_ranges(layer: nn.Module) -> Tensor:
+    """Largest weight of each input channel, from one group at a time."""
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    parts = layer.weight.chunk(groups)
+    return torch.cat([p.transpose(0, 1).flatten(1).abs().amax(1) for p in parts])
+
+
+def test_pairs_of_the_odd_network() -> None:
+    folded = fold_batch_norms(build("odd")[0])
+    names = {m: n for n, m in folded.named_modules()}
+    found = [(names[p.first], names[p.second], p.rectified) for p in LayerGraph(folded).pairs()]
+    assert found == [  # stem's output is used twice
+        ("convs.0", "convs.1", True), ("convs.1", "convs.2", True), ("convs.2", "convs.3", True),
+        ("hidden", "output", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        nn.ReLU6(), nn.BatchNorm2d(4), nn.SiLU(), nn.Sigmoid(),
+        nn.Sequential(nn.ReLU(), nn.Flatten(2)),
+    ],
+)  # fmt: skip
+def test_what_scaling_does_not_pass_parts_a_pair(between: nn.Module) -> None:
+    network = nn.Sequential(nn.Conv2d(2, 4, 1), between, nn.Conv2d(4, 3, 1)).eval()
+    assert LayerGraph(network).pairs() == []
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        nn.Identity(), nn.ReLU(), nn.LeakyReLU(0.2), nn.MaxPool2d(2, padding=1),
+        nn.AvgPool2d(2, padding=1), nn.AdaptiveAvgPool2d(2), nn.Dropout(),
+    ],
+)  # fmt: skip
+def test_homogeneous_operations_do_not(between: nn.Module) -> None:
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), between, nn.Conv2d(4, 3, 1)).eval().double()
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    expected, before = network(x), snapshot(network)
+    equalize(network)
+    torch.testing.assert_close(network(x), expected, rtol=1e-10, atol=1e-10)
+    assert not same_state(network, before)
+    (pair,) = LayerGraph(network).pairs()
+    assert pair.rectified is (type(between) is nn.ReLU)
+
+
+def test_dead_channels_keep_their_scale() -> None:
+    network = weights([[0.0], [3.0]], [[2.0, 0.0], [2.0, 0.0]])
+    before = snapshot(network)
+    equalize(network)
+    assert same_state(network, before)
+
+
+def test_remembered_moments_are_scaled_along() -> None:
+    network = nn.Sequential(unit(2, 4, nn.ReLU(), kernel_size=1), nn.Conv2d(4, 3, 1)).eval()
+    with torch.no_grad():
+        network[0][1].bias.copy_(torch.arange(4.0))
+    folded = fold_batch_norms(network)
+    before = folded[0][0].weight.clone()
+    equalize(folded)
+    scale = (before / folded[0][0].weight)[:, 0].flatten()
+    mean, std = output_moments(folded[0][0])
+    torch.testing.assert_close(mean, torch.arange(4.0) / scale)
+    torch.testing.assert_close(std, 1 / scale)
+    assert (scale - 1).abs().max() > 0.01
+
+
+def test_input_channels_of_a_row_become_alike_which_helps_channelwise_weights() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
+    scale = torch.logspace(-1.5, 1.5, 16)
+    with torch.no_grad():
+        network[0].weight *= scale.reshape(-1, 1, 1, 1)
+        network[0].bias *= scale
+        network[2].weight /= scale.reshape(1, -1, 1, 1)
+    x = torch.randn(8, 3, 12, 12)
+    expected = network(x)
+
+    def error(model: nn.Module) -> float:
+        return (hc.quantize(model, 4, None)(x) - expected).square().mean().item()
+
+    before = error(network)
+    assert error(equalize(network)) < 0.1 * before
