@@ -10,10 +10,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hast_cuda.nn import Override, quantize
+from hast_cuda.posttraining import PostTrainingConfig, prepare
 
 
 def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
     """The quantized network of ``run``, built from its full-precision ``teacher``.
+
+    What the run's recipe did to the teacher before quantizing it (``posttraining``: folding and the
+    like) is done here too.
 
     Raises:
         FileNotFoundError: the run is not finished. ValueError: its files are corrupt, or the
@@ -26,7 +30,10 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
             message = f"{path} does not exist: {run} is not a finished run directory"
             raise FileNotFoundError(message)
     try:
-        bits = json.loads(config_path.read_text(encoding="utf-8"))["bits"]
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        bits, before = config["bits"], config.get("recipe", {}).get("posttraining")
+        if before is not None:
+            teacher = prepare(teacher, PostTrainingConfig(**before))
         overrides = {name: Override(**o) for name, o in bits["overrides"].items()}
         student = quantize(
             teacher, bits["weights"], bits["activations"], placement=bits["placement"],
