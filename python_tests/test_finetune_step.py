@@ -33,9 +33,11 @@ class Recorder(Step):
 
     seen: list[Tensor]
 
-    def losses(self, x: Tensor, *, teacher_grad: bool) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, x: Tensor, labels: Tensor | None = None, *, teacher_grad: bool
+    ) -> tuple[Tensor, ...]:
         self.seen = [*getattr(self, "seen", []), x.detach().clone()]
-        return super().losses(x, teacher_grad=teacher_grad)
+        return super().losses(x, labels, teacher_grad=teacher_grad)
 
 
 def by_hand(

@@ -1,4 +1,4 @@
-"""Activation ranges before fine-tuning: from synthetic images, or a generator (as released)."""
+"""Activation ranges before fine-tuning: from images, a generator (as released), or BatchNorm."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.augment import random_crop_flip
+from hast_cuda.execution import Execution, convolution_rules
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.loop import shuffled
+from hast_cuda.finetune.source import shuffled
 from hast_cuda.nn import activation_quantizers, calibrate
 from hast_cuda.seeding import generator
-from hast_cuda.synthesis.generator import generated_batches
+from hast_cuda.synthesis.generator import GeneratorTrainer, generated_batches
 
 
 def augmented(
@@ -32,28 +33,71 @@ def augmented(
 
 
 def calibrate_student(
-    teacher: nn.Module, student: nn.Module, images: Tensor, config: FinetuneConfig, *,
-    num_classes: int, seed: int, device: torch.device,
+    teacher: nn.Module, student: nn.Module, images: Tensor | GeneratorTrainer,
+    config: FinetuneConfig, *, num_classes: int, seed: int, device: torch.device,
 ) -> None:  # fmt: skip
-    """Track the ranges over ``config.calibration_updates`` batches and freeze them.
+    """Find the ranges as ``config.calibration`` says and freeze them.
+
+    A generator whose images the student will be trained on is warmed up here, for
+    ``GeneratorConfig.warmup`` iterations; with ``calibration="generator"`` the last
+    ``config.calibration_updates`` of them update the ranges.
 
     Args:
         teacher: trains the generator, if ``config.calibration`` asks for one.
         student: from :func:`hast_cuda.quantize`, on ``device``; edited.
-        images: synthetic images [N, C, H, W].
+        images: synthetic images [N, C, H, W], or the trainer of the generator that makes them.
         config: how.
         num_classes: of the teacher.
-        seed: of the order, crops and generator.
+        seed: of the order, crops and a generator made here.
         device: where to compute.
+
+    Raises:
+        FloatingPointError: the generator's loss is not finite.
+        ValueError: stored images are asked for and there are none, or more updates than the warm-up
+            has iterations.
     """
-    if not activation_quantizers(student):
+    quantizers = activation_quantizers(student)
+    if isinstance(images, GeneratorTrainer):
+        _warm_up(images, student, config)
+    elif not quantizers:
         return  # weights only: there is no range to find
-    if config.calibration == "generator":
+    elif config.calibration == "generator":
         channels, height, width = images.shape[1:]
         stream = generated_batches(
             teacher, (channels, height, width), num_classes, config.calibration_batch_size,
             seed=seed, device=device,
         )  # fmt: skip
-    else:
+        calibrate(student, islice(stream, config.calibration_updates))
+    elif config.calibration == "images":
         stream = augmented(images, config, seed, device)
-    calibrate(student, islice(stream, config.calibration_updates))
+        calibrate(student, islice(stream, config.calibration_updates))
+    if quantizers and config.calibration == "batch_norm":
+        from hast_cuda.nn import batch_norm_ranges  # noqa: PLC0415
+
+        batch_norm_ranges(student)
+
+
+def _warm_up(trainer: GeneratorTrainer, student: nn.Module, config: FinetuneConfig) -> None:
+    """Train the generator alone; its last images set the ranges if they are to."""
+    if config.calibration == "images":
+        message = (
+            'calibration is "images", but the images come from a generator: choose "generator" or '
+            '"batch_norm"'
+        )
+        raise ValueError(message)
+    warmup, updates = trainer.config.warmup, 0
+    if config.calibration == "generator" and activation_quantizers(student):
+        updates = config.calibration_updates
+    if updates > warmup:
+        message = (
+            f"calibration_updates is {updates}, but the generator's warmup has only {warmup} "
+            "iterations; lower the one or raise the other"
+        )
+        raise ValueError(message)
+    batches = trainer.batches()
+    with convolution_rules(Execution()):
+        for _ in islice(batches, warmup - updates):
+            pass
+        if updates:
+            calibrate(student, islice(batches, updates))
+    trainer.check()

@@ -12,6 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hast_cuda.files import replace_file
+from hast_cuda.synthesis.generator import GeneratorTrainer
+
+GENERATOR = "generator."  # before the names of its tensors
 
 
 @dataclass
@@ -27,12 +30,15 @@ def _alone(tensor: Tensor) -> Tensor:
 
 
 class CheckpointFile:
-    """Saves and restores student, momentum and progress; the file is whole or the old one."""
+    """Keeps student, optimizer, generator and progress; the file is whole or the old one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def save(self, state: Checkpoint, student: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save(
+        self, state: Checkpoint, student: nn.Module, optimizer: torch.optim.Optimizer,
+        generator: GeneratorTrainer | None = None,
+    ) -> None:  # fmt: skip
         """Replace the file by the present state."""
         # clone: safetensors refuses tensors that share memory, as those of a shared module do
         tensors = {f"student.{k}": _alone(v) for k, v in student.state_dict().items()}
@@ -40,13 +46,18 @@ class CheckpointFile:
             buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{index}"] = _alone(buffer)
+        if generator is not None:
+            tensors |= {GENERATOR + k: _alone(v) for k, v in generator.state().items()}
         metadata = {"iteration": str(state.iteration), "accuracies": json.dumps(state.accuracies)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(self.path) as temporary:
             save_file(tensors, temporary, metadata)
 
-    def load(self, student: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
-        """Restore into ``student`` and ``optimizer``; the start of a run if there is no file.
+    def load(
+        self, student: nn.Module, optimizer: torch.optim.Optimizer,
+        generator: GeneratorTrainer | None = None,
+    ) -> Checkpoint:  # fmt: skip
+        """Restore into all that is given; the start of a run if there is no file.
 
         Raises:
             ValueError: the file is corrupt or of another network.
@@ -60,6 +71,11 @@ class CheckpointFile:
                 tensors: dict[str, Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
             weights = {k[8:]: v for k, v in tensors.items() if k.startswith("student.")}
             student.load_state_dict(weights)
+            if generator is not None:
+                size = len(GENERATOR)
+                generator.load_state(
+                    {k[size:]: v for k, v in tensors.items() if k.startswith(GENERATOR)}
+                )
             state = Checkpoint(
                 int(metadata["iteration"]), [(i, a) for i, a in json.loads(metadata["accuracies"])]
             )

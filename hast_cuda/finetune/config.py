@@ -49,7 +49,8 @@ class FinetuneConfig:
     perturbation: float = 0.01
     """epsilon of Eq. 10 in normalised input units; 0 switches difficulty promotion off."""
     perturb_by: str = "both"
-    """Loss whose sign gradient perturbs: "both", "distillation" or "alignment" (Table 5)."""
+    """Loss whose sign gradient perturbs (Table 5): "distillation" or "alignment" alone, or "both":
+    the clean loss as it is weighted, cross entropy included where it counts."""
     clean_weight: float = 1.0
     """Weight of the loss on the images as they are."""
     perturbed_weight: float = 1.0
@@ -123,7 +124,17 @@ class FinetuneConfig:
 
     def rate(self, iteration: int) -> float:
         """Learning rate of a step, counted from 0."""
-        done = iteration / max(self.iterations, 1)
         if self.schedule == "step":
-            return float(self.learning_rate * 0.1 ** sum(done >= at for at in self.decay_at))
-        return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
+            return float(self.learning_rate * 0.1 ** self._decays(iteration))
+        return self.learning_rate * (1 + math.cos(math.pi * self.done(iteration))) / 2
+
+    def flip_goal(self, iteration: int) -> float:
+        """Fraction of its codes that a step must change (AIT), counted from 0."""
+        return float(self.flip_fraction * 0.1 ** self._decays(iteration))
+
+    def done(self, iteration: int) -> float:
+        """Fraction of the fine-tuning that is over before a step, counted from 0."""
+        return iteration / max(self.iterations, 1)
+
+    def _decays(self, iteration: int) -> int:
+        return sum(self.done(iteration) >= at for at in self.decay_at)

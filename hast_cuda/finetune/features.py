@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hast_cuda.nn import (
     CannotMergeError,
     FusedBatchNorm2d,
+    Merged,
     Tap,
     has_running_statistics,
     merge_batch_norms,
@@ -115,27 +116,33 @@ class FeatureTap:
 
 @dataclass
 class Seen:
-    """What one forward pass gave: logits, and the attention vector (Eq. 14) of every layer."""
+    """What one forward pass gave: logits and, of every layer, attention vector (Eq. 14) or map."""
 
     logits: Tensor
-    energies: list[Tensor]
-    positions: list[int]
+    energies: list[Tensor] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    maps: list[Tensor] = field(default_factory=list)
 
 
 class Followed:
-    """A network whose forward pass also gives the attention vectors of some layers.
+    """A network whose forward pass also gives the attention vectors, or ``maps``, of some layers.
 
     Raises:
         CannotMergeError: with ``merge``, if torch.fx cannot follow the network. ValueError: a name
             is not a module of the network.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], *, merge: bool) -> None:
+    def __init__(
+        self, model: nn.Module, layers: Sequence[str], *, merge: bool, maps: bool = False
+    ) -> None:
         self.model, self.tap = model, FeatureTap(model, [] if merge else layers)
+        self.maps = maps
         self.watched: list[nn.Module] = []
         if merge:
             require_layers(model, layers)
             merged = merge_batch_norms(model, FusedBatchNorm2d, layers)
+            if maps:
+                merged = _merged_around(model, merged, layers)
             self.model, self.watched = merged.model, list(merged.watched.values())
             for module in self.watched:
                 if isinstance(module, FusedBatchNorm2d):
@@ -147,6 +154,8 @@ class Followed:
         logits = self.model(x)
         self.tap.active = False
         maps = self.tap.take() + [m.take() for m in self.watched if isinstance(m, Tap)]
+        if self.maps:
+            return Seen(logits, maps=maps)
         # Hooks and taps know maps only; in a merged network most layers summed their own vector.
         found = iter(zip(channel_attentions(maps), (m[0, 0].numel() for m in maps), strict=True))
         vectors = [
@@ -161,11 +170,23 @@ class Followed:
         self.tap.remove()
 
 
-def follow(networks: Sequence[nn.Module], layers: Sequence[str], *, merge: bool) -> list[Followed]:
+def _merged_around(model: nn.Module, merged: Merged, layers: Sequence[str]) -> Merged:
+    """Merged anew, but for the BatchNorms of ``layers``: no one sees a map inside a chain."""
+    kept = {m.norm for m in merged.watched.values() if isinstance(m, FusedBatchNorm2d)}
+
+    def fuse(norm: Any, activation: str | None, quantizer: Any) -> nn.Module | None:
+        return None if norm in kept else FusedBatchNorm2d(norm, activation, quantizer)
+
+    return merge_batch_norms(model, fuse, layers)
+
+
+def follow(
+    networks: Sequence[nn.Module], layers: Sequence[str], *, merge: bool, maps: bool = False
+) -> list[Followed]:
     """Followed networks, all merged or, with one warning, none."""
     if merge:
         try:
-            return [Followed(network, layers, merge=True) for network in networks]
+            return [Followed(network, layers, merge=True, maps=maps) for network in networks]
         except CannotMergeError as reason:
             warn_unmerged(reason)
-    return [Followed(network, layers, merge=False) for network in networks]
+    return [Followed(network, layers, merge=False, maps=maps) for network in networks]

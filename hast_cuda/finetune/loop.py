@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hast_cuda.augment import CropStream, resize_crops
 from hast_cuda.execution import Execution, convolution_rules
 from hast_cuda.failures import FiniteGuard
 from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
+from hast_cuda.finetune.checks import check_classes, check_images
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.features import feature_layers
+from hast_cuda.finetune.iteration import Iteration
 from hast_cuda.finetune.objective import loss_weights
+from hast_cuda.finetune.source import GeneratedImages, Source, StoredImages
 from hast_cuda.finetune.step import Step
-from hast_cuda.graphs import Replayed
-from hast_cuda.seeding import generator
+from hast_cuda.synthesis.generator import GeneratorTrainer
+
+__all__ = ["FinetuneResult", "Iteration", "finetune"]
 
 LOG_EVERY = 50  # iterations between reads of the device
 Log = Callable[[dict[str, float | int | str]], None]
@@ -34,90 +37,50 @@ class FinetuneResult:
     accuracies: list[tuple[int, float]] = field(default_factory=list)
 
 
-def shuffled(
-    count: int, batch_size: int, seed: int, stream: str = "order", start: int = 0
-) -> Iterator[Tensor]:
-    """Endless batches of indices in a new random order per pass, from batch ``start`` on."""
-    size = min(batch_size, count)
-    number, skip = divmod(start, -(-count // size))
-    while True:
-        order = torch.randperm(count, generator=generator(seed, stream, number))
-        yield from order.split(size)[skip:]
-        number, skip = number + 1, 0
-
-
-class Iteration:
-    """Batch, crops and step for one batch size; a single graph launch where CUDA graphs are on."""
-
-    def __init__(self, step: Step, images: Tensor, size: int, guard: FiniteGuard) -> None:
-        device = images.device
-        self.step, self.images, self.guard = step, images, guard
-        self.chosen = torch.zeros(size, dtype=torch.int64, device=device)
-        self.crops = torch.zeros(size, 5, device=device)
-        self.terms = tuple(torch.zeros((), device=device) for _ in range(2))
-        self.replayed = Replayed(self._run, device, step.execution.cuda_graphs)
-
-    def _run(self) -> None:
-        crops = self.crops
-        batch = self.images.index_select(0, self.chosen)
-        x = resize_crops(batch, crops[:, :4], crops[:, 4])
-        terms = self.step(self.step.execution.images(x))
-        for kept, term in zip(self.terms, terms, strict=True):
-            kept.copy_(term)
-        self.guard.observe(terms[0] + terms[1])
-
-    def __call__(self, chosen: Tensor, crops: Tensor, rate: float) -> None:
-        """One iteration on the images ``chosen``; its two loss terms are in :attr:`terms`."""
-        self.chosen.copy_(chosen, non_blocking=True)
-        self.crops.copy_(crops)
-        self.step.rate.fill_(rate)
-        self.replayed()
-
-
 class _Training:
-    """Iterations in order, whatever their batch size."""
+    """Iterations in order, wherever their images come from."""
 
     def __init__(
-        self, step: Step, images: Tensor, config: FinetuneConfig, seed: int, start: int
-    ) -> None:
-        self.step, self.images, self.config, self.seed = step, images, config, seed
-        self.guard = FiniteGuard("fine-tuning", images.device)
+        self, step: Step, images: Tensor | GeneratorTrainer, labels: Tensor | None, seed: int,
+        start: int,
+    ) -> None:  # fmt: skip
+        self.step, self.config, self.start = step, step.config, start
+        device = step.rate.device
+        self.guard = FiniteGuard("fine-tuning", device)
         self.guard.reset("fine-tuning", start)
-        self.start = start
-        self.size = min(config.batch_size, len(images))
-        self.stream = shuffled(len(images), config.batch_size, seed, start=start)
-        self.crops = CropStream(
-            self.size, (images.shape[2], images.shape[3]), config.crop_scale,
-            config.flip_probability, images.device, seed, "augment",
-        )  # fmt: skip
-        self.iterations: dict[int, Iteration] = {}
-        self.terms: tuple[Tensor, ...] = ()
-
-    def run(self, iteration: int) -> None:
-        chosen = next(self.stream)
-        size = len(chosen)  # the last batch of a pass may be smaller
-        if size not in self.iterations:
-            self.iterations[size] = Iteration(self.step, self.images, size, self.guard)
-        current = self.iterations[size]
-        current(chosen, self.crops.at(iteration)[:size], self.config.rate(iteration))
-        self.terms = current.terms
+        self.source: Source
+        if isinstance(images, GeneratorTrainer):
+            self.source = GeneratedImages(step, images, self.guard)
+        else:
+            counted = labels if self.config.label_weight else None
+            self.source = StoredImages(
+                step, images.to(device), None if counted is None else counted.to(device),
+                self.guard, seed, start,
+            )  # fmt: skip
 
     def check(self, done: int, *results: Tensor) -> None:
+        self.source.check()
         self.guard.check(done - self.start, *results)
 
     def figures(self, iteration: int) -> dict[str, float | int | str]:
         """Reads the device."""
-        weights = loss_weights(self.config)
-        distillation, alignment = (w * float(t) for w, t in zip(weights, self.terms, strict=True))
+        losses = {
+            name: weight * float(term)
+            for name, weight, term in zip(  # "label" is the one that may be missing
+                ("distillation", "alignment", "label"), loss_weights(self.config),
+                self.source.terms, strict=False,
+            )
+        }  # fmt: skip
         return {
-            "phase": "finetune", "iteration": iteration, "distillation": distillation,
-            "alignment": alignment, "learning_rate": self.config.rate(iteration),
+            "phase": "finetune", "iteration": iteration, **losses,
+            "learning_rate": self.config.rate(iteration), **self.source.figures(),
         }  # fmt: skip
 
 
 def finetune(
-    teacher: nn.Module, student: nn.Module, images: Tensor, config: FinetuneConfig, *,
-    seed: int = 0, device: torch.device | str = "cpu", evaluate: Evaluate | None = None,
+    teacher: nn.Module, student: nn.Module, images: Tensor | GeneratorTrainer,
+    config: FinetuneConfig, *, labels: Tensor | None = None, seed: int = 0,
+    device: torch.device | str = "cpu", evaluate: Evaluate | None = None,
     checkpoint: CheckpointFile | None = None, log: Log = lambda _: None,
     layers: list[str] | None = None, execution: Execution | None = None,
 ) -> FinetuneResult:  # fmt: skip
@@ -128,27 +91,33 @@ def finetune(
     Args:
         teacher: full-precision network; copied, never edited.
         student: from :func:`hast_cuda.quantize`, calibrated; trained in place.
-        images: [N, C, H, W] float32, normalised.
+        images: [N, C, H, W] float32, normalised, cropped and mirrored anew each time; or the
+            trainer of a generator, which makes them as they are and takes a step of its own in
+            every iteration (outside the CUDA graph of the student's).
         config: budget and objective.
+        labels: of stored images, where ``config.label_weight`` counts them: [N] int64, or
+            probabilities [N, classes].
         seed: order and augmentation; the state after a resume equals that of an unbroken run.
         device: where to compute.
         evaluate: test top-1 of the student, called ``config.evaluations`` times.
-        checkpoint: state kept after every evaluation interval, found again on the next call.
+        checkpoint: state kept after every evaluation interval (the generator's too), found again on
+            the next call.
         log: called with a dict of figures every 50 iterations.
         layers: feature layers; default :func:`feature_layers` of the teacher.
         execution: how to compute; default :class:`Execution`.
 
     Raises:
         FloatingPointError: a loss that is not finite, naming the iteration.
-        ValueError: feature layers that the networks do not have, no images.
+        ValueError: feature layers that the networks do not have; no images; labels that are missing
+            or do not fit; a generator with another batch size or device.
     """
-    if not len(images):
-        message = "images is empty: fine-tuning needs at least one image"
-        raise ValueError(message)
     device, execution = torch.device(device), execution or Execution()
+    check_images(images, labels, config, device)
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     frozen = execution.network(frozen)
     student = execution.network(student.to(device).eval().requires_grad_(True))
+    if config.label_weight and isinstance(images, Tensor) and labels is not None:
+        check_classes(labels, frozen(images[:1].to(device)).shape[1])
     layers = layers or feature_layers(frozen)
     if config.feature_weight and not layers:
         message = (
@@ -157,9 +126,12 @@ def finetune(
         )
         raise ValueError(message)
     step = Step(frozen, student, layers, config, execution)
-    state = Checkpoint(0, []) if checkpoint is None else checkpoint.load(student, step.optimizer)
+    trainer = images if isinstance(images, GeneratorTrainer) else None
+    state = Checkpoint(0, [])
+    if checkpoint is not None:
+        state = checkpoint.load(student, step.optimizer, trainer)
     interval = max(1, -(-config.iterations // config.evaluations))
-    training = _Training(step, images.to(device), config, seed, state.iteration)
+    training = _Training(step, images, labels, seed, state.iteration)
     progress = tqdm(
         total=config.iterations, initial=state.iteration, desc="fine-tuning", unit="it",
         disable=None,
@@ -167,7 +139,7 @@ def finetune(
     try:
         with convolution_rules(execution), progress:
             for iteration in range(state.iteration, config.iterations):
-                training.run(iteration)
+                training.source.train(iteration)
                 progress.update()
                 done = iteration + 1
                 if iteration % LOG_EVERY == 0 or done == config.iterations:
@@ -180,7 +152,7 @@ def finetune(
                         log({"phase": "test", "iteration": done, "top1": state.accuracies[-1][1]})
                     if checkpoint is not None:
                         state.iteration = done
-                        checkpoint.save(state, student, step.optimizer)
+                        checkpoint.save(state, student, step.optimizer, trainer)
     finally:
         step.close()
     return FinetuneResult(student, state.accuracies)

@@ -1,27 +1,84 @@
-"""The loss of fine-tuning: distillation and relaxed feature alignment (Eq. 6, 11-13)."""
+"""The loss of fine-tuning: distillation, alignment of features, labels (Eq. 6, 11-13)."""
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.features import Seen
-from hast_cuda.ops import attention_energy_loss, distillation_loss
+from hast_cuda.ops import attention_energy_loss, distillation_loss, hard_sample_loss
 
-__all__ = ["distillation_loss", "loss_terms", "loss_weights"]
+__all__ = [
+    "direct_alignment",
+    "distillation_loss",
+    "label_loss",
+    "loss_terms",
+    "loss_weights",
+]
 
 
-def loss_weights(config: FinetuneConfig) -> tuple[float, float]:
-    """(alpha * T^2, lambda): what the two terms of Eq. 12 are multiplied by."""
-    return config.distillation_weight * config.temperature**2, config.feature_weight
+def loss_weights(config: FinetuneConfig) -> tuple[float, ...]:
+    """What the terms of :func:`loss_terms` are multiplied by: alpha * T^2, lambda and, where labels
+    count, their weight."""
+    weights = config.distillation_weight * config.temperature**2, config.feature_weight
+    return (*weights, config.label_weight) if config.label_weight else weights
 
 
-def loss_terms(config: FinetuneConfig, teacher: Seen, student: Seen) -> tuple[Tensor, Tensor]:
-    """(KL, sum over layers of Eq. 13), without their weights; the second is 0 without layers."""
+def loss_terms(
+    config: FinetuneConfig, teacher: Seen, student: Seen, labels: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """(KL, alignment) and, where labels count, the student's cross entropy; without their weights.
+
+    The alignment is the sum over layers of Eq. 13, or of the maps' mean squared error; 0 without
+    layers.
+
+    Raises:
+        ValueError: ``config.label_weight`` asks for labels and there are none.
+    """
     distillation = distillation_loss(teacher.logits, student.logits, config.temperature)
-    if not student.energies:
-        return distillation, distillation.new_zeros(())
-    return distillation, attention_energy_loss(
-        teacher.energies, student.energies, student.positions,
-        normalized=config.normalized_attention,
-    )  # fmt: skip
+    if config.distillation_reduction == "mean":
+        distillation = distillation / student.logits.shape[1]
+    if student.maps:
+        alignment = direct_alignment(teacher.maps, student.maps)
+    elif student.energies:
+        alignment = attention_energy_loss(
+            teacher.energies, student.energies, student.positions,
+            normalized=config.normalized_attention,
+        )  # fmt: skip
+    else:
+        alignment = distillation.new_zeros(())
+    if not config.label_weight:
+        return distillation, alignment
+    if labels is None:
+        message = f"label_weight is {config.label_weight}, but the images came without labels"
+        raise ValueError(message)
+    return distillation, alignment, label_loss(student.logits, labels)
+
+
+def direct_alignment(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
+    """``sum_l mean (f_s - f_t)^2`` over N, C, H, W (Table 7): maps of equal shapes -> 0-d, float32.
+
+    float64 maps give float64. Gradients flow to both sides.
+    """
+    errors = [F.mse_loss(_wide(f_s), _wide(f_t)) for f_t, f_s in zip(teacher, student, strict=True)]
+    return torch.stack(errors).sum()
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy (Eq. 6), averaged over the batch: 0-d float32, float64 for float64.
+
+    Args:
+        logits: [N, classes], floating point.
+        labels: classes [N] int64, or probabilities [N, classes].
+    """
+    if labels.dim() == 1:
+        # difficulty to the power of 0: Eq. 4, in one launch with its gradient
+        return hard_sample_loss(logits, labels, 0.0, check_labels=False)[0]
+    wide = _wide(logits)
+    return F.cross_entropy(wide, labels.to(wide.dtype))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -10,8 +10,12 @@ from torch import Tensor, nn
 from hast_cuda.execution import Execution
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.features import follow
+from hast_cuda.finetune.inundation import InundatedSGD
 from hast_cuda.finetune.objective import loss_terms, loss_weights
 from hast_cuda.nn import quantized_once
+
+Gradients = list[Tensor | None]
+TERMS = {"distillation": 0, "alignment": 1}  # what perturb_by names, in the order of loss_terms
 
 
 class Step:
@@ -27,29 +31,54 @@ class Step:
         self.student, self.config = student, config
         self.execution = execution or Execution()
         wanted = layers if config.feature_weight else []
-        self.networks = follow((teacher, student), wanted, merge=self.execution.merge)
+        self.networks = follow(
+            (teacher, student), wanted, merge=self.execution.merge,
+            maps=config.alignment == "direct",
+        )  # fmt: skip
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         device = self.parameters[0].device
         self.rate = torch.full((), config.learning_rate, device=device)
-        self.optimizer = torch.optim.SGD(
+        self.optimizer = self._make_optimizer()
+        self._upstream: dict[tuple[torch.dtype, float], list[Tensor]] = {}
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        if config.flip_fraction:
+            return InundatedSGD(
+                self.parameters, self.student, lr=self.rate, momentum=config.momentum,
+                weight_decay=config.weight_decay, goal=config.flip_goal(0),
+                largest_step=config.largest_step,
+            )  # fmt: skip
+        return torch.optim.SGD(
             self.parameters, lr=self.rate, momentum=config.momentum,
             nesterov=config.momentum > 0, weight_decay=config.weight_decay, fused=True,
         )  # fmt: skip
-        self._upstream: dict[tuple[torch.dtype, float], list[Tensor]] = {}
 
-    def losses(self, x: Tensor, *, teacher_grad: bool) -> tuple[Tensor, Tensor]:
-        """The two terms of Eq. 12 on ``x``, without their weights."""
+    def set_rates(self, rate: float, flip_goal: float = 0.0) -> None:
+        """Learning rate of the next update and, for AIT, the fraction of codes it must change."""
+        self.rate.fill_(rate)
+        if isinstance(self.optimizer, InundatedSGD):
+            self.optimizer.goal.fill_(flip_goal)
+
+    def losses(
+        self, x: Tensor, labels: Tensor | None = None, *, teacher_grad: bool
+    ) -> tuple[Tensor, ...]:
+        """The terms of Eq. 12, and Eq. 6 where labels count, on ``x``; without their weights."""
         teacher, student = self.networks
         with self.execution.autocast(x.device):
             with torch.set_grad_enabled(teacher_grad):
                 target = teacher(x)
             output = student(x)
-        return loss_terms(self.config, target, output)
+        return loss_terms(self.config, target, output, labels)
 
     def gradients(
-        self, terms: tuple[Tensor, Tensor], weight: float, inputs: Sequence[Tensor]
-    ) -> list[Tensor | None]:
-        """Gradients of ``weight`` times Eq. 12; the weights go in as upstream gradients."""
+        self, terms: tuple[Tensor, ...], weight: float, inputs: Sequence[Tensor], *,
+        only: int | None = None, keep_graph: bool = False,
+    ) -> Gradients:  # fmt: skip
+        """Gradients of ``weight`` times Eq. 12; the weights go in as upstream gradients.
+
+        ``only`` picks one of the terms.
+        """
         weights = [weight * factor for factor in loss_weights(self.config)]
         key = terms[0].dtype, weight
         if key not in self._upstream:  # made once: a new constant is a launch
@@ -58,30 +87,53 @@ class Step:
             ]
         counted = [
             (term, upstream)
-            for term, upstream, factor in zip(terms, self._upstream[key], weights, strict=True)
-            if factor and term.requires_grad
+            for index, (term, upstream, factor) in enumerate(
+                zip(terms, self._upstream[key], weights, strict=True)
+            )
+            if factor and term.requires_grad and only in (None, index)
         ]
         outputs, upstreams = zip(*counted, strict=True)
-        return list(torch.autograd.grad(outputs, inputs, upstreams, allow_unused=True))
+        return list(
+            torch.autograd.grad(
+                outputs, inputs, upstreams, retain_graph=keep_graph, allow_unused=True
+            )
+        )
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Update the student on the batch ``x``; returns the two terms of the clean loss."""
+    def _clean_gradients(
+        self, terms: tuple[Tensor, ...], x: Tensor
+    ) -> tuple[Gradients, Tensor | None]:
+        """The clean loss's gradients for the student, and what perturbs ``x`` if it needs one."""
+        config = self.config
+        weight, wanted = config.clean_weight or 1.0, self.parameters if config.clean_weight else []
+        if not x.requires_grad:
+            return self.gradients(terms, weight, wanted), None
+        if config.perturb_by == "both":
+            # One backward pass gives the student's gradient and the image's (through both
+            # networks), and frees this graph before the next one is made.
+            *found, towards = self.gradients(terms, weight, [*wanted, x])
+            return found, towards
+        term = TERMS[config.perturb_by]
+        (towards,) = self.gradients(terms, weight, [x], only=term, keep_graph=bool(wanted))
+        return self.gradients(terms, weight, wanted) if wanted else [], towards
+
+    def __call__(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Update the student on the batch ``x``; returns the terms of the clean loss.
+
+        Args:
+            x: images [N, C, H, W].
+            labels: classes [N] int64 or probabilities [N, classes], where the configuration has a
+                ``label_weight``.
+        """
         config = self.config
         perturbed = config.perturbation > 0
         x = x.detach().requires_grad_(perturbed)
         with quantized_once(self.student):
-            terms = self.losses(x, teacher_grad=perturbed)
-            # One backward pass gives the student's gradient and the image's (through both
-            # networks), and frees this graph before the next one is made.
-            wanted = self.parameters if config.clean_weight else []
-            inputs = [*wanted, x] if perturbed else wanted
-            found = self.gradients(terms, config.clean_weight or 1.0, inputs)
-            gradients = found[: len(wanted)]
+            terms = self.losses(x, labels, teacher_grad=perturbed)
+            gradients, towards = self._clean_gradients(terms, x)
             if perturbed and config.perturbed_weight:
-                towards = found[-1]
                 assert towards is not None
                 harder = torch.add(x.detach(), towards.sign(), alpha=config.perturbation)  # Eq. 10
-                again = self.losses(harder, teacher_grad=False)
+                again = self.losses(harder, labels, teacher_grad=False)
                 more = self.gradients(again, config.perturbed_weight, self.parameters)
                 gradients = _sum(gradients, more) if gradients else more
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -89,7 +141,7 @@ class Step:
         if config.max_grad_norm:
             _clip([g for g in gradients if g is not None], config.max_grad_norm)
         self.optimizer.step()
-        return terms[0].detach(), terms[1].detach()
+        return tuple(term.detach() for term in terms)
 
     def close(self) -> None:
         """Take the hooks out of both networks."""

@@ -1,8 +1,9 @@
-"""Conditional image generator of GDFQ, trained on the teacher's statistics while it is used."""
+"""Training of an image generator on the teacher's statistics, while it is used (GDFQ, Qimera)."""
 
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
@@ -11,112 +12,173 @@ from torch import Tensor, nn
 
 from hast_cuda.failures import FiniteGuard
 from hast_cuda.nn import BatchStatistics
-from hast_cuda.seeding import derive_seed, generator
+from hast_cuda.seeding import derive_seed
+from hast_cuda.synthesis.generator_config import GeneratorConfig
+from hast_cuda.synthesis.generator_network import Generator, soft_labels
 
-LATENT = 100
-MATCH_WEIGHT = 0.1  # of the BatchNorm loss beside the cross entropy
-WIDE_EPS = 0.8  # the published code passes it where momentum was meant; kept, it shapes the images
-
-
-class ConditionalBatchNorm2d(nn.Module):
-    """BatchNorm with one scale and shift per class; [N, C, H, W] and labels [N] -> [N, C, H, W]."""
-
-    def __init__(self, channels: int, num_classes: int, eps: float) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(channels, eps, affine=False)
-        self.scale, self.shift = (
-            nn.Embedding(num_classes, channels),
-            nn.Embedding(num_classes, channels),
-        )
-        nn.init.ones_(self.scale.weight)
-        nn.init.zeros_(self.shift.weight)
-
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Normalise, then scale and shift by class."""
-        scale, shift = self.scale(labels), self.shift(labels)
-        result: Tensor = self.norm(x) * scale[:, :, None, None] + shift[:, :, None, None]
-        return result
+CHECK_EVERY = 50  # iterations between reads of the device
+LARGE = 64  # images with longer sides are conditioned through BatchNorm
 
 
-class Generator(nn.Module):
-    """Noise [N, 100] and labels [N] -> images [N, C, H, W], normalised per channel.
+class GeneratorTrainer:
+    """A conditional generator that takes one training step per batch of images it gives.
+
+    Loss: (soft) cross entropy of the teacher on the wanted labels + ``match_weight`` * Eq. 3; Adam
+    with betas (0.5, 0.999). All that is random depends on seed and iteration alone: training goes
+    on from :meth:`state` as if it had never stopped. A step reads nothing from the device.
 
     Args:
-        channels: of the images.
-        height: of the images, a multiple of 4; ``width`` likewise.
-        num_classes: of the labels.
-        conditional_norm: condition through BatchNorm (large images) instead of the latent vector.
+        teacher: with BatchNorm; copied, never edited.
+        shape: (C, H, W) of the images, H and W multiples of 4.
+        num_classes: of the teacher.
+        config: default GDFQ's.
+        batch_size: images per step.
+        seed: of weights, noise and labels.
+        device: where to compute.
+        merge: let the teacher's BatchNorm layers take along what follows them.
+
+    Raises:
+        ValueError: no BatchNorm, sizes that are not multiples of 4, ``embedding="classifier"`` and
+            no layer that gives the logits.
     """
 
     def __init__(
-        self, channels: int, height: int, width: int, num_classes: int, *, conditional_norm: bool
-    ) -> None:
-        super().__init__()
-        if height % 4 or width % 4:
-            message = f"the generator needs sizes that are multiples of 4, got {height}x{width}"
-            raise ValueError(message)
-        self.small = (128, height // 4, width // 4)
-        self.embedding = None if conditional_norm else nn.Embedding(num_classes, LATENT)
-        self.project = nn.Linear(LATENT, 128 * (height // 4) * (width // 4))
-        self.convs = nn.ModuleList(
-            nn.Conv2d(i, o, 3, padding=1) for i, o in ((128, 128), (128, 64), (64, channels))
+        self, teacher: nn.Module, shape: tuple[int, int, int], num_classes: int,
+        config: GeneratorConfig | None = None, *, batch_size: int, seed: int = 0,
+        device: torch.device | str = "cpu", merge: bool = True,
+    ) -> None:  # fmt: skip
+        self.config = config = config or GeneratorConfig()
+        self.device, self.seed = torch.device(device), seed
+        self.batch_size, self.num_classes = batch_size, num_classes
+        rows = classifier_rows(teacher, num_classes) if config.embedding == "classifier" else None
+        self.latent_size = config.latent_size if rows is None else rows.shape[1]
+        frozen = copy.deepcopy(teacher).to(self.device).eval().requires_grad_(False)
+        self.statistics = BatchStatistics(frozen, merge=merge)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(seed, "generator weights"))
+            self.network = Generator(
+                *shape, num_classes, conditional_norm=min(shape[1:]) > LARGE,
+                latent_size=self.latent_size, embedding_noise=config.embedding_noise,
+                embedding=rows,
+            ).to(self.device)  # fmt: skip
+        self.parameters = list(self.network.parameters())
+        self.optimizer = torch.optim.Adam(
+            self.parameters, lr=config.learning_rate, betas=(0.5, 0.999), fused=True
         )
-        self.norms = nn.ModuleList(
-            ConditionalBatchNorm2d(c, num_classes, eps)
-            if conditional_norm
-            else nn.BatchNorm2d(c, eps)
-            for c, eps in ((128, 1e-5), (128, WIDE_EPS), (64, WIDE_EPS))
-        )
-        self.output_norm = nn.BatchNorm2d(channels, affine=False)
+        self.random = torch.Generator(self.device)
+        self.guard = FiniteGuard("generator", self.device)
+        self.loss = torch.zeros((), device=self.device)
+        self.iteration = 0
 
-    def _norm(self, index: int, x: Tensor, labels: Tensor) -> Tensor:
-        norm = self.norms[index]
-        result: Tensor = norm(x) if self.embedding is not None else norm(x, labels)
-        return result
+    def step(self, done: float = 0.0) -> tuple[Tensor, Tensor]:
+        """One training step, on a fresh batch.
 
-    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Images of ``labels``."""
-        if self.embedding is not None:
-            noise = noise * self.embedding(labels)
-        x = self._norm(0, self.project(noise).unflatten(1, self.small), labels)
-        for index in (0, 1):
-            x = self.convs[index](F.interpolate(x, scale_factor=2))
-            x = F.leaky_relu(self._norm(index + 1, x, labels), 0.2)
-        result: Tensor = self.output_norm(torch.tanh(self.convs[2](x)))
-        return result
+        Args:
+            done: fraction of the fine-tuning that is over, for the learning rate.
+
+        Returns:
+            Its images [N, C, H, W], without gradient, and their labels: [N] int64, or where the
+            configuration superposes classes always probabilities [N, classes].
+        """
+        noise, classes, weights = self._draw()
+        labels = classes
+        if weights is not None:
+            labels = soft_labels(classes, weights, self.num_classes)
+        elif self.config.superpose_probability:
+            alone = classes[:, None]
+            labels = soft_labels(alone, torch.ones_like(alone, dtype=noise.dtype), self.num_classes)
+        with torch.enable_grad():
+            images = self.network(noise, classes, weights)
+            loss = F.cross_entropy(self.statistics.model(images), labels)
+            loss = loss + self.config.match_weight * self.statistics.loss()
+            gradients = torch.autograd.grad(loss, self.parameters)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.param_groups[0]["lr"] = self.config.rate(done)
+        self.optimizer.step()
+        self.loss = loss.detach()
+        self.guard.observe(self.loss)
+        self.iteration += 1
+        return images.detach(), labels
+
+    def _draw(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Noise, classes and, if they are superposed, their weights, of this iteration."""
+        config, device = self.config, self.device
+        random = self.random.manual_seed(derive_seed(self.seed, "generator noise", self.iteration))
+        # the coin is tossed on the host: it decides on shapes
+        coin = derive_seed(self.seed, "superposed", self.iteration) / 2**63
+        superposed = coin < config.superpose_probability
+        places = (self.batch_size, config.superpose_classes) if superposed else (self.batch_size,)
+        # without an embedding there is one noise vector per image, whatever its classes
+        vectors = places[:1] if self.network.embedding is None else places
+        noise = torch.randn(*vectors, self.latent_size, generator=random, device=device)
+        classes = torch.randint(self.num_classes, places, generator=random, device=device)
+        if not superposed:
+            return noise, classes, None
+        return noise, classes, torch.randn(places, generator=random, device=device).softmax(1)
+
+    def check(self) -> None:
+        """Read the device; FloatingPointError if a loss was not finite, naming the iteration."""
+        self.guard.check(self.iteration - self.guard.start)
+
+    def batches(self) -> Iterator[Tensor]:
+        """Endless images, one training step each; looks at the loss now and then."""
+        while True:
+            images, _ = self.step()
+            if self.iteration % CHECK_EVERY == 1:
+                self.check()
+            yield images
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, Adam moments and iteration, by name."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        for index, parameter in enumerate(self.parameters):
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"adam.{index}.{key}"] = value
+        return tensors | {"iteration": torch.tensor(self.iteration)}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from :meth:`state`; KeyError or RuntimeError if it is another generator's."""
+        iteration = int(tensors["iteration"])
+        weights = {k[8:]: v for k, v in tensors.items() if k.startswith("network.")}
+        self.network.load_state_dict(weights)
+        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for name, value in tensors.items():
+            if name.startswith("adam."):
+                _, index, key = name.split(".")
+                moments[int(index)][key] = value.to(self.device, copy=True)
+        self.optimizer.state.clear()
+        for number, found in moments.items():
+            self.optimizer.state[self.parameters[number]].update(found)
+        self.iteration = iteration
+        self.guard.reset("generator", iteration)
+
+
+def classifier_rows(teacher: nn.Module, num_classes: int) -> Tensor:
+    """Weights [classes, features] of the last linear layer or 1x1 convolution that gives logits."""
+    for module in reversed(list(teacher.modules())):
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            weight = module.weight.detach()
+            if weight.shape[0] == num_classes and weight[0].numel() == weight.shape[1]:
+                return weight.flatten(1)
+    message = (
+        'embedding is "classifier", but no linear layer or 1x1 convolution of the teacher has '
+        f'{num_classes} outputs; choose "random"'
+    )
+    raise ValueError(message)
 
 
 def generated_batches(
     teacher: nn.Module, shape: tuple[int, int, int], num_classes: int, batch_size: int, *,
     seed: int, device: torch.device,
 ) -> Iterator[Tensor]:  # fmt: skip
-    """Endless images [batch_size, C, H, W] of a generator that takes one training step per batch.
-
-    Loss: cross entropy of the teacher on the wanted labels + 0.1 * Eq. 3; Adam, rate 1e-3.
+    """Endless images [batch_size, C, H, W] of a GDFQ generator that is trained meanwhile.
 
     Raises:
         FloatingPointError: the loss is not finite. ValueError: no BatchNorm, sizes not multiples of
             4.
     """
-    statistics = BatchStatistics(copy.deepcopy(teacher).to(device).eval().requires_grad_(False))
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(derive_seed(seed, "generator weights"))
-        network = Generator(*shape, num_classes, conditional_norm=min(shape[1:]) > 64).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.5, 0.999))
-    random = generator(seed, "generator noise", device=device)
-    guard, iteration = FiniteGuard("calibration generator", device), 0
-    while True:
-        with torch.enable_grad():
-            noise = torch.randn(batch_size, LATENT, generator=random, device=device)
-            labels = torch.randint(num_classes, (batch_size,), generator=random, device=device)
-            images = network(noise, labels)
-            loss = F.cross_entropy(statistics.model(images), labels)
-            loss = loss + MATCH_WEIGHT * statistics.loss()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        guard.observe(loss)
-        iteration += 1
-        if iteration % 50 == 1:
-            guard.check(iteration)
-        yield images.detach()
+    trainer = GeneratorTrainer(
+        teacher, shape, num_classes, batch_size=batch_size, seed=seed, device=device
+    )
+    yield from trainer.batches()

@@ -44,3 +44,7 @@ class GeneratorConfig:
         check_positive("superpose_classes", self.superpose_classes)
         check_choice("embedding", self.embedding, EMBEDDINGS)
         check_range("embedding_noise", self.embedding_noise, 0)
+
+    def rate(self, done: float) -> float:
+        """Learning rate when the fraction ``done`` of the fine-tuning is over; 0 in the warm-up."""
+        return float(self.learning_rate * 0.1 ** sum(done >= at for at in self.decay_at))

@@ -1,0 +1,94 @@
+"""What runs on the device in one iteration, as one graph launch where CUDA graphs are on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from hast_cuda.augment import resize_crops
+from hast_cuda.failures import FiniteGuard
+from hast_cuda.finetune.objective import loss_weights
+from hast_cuda.finetune.step import Step
+from hast_cuda.graphs import Replayed
+
+
+class Update(ABC):
+    """A batch, the student's step on it and the guard; the terms of its loss are in :attr:`terms`.
+
+    The same tensors are read and written every time.
+    """
+
+    def __init__(self, step: Step, guard: FiniteGuard) -> None:
+        device = step.rate.device
+        self.step, self.guard = step, guard
+        self.terms = tuple(torch.zeros((), device=device) for _ in loss_weights(step.config))
+        self.replayed = Replayed(self._run, device, step.execution.cuda_graphs)
+
+    @abstractmethod
+    def batch(self) -> tuple[Tensor, Tensor | None]:
+        """Images, and labels if there are any, from tensors that stay in place."""
+
+    def _run(self) -> None:
+        images, labels = self.batch()
+        terms = self.step(self.step.execution.images(images), labels)
+        for kept, term in zip(self.terms, terms, strict=True):
+            kept.copy_(term)
+        self.guard.observe(sum(terms[1:], terms[0]))
+
+
+class Iteration(Update):
+    """An iteration on ``size`` of the stored ``images`` [N, C, H, W], cropped and mirrored.
+
+    Args:
+        step: of the student.
+        images: on the device.
+        size: of the batch.
+        guard: sees the loss.
+        labels: of the images, [N] or [N, classes], or None.
+    """
+
+    def __init__(
+        self, step: Step, images: Tensor, size: int, guard: FiniteGuard,
+        labels: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(step, guard)
+        self.images, self.labels = images, labels
+        self.chosen = torch.zeros(size, dtype=torch.int64, device=images.device)
+        self.crops = torch.zeros(size, 5, device=images.device)
+
+    def batch(self) -> tuple[Tensor, Tensor | None]:
+        """The crops of the chosen images, and their labels."""
+        chosen = self.images.index_select(0, self.chosen)
+        labels = None if self.labels is None else self.labels.index_select(0, self.chosen)
+        return resize_crops(chosen, self.crops[:, :4], self.crops[:, 4]), labels
+
+    def __call__(self, chosen: Tensor, crops: Tensor, rate: float, flip_goal: float = 0.0) -> None:
+        """One iteration on the images ``chosen`` [size], cut out of them by ``crops`` [size, 5]."""
+        self.chosen.copy_(chosen, non_blocking=True)
+        self.crops.copy_(crops)
+        self.step.set_rates(rate, flip_goal)
+        self.replayed()
+
+
+class GeneratedIteration(Update):
+    """An iteration on images as a generator gives them, [N, C, H, W], and their labels."""
+
+    def __init__(self, step: Step, guard: FiniteGuard) -> None:
+        super().__init__(step, guard)
+        self.images = self.labels = torch.empty(0)
+
+    def batch(self) -> tuple[Tensor, Tensor | None]:
+        """What the generator gave."""
+        return self.images, self.labels
+
+    def __call__(self, images: Tensor, labels: Tensor, rate: float, flip_goal: float = 0.0) -> None:
+        """One iteration on ``images``, equal in shape every time."""
+        if self.images.shape == images.shape:
+            self.images.copy_(images)
+            self.labels.copy_(labels)
+        else:
+            self.images, self.labels = images.clone(), labels.clone()
+        self.step.set_rates(rate, flip_goal)
+        self.replayed()
