@@ -16,7 +16,7 @@ import torch
 from provenance import device_label, keep_freed_memory, provenance
 from pytorchcv.model_provider import get_model
 
-from hast_cuda.methods import PRESETS, preset
+from hast_cuda.methods import PRESETS, hast
 from hast_cuda.run.pipeline import Bits, zero_shot_quantize
 from hast_cuda.zoo import load_teacher
 
@@ -58,7 +58,7 @@ def main() -> None:
         if flags.weights is None
         else load_teacher(NETWORK, weights=flags.weights)
     )
-    chosen = preset(flags.preset, "cifar10")
+    chosen = hast.recipe(flags.preset, "cifar10")
     recipe = replace(
         chosen,
         synthesis=replace(

@@ -94,7 +94,7 @@ def test_quantize_then_evaluate(hast: Cli, tmp_path: Path) -> None:
     assert result["network"]["model"] == "digits"
     assert (result["num_test_images"], result["num_images"]) == (20, 8)
     recipe = json.loads((out / "config.json").read_text())["recipe"]
-    assert [part["batch_size"] for part in recipe.values()] == [8, 8]
+    assert [recipe[part]["batch_size"] for part in ("synthesis", "finetune")] == [8, 8]
     assert [part["iterations"] for part in recipe.values()] == [2, 2]
     assert f"{result['full_precision']:6.2f} %" in printed
     assert f"{result['quantized']:6.2f} %" in printed

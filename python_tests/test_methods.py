@@ -12,8 +12,8 @@ from hast_cuda.posttraining import PostTrainingConfig
 from hast_cuda.synthesis import SynthesisConfig
 
 NAMES = (
-    "hast", "intraq", "zeroq", "zeroq_il", "dsg", "dsg_il", "gdfq", "qimera", "ait", "squant", "dfq",
-    "rtn", "real_data",
+    "hast", "intraq", "zeroq", "zeroq_il", "dsg", "dsg_il", "gdfq", "qimera", "ait", "squant",
+    "dfq", "rtn", "real_data",
 )  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def test_budgets() -> None:
 
 @pytest.mark.parametrize("budget", ["tiny", "0%", "101%", "-5%", "5", "nan%"])
 def test_budget_errors(budget: str) -> None:
-    with pytest.raises(ValueError, match="budget is .*; allowed"):
+    with pytest.raises(ValueError, match="budget is"):
         apply_budget(methods.recipe("hast"), budget)
 
 

@@ -11,11 +11,12 @@ from networks import CHANNELS, CLASSES, SIZE, same_state, snapshot, tiny
 from safetensors import safe_open
 from torch import Tensor
 
+from hast_cuda import methods
 from hast_cuda.data import ImageSet
 from hast_cuda.evaluate import evaluate
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.input_spec import InputSpec
-from hast_cuda.methods import Recipe, preset
+from hast_cuda.methods import Recipe
 from hast_cuda.nn import Override
 from hast_cuda.run import Bits, QuantizationResult, load_student, pipeline, zero_shot_quantize
 from hast_cuda.synthesis import ImageStore, SynthesisConfig, SyntheticImages
@@ -204,14 +205,15 @@ def test_shared_modules_and_channels_last(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["default", "paper", "released"])
 def test_presets_by_name(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def small(name: str, dataset: str) -> Recipe:
-        full = preset(name, dataset)
+    def small(method: str, name: str, dataset: str) -> Recipe:
+        full = make(method, name, dataset)
         return Recipe(
             replace(full.synthesis, num_images=8, iterations=2),
             replace(full.finetune, iterations=2, calibration_updates=2),
         )
 
-    monkeypatch.setattr(pipeline, "preset", small)
+    make = methods.recipe
+    monkeypatch.setattr(methods, "recipe", small)
     result = run(tmp_path, recipe=name, dataset="cifar100").result
     assert result["preset"] == name
     assert read_json(tmp_path / "config.json")["preset"] == name

@@ -60,7 +60,7 @@ class Sequence(nn.Module):
             r"images are \[4, 3, 8, 8\] torch.uint8",
         ),
         ({"images": images(0)}, r"images are \[0, 3, 8, 8\]"),
-        ({"images": images(labels=torch.arange(3))}, "4 synthetic images and 3 labels"),
+        ({"images": images(labels=torch.arange(3))}, "there are 4 images and 3 labels"),
         ({"images": images(6)}, "labels go from 0 to 5; the network has 5 classes"),
         ({"images": images(labels=torch.arange(4) - 1)}, "labels go from -1 to 2"),
         ({"images": images(images=torch.full((4, *SHAPE), torch.nan))}, "contain NaN or infinity"),

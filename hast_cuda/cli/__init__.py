@@ -11,6 +11,7 @@ import tyro
 from hast_cuda.cli.demo import demo
 from hast_cuda.cli.info import info
 from hast_cuda.cli.quantize import evaluate, finetune, quantize, synthesize
+from hast_cuda.cli.reproduce import reproduce
 
 VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
@@ -18,6 +19,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "synthesize": synthesize,
     "finetune": finetune,
     "evaluate": evaluate,
+    "reproduce": reproduce,
     "info": info,
 }
 # What a user can mend: shown as one line. Anything else is a bug and keeps its traceback.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hast_cuda.cli.options import Budget, Network, labelled_images, shape_of
 from hast_cuda.cli.quantize import report
-from hast_cuda.methods import Recipe, preset
+from hast_cuda.methods import Recipe, hast
 from hast_cuda.report import draw_curves, draw_images
 from hast_cuda.run import Bits, RunDirectory, zero_shot_quantize
 
@@ -16,7 +16,7 @@ BITS = 3
 
 def demo_recipe() -> Recipe:
     """The default preset at a budget of about a minute on two CPU cores."""
-    recipe = preset("default", "cifar10")
+    recipe = hast.recipe("default", "cifar10")
     return Recipe(
         replace(recipe.synthesis, num_images=512, batch_size=256, iterations=200),
         replace(recipe.finetune, iterations=150, batch_size=128, evaluations=6),
@@ -45,6 +45,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> 
         network.load(), shape_of(spec), Bits(BITS, BITS), recipe=recipe, seed=seed,
         device=target, out=out, test=test, describe=described,
     )  # fmt: skip
+    assert done.images is not None
     draw_images(done.images.images, done.images.labels, spec, out / "images.png")
     records = RunDirectory.open(out).read_log()
     draw_curves(records, out / "curves.png")

@@ -22,8 +22,8 @@ from hast_cuda.zoo import input_spec, load_teacher
 
 Preset = Literal["default", "paper", "released"]
 Method = Literal[
-    "hast", "intraq", "zeroq", "zeroq_il", "dsg", "dsg_il", "gdfq", "qimera", "ait", "squant", "dfq",
-    "rtn", "real_data",
+    "hast", "intraq", "zeroq", "zeroq_il", "dsg", "dsg_il", "gdfq", "qimera", "ait", "squant",
+    "dfq", "rtn", "real_data",
 ]  # fmt: skip
 SECTIONS = ("synthesis", "finetune", "generator", "posttraining")
 

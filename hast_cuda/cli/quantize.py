@@ -8,9 +8,17 @@ from typing import Annotated
 import tyro
 from torch import nn
 
-from hast_cuda.cli.options import Budget, Network, labelled_images, shape_of
+from hast_cuda.cli.options import (
+    Budget,
+    Network,
+    labelled_images,
+    shape_of,
+    training_images,
+)
 from hast_cuda.evaluate import evaluate as top1
 from hast_cuda.execution import Execution
+from hast_cuda.input_spec import InputSpec
+from hast_cuda.methods import Recipe
 from hast_cuda.nn import Override, QuantizationTable, quantization_table, require_batch_norm
 from hast_cuda.nn import quantize as quantize_network
 from hast_cuda.run import (
@@ -20,7 +28,7 @@ from hast_cuda.run import (
     load_student,
     zero_shot_quantize,
 )
-from hast_cuda.synthesis import ImageStore
+from hast_cuda.synthesis import ImageStore, SyntheticImages
 from hast_cuda.synthesis import synthesize as make_images
 
 Flat = tyro.conf.arg(name="")  # --model, not --network.model
@@ -30,7 +38,8 @@ def quantize(
     network: Annotated[Network, Flat], out: Path, budget: Annotated[Budget, Flat] = Budget(),
     weight_bits: int = 4, act_bits: int = 4, placement: str = "relu",
     full_precision: tuple[str, ...] = (), data: str | None = None, test_limit: int | None = None,
-    images: Path | None = None, execution: Annotated[Execution, Flat] = Execution(),
+    images: Path | None = None, train_data: str | None = None,
+    execution: Annotated[Execution, Flat] = Execution(),
 ) -> None:  # fmt: skip
     """Quantize a pretrained network without its data.
 
@@ -46,6 +55,7 @@ def quantize(
             "digits".
         test_limit: use only this many test images.
         images: directory with synthetic images of an earlier run, instead of making new ones.
+        train_data: labelled training images, for the method real_data alone.
         execution: how to compute.
     """
     spec = network.spec()
@@ -54,13 +64,28 @@ def quantize(
     bits = Bits(weight_bits, act_bits, placement, {name: Override() for name in full_precision})
     teacher = network.load()
     print(table_of(teacher, bits))
-    ready = None if images is None else ImageStore(images).load_all()
+    ready = _ready_images(images, train_data, recipe, spec)
     done = zero_shot_quantize(
         teacher, shape_of(spec), bits, recipe=recipe, seed=budget.seed, device=device, out=out,
         images=ready, test=test, describe=_described(network, budget, data, images),
         execution=execution,
     )  # fmt: skip
     report(done, out)
+
+
+def _ready_images(
+    images: Path | None, train_data: str | None, recipe: Recipe, spec: InputSpec
+) -> SyntheticImages | None:
+    """Images that need not be made."""
+    if train_data is not None:
+        if images is not None or recipe.images != "real":
+            message = (
+                "train_data is for the method real_data, which takes no synthetic images: every "
+                "other method works without data"
+            )
+            raise ValueError(message)
+        return training_images(train_data, spec)
+    return None if images is None else ImageStore(images).load_all()
 
 
 def table_of(teacher: nn.Module, bits: Bits) -> QuantizationTable:
@@ -75,7 +100,7 @@ def _described(
     network: Network, budget: Budget, data: str | None, images: Path | None
 ) -> dict[str, object]:
     return {
-        "method": "hast",
+        "method": budget.method,
         "network": network,
         "preset": budget.preset,
         "data": data,
@@ -92,8 +117,8 @@ def report(done: QuantizationResult, out: Path) -> None:
             ("full precision", "full_precision", ""),
             ("rounded, ranges calibrated", "rounded", ""),
             ("start of fine-tuning", "start_of_finetuning", ""),
-            ("HAST, last iteration", "quantized", ""),
-            ("HAST, best seen", "quantized_best_epoch", "chosen by test accuracy"),
+            ("last iteration", "quantized", ""),
+            ("best seen", "quantized_best_epoch", "chosen by test accuracy"),
         ):
             print(f"  {label:<28}{result[key]:6.2f} %  {note}".rstrip())
     print(f"run directory: {out}")

@@ -108,7 +108,8 @@ def write(document: Document, outcomes: list[Outcome], setting: Setting) -> None
     }  # fmt: skip
     texts = {
         "table.md": to_markdown(document), "table.csv": to_csv(document),
-        "table.html": to_html(document), "table.json": json.dumps(raw, indent=1, default=str) + "\n",
+        "table.html": to_html(document),
+        "table.json": json.dumps(raw, indent=1, default=str) + "\n",
     }  # fmt: skip
     for name, text in texts.items():
         with replace_file(setting.out / name) as temporary:
@@ -131,12 +132,12 @@ def _document(
     }
     if setting.train is not None:
         facts["training images of real_data"] = str(len(setting.train))
-    notes = [
+    reading = (
         "Last iteration: nothing is chosen by test accuracy; best seen is, and is shown because "
         "published figures often are. Differences to the paper compare other weights and another "
-        "budget unless both are the paper's; the drops from full precision compare better.",
-        f"Paper: {paper_source()}",
-    ]
+        "budget unless both are the paper's; the drops from full precision compare better."
+    )
+    notes = [reading, f"Paper: {paper_source()}"]
     order = order_note(outcomes, paper)
     return Document(
         f"{table}: {TABLES[table].title}", facts, lines_of(outcomes, paper),

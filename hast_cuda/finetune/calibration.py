@@ -12,7 +12,7 @@ from hast_cuda.augment import random_crop_flip
 from hast_cuda.execution import Execution, convolution_rules
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.source import shuffled
-from hast_cuda.nn import activation_quantizers, calibrate
+from hast_cuda.nn import activation_quantizers, batch_norm_ranges, calibrate
 from hast_cuda.seeding import generator
 from hast_cuda.synthesis.generator import GeneratorTrainer, generated_batches
 
@@ -33,8 +33,9 @@ def augmented(
 
 
 def calibrate_student(
-    teacher: nn.Module, student: nn.Module, images: Tensor | GeneratorTrainer,
+    teacher: nn.Module, student: nn.Module, images: Tensor | GeneratorTrainer | None,
     config: FinetuneConfig, *, num_classes: int, seed: int, device: torch.device,
+    width: float = 6.0,
 ) -> None:  # fmt: skip
     """Find the ranges as ``config.calibration`` says and freeze them.
 
@@ -45,11 +46,13 @@ def calibrate_student(
     Args:
         teacher: trains the generator, if ``config.calibration`` asks for one.
         student: from :func:`hast_cuda.quantize`, on ``device``; edited.
-        images: synthetic images [N, C, H, W], or the trainer of the generator that makes them.
+        images: synthetic images [N, C, H, W], the trainer of the generator that makes them, or None
+            where ranges come from BatchNorm.
         config: how.
         num_classes: of the teacher.
         seed: of the order, crops and a generator made here.
         device: where to compute.
+        width: of ranges from BatchNorm, in standard deviations.
 
     Raises:
         FloatingPointError: the generator's loss is not finite.
@@ -59,22 +62,25 @@ def calibrate_student(
     quantizers = activation_quantizers(student)
     if isinstance(images, GeneratorTrainer):
         _warm_up(images, student, config)
-    elif not quantizers:
+        if config.calibration == "generator":
+            return
+    if not quantizers:
         return  # weights only: there is no range to find
-    elif config.calibration == "generator":
-        channels, height, width = images.shape[1:]
+    if config.calibration == "batch_norm":
+        batch_norm_ranges(student, width)
+        return
+    if not isinstance(images, Tensor):
+        message = f'calibration is "{config.calibration}", which needs stored images'
+        raise ValueError(message)
+    if config.calibration == "generator":
+        channels, height, rows = images.shape[1:]
         stream = generated_batches(
-            teacher, (channels, height, width), num_classes, config.calibration_batch_size,
+            teacher, (channels, height, rows), num_classes, config.calibration_batch_size,
             seed=seed, device=device,
         )  # fmt: skip
-        calibrate(student, islice(stream, config.calibration_updates))
-    elif config.calibration == "images":
+    else:
         stream = augmented(images, config, seed, device)
-        calibrate(student, islice(stream, config.calibration_updates))
-    if quantizers and config.calibration == "batch_norm":
-        from hast_cuda.nn import batch_norm_ranges  # noqa: PLC0415
-
-        batch_norm_ranges(student)
+    calibrate(student, islice(stream, config.calibration_updates))
 
 
 def _warm_up(trainer: GeneratorTrainer, student: nn.Module, config: FinetuneConfig) -> None:

@@ -11,9 +11,7 @@ from hast_cuda.validate import check_choice
 BASES = {"gdfq": gdfq.recipe, "qimera": qimera.recipe}
 
 
-def recipe(
-    preset: str = "default", dataset: str = "cifar10", base: str = "gdfq"
-) -> Recipe:
+def recipe(preset: str = "default", dataset: str = "cifar10", base: str = "gdfq") -> Recipe:
     """No CE, no weight decay, gradient inundation on top of GDFQ or Qimera.
 
     Args:

@@ -11,7 +11,7 @@ def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
     """BatchNorm folded, ranges of weights equalized across layers, biases corrected; no images.
 
     "paper" and "released" replace ReLU6 and take ranges of 6 standard deviations; "default" keeps
-    ReLU6 and takes the range of the smallest expected error.
+    ReLU6 and takes 4.
 
     Raises:
         ValueError: unknown preset or dataset.
@@ -20,7 +20,7 @@ def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
     return training_free.recipe(
         PostTrainingConfig(
             fold=True, equalize=True, absorb_biases=True, correct_biases=True,
-            keep_relu6=not published, range_width=6.0 if published else 0.0,
+            keep_relu6=not published, range_width=6.0 if published else 4.0,
         ),
         preset,
         dataset,

@@ -32,9 +32,7 @@ def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
     if preset == "released":
         return _released(paper, dataset)
     # Crops blur the statistics that are matched, and gain nothing in few iterations.
-    return common.ours(
-        replace(paper, synthesis=replace(paper.synthesis, augment_probability=0.0))
-    )
+    return common.ours(replace(paper, synthesis=replace(paper.synthesis, augment_probability=0.0)))
 
 
 def _paper(dataset: str) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.posttraining import PostTrainingConfig
@@ -22,9 +22,9 @@ class Recipe:
     """Of images optimised from noise."""
     finetune: FinetuneConfig
     """Of the student, and of its activation ranges; no iterations: post-training quantization."""
-    generator: GeneratorConfig = GeneratorConfig()
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     """Of images that a network makes."""
-    posttraining: PostTrainingConfig = PostTrainingConfig()
+    posttraining: PostTrainingConfig = field(default_factory=PostTrainingConfig)
     """What is done to the weights without images."""
     images: str = "synthetic"
     """"synthetic" (optimised noise), "generated" (by a network trained beside the student), "real"

@@ -8,10 +8,10 @@ from hast_cuda.posttraining import PostTrainingConfig
 
 
 def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
-    """Weights rounded to nearest, ranges of 6 standard deviations ("default": smallest error).
+    """Weights rounded to nearest, ranges of 6 standard deviations ("default": 4).
 
     Raises:
         ValueError: unknown preset or dataset.
     """
-    width = 0.0 if preset == "default" else 6.0
+    width = 4.0 if preset == "default" else 6.0
     return training_free.recipe(PostTrainingConfig(range_width=width), preset, dataset)

@@ -93,7 +93,9 @@ def images_for(chosen: Recipe, setting: Setting, seed: int) -> SyntheticImages |
     )  # fmt: skip
 
 
-def run_row(row: Row, setting: Setting, seeds: Sequence[int], say: Callable[[str], None]) -> Outcome:
+def run_row(
+    row: Row, setting: Setting, seeds: Sequence[int], say: Callable[[str], None]
+) -> Outcome:
     """All seeds of one row."""
     chosen = recipe_of(row, setting)
     if chosen.images == "real" and setting.train is None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hast_cuda.run.directory import RunDirectory
+from hast_cuda.run.directory import RunDirectory, environment, plain
+from hast_cuda.run.inputs import infer_shape
 from hast_cuda.run.pipeline import (
     Bits,
     QuantizationResult,
-    infer_shape,
     save_student,
     zero_shot_quantize,
 )
@@ -16,8 +16,10 @@ __all__ = [
     "Bits",
     "QuantizationResult",
     "RunDirectory",
+    "environment",
     "infer_shape",
     "load_student",
+    "plain",
     "save_student",
     "zero_shot_quantize",
 ]

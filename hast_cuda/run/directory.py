@@ -160,6 +160,14 @@ class RunDirectory:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
 
+    def result(self) -> dict[str, Any] | None:
+        """``result.json`` of a finished run, or None."""
+        path = self.path / "result.json"
+        if not path.exists() or not self.student.exists():
+            return None
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``."""
         write_json(self.path / "result.json", plain(result))

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
+from hast_cuda import methods
 from hast_cuda.data import ImageSet
 from hast_cuda.evaluate import evaluate
 from hast_cuda.execution import Execution
@@ -20,12 +21,14 @@ from hast_cuda.files import replace_file
 from hast_cuda.finetune import finetune
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
-from hast_cuda.methods import Recipe, preset
-from hast_cuda.nn import Override, quantize, require_batch_norm, shrink_ranges
-from hast_cuda.run.directory import RunDirectory
+from hast_cuda.methods import Recipe
+from hast_cuda.nn import Override, quantize, shrink_ranges
+from hast_cuda.posttraining import finish, prepare
+from hast_cuda.run.directory import RunDirectory, plain
+from hast_cuda.run.inputs import check_images, infer_shape
+from hast_cuda.run.sources import check_source, labels_for, make_trainer, search_images
+from hast_cuda.run.student import load_weights
 from hast_cuda.synthesis import ImageShape, ImageStore, SyntheticImages, synthesize
-
-SEARCH_IMAGES = 256  # one batch is enough for the error of a range
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,14 @@ class Bits:
 
 @dataclass
 class QuantizationResult:
-    """The quantized network, its synthetic images, and the figures of ``result.json``."""
+    """The quantized network, its images if any are kept, and the figures of ``result.json``."""
 
     student: nn.Module
-    images: SyntheticImages
+    images: SyntheticImages | None
     result: dict[str, Any]
 
 
-class _Phases:
+class Phases:
     """Seconds per phase, summed over the attempts of a run (one that was killed does not count)."""
 
     def __init__(self, run: RunDirectory | None) -> None:
@@ -134,12 +137,13 @@ def zero_shot_quantize(
             )  # fmt: skip
             check_images(images, shape)
     if run is not None and (found := run.result()) is not None:
-        return QuantizationResult(load_weights_into(student, run.path), images, found)
+        return QuantizationResult(load_weights(student, run.student), images, found)
     trainer = make_trainer(chosen, teacher, shape, seed=seed, device=device)
     with phases("calibration"):
         calibrate_student(
-            teacher, student, None if images is None else images.images, chosen.finetune,
-            width=chosen.posttraining.range_width, generator=trainer, seed=seed, device=device,
+            teacher, student, trainer if images is None else images.images, chosen.finetune,
+            num_classes=shape.num_classes, seed=seed, device=device,
+            width=chosen.posttraining.range_width,
         )  # fmt: skip
         finish(student, prepared.to(device), chosen.posttraining)
     with phases("evaluation"):
@@ -151,17 +155,18 @@ def zero_shot_quantize(
         with phases("evaluation"):
             start = accuracy(student)
     seen: list[float] = []
-    if chosen.finetune.iterations:
+    training = trainer if images is None else images.images
+    if chosen.finetune.iterations and training is not None:
         with phases("finetuning"):
             done = finetune(
-                teacher, student, images if trainer is None else trainer, chosen.finetune,
-                seed=seed, device=device, log=log,
+                teacher, student, training, chosen.finetune,
+                labels=labels_for(chosen.finetune, images), seed=seed, device=device, log=log,
                 evaluate=None if test is None else lambda network: accuracy(network) or 0.0,
                 checkpoint=None if run is None else CheckpointFile(run.checkpoint),
                 execution=execution,
             )  # fmt: skip
         seen = [top1 for _, top1 in done.accuracies]
-    result = {
+    result: dict[str, Any] = plain({
         **described,
         "full_precision": full_precision,
         "rounded": rounded,
@@ -173,7 +178,7 @@ def zero_shot_quantize(
         "synthesis_iterations": chosen.synthesis.iterations,
         "finetune_iterations": chosen.finetune.iterations,
         "seconds": phases.seconds,
-    }
+    })  # fmt: skip
     if run is not None:
         save_student(student, run.student, described)
         run.finish(result)

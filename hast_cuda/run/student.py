@@ -42,9 +42,14 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         message = f"{config_path} is not the configuration of a run ({error!r})"
         raise ValueError(message) from error
+    return load_weights(student, weights).eval()
+
+
+def load_weights(student: nn.Module, weights: Path) -> nn.Module:
+    """``student`` with the weights of a finished run; ValueError if they do not fit."""
     try:
         student.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
         message = f"{weights} is corrupt or belongs to another network: {error}"
         raise ValueError(message) from error
-    return student.eval()
+    return student

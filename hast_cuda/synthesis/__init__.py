@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from hast_cuda.synthesis.config import SynthesisConfig
+from hast_cuda.synthesis.generator import GeneratorTrainer
+from hast_cuda.synthesis.generator_config import GeneratorConfig
 from hast_cuda.synthesis.intra_class import margin_loss
 from hast_cuda.synthesis.loop import ImageShape, synthesize
 from hast_cuda.synthesis.objective import difficulty, hard_sample_loss, soft_label_loss
 from hast_cuda.synthesis.store import ImageStore, SyntheticImages
 
 __all__ = [
+    "GeneratorConfig",
+    "GeneratorTrainer",
     "ImageShape",
     "ImageStore",
     "SynthesisConfig",

@@ -1,0 +1,57 @@
+"""Where a recipe's images come from, and whether what was given fits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.methods import Recipe
+from hast_cuda.nn import require_batch_norm
+from hast_cuda.run.inputs import check_images
+from hast_cuda.synthesis import GeneratorTrainer, ImageShape, SyntheticImages
+
+SEARCH_IMAGES = 256  # one batch is enough for the error of a range
+
+
+def check_source(
+    recipe: Recipe, teacher: nn.Module, images: SyntheticImages | None, shape: ImageShape
+) -> None:
+    """ValueError, before any work, if images are missing, unwanted or do not fit."""
+    if images is not None:
+        if recipe.images in ("generated", "none"):
+            message = f'images were given, but those of this recipe are "{recipe.images}"'
+            raise ValueError(message)
+        check_images(images, shape)
+    elif recipe.images == "real":
+        message = "this recipe trains on real images and none were given (--train-data)"
+        raise ValueError(message)
+    made = recipe.images in ("synthetic", "generated") and images is None
+    if made or recipe.finetune.calibration == "generator":
+        require_batch_norm(teacher)
+
+
+def make_trainer(
+    recipe: Recipe, teacher: nn.Module, shape: ImageShape, *, seed: int, device: torch.device
+) -> GeneratorTrainer | None:
+    """The generator that makes the images while it is trained, if the recipe has one."""
+    if recipe.images != "generated":
+        return None
+    return GeneratorTrainer(
+        teacher, (shape.channels, shape.height, shape.width), shape.num_classes, recipe.generator,
+        batch_size=recipe.finetune.batch_size, seed=seed, device=device,
+    )  # fmt: skip
+
+
+def search_images(images: SyntheticImages | None, trainer: GeneratorTrainer | None) -> Tensor:
+    """A batch to shrink ranges on; a generator takes training steps for it."""
+    if images is not None:
+        return images.images[:SEARCH_IMAGES]
+    assert trainer is not None  # Recipe refuses a search without images
+    count = -(-SEARCH_IMAGES // trainer.batch_size)
+    return torch.cat([trainer.step()[0] for _ in range(count)])[:SEARCH_IMAGES]
+
+
+def labels_for(config: FinetuneConfig, images: SyntheticImages | None) -> Tensor | None:
+    """Labels of stored images, where the loss counts them."""
+    return images.labels if images is not None and config.label_weight else None
