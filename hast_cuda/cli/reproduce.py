@@ -41,8 +41,8 @@ def reproduce(
     table: tyro.conf.Positional[TableName], dataset: Literal["cifar10", "cifar100", "imagenet"],
     bits: int, budget: str = "full", preset: Literal["default", "paper", "released"] | None = None,
     methods: tuple[Method, ...] = (), rows: tuple[str, ...] = (), seeds: int = 1,
-    model: str | None = None, weights: Path | None = None, data: str | None = None,
-    train_data: str | None = None, test_limit: int | None = None, out: Path | None = None,
+    model: str | None = None, weights: Path | None = None, normalization: str | None = None,
+    data: str | None = None, train_data: str | None = None, test_limit: int | None = None, out: Path | None = None,
     device: str = "auto", execution: Annotated[Execution, Flat] = Execution(),
 ) -> None:  # fmt: skip
     """Reproduce a table of the paper; the same command goes on where it was killed.
@@ -63,6 +63,7 @@ def reproduce(
         seeds: runs per row, seeds 0, 1, ...
         model: pytorchcv name or module:callable instead of the paper's network.
         weights: of the network.
+        normalization: of its images, where it is not that of the model.
         data: labelled test images.
         train_data: labelled training images, for the row real_data.
         test_limit: use only this many test images.
@@ -72,7 +73,7 @@ def reproduce(
     """
     preset = preset or ("paper" if budget == "full" else "default")
     model = model or NETWORKS[dataset]
-    network = Network(model, weights or _weights(model))
+    network = Network(model, weights or _weights(model), normalization)
     spec = network.spec()
     test = labelled_images(data or _found(f"{dataset}_test.npz", "--data"), spec, test_limit)
     assert test is not None

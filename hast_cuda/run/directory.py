@@ -30,16 +30,26 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Versions, build and device, as needed to reproduce a figure."""
     from hast_cuda import __version__  # noqa: PLC0415 - the package imports this module
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "hast_cuda": __version__,
         "build": build_info(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": str(device),
-        "device_name": name or platform.machine(),
+        "device_name": name,
         "threads": torch.get_num_threads(),
     }
+
+
+def _processor() -> str:
+    """The CPU's name where the system tells it, else its architecture."""
+    description = Path("/proc/cpuinfo")
+    if description.exists():
+        for line in description.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 class RunDirectory:
