@@ -42,8 +42,9 @@ def reproduce(
     bits: int, budget: str = "full", preset: Literal["default", "paper", "released"] | None = None,
     methods: tuple[Method, ...] = (), rows: tuple[str, ...] = (), seeds: int = 1,
     model: str | None = None, weights: Path | None = None, normalization: str | None = None,
-    data: str | None = None, train_data: str | None = None, test_limit: int | None = None, out: Path | None = None,
-    device: str = "auto", execution: Annotated[Execution, Flat] = Execution(),
+    data: str | None = None, train_data: str | None = None, test_limit: int | None = None,
+    out: Path | None = None, device: str = "auto",
+    execution: Annotated[Execution, Flat] = Execution(),
 ) -> None:  # fmt: skip
     """Reproduce a table of the paper; the same command goes on where it was killed.
 
