@@ -1,0 +1,128 @@
+"""Every method from one call to a student on disk, and the table that compares them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import CHANNELS, CLASSES, SIZE, tiny
+from test_run import real_images
+from torch import Tensor
+
+from hast_cuda import methods
+from hast_cuda.execution import Execution
+from hast_cuda.methods import Recipe
+from hast_cuda.reproduce import Outcome, Row, Setting, change, run_row
+from hast_cuda.reproduce import runner as reproduce_runner
+from hast_cuda.run import Bits, load_student, zero_shot_quantize
+from hast_cuda.synthesis import ImageShape, SyntheticImages
+
+SHAPE = ImageShape(CHANNELS, SIZE, SIZE, CLASSES)
+TINY: dict[str, Any] = {
+    "synthesis.num_images": 12, "synthesis.batch_size": 8, "synthesis.iterations": 3,
+    "synthesis.slack_images": 8, "finetune.batch_size": 8, "finetune.calibration_updates": 2,
+    "finetune.calibration_batch_size": 8, "finetune.evaluations": 1, "generator.warmup": 3,
+    "generator.superpose_classes": 2,
+}  # fmt: skip
+
+
+def small(name: str, preset: str = "default") -> Recipe:
+    found = methods.recipe(name, preset, "cifar10")
+    steps = 3 if found.finetune.iterations else 0
+    return change(found, TINY | {"finetune.iterations": steps})
+
+
+def training() -> SyntheticImages:
+    return SyntheticImages(torch.randn(10, CHANNELS, SIZE, SIZE), torch.arange(10) % CLASSES)
+
+
+def outputs(network: torch.nn.Module) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = network.eval()(training_like())
+    return found
+
+
+def training_like() -> Tensor:
+    return torch.randn(4, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("preset", ["default", "released"])
+@pytest.mark.parametrize("name", methods.available())
+def test_every_method_runs_and_its_student_loads(name: str, preset: str, tmp_path: Path) -> None:
+    recipe = small(name, preset)
+    images = training() if recipe.images == "real" else None
+    arguments: dict[str, Any] = {
+        "recipe": recipe, "test": real_images(), "out": tmp_path, "images": images, "seed": 1,
+    }  # fmt: skip
+    done = zero_shot_quantize(tiny(), SHAPE, Bits(3, 3), **arguments)
+    assert (done.images is None) == (recipe.images in ("generated", "none"))
+    assert 0 <= done.result["quantized"] <= 100
+    loaded = load_student(tiny(), tmp_path)
+    assert torch.equal(outputs(loaded), outputs(done.student))
+    again = zero_shot_quantize(tiny(), SHAPE, Bits(3, 3), **arguments)  # finds it done
+    assert again.result == done.result
+    assert torch.equal(outputs(again.student), outputs(done.student))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("real_data", False, "trains on real images and none were given"),
+        ("squant", True, 'images were given, but those of this recipe are "none"'),
+        ("gdfq", True, 'images were given, but those of this recipe are "generated"'),
+    ],
+)
+def test_images_that_do_not_belong(name: str, given: bool, message: str, tmp_path: Path) -> None:
+    images = training() if given else None
+    with pytest.raises(ValueError, match=message):
+        zero_shot_quantize(tiny(), SHAPE, recipe=small(name), images=images, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def setting(out: Path, train: SyntheticImages | None = None) -> Setting:
+    return Setting(
+        teacher=tiny(), shape=SHAPE, dataset="cifar10", bits=3, preset="default", budget="full",
+        device=torch.device("cpu"), out=out, test=real_images(), train=train,
+        describe={"network": "tiny"}, execution=Execution(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def _tiny_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    def limited(recipe: Recipe, _: str) -> Recipe:
+        return change(
+            recipe, TINY | {"finetune.iterations": 3 if recipe.finetune.iterations else 0}
+        )
+
+    monkeypatch.setattr(reproduce_runner, "apply_budget", limited)
+
+
+@pytest.mark.usefixtures("_tiny_budget")
+def test_rows_share_images_and_resume(tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = [Row("1:1", "hast"), Row("1:0", "hast", {"finetune.perturbed_weight": 0.0})]
+    outcomes = [run_row(row, setting(tmp_path), [0, 1], said.append) for row in rows]
+    assert len(list((tmp_path / "images").iterdir())) == 2  # one set per seed
+    runs = sorted(p.name for p in (tmp_path / "runs").iterdir())
+    assert len(runs) == 4
+    assert all(name[:3] == "1_0" or name[:3] == "1_1" for name in runs)
+    again = run_row(rows[0], setting(tmp_path), [0, 1], said.append)
+    assert again.results == outcomes[0].results
+    assert outcomes[0].results != outcomes[1].results
+
+
+@pytest.mark.usefixtures("_tiny_budget")
+def test_a_row_without_its_images_says_so(tmp_path: Path) -> None:
+    absent = run_row(Row("real_data", "real_data"), setting(tmp_path), [0], lambda _: None)
+    assert absent == Outcome(Row("real_data", "real_data"), [], absent.absent)
+    assert absent.absent == "no training images given (--train-data)"
+    found = run_row(
+        Row("real_data", "real_data"), setting(tmp_path, training()), [0], lambda _: None
+    )
+    (result,) = found.results
+    assert result["num_images"] == 10
+    config = json.loads((tmp_path / "runs" / "real_data-w3-seed0" / "config.json").read_text())
+    assert config["recipe"]["images"] == "real"
