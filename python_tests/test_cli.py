@@ -261,3 +261,19 @@ def test_training_images_belong_to_one_method(
     flags = ["quantize", "--model", "digits", "--train-data", "digits", "--out", str(tmp_path)]
     assert main(flags) == 1
     assert "train_data is for the method real_data" in capsys.readouterr().err
+
+
+def test_analyses_of_a_run(hast: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    hast("quantize", *DIGITS, *DATA, *SMALL, *TUNING, "--out", out)
+    common = [*DIGITS, "--run", out]
+    hast("analyze", "difficulty", *common, "--data", "digits")
+    hast("analyze", "gradients", *common, "--batch-size", 4, "--batches", 2)
+    hast("analyze", "hessian", *common, "--batch-size", 2, "--steps", 2)
+    hast("analyze", "curves", "--run", out)
+    found = {p.name for p in (out / "analysis").iterdir()}
+    names = ("difficulty", "errors", "gradients", "hessian", "curves")
+    assert found == {f"{name}.{kind}" for name in names for kind in ("json", "png")}
+    bins = json.loads((out / "analysis" / "difficulty.json").read_text())["difficulty"]
+    assert sum(bins["synthetic"]["counts"]) == 8
+    assert sum(bins["test"]["counts"]) == 600

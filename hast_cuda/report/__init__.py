@@ -1,7 +1,22 @@
-"""What a run looks like to a person."""
+"""What a run, or several, look like to a person."""
 
 from __future__ import annotations
 
+from hast_cuda.report.cosines import draw_cosines
+from hast_cuda.report.difficulty import draw_difficulty
+from hast_cuda.report.error_by_difficulty import draw_error_by_difficulty
 from hast_cuda.report.figures import draw_curves, draw_images
+from hast_cuda.report.loss_curves import draw_loss_curves
+from hast_cuda.report.sensitivity import draw_sensitivity
+from hast_cuda.report.spectrum import draw_spectrum
 
-__all__ = ["draw_curves", "draw_images"]
+__all__ = [
+    "draw_cosines",
+    "draw_curves",
+    "draw_difficulty",
+    "draw_error_by_difficulty",
+    "draw_images",
+    "draw_loss_curves",
+    "draw_sensitivity",
+    "draw_spectrum",
+]

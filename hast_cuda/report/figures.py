@@ -9,32 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from hast_cuda.files import replace_file
 from hast_cuda.input_spec import InputSpec
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - an optional dependency
-
-        mpl.use("Agg")
-        import matplotlib.pyplot as plt  # noqa: PLC0415
-    except ImportError as error:
-        message = "pictures need matplotlib: pip install 'hast_cuda[demo]'"
-        raise ImportError(message) from error
-    return plt
-
-
-def _save(figure: Any, path: Path) -> None:
-    with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
+from hast_cuda.report.canvas import pyplot, save
 
 
 def draw_images(
     images: Tensor, labels: Tensor, spec: InputSpec, path: Path, *, rows: int = 4, columns: int = 10
 ) -> None:
     """A grid of synthetic images [N, C, H, W] (normalised), titled with their labels, as PNG."""
-    plt = _pyplot()
+    plt = pyplot()
     mean, std = (images.new_tensor(v).view(-1, 1, 1) for v in (spec.mean, spec.std))
     figure, axes = plt.subplots(rows, columns, figsize=(columns, rows * 1.25), squeeze=False)
     for index, axis in enumerate(axes.flat):
@@ -43,13 +26,12 @@ def draw_images(
             pixels = (images[index] * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
             axis.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray")
             axis.set_title(str(int(labels[index])), fontsize=9)
-    _save(figure, path)
-    plt.close(figure)
+    save(figure, path)
 
 
 def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Losses of synthesis (mean over batches) and of fine-tuning, and test accuracy, as PNG."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
     for axis, phase, keys, title in (
         (axes[0], "synthesis", ("match", "label"), "synthesis (Eq. 9)"),
@@ -72,5 +54,4 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_yscale("linear" if phase == "test" else "symlog", **({} if phase == "test" else
         {"linthresh": 1e-4}))  # fmt: skip
     axes[2].set_ylabel("top-1, %")
-    _save(figure, path)
-    plt.close(figure)
+    save(figure, path)

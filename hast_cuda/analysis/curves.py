@@ -1,0 +1,38 @@
+"""What a run logged, as curves over iterations (Figure 4)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Curve = list[tuple[int, float]]
+_NOT_CURVES = ("iteration", "batch", "learning_rate")
+
+
+def loss_curves(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
+    """Figures of ``metrics.jsonl`` by phase and name, each a list of (iteration, value).
+
+    Synthesis is averaged over the batches that have reached an iteration. Of an iteration that a
+    continued run did twice the last record counts.
+
+    Args:
+        records: of :meth:`hast_cuda.run.RunDirectory.read_log`.
+
+    Returns:
+        For example ``{"synthesis": {"match": ...}, "finetune": {"distillation": ...}, "test":
+        {"top1": ...}}``; losses carry the weights of the objective.
+    """
+    last: dict[tuple[str, str, int], dict[int, float]] = defaultdict(dict)
+    for record in records:
+        if "phase" not in record or "iteration" not in record:
+            continue  # a note, not a figure
+        batch = int(record.get("batch", 0))
+        for name, value in record.items():
+            if name not in _NOT_CURVES and type(value) in (int, float):
+                last[str(record["phase"]), name, int(record["iteration"])][batch] = float(value)
+    curves: dict[str, dict[str, Curve]] = {}
+    for (phase, name, iteration), values in sorted(last.items()):
+        curve = curves.setdefault(phase, {}).setdefault(name, [])
+        curve.append((iteration, sum(values.values()) / len(values)))
+    return curves

@@ -1,0 +1,155 @@
+"""How hard images are for a network (Eq. 7), and how another one errs by it (Figure 2)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.synthesis import difficulty
+from hast_cuda.validate import check_positive
+
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Per image: difficulty, float32 [N] in [0, 1], and whether it is misclassified, bool [N]."""
+
+    difficulty: Tensor
+    wrong: Tensor
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Images per bin [edges[i], edges[i + 1]); the last bin also holds its upper edge."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """Of all images, adding up to 1 (Figure 2c)."""
+        total = sum(self.counts)
+        return tuple(count / total for count in self.counts)
+
+
+@dataclass(frozen=True)
+class ErrorRates:
+    """Error rate in percent of the images of each bin, None where it has none (Figure 2b)."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    rates: tuple[float | None, ...]
+
+
+@torch.no_grad()
+def judge(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *,
+    device: torch.device | str = "cpu",
+) -> Judged:  # fmt: skip
+    """Difficulty ``d = 1 - p_y`` (Eq. 7) and errors of labelled images under ``network``.
+
+    Args:
+        network: float32 [N, C, H, W] -> logits [N, classes]; copied, run in eval mode.
+        batches: (images [N, C, H, W] normalised, labels [N] int64).
+        device: where to compute.
+
+    Returns:
+        Both on the CPU, in the order of the batches.
+
+    Raises:
+        ValueError: no images, logits of another shape, labels beyond the classes, or logits that
+            are not finite.
+    """
+    model = copy.deepcopy(network).to(device).eval()
+    difficulties, wrong, finite = [], [], []
+    for images, labels in batches:
+        logits: Tensor = model(images.to(device))
+        _check(logits, labels)
+        target = labels.to(device)
+        difficulties.append(difficulty(logits, target))
+        wrong.append(logits.argmax(1) != target)
+        finite.append(logits.isfinite().all())
+    if not difficulties:
+        message = "batches is empty: there is no image to judge"
+        raise ValueError(message)
+    if not bool(torch.stack(finite).all()):
+        message = (
+            f"{type(network).__name__} gives NaN or infinite logits: its weights or ranges are "
+            "broken, a difficulty would mean nothing"
+        )
+        raise ValueError(message)
+    return Judged(torch.cat(difficulties).cpu(), torch.cat(wrong).cpu())
+
+
+def difficulty_histogram(difficulties: Tensor, bins: int = BINS) -> Histogram:
+    """Counts over ``bins`` equal bins of [0, 1] (GHM's unit regions).
+
+    Args:
+        difficulties: [N], each in [0, 1].
+        bins: number of bins.
+
+    Raises:
+        ValueError: no images, a difficulty outside [0, 1], no bins.
+    """
+    counts = torch.bincount(_bin(difficulties, bins), minlength=bins)
+    return Histogram(_edges(bins), tuple(counts.tolist()))
+
+
+def error_by_difficulty(difficulties: Tensor, wrong: Tensor, bins: int = BINS) -> ErrorRates:
+    """Error rate of one network by difficulty, which is usually measured under another.
+
+    Args:
+        difficulties: [N], each in [0, 1], under the full-precision teacher.
+        wrong: bool [N], errors of the quantized network on the same images.
+        bins: number of bins.
+
+    Raises:
+        ValueError: lengths that differ, and as :func:`difficulty_histogram`.
+    """
+    if wrong.shape != difficulties.shape or wrong.dtype != torch.bool:
+        message = (
+            f"wrong is {wrong.dtype} {list(wrong.shape)}; expected torch.bool "
+            f"{list(difficulties.shape)}, one per difficulty"
+        )
+        raise ValueError(message)
+    index = _bin(difficulties, bins)
+    counts = torch.bincount(index, minlength=bins).tolist()
+    errors = torch.bincount(index[wrong], minlength=bins).tolist()
+    rates = tuple(100 * e / n if n else None for e, n in zip(errors, counts, strict=True))
+    return ErrorRates(_edges(bins), tuple(counts), rates)
+
+
+def _edges(bins: int) -> tuple[float, ...]:
+    return tuple(i / bins for i in range(bins + 1))
+
+
+def _bin(difficulties: Tensor, bins: int) -> Tensor:
+    """Index of the bin of each difficulty, int64 [N]."""
+    check_positive("bins", bins)
+    if difficulties.dim() != 1 or not len(difficulties):
+        message = f"difficulties have shape {list(difficulties.shape)}; expected [N], not empty"
+        raise ValueError(message)
+    if not bool(((difficulties >= 0) & (difficulties <= 1)).all()):  # False for NaN too
+        message = "difficulties must lie in [0, 1]; those of Eq. 7 do"
+        raise ValueError(message)
+    return (difficulties.double() * bins).floor().long().clamp(max=bins - 1)
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    if logits.dim() != 2 or len(logits) != len(labels):
+        message = (
+            f"the network gives logits {list(logits.shape)} for {len(labels)} labels; expected "
+            f"[{len(labels)}, classes]"
+        )
+        raise ValueError(message)
+    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
+        message = (
+            f"labels go from {int(labels.min())} to {int(labels.max())}; the network has "
+            f"{logits.shape[1]} classes: give the images that it was trained for"
+        )
+        raise ValueError(message)

@@ -1,0 +1,67 @@
+"""Refuse losses whose second derivative autograd would get wrong without a word.
+
+The fused ops of this package compute their gradient in a kernel. Differentiating that gradient
+again either stops (ops marked as differentiable once), or drops terms: a gradient that was computed
+in the forward pass is a constant to autograd, and a kernel without a derivative gives a warning and
+no gradient. Only straight-through quantization, whose gradient is the identity, has a second one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+_EAGER = (
+    "use its eager twin in hast_cuda.ops.reference, an unmerged network, and for a quantized one "
+    "hast_cuda.analysis.twice_differentiable"
+)
+
+
+class NotTwiceDifferentiableError(RuntimeError):
+    """A loss depends on an op without a second derivative."""
+
+
+def require_double_backward(*tensors: Tensor) -> None:
+    """NotTwiceDifferentiableError if an op behind ``tensors`` is known to break double backward.
+
+    Finds every fused op of this package but straight-through quantization, and every op registered
+    without an autograd formula. An ``autograd.Function`` of somebody else's that keeps a gradient
+    of its own making cannot be told from a correct one.
+    """
+    for node in _nodes(tensors):
+        name = _broken(node)
+        if name is not None:
+            message = f"{name} has no second derivative: {_EAGER}"
+            raise NotTwiceDifferentiableError(message)
+
+
+def _nodes(tensors: tuple[Tensor, ...]) -> Iterator[Any]:
+    """Every node of the graphs behind ``tensors``, once."""
+    waiting = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                waiting.append(following)
+
+
+def _broken(node: Any) -> str | None:
+    """Name of the op of ``node`` if it cannot be differentiated twice."""
+    if "NotImplemented" in node.name():
+        return "an op registered without an autograd formula"
+    function = getattr(node, "_forward_cls", None)
+    if function is None or not function.__module__.startswith("hast_cuda."):
+        return None
+    return None if _straight_through(function.__name__, node) else f"the fused {function.__name__}"
+
+
+def _straight_through(name: str, node: Any) -> bool:
+    if name == "FakeQuantizeFunction":
+        _bits, _axis, _real, activation, clipped = node.settings
+        return not (activation or clipped)  # a mask is applied by a kernel
+    return name == "_FakeQuantizeWeights"

@@ -1,0 +1,118 @@
+"""Do two losses pull the student the same way: the cosine of their gradients (Figure 6a)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hast_cuda.finetune import FinetuneConfig, feature_layers
+from hast_cuda.finetune.features import Followed, follow
+from hast_cuda.finetune.objective import loss_terms
+from hast_cuda.nn import quantized_once
+
+
+def flat_gradient(
+    loss: Tensor, parameters: Sequence[Tensor], *, retain_graph: bool = False
+) -> Tensor:
+    """Gradient of a 0-d loss, flattened, [P]; 0 for parameters that it does not depend on."""
+    found = torch.autograd.grad(
+        loss, list(parameters), retain_graph=retain_graph, materialize_grads=True
+    )
+    return torch.cat([g.reshape(-1) for g in found])
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """``a.b / (|a| |b|)`` of two vectors [P], 0-d float64; NaN if one of them is 0."""
+    a, b = first.double(), second.double()
+    result: Tensor = a.dot(b) / (torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b))
+    return result
+
+
+def gradient_cosines(
+    teacher: nn.Module, student: nn.Module, batches: Iterable[tuple[Tensor, Tensor | None]],
+    config: FinetuneConfig | None = None, *, layers: list[str] | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, list[float]]:  # fmt: skip
+    """Cosines of the student's gradients of CE and KL, and of FA and KL, batch by batch.
+
+    The gradients are those of all parameters of the student; weights of the losses do not matter
+    to a cosine. CE is the student's cross entropy on the labels, KL and FA are the two terms of
+    :func:`hast_cuda.finetune.objective.loss_terms`.
+
+    Args:
+        teacher: full-precision network; copied.
+        student: from :func:`hast_cuda.quantize`, calibrated; copied.
+        batches: (images [N, C, H, W] normalised, labels [N] int64 or None).
+        config: temperature and kind of alignment; default the paper's.
+        layers: feature layers; default :func:`hast_cuda.finetune.feature_layers` of the teacher.
+        device: where to compute.
+
+    Returns:
+        "cross_entropy_distillation" (absent without labels) and "alignment_distillation", one
+        value per batch.
+
+    Raises:
+        ValueError: no batches, labels for some batches only, no layer to align at, or a gradient
+            that is 0 or not finite, which has no direction.
+    """
+    config = config or FinetuneConfig()
+    frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
+    tuned = copy.deepcopy(student).to(device).eval().requires_grad_(True)
+    layers = layers or feature_layers(frozen)
+    if not layers:
+        message = "the network has no BatchNorm layer to align features at: name layers"
+        raise ValueError(message)
+    networks = follow((frozen, tuned), layers, merge=False)
+    parameters = list(tuned.parameters())
+    found: list[dict[str, Tensor]] = []
+    for images, labels in batches:
+        target = None if labels is None else labels.to(device)
+        with quantized_once(tuned):
+            terms = _terms(networks, images.to(device), target, config)
+            gradients = {k: flat_gradient(t, parameters, retain_graph=True) for k, t in
+                         terms.items()}  # fmt: skip
+        found.append({
+            f"{name}_distillation": cosine(gradients[name], gradients["distillation"])
+            for name in ("cross_entropy", "alignment") if name in gradients
+        })  # fmt: skip
+    return _collected(found)
+
+
+def _terms(
+    networks: list[Followed], x: Tensor, labels: Tensor | None, config: FinetuneConfig
+) -> dict[str, Tensor]:
+    teacher, student = networks
+    with torch.no_grad():
+        target = teacher(x)
+    output = student(x)
+    terms = loss_terms(config, target, output)
+    named = {"distillation": terms[0], "alignment": terms[1]}
+    if labels is not None:
+        named["cross_entropy"] = F.cross_entropy(output.logits.float(), labels)
+    return named
+
+
+def _collected(found: list[dict[str, Tensor]]) -> dict[str, list[float]]:
+    """Values per pair of losses, read from the device once."""
+    if not found:
+        message = "batches is empty: there is no gradient to compare"
+        raise ValueError(message)
+    if any(batch.keys() != found[0].keys() for batch in found):
+        message = "some batches have labels and some have none; give labels for all or for none"
+        raise ValueError(message)
+    result = {}
+    for pair in found[0]:
+        values = torch.stack([batch[pair] for batch in found])
+        broken = torch.nonzero(~values.isfinite()).flatten().tolist()
+        if broken:
+            message = (
+                f"the cosine of {pair.replace('_distillation', '')} and distillation does not "
+                f"exist for batch {broken[0]}: a gradient is 0 or not finite"
+            )
+            raise ValueError(message)
+        result[pair] = values.tolist()
+    return result

@@ -1,0 +1,106 @@
+"""The Hessian of a scalar loss as an operator: products with vectors, never the matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from hast_cuda.analysis.double_backward import require_double_backward
+
+
+class Hessian:
+    """``H v`` of a loss over some parameters, by differentiating its gradient again.
+
+    The gradient's graph is built once, in the constructor, and kept. A quantized network gives the
+    Hessian of its straight-through surrogate: rounding counts as the identity.
+
+    Args:
+        loss: called once, without arguments; gives a 0-d tensor made of ops that have a second
+            derivative. The fused ops of this package have none (see
+            :mod:`hast_cuda.analysis.double_backward`): use ``hast_cuda.ops.reference`` and
+            :func:`hast_cuda.analysis.twice_differentiable`.
+        parameters: what to differentiate by, one dtype and device; those that the loss does not
+            depend on have rows and columns of zeros.
+
+    Raises:
+        NotTwiceDifferentiableError: the loss uses an op whose second derivative would be wrong.
+        ValueError: no parameters, parameters without gradient, or a loss that is not a finite
+            scalar that depends on one of them.
+    """
+
+    def __init__(self, loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> None:
+        self.parameters = list(parameters)
+        _check_parameters(self.parameters)
+        with torch.enable_grad():
+            value = loss()
+            _check_loss(value)
+            require_double_backward(value)
+            self.gradients = torch.autograd.grad(
+                value, self.parameters, create_graph=True, materialize_grads=True
+            )
+        require_double_backward(*self.gradients)
+        self.value = float(value.detach())
+        self.size = sum(p.numel() for p in self.parameters)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters and of the products."""
+        return self.parameters[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters and of the products."""
+        return self.parameters[0].device
+
+    def product(self, vector: Tensor) -> Tensor:
+        """``H v``, [P] -> [P], P the number of all parameters in the order given.
+
+        Raises:
+            ValueError: a vector of another shape.
+        """
+        if vector.shape != (self.size,):
+            message = f"vector has shape {list(vector.shape)}; expected [{self.size}]"
+            raise ValueError(message)
+        parts = vector.split([p.numel() for p in self.parameters])
+        # a part of the gradient that is constant adds nothing
+        pairs = [
+            (g, v.view_as(g)) for g, v in zip(self.gradients, parts, strict=True) if g.requires_grad
+        ]
+        if not pairs:
+            return torch.zeros_like(vector)
+        found = torch.autograd.grad(
+            [g for g, _ in pairs], self.parameters, [v for _, v in pairs],
+            retain_graph=True, materialize_grads=True,
+        )  # fmt: skip
+        return torch.cat([h.reshape(-1) for h in found])
+
+
+def _check_parameters(parameters: list[Tensor]) -> None:
+    if not parameters:
+        message = "parameters is empty: there is nothing to differentiate by"
+        raise ValueError(message)
+    first = parameters[0]
+    for index, parameter in enumerate(parameters):
+        if not parameter.requires_grad:
+            message = f"parameters[{index}] does not require a gradient; call requires_grad_()"
+            raise ValueError(message)
+        if parameter.dtype != first.dtype or parameter.device != first.device:
+            message = (
+                f"parameters[{index}] is {parameter.dtype} on {parameter.device}; parameters[0] is "
+                f"{first.dtype} on {first.device}: they must agree"
+            )
+            raise ValueError(message)
+
+
+def _check_loss(value: Tensor) -> None:
+    if value.dim() != 0:
+        message = f"loss gives a tensor of shape {list(value.shape)}; expected a scalar, []"
+        raise ValueError(message)
+    if not value.requires_grad:
+        message = "loss does not depend on any parameter (is it computed under no_grad?)"
+        raise ValueError(message)
+    if not bool(value.isfinite()):
+        message = f"loss is {float(value.detach())}: its curvature would mean nothing"
+        raise ValueError(message)

@@ -1,0 +1,177 @@
+"""Eigenvalues of a Hessian from products alone: Lanczos, stochastic quadrature, Hutchinson."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hast_cuda.analysis.hessian import Hessian
+from hast_cuda.seeding import generator
+from hast_cuda.validate import check_positive, check_range
+
+Product = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Eigenvalue:
+    """An estimate, and a bound on its distance to the nearest eigenvalue (rounding aside)."""
+
+    value: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An estimate of the sum of all eigenvalues with its standard error."""
+
+    value: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Spectral density by stochastic Lanczos quadrature: per start vector, nodes and weights.
+
+    The weights of a vector add up to 1; ``bounds`` are those of :class:`Eigenvalue`.
+    """
+
+    nodes: tuple[tuple[float, ...], ...]
+    weights: tuple[tuple[float, ...], ...]
+    bounds: tuple[tuple[float, ...], ...]
+
+    def largest(self, count: int = 1) -> list[Eigenvalue]:
+        """The ``count`` eigenvalues of largest magnitude, as the first start vector sees them."""
+        found = [Eigenvalue(*pair) for pair in zip(self.nodes[0], self.bounds[0], strict=True)]
+        return sorted(found, key=lambda e: -abs(e.value))[:count]
+
+    def density(self, points: int = 10_000, variance: float = 1e-5) -> tuple[Tensor, Tensor]:
+        """Density ``1/V sum_v sum_i w_vi N(t; node_vi, s^2)`` on a grid of ``points`` values t.
+
+        ``s^2 = variance * extent^2``, extent the distance of the extreme nodes: PyHessian's width
+        where that is 1, and the same picture in every unit of the loss.
+
+        Returns:
+            (t, density), float64 [points] each; the density's integral is 1.
+        """
+        nodes = torch.tensor([x for row in self.nodes for x in row], dtype=torch.float64)
+        weights = torch.tensor([x for row in self.weights for x in row], dtype=torch.float64)
+        low, high = float(nodes.min()), float(nodes.max())
+        width = math.sqrt(variance) * (high - low or abs(high) or 1.0)
+        grid = torch.linspace(low - 4 * width, high + 4 * width, points, dtype=torch.float64)
+        density = torch.zeros_like(grid)
+        for node, weight in zip(nodes, weights, strict=True):
+            density += weight * torch.exp(-(((grid - node) / width) ** 2) / 2)
+        return grid, density / (len(self.nodes) * width * math.sqrt(2 * math.pi))
+
+
+def random_signs(hessian: Hessian, seed: int, *names: object) -> Tensor:
+    """Rademacher vector [P], +1 or -1 with equal chance, the same on every device."""
+    random = generator(seed, "hessian", *names)
+    signs = torch.randint(0, 2, (hessian.size,), generator=random) * 2 - 1
+    return signs.to(hessian.device, hessian.dtype)
+
+
+def lanczos(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Lanczos' tridiagonal matrix with full reorthogonalisation.
+
+    Args:
+        product: the symmetric matrix, [P] -> [P].
+        start: [P], not 0.
+        steps: at most so many, and at most P.
+
+    Returns:
+        Diagonal [k] and off-diagonal [k], float64 on the CPU; the last off-diagonal is the norm of
+        what is left. k < steps where the Krylov space is exhausted. The device is read once.
+    """
+    steps = min(steps, len(start))
+    basis = start.new_zeros(steps, len(start))
+    diagonal, residual = start.new_zeros(steps), start.new_zeros(steps)
+    tiny = torch.finfo(start.dtype).tiny
+    vector = start / torch.linalg.vector_norm(start)
+    for step in range(steps):
+        basis[step] = vector
+        image = product(vector)
+        diagonal[step] = image.dot(vector)
+        known = basis[: step + 1]
+        for _ in range(2):  # once leaves rounding errors that grow to copies of eigenvalues
+            image = image - known.T @ (known @ image)
+        residual[step] = torch.linalg.vector_norm(image)
+        vector = image / residual[step].clamp(min=tiny)
+    alphas, betas = diagonal.double().cpu(), residual.double().cpu()
+    # Where nothing but rounding is left the space is exhausted: what follows is noise.
+    scale = max(float(alphas.abs().max()), float(betas.max()))
+    left = betas > 10 * torch.finfo(start.dtype).eps * scale
+    kept = steps if bool(left.all()) else int(torch.nonzero(~left)[0]) + 1
+    return alphas[:kept], betas[:kept]
+
+
+def hessian_spectrum(
+    hessian: Hessian, *, vectors: int = 1, steps: int = 100, seed: int = 0
+) -> Spectrum:
+    """Stochastic Lanczos quadrature: eigenvalues and squared first components of Lanczos' matrix.
+
+    Args:
+        hessian: of the loss.
+        vectors: random start vectors that are averaged.
+        steps: products per vector; memory for so many vectors of all parameters.
+        seed: of the start vectors.
+
+    Raises:
+        ValueError: vectors or steps below 1. FloatingPointError: a product is not finite.
+    """
+    check_range("vectors", vectors, 1)
+    check_range("steps", steps, 1)
+    nodes, weights, bounds = [], [], []
+    for index in range(vectors):
+        start = random_signs(hessian, seed, "spectrum", index)
+        alphas, betas = lanczos(hessian.product, start, steps)
+        if not bool(torch.isfinite(alphas).all() and torch.isfinite(betas).all()):
+            message = "a Hessian-vector product is not finite: check the network's weights"
+            raise FloatingPointError(message)
+        matrix = torch.diag(alphas) + torch.diag(betas[:-1], 1) + torch.diag(betas[:-1], -1)
+        values, modes = torch.linalg.eigh(matrix)
+        nodes.append(tuple(values.tolist()))
+        weights.append(tuple(modes[0].square().tolist()))
+        bounds.append(tuple((betas[-1] * modes[-1].abs()).tolist()))
+    return Spectrum(tuple(nodes), tuple(weights), tuple(bounds))
+
+
+def top_eigenvalues(
+    hessian: Hessian, count: int = 1, *, steps: int = 100, seed: int = 0
+) -> list[Eigenvalue]:
+    """The ``count`` eigenvalues of largest magnitude, by Lanczos.
+
+    Converged where the bound is small. An eigenvalue that occurs several times is given once.
+
+    Raises:
+        ValueError: count or steps below 1. FloatingPointError: a product is not finite.
+    """
+    check_positive("count", count)
+    return hessian_spectrum(hessian, steps=steps, seed=seed).largest(count)
+
+
+def hessian_trace(hessian: Hessian, *, vectors: int = 32, seed: int = 0) -> Trace:
+    """Hutchinson's estimate: the mean of ``v^T H v`` over random signs v.
+
+    Args:
+        hessian: of the loss.
+        vectors: how many v, at least 2.
+        seed: of the vectors.
+
+    Raises:
+        ValueError: vectors below 2. FloatingPointError: a product is not finite.
+    """
+    check_range("vectors", vectors, 2)
+    samples = []
+    for index in range(vectors):
+        v = random_signs(hessian, seed, "trace", index)
+        samples.append(v.double().dot(hessian.product(v).double()))
+    found = torch.stack(samples).cpu()
+    if not bool(torch.isfinite(found).all()):
+        message = "a Hessian-vector product is not finite: check the network's weights"
+        raise FloatingPointError(message)
+    return Trace(float(found.mean()), float(found.std()) / math.sqrt(vectors))

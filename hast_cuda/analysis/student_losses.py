@@ -1,0 +1,175 @@
+"""CE, KL and FA of a quantized network in ops that can be differentiated twice (Figure 6b)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hast_cuda.finetune import FinetuneConfig, feature_layers
+from hast_cuda.finetune.features import FeatureTap, follow
+from hast_cuda.finetune.objective import loss_terms
+from hast_cuda.nn import FakeQuantActivation
+from hast_cuda.nn.swap import swap_modules
+from hast_cuda.ops import reference
+
+NAMES = ("cross_entropy", "distillation", "alignment")
+
+
+class EagerActivation(nn.Module):
+    """Twin of a frozen :class:`hast_cuda.FakeQuantActivation` with derivatives of every order.
+
+    Same values and same straight-through gradient, in plain PyTorch.
+
+    Raises:
+        ValueError: the range is not frozen.
+    """
+
+    def __init__(self, quantizer: FakeQuantActivation) -> None:
+        super().__init__()
+        if quantizer.observing:
+            message = "an activation range is not frozen: calibrate the network first"
+            raise ValueError(message)
+        self.quantizer = quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> same."""
+        quantizer = self.quantizer
+        lower, upper = quantizer.state_for(x)[:2].split(1)
+        y = reference.activate(x.to(reference.arithmetic_dtype(x.dtype)), quantizer.activation)
+        fixed = y.detach()
+        passed = y - fixed  # 0, with the gradient of y
+        if quantizer.ste == "clipped":
+            passed = passed * reference.fake_quantize_backward(
+                torch.ones_like(fixed), fixed, lower, upper, quantizer.bits, clipped=True
+            )
+        quantized = reference.fake_quantize(fixed, lower, upper, quantizer.bits)
+        return (quantized + passed).to(x.dtype)
+
+
+def twice_differentiable(network: nn.Module) -> nn.Module:
+    """A copy of a quantized network whose activation quantizers have a second derivative.
+
+    The fused :class:`hast_cuda.FakeQuantActivation` masks its gradient in a kernel, which autograd
+    cannot differentiate; quantized weights pass theirs unchanged and stay as they are.
+
+    Raises:
+        ValueError: an activation range is not frozen.
+    """
+
+    def convert(_name: str, module: nn.Module) -> nn.Module | None:
+        return EagerActivation(module) if isinstance(module, FakeQuantActivation) else None
+
+    return swap_modules(copy.deepcopy(network), convert)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    logits: Tensor
+    energies: list[Tensor]
+    positions: list[int]
+
+
+class StudentLosses:
+    """The losses of fine-tuning on one batch, each a function without arguments for ``Hessian``.
+
+    Without their weights: :func:`hast_cuda.finetune.objective.loss_weights` gives those, and an
+    eigenvalue of a weighted loss is the weight times that of the loss.
+
+    The fused losses have no second derivative, so the eager twins of :mod:`hast_cuda.ops.reference`
+    take their place, on an unmerged network (:func:`twice_differentiable`). Their values are
+    compared with those of the objective once.
+
+    Args:
+        teacher: full-precision network; copied.
+        student: from :func:`hast_cuda.quantize`, calibrated; copied.
+        images: one batch [N, C, H, W], normalised.
+        labels: [N] int64.
+        config: temperature, reduction and attention; default the paper's.
+        layers: feature layers; default :func:`hast_cuda.finetune.feature_layers` of the teacher.
+        device: where to compute.
+
+    Attributes:
+        parameters: of the copied student, all of them; what to differentiate by.
+
+    Raises:
+        ValueError: direct alignment, no layer to align at, a range that is not frozen.
+        RuntimeError: the objective is not the one known here.
+    """
+
+    def __init__(
+        self, teacher: nn.Module, student: nn.Module, images: Tensor, labels: Tensor,
+        config: FinetuneConfig | None = None, *, layers: list[str] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        self.config = config or FinetuneConfig()
+        if self.config.alignment != "relaxed":
+            message = (
+                f"alignment is {self.config.alignment!r}; only 'relaxed' alignment (Eq. 13) has a "
+                "twin with a second derivative"
+            )
+            raise ValueError(message)
+        frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
+        layers = layers or feature_layers(frozen)
+        if not layers:
+            message = "the network has no BatchNorm layer to align features at: name layers"
+            raise ValueError(message)
+        fused = copy.deepcopy(student).to(device).eval().requires_grad_(True)
+        self.student = twice_differentiable(fused)
+        self.parameters = list(self.student.parameters())
+        self.images, self.labels = images.to(device), labels.to(device)
+        self._tap = FeatureTap(self.student, layers)
+        teacher_tap = FeatureTap(frozen, layers)
+        with torch.no_grad():
+            self._target = self._see(frozen, teacher_tap)
+        teacher_tap.remove()
+        self._compare(frozen, fused, layers)
+
+    def cross_entropy(self) -> Tensor:
+        """CE of the student on the labels (Eq. 6)."""
+        return F.cross_entropy(self.student(self.images).float(), self.labels)
+
+    def distillation(self) -> Tensor:
+        """KL of Eq. 6 at the temperature, without alpha T^2."""
+        logits = self.student(self.images)
+        loss = reference.distillation_loss(self._target.logits, logits, self.config.temperature)
+        return loss / logits.shape[1] if self.config.distillation_reduction == "mean" else loss
+
+    def alignment(self) -> Tensor:
+        """FA of Eq. 13, summed over layers, without lambda."""
+        seen = self._see(self.student, self._tap)
+        return reference.energy_loss(
+            self._target.energies, seen.energies, seen.positions,
+            normalized=self.config.normalized_attention,
+        )  # fmt: skip
+
+    def _see(self, network: nn.Module, tap: FeatureTap) -> _Seen:
+        tap.active = True
+        logits = network(self.images)
+        tap.active = False
+        maps = tap.take()
+        energies = [reference.channel_attention(m) for m in maps]
+        return _Seen(logits, energies, [m[0, 0].numel() for m in maps])
+
+    @torch.no_grad()
+    def _compare(self, teacher: nn.Module, student: nn.Module, layers: list[str]) -> None:
+        """A twin that has come to differ from the objective must not pass for it."""
+        networks = follow((teacher, student), layers, merge=False)
+        target, output = (network(self.images) for network in networks)
+        expected = loss_terms(self.config, target, output)
+        for network in networks:
+            network.remove()
+        scale = self.config.temperature**2  # the divergence at temperature T is about 1/T^2
+        for name, found, wanted, factor in (
+            ("distillation", self.distillation(), expected[0], scale),
+            ("alignment", self.alignment(), expected[1], 1.0),
+        ):
+            if not torch.isclose(factor * found, factor * wanted, rtol=1e-2, atol=1e-6):
+                message = (
+                    f"the {name} loss of fine-tuning is {float(wanted):.6g}, its twin with a "
+                    f"second derivative {float(found):.6g}: this objective has no Hessian here"
+                )
+                raise RuntimeError(message)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from hast_cuda import report
+from hast_cuda.analysis import (
+    Hessian,
+    difficulty_histogram,
+    error_by_difficulty,
+    hessian_spectrum,
+    loss_curves,
+)
+
+plt = pytest.importorskip("matplotlib.pyplot")
+
+
+def spectrum(scale: float) -> object:
+    x = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    weights = scale * torch.arange(1.0, 7, dtype=torch.float64)
+    return hessian_spectrum(Hessian(lambda: weights @ x.square(), [x]), steps=6)
+
+
+def difficulties(seed: int) -> torch.Tensor:
+    return torch.rand(200, generator=torch.Generator().manual_seed(seed))
+
+
+def wrong(seed: int) -> torch.Tensor:
+    return difficulties(seed) > 0.5
+
+
+RUN = loss_curves([
+    {"phase": "finetune", "iteration": i, "distillation": 10.0 / (i + 1)} for i in range(5)
+])  # fmt: skip
+DRAWINGS: dict[str, Callable[[Path], None]] = {
+    "difficulty": lambda p: report.draw_difficulty(
+        {"a": difficulty_histogram(difficulties(0)), "b": difficulty_histogram(difficulties(1))}, p
+    ),
+    "error_by_difficulty": lambda p: report.draw_error_by_difficulty(
+        {"student": error_by_difficulty(difficulties(0), wrong(1))}, p
+    ),
+    "loss_curves": lambda p: report.draw_loss_curves({"one": RUN, "two": RUN}, p),
+    "cosines": lambda p: report.draw_cosines({"alignment_distillation": [0.1, 0.3, -0.2]}, p),
+    "spectrum": lambda p: report.draw_spectrum(
+        {"CE": spectrum(1.0), "KL": spectrum(0.1)},  # type: ignore[dict-item]
+        p,
+    ),
+    "sensitivity": lambda p: report.draw_sensitivity(
+        {"perturbation": {0.01: [80.0, 81.0], 0.02: [79.0, 82.0]}}, p
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_picture_with_something_on_it(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.png"
+    DRAWINGS[name](path)
+    assert path.read_bytes().startswith(b"\x89PNG\r\n")
+    pixels = plt.imread(path)
+    assert min(pixels.shape[:2]) > 200
+    assert pixels[:, :, :3].std() > 0.02
+    assert not plt.get_fignums()  # closed again
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        report.draw_difficulty, report.draw_error_by_difficulty, report.draw_loss_curves,
+        report.draw_cosines, report.draw_spectrum, report.draw_sensitivity,
+    ],
+)  # fmt: skip
+def test_nothing_to_draw(draw: Callable[..., None], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is empty: there is nothing to draw"):
+        draw({}, tmp_path / "empty.png")
+    assert not list(tmp_path.iterdir())
