@@ -15,7 +15,7 @@ from hast_cuda.reproduce.tables import FULL_PRECISION, Figure
 
 HEADER = (
     "row", "top-1, last iteration", "spread", "seeds", "best seen", "before fine-tuning", "paper",
-    "difference", "drop from full precision", "paper's drop", "seconds",
+    "difference", "drop from full precision", "paper's drop", "seconds without images",
 )  # fmt: skip
 
 
