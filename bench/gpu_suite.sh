@@ -111,13 +111,15 @@ if wants sanitizer; then
 fi
 
 if wants benches; then
-  for entry in fake_quant:35 channel_range:40 batch_stats:30 channel_attention:20 match_loss:20; do
+  for entry in fake_quant:35 channel_range:40 batch_stats:30 channel_attention:20 match_loss:20 \
+    losses:20; do
     op=${entry%:*} limit=${entry#*:}
     gpu_step "bench-$op" "$limit" python "bench/bench_$op.py" --device cuda --out "$OUT" \
       --rounds 20 --seconds 0.5
     if [ -n "$dry" ]; then
       case $op in
         match_loss) case=resnet20 ;;
+        losses) case=256x10 ;;
         *) case=7x33x13x5 ;;
       esac
       step "bench-$op-cpu" "$limit" python "bench/bench_$op.py" --device cpu --out "$OUT" \
@@ -130,6 +132,10 @@ if wants benches; then
   if [ -n "$dry" ]; then
     step bench-step-cpu 60 python bench/bench_step.py --device cpu --out "$OUT" \
       --rounds 1 --seconds 0.1 --no-compile --batch 2 --only synthesis
+  fi
+  gpu_step bench-memory 20 python bench/bench_memory.py --device cuda --out "$OUT"
+  if [ -n "$dry" ]; then
+    step bench-memory-cpu 20 python bench/bench_memory.py --device cpu --out "$OUT" --batch 1
   fi
   page=$work/page.md
   printf '<!-- results: start -->\n<!-- results: end -->\n' >"$page"

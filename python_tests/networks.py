@@ -58,3 +58,16 @@ def same_state(network: nn.Module, before: dict[str, Tensor]) -> bool:
     """Whether every parameter and buffer still has the very bits of ``before``."""
     now = network.state_dict()
     return now.keys() == before.keys() and all(torch.equal(now[k], v) for k, v in before.items())
+
+
+def outputs_of(network: nn.Module, layers: list[str], x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Logits, and the outputs of some layers, by plain hooks."""
+    maps: list[Tensor] = []
+    hooks = [
+        network.get_submodule(name).register_forward_hook(lambda _m, _i, o: maps.append(o))
+        for name in layers
+    ]
+    logits = network(x)
+    for hook in hooks:
+        hook.remove()
+    return logits, maps

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from networks import CHANNELS, CLASSES, SIZE, tiny
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 import hast_cuda as hc
 from hast_cuda.analysis import (
@@ -153,6 +156,26 @@ def test_fused_ops_are_refused() -> None:
     parameters = list(student.parameters())
     with pytest.raises(NotTwiceDifferentiableError, match="no second derivative"):
         Hessian(lambda: student(pictures()).square().sum(), parameters)
+
+
+class SquareOnce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        result: Tensor = 2 * x * grad
+        return result
+
+
+def test_functions_differentiable_once_are_refused() -> None:
+    x = torch.randn(3, requires_grad=True)
+    with pytest.raises(NotTwiceDifferentiableError, match="SquareOnce, differentiable once"):
+        Hessian(lambda: SquareOnce.apply(x).sum(), [x])
 
 
 def test_the_twin_is_the_student() -> None:

@@ -20,6 +20,7 @@ from hast_cuda.graphs import Replayed
 from hast_cuda.nn import BatchStatistics
 from hast_cuda.run import Bits, zero_shot_quantize
 from hast_cuda.synthesis import ImageShape, SynthesisConfig, synthesize
+from hast_cuda.synthesis.step import Step
 
 SHAPE = ImageShape(CHANNELS, SIZE, SIZE, 5)
 SYNTHESIS = SynthesisConfig(num_images=12, batch_size=8, iterations=12, learning_rate=0.1)
@@ -110,6 +111,26 @@ def test_checkpointing_lowers_the_peak_of_memory(segments: int) -> None:
             torch.autograd.grad(loss, x)
 
         peaks.append(peak_bytes(iteration, torch.device("cpu")))
+    assert peaks[1] < 0.85 * peaks[0]
+
+
+def test_statistics_of_each_image_are_dropped_after_recomputing() -> None:
+    network = get_model("resnet20_cifar10", pretrained=False).eval().requires_grad_(False)
+    config = SynthesisConfig(statistics="sample", spread="std", match_reduction="sum")
+    peaks, gradients = [], []
+    for number in (0, 8):
+        execution = Execution(checkpoint_segments=number)
+        statistics = BatchStatistics(copy.deepcopy(network), merge=True, segments=number)
+        step = Step(statistics, (16, 3, 32, 32), config, execution, torch.device("cpu"))
+        noise = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+        step.start(noise, torch.zeros(16, dtype=torch.int64), "test")
+        step()
+        assert step.images.grad is not None
+        gradients.append(step.images.grad.clone())
+        peaks.append(peak_bytes(step, torch.device("cpu")))
+        assert step.terms.matching.samples is not None
+        assert not step.terms.matching.samples.found
+    torch.testing.assert_close(gradients[0], gradients[1])
     assert peaks[1] < 0.85 * peaks[0]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import CHANNELS, SIZE, same_state, snapshot, tiny
+from networks import CHANNELS, SIZE, outputs_of, same_state, snapshot, tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
@@ -46,20 +46,11 @@ def by_hand(
     """Eq. 12 in two separate passes, with torch's own operators; gradients of the parameters."""
 
     def loss(x: Tensor) -> Tensor:
-        maps: dict[nn.Module, list[Tensor]] = {teacher: [], student: []}
-        hooks = [
-            network.get_submodule(name).register_forward_hook(
-                lambda m, i, o, found=found: found.append(o)
-            )
-            for network, found in maps.items()
-            for name in LAYERS
-        ]
-        t, s = teacher(x) / config.temperature, student(x) / config.temperature
-        for hook in hooks:
-            hook.remove()
+        (t, maps), (s, others) = (outputs_of(n, LAYERS, x) for n in (teacher, student))
+        t, s = t / config.temperature, s / config.temperature
         kl = (t.softmax(1) * (t.log_softmax(1) - s.log_softmax(1))).sum(1).mean()
         total = config.distillation_weight * config.temperature**2 * kl
-        for a, b in zip(maps[teacher], maps[student], strict=True):
+        for a, b in zip(maps, others, strict=True):
             vectors = [F.normalize(f.square().mean((2, 3)), dim=1) for f in (a, b)]
             total = total + config.feature_weight * F.mse_loss(vectors[0], vectors[1])
         return total

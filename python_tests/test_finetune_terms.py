@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import CHANNELS, CLASSES, SIZE, tiny
+from networks import CHANNELS, CLASSES, SIZE, outputs_of, tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
@@ -70,20 +70,11 @@ def test_direction_of_the_perturbation(perturb_by: str, alignment: str, merge: b
     step.close()
 
     def term_of(x: Tensor) -> Tensor:
-        maps: dict[nn.Module, list[Tensor]] = {teacher: [], student: []}
-        hooks = [
-            network.get_submodule(name).register_forward_hook(
-                lambda m, i, o, found=found: found.append(o)
-            )
-            for network, found in maps.items()
-            for name in LAYERS
-        ]
-        t, s = teacher(x) / 20, student(x) / 20
-        for hook in hooks:
-            hook.remove()
+        (t, maps), (s, others) = (outputs_of(n, LAYERS, x) for n in (teacher, student))
+        t, s = t / 20, s / 20
         kl = (t.softmax(1) * (t.log_softmax(1) - s.log_softmax(1))).sum(1).mean()
         fa = torch.zeros((), dtype=x.dtype)
-        for a, b in zip(maps[teacher], maps[student], strict=True):
+        for a, b in zip(maps, others, strict=True):
             if alignment == "relaxed":
                 a, b = (F.normalize(f.square().mean((2, 3)), dim=1) for f in (a, b))  # noqa: PLW2901
             fa = fa + F.mse_loss(a, b)

@@ -12,6 +12,7 @@ from hast_cuda.execution import Execution
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.graphs import WARM_UP, Replayed
 from hast_cuda.synthesis import ImageShape, SynthesisConfig, synthesize
+from hast_cuda.synthesis.generator import GeneratorTrainer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -61,3 +62,21 @@ def test_a_function_that_reads_the_device_is_not_captured() -> None:
     with pytest.raises(RuntimeError):
         strict()
     assert float(x) == 2 ** (2 * WARM_UP + 1)
+
+
+def test_generators_and_inundation_give_the_same_bits_in_a_graph() -> None:
+    results = []
+    config = FinetuneConfig(
+        iterations=9, batch_size=8, learning_rate=1e-5, feature_weight=0.0, perturbation=0.0,
+        label_weight=1.0, flip_fraction=0.02,
+    )  # fmt: skip
+    for mode in ("off", "on"):
+        trainer = GeneratorTrainer(
+            tiny(), (CHANNELS, SIZE, SIZE), 5, batch_size=8, device="cuda", seed=1
+        )
+        x = torch.randn(16, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+        student = hc.calibrate(hc.quantize(tiny(), 4, 4), [x])
+        execution = Execution(cuda_graphs=mode)
+        finetune(tiny(), student, trainer, config, device="cuda", execution=execution)
+        results.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
+    assert torch.equal(results[0], results[1])

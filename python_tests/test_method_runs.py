@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ from torch import Tensor
 
 from hast_cuda import methods
 from hast_cuda.execution import Execution
-from hast_cuda.methods import Recipe
-from hast_cuda.reproduce import Outcome, Row, Setting, change, run_row
+from hast_cuda.methods import Recipe, change
+from hast_cuda.reproduce import Outcome, Row, Setting, run_row
 from hast_cuda.reproduce import runner as reproduce_runner
-from hast_cuda.run import Bits, load_student, zero_shot_quantize
-from hast_cuda.synthesis import ImageShape, SyntheticImages
+from hast_cuda.run import (
+    Bits,
+    load_student,
+    read_finetune_config,
+    read_images,
+    zero_shot_quantize,
+)
+from hast_cuda.synthesis import ImageShape, ImageStore, SyntheticImages
 
 SHAPE = ImageShape(CHANNELS, SIZE, SIZE, CLASSES)
 TINY: dict[str, Any] = {
@@ -112,6 +119,24 @@ def test_rows_share_images_and_resume(tmp_path: Path) -> None:
     again = run_row(rows[0], setting(tmp_path), [0, 1], said.append)
     assert again.results == outcomes[0].results
     assert outcomes[0].results != outcomes[1].results
+
+
+@pytest.mark.usefixtures("_tiny_budget")
+def test_images_of_a_row_are_found_from_its_run(tmp_path: Path) -> None:
+    run_row(Row("hast", "hast"), setting(tmp_path), [0], lambda _: None)
+    (made,) = (tmp_path / "images").iterdir()
+    found = read_images(tmp_path / "runs" / "hast-w3-seed0")
+    assert torch.equal(found.images, ImageStore(made).load_all().images)
+    assert read_finetune_config(tmp_path / "runs" / "hast-w3-seed0").iterations == 3
+
+
+def test_a_finished_run_needs_its_images_no_more(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"recipe": small("hast"), "test": real_images(), "out": tmp_path}
+    done = zero_shot_quantize(tiny(), SHAPE, Bits(3, 3), **arguments)
+    shutil.rmtree(tmp_path / "images")
+    again = zero_shot_quantize(tiny(), SHAPE, Bits(3, 3), **arguments)
+    assert (again.result, again.images) == (done.result, None)
+    assert not (tmp_path / "images").exists()
 
 
 @pytest.mark.usefixtures("_tiny_budget")

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from hast_cuda import methods
+from hast_cuda.cli.options import Method
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.methods import DATASETS, PRESETS, Recipe
 from hast_cuda.posttraining import PostTrainingConfig
@@ -18,7 +19,7 @@ NAMES = (
 
 
 def test_available() -> None:
-    assert methods.available() == NAMES
+    assert methods.available() == NAMES == get_args(Method)  # the last are the command line's
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

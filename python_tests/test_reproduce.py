@@ -10,6 +10,7 @@ import torch
 from networks import tiny
 
 from hast_cuda import methods
+from hast_cuda.methods import change
 from hast_cuda.reproduce import (
     TABLES,
     Document,
@@ -17,7 +18,6 @@ from hast_cuda.reproduce import (
     Outcome,
     Row,
     apply_budget,
-    change,
     image_key,
     lines_of,
     order_note,

@@ -12,7 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+# torch raises for a function so marked only where its incoming gradient has a graph of its own;
+# directly under a sum it gives a constant. All that are marked share the code of the wrapper.
+_ONCE = once_differentiable(lambda *_: None).__code__
 _EAGER = (
     "use its eager twin in hast_cuda.ops.reference, an unmerged network, and for a quantized one "
     "hast_cuda.analysis.twice_differentiable"
@@ -26,9 +30,10 @@ class NotTwiceDifferentiableError(RuntimeError):
 def require_double_backward(*tensors: Tensor) -> None:
     """NotTwiceDifferentiableError if an op behind ``tensors`` is known to break double backward.
 
-    Finds every fused op of this package but straight-through quantization, and every op registered
-    without an autograd formula. An ``autograd.Function`` of somebody else's that keeps a gradient
-    of its own making cannot be told from a correct one.
+    Finds every fused op of this package but straight-through quantization, every
+    ``autograd.Function`` marked as differentiable once, and ops without an autograd formula. A
+    function of somebody else's that keeps a gradient of its own making without the mark cannot be
+    told from a correct one.
     """
     for node in _nodes(tensors):
         name = _broken(node)
@@ -55,8 +60,11 @@ def _broken(node: Any) -> str | None:
     if "NotImplemented" in node.name():
         return "an op registered without an autograd formula"
     function = getattr(node, "_forward_cls", None)
-    if function is None or not function.__module__.startswith("hast_cuda."):
+    if function is None:
         return None
+    if not function.__module__.startswith("hast_cuda."):
+        once = getattr(function.backward, "__code__", None) is _ONCE
+        return f"{function.__name__}, differentiable once," if once else None
     return None if _straight_through(function.__name__, node) else f"the fused {function.__name__}"
 
 

@@ -13,6 +13,7 @@ from hast_cuda.finetune import FinetuneConfig, feature_layers
 from hast_cuda.finetune.features import Followed, follow
 from hast_cuda.finetune.objective import loss_terms
 from hast_cuda.nn import quantized_once
+from hast_cuda.ops.reference import arithmetic_dtype
 
 
 def flat_gradient(
@@ -92,7 +93,8 @@ def _terms(
     terms = loss_terms(config, target, output)
     named = {"distillation": terms[0], "alignment": terms[1]}
     if labels is not None:
-        named["cross_entropy"] = F.cross_entropy(output.logits.float(), labels)
+        wide = arithmetic_dtype(output.logits.dtype)
+        named["cross_entropy"] = F.cross_entropy(output.logits.to(wide), labels)
     return named
 
 

@@ -18,7 +18,7 @@ Product = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Eigenvalue:
-    """An estimate, and a bound on its distance to the nearest eigenvalue (rounding aside)."""
+    """An estimate, and a bound on its distance to the nearest eigenvalue in exact arithmetic."""
 
     value: float
     bound: float

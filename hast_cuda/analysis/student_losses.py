@@ -130,7 +130,9 @@ class StudentLosses:
 
     def cross_entropy(self) -> Tensor:
         """CE of the student on the labels (Eq. 6)."""
-        return F.cross_entropy(self.student(self.images).float(), self.labels)
+        logits = self.student(self.images)
+        wide = reference.arithmetic_dtype(logits.dtype)
+        return F.cross_entropy(logits.to(wide), self.labels)
 
     def distillation(self) -> Tensor:
         """KL of Eq. 6 at the temperature, without alpha T^2."""

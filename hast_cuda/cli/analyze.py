@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +14,13 @@ from torch import Tensor
 from hast_cuda import analysis, report
 from hast_cuda.cli.options import Budget, Network, labelled_images
 from hast_cuda.files import write_json
-from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.run import RunDirectory, environment, load_student
+from hast_cuda.run import (
+    RunDirectory,
+    environment,
+    load_student,
+    read_finetune_config,
+    read_images,
+)
 from hast_cuda.synthesis import ImageStore, SyntheticImages
 
 Flat = tyro.conf.arg(name="")
@@ -31,17 +35,8 @@ def _write(run: Path, name: str, found: Any, device: torch.device) -> Path:
     return folder / f"{name}.png"
 
 
-def _config(run: Path) -> FinetuneConfig:
-    """How the run was fine-tuned."""
-    text = (RunDirectory.open(run).path / "config.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)["recipe"]["finetune"]
-    for name in ("decay_at", "crop_scale"):
-        found[name] = tuple(found[name])
-    return FinetuneConfig(**found)
-
-
 def _images(run: Path, images: Path | None) -> SyntheticImages:
-    return ImageStore(images or run / "images").load_all()
+    return read_images(run) if images is None else ImageStore(images).load_all()
 
 
 def _batches(images: SyntheticImages, size: int, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -59,7 +54,7 @@ def difficulty(
         network: the full-precision network; difficulty is measured under it.
         run: finished run directory.
         data: labelled test images, also judged.
-        images: directory of the synthetic images, where the run has none of its own.
+        images: directory of other images than the run's.
         bins: of difficulty.
         device: as for quantize.
     """
@@ -92,7 +87,7 @@ def gradients(
     Args:
         network: the full-precision network.
         run: finished run directory.
-        images: directory of the synthetic images, where the run has none of its own.
+        images: directory of other images than the run's.
         batch_size: images per gradient.
         batches: how many gradients.
         device: as for quantize.
@@ -100,7 +95,8 @@ def gradients(
     teacher, target = network.load(), Budget(device=device).torch_device()
     found = analysis.gradient_cosines(
         teacher, load_student(teacher, run),
-        _batches(_images(run, images), batch_size, batches), _config(run), device=target,
+        _batches(_images(run, images), batch_size, batches), read_finetune_config(run),
+        device=target,
     )  # fmt: skip
     report.draw_cosines(found, _write(run, "gradients", found, target))
 
@@ -114,7 +110,7 @@ def hessian(
     Args:
         network: the full-precision network.
         run: finished run directory.
-        images: directory of the synthetic images, where the run has none of its own.
+        images: directory of other images than the run's.
         batch_size: images that the losses are taken on.
         steps: Lanczos steps.
         vectors: start vectors that are averaged.
@@ -124,7 +120,7 @@ def hessian(
     teacher, target = network.load(), Budget(device=device).torch_device()
     ((x, labels),) = _batches(_images(run, images), batch_size, 1)
     losses = analysis.StudentLosses(
-        teacher, load_student(teacher, run), x, labels, _config(run), device=target
+        teacher, load_student(teacher, run), x, labels, read_finetune_config(run), device=target
     )
     spectra = {
         name: analysis.hessian_spectrum(

@@ -15,7 +15,7 @@ from torch import nn
 
 from hast_cuda.data import ImageSet, load_images
 from hast_cuda.input_spec import InputSpec
-from hast_cuda.methods import Recipe
+from hast_cuda.methods import Recipe, change
 from hast_cuda.methods import recipe as recipe_of
 from hast_cuda.synthesis import ImageShape, SyntheticImages
 from hast_cuda.zoo import input_spec, load_teacher
@@ -84,21 +84,15 @@ class Budget:
     def recipe(self, spec: InputSpec) -> Recipe:
         """The preset for images like these, with what was given put in."""
         chosen = recipe_of(self.method, self.preset, dataset_like(spec))
-        given: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-        given["synthesis"] = _given(
-            num_images=self.num_images,
-            iterations=self.synthesis_iterations,
-            batch_size=self.batch_size,
-        )
-        given["finetune"] = _given(iterations=self.finetune_iterations, batch_size=self.batch_size)
-        for assignment in self.set:
-            section, field, value = _parse(assignment, chosen)
-            given[section][field] = value
-        parts = {
-            section: dataclasses.replace(getattr(chosen, section), **values)
-            for section, values in given.items()
+        named = {
+            "synthesis.num_images": self.num_images,
+            "synthesis.iterations": self.synthesis_iterations,
+            "synthesis.batch_size": self.batch_size,
+            "finetune.iterations": self.finetune_iterations,
+            "finetune.batch_size": self.batch_size,
         }
-        return dataclasses.replace(chosen, **parts)
+        given: dict[str, Any] = {name: n for name, n in named.items() if n is not None}
+        return change(chosen, given | dict(_parse(text, chosen) for text in self.set))
 
     def torch_device(self) -> torch.device:
         """The device; ValueError if it is not there."""
@@ -155,11 +149,7 @@ def training_images(path: str | None, spec: InputSpec) -> SyntheticImages | None
     )
 
 
-def _given(**values: Any) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _parse(assignment: str, recipe: Recipe) -> tuple[str, str, Any]:
+def _parse(assignment: str, recipe: Recipe) -> tuple[str, Any]:
     name, equals, text = assignment.partition("=")
     section, _, field = name.partition(".")
     known = {
@@ -183,4 +173,4 @@ def _parse(assignment: str, recipe: Recipe) -> tuple[str, str, Any]:
     if type(value) is not type(old):
         message = f"--set {assignment}: expected a value like {old!r} ({type(old).__name__})"
         raise ValueError(message)
-    return section, field, value
+    return name, value

@@ -55,7 +55,7 @@ def reproduce(
         table: table1 to table8, or figure5 (as a table).
         dataset: hyper-parameters, network and images.
         bits: of weights and activations.
-        budget: "full" (as published), "small" (about 45 minutes for table1 on two CPU cores) or a
+        budget: "full" (as published), "small" (about half an hour for table1 on two CPU cores) or a
             share such as "10%".
         preset: "paper", "released" or "default" (every method's losses under our training); by
             default "paper" at the full budget, else "default", whose rates suit few steps.

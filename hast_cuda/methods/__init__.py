@@ -19,7 +19,7 @@ from hast_cuda.methods import (
     zeroq,
     zeroq_il,
 )
-from hast_cuda.methods.recipe import DATASETS, PRESETS, Recipe
+from hast_cuda.methods.recipe import DATASETS, PRESETS, Recipe, change
 from hast_cuda.validate import check_choice
 
 _RECIPES: dict[str, Callable[..., Recipe]] = {
@@ -67,6 +67,7 @@ __all__ = [
     "Recipe",
     "ait",
     "available",
+    "change",
     "dfq",
     "dsg",
     "dsg_il",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.posttraining import PostTrainingConfig
@@ -48,3 +51,19 @@ def check_names(preset: str, dataset: str) -> None:
     """ValueError for an unknown preset or data set."""
     check_choice("preset", preset, PRESETS)
     check_choice("dataset", dataset, DATASETS)
+
+
+def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """``recipe`` with values replaced by dotted name, e.g. {"finetune.perturbation": 0.0}.
+
+    Raises:
+        ValueError: a value that its configuration refuses, alone or with the others.
+    """
+    parts: dict[str, dict[str, Any]] = defaultdict(dict)
+    for name, value in changes.items():
+        section, _, field_name = name.partition(".")
+        parts[section][field_name] = value
+    return replace(
+        recipe,
+        **{section: replace(getattr(recipe, section), **part) for section, part in parts.items()},
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -77,6 +78,10 @@ class BatchStatistics:
         segments: with ``merge``, checkpoint the activations of so many parts of the network; 0
             keeps them all.
 
+    Attributes:
+        after_recomputing: called when the backward pass has run a segment again; a hook that keeps
+            what it sees of a forward pass must drop it there, or all activations stay alive.
+
     Raises:
         ValueError: no layer has running statistics; segments of a network that torch.fx cannot
             follow.
@@ -85,6 +90,7 @@ class BatchStatistics:
     def __init__(self, model: nn.Module, *, merge: bool = False, segments: int = 0) -> None:
         require_batch_norm(model)
         self.layers: list[Any] = []
+        self.after_recomputing: list[Callable[[], None]] = [self.forget]
         self.model = swap_modules(model, self._convert)
         if merge:
             try:
@@ -97,7 +103,11 @@ class BatchStatistics:
             else:
                 self.model = merged
                 if segments:
-                    self.model = checkpoint_segments(merged, segments, self.forget)
+                    self.model = checkpoint_segments(merged, segments, self._recomputed)
+
+    def _recomputed(self) -> None:
+        for drop in self.after_recomputing:
+            drop()
 
     def _take_along(self, norm: Any, activation: str | None, quantizer: Any) -> nn.Module | None:
         if not isinstance(norm, MatchedBatchNorm2d) or quantizer is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hast_cuda.reproduce.budget import SMALL, apply_budget, change
+from hast_cuda.reproduce.budget import SMALL, apply_budget
 from hast_cuda.reproduce.render import (
     Document,
     lines_of,
@@ -34,7 +34,6 @@ __all__ = [
     "Setting",
     "Table",
     "apply_budget",
-    "change",
     "image_key",
     "lines_of",
     "order_note",

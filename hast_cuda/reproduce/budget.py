@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from typing import Any
 
-from hast_cuda.methods import Recipe
+from hast_cuda.methods import Recipe, change
 
 # An evening's table on two cores; every method gets the same.
 SMALL = {"images": 512, "synthesis": 150, "finetune": 150, "batch": 64, "warmup": 100}
@@ -37,45 +35,24 @@ def apply_budget(recipe: Recipe, budget: str) -> Recipe:
 
 def _limited(recipe: Recipe) -> Recipe:
     made, tuned = recipe.synthesis, recipe.finetune
-    return dataclasses.replace(
-        recipe,
-        synthesis=dataclasses.replace(
-            made,
-            num_images=min(made.num_images, SMALL["images"]),
-            iterations=min(made.iterations, SMALL["synthesis"]),
-        ),
-        finetune=dataclasses.replace(
-            tuned,
-            iterations=min(tuned.iterations, SMALL["finetune"]),
-            batch_size=min(tuned.batch_size, SMALL["batch"]),
-            calibration_updates=min(tuned.calibration_updates, 50),
-            evaluations=2,
-        ),
-        generator=dataclasses.replace(
-            recipe.generator, warmup=min(recipe.generator.warmup, SMALL["warmup"])
-        ),
-    )
+    return change(recipe, {
+        "synthesis.num_images": min(made.num_images, SMALL["images"]),
+        "synthesis.iterations": min(made.iterations, SMALL["synthesis"]),
+        "finetune.iterations": min(tuned.iterations, SMALL["finetune"]),
+        "finetune.batch_size": min(tuned.batch_size, SMALL["batch"]),
+        "finetune.calibration_updates": min(tuned.calibration_updates, 50),
+        "finetune.evaluations": 2,
+        "generator.warmup": min(recipe.generator.warmup, SMALL["warmup"]),
+    })  # fmt: skip
 
 
 def _scaled(recipe: Recipe, share: float) -> Recipe:
-    def part(count: int) -> int:
-        return max(1, round(count * share)) if count else 0
-
-    made, tuned, network = recipe.synthesis, recipe.finetune, recipe.generator
-    return dataclasses.replace(
-        recipe,
-        synthesis=dataclasses.replace(
-            made, num_images=part(made.num_images), iterations=part(made.iterations)
-        ),
-        finetune=dataclasses.replace(tuned, iterations=part(tuned.iterations)),
-        generator=dataclasses.replace(network, warmup=part(network.warmup)),
+    counts = {
+        "synthesis.num_images": recipe.synthesis.num_images,
+        "synthesis.iterations": recipe.synthesis.iterations,
+        "finetune.iterations": recipe.finetune.iterations,
+        "generator.warmup": recipe.generator.warmup,
+    }
+    return change(
+        recipe, {name: max(1, round(n * share)) if n else 0 for name, n in counts.items()}
     )
-
-
-def change(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    """``recipe`` with values replaced by dotted name, e.g. {"finetune.perturbation": 0.0}."""
-    for name, value in changes.items():
-        section, _, field = name.partition(".")
-        part = dataclasses.replace(getattr(recipe, section), **{field: value})
-        recipe = dataclasses.replace(recipe, **{section: part})
-    return recipe

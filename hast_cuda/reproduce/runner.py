@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -15,8 +14,8 @@ from torch import nn
 
 from hast_cuda.data import ImageSet
 from hast_cuda.execution import Execution
-from hast_cuda.methods import Recipe, recipe
-from hast_cuda.reproduce.budget import apply_budget, change
+from hast_cuda.methods import Recipe, change, recipe
+from hast_cuda.reproduce.budget import apply_budget
 from hast_cuda.reproduce.tables import Row
 from hast_cuda.run import Bits, plain, zero_shot_quantize
 from hast_cuda.synthesis import (
@@ -63,9 +62,7 @@ def recipe_of(row: Row, setting: Setting) -> Recipe:
         change(recipe(row.method, setting.preset, setting.dataset), row.changes), setting.budget
     )
     count = max(1, round(found.synthesis.num_images * row.image_share))
-    return dataclasses.replace(
-        found, synthesis=dataclasses.replace(found.synthesis, num_images=count)
-    )
+    return change(found, {"synthesis.num_images": count})
 
 
 def image_key(teacher: nn.Module, shape: ImageShape, config: SynthesisConfig, seed: int) -> str:
@@ -79,18 +76,24 @@ def image_key(teacher: nn.Module, shape: ImageShape, config: SynthesisConfig, se
     return digest.hexdigest()[:16]
 
 
-def images_for(chosen: Recipe, setting: Setting, seed: int) -> SyntheticImages | None:
-    """The images that a recipe trains on; rows with equal synthesis share one set on disk."""
+def images_for(
+    chosen: Recipe, setting: Setting, seed: int
+) -> tuple[SyntheticImages | None, str | None]:
+    """The images that a recipe trains on, and their folder as seen from that of a run.
+
+    Rows with equal synthesis share one set on disk.
+    """
     if chosen.images == "real":
-        return setting.train
+        return setting.train, None
     if chosen.images != "synthetic":
-        return None
+        return None, None
     key = image_key(setting.teacher, setting.shape, chosen.synthesis, seed)
-    store = ImageStore(setting.out / "images" / f"{key}-{setting.device.type}")
-    return synthesize(
+    name = f"images/{key}-{setting.device.type}"
+    found = synthesize(
         setting.teacher, setting.shape, chosen.synthesis, seed=seed, device=setting.device,
-        store=store, execution=setting.execution,
+        store=ImageStore(setting.out / name), execution=setting.execution,
     )  # fmt: skip
+    return found, f"../../{name}"
 
 
 def run_row(
@@ -104,13 +107,14 @@ def run_row(
     for seed in seeds:
         out = setting.out / "runs" / f"{_file_name(row.name)}-w{setting.bits}-seed{seed}"
         say(f"{row.name}, seed {seed}: {out}")
+        images, folder = images_for(chosen, setting, seed)
         done = zero_shot_quantize(
             setting.teacher, setting.shape, Bits(setting.bits, setting.bits), recipe=chosen,
-            seed=seed, device=setting.device, out=out, images=images_for(chosen, setting, seed),
+            seed=seed, device=setting.device, out=out, images=images,
             test=setting.test, execution=setting.execution,
             describe={
                 "method": row.method, "row": row.name, "preset": setting.preset,
-                "budget": setting.budget, **setting.describe,
+                "budget": setting.budget, "images": folder, **setting.describe,
             },
         )  # fmt: skip
         results.append(done.result)

@@ -10,6 +10,7 @@ from hast_cuda.run.pipeline import (
     save_student,
     zero_shot_quantize,
 )
+from hast_cuda.run.record import read_finetune_config, read_images
 from hast_cuda.run.student import load_student
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "infer_shape",
     "load_student",
     "plain",
+    "read_finetune_config",
+    "read_images",
     "save_student",
     "zero_shot_quantize",
 ]

@@ -129,6 +129,11 @@ def zero_shot_quantize(
             return None
         return evaluate(network, test, batch_size=evaluation_batch, device=device)
 
+    if run is not None and (found := run.result()) is not None:
+        kept = ImageStore(run.images)
+        if images is None and kept.finished():
+            images = kept.load_all()
+        return QuantizationResult(load_weights(student, run.student), images, found)
     with phases("synthesis"):
         if images is None and chosen.images == "synthetic":
             images = synthesize(
@@ -136,8 +141,6 @@ def zero_shot_quantize(
                 store=None if run is None else ImageStore(run.images), execution=execution,
             )  # fmt: skip
             check_images(images, shape)
-    if run is not None and (found := run.result()) is not None:
-        return QuantizationResult(load_weights(student, run.student), images, found)
     trainer = make_trainer(chosen, teacher, shape, seed=seed, device=device)
     with phases("calibration"):
         calibrate_student(

@@ -60,6 +60,10 @@ class FeatureTap:
         x: Tensor = args[0].float()
         self.found = x.flatten(2).mean(2) if x.dim() > 2 else x
 
+    def forget(self) -> None:
+        """Drop the feature: it holds the graph."""
+        self.found = None
+
     def take(self) -> Tensor:
         """[N, D] float32 of the last forward, forgotten here: it holds the graph."""
         found, self.found = self.found, None

@@ -53,6 +53,7 @@ class ClassFeatures:
     ) -> None:  # fmt: skip
         self.matching, self.execution, self.device = matching, execution, device
         self.tap = FeatureTap(find_classifier(matching.statistics.model, shape, device))
+        matching.statistics.after_recomputing.append(self.tap.forget)
         logits, features = self._look(torch.zeros(1, *shape))
         # On the CPU in float64: sums there have one order, those of a GPU's index_add have not.
         self.sums = torch.zeros(logits.shape[1], features.shape[1], dtype=torch.float64)

@@ -47,6 +47,9 @@ class Matching:
         self.statistics, self.config = statistics, config
         per_sample = config.statistics == "sample"
         self.samples = SampleStatistics(statistics.layers) if per_sample else None
+        if self.samples is not None:
+            statistics.after_recomputing.append(self.samples.found.clear)
+        self._weights: dict[torch.Size, Tensor] = {}  # by shape: a new constant is a launch
         self.stored = {
             layer: (layer.running_mean, self._spread(layer.running_var))
             for layer in statistics.layers
@@ -138,8 +141,9 @@ class Matching:
 
     def _emphasis(self, rows: Tensor, layers: int) -> Tensor:
         """Weights like ``rows``: 1 + emphasis where image i meets layer i modulo ``layers``."""
-        index = torch.arange(len(rows), device=rows.device)  # that of the input meets no image
-        own = torch.arange(rows.shape[1], device=rows.device) % layers
-        meets = (index[:, None] == own).to(rows.dtype)
-        weights: Tensor = 1 + self.config.layer_emphasis * meets
-        return weights
+        if rows.shape not in self._weights:
+            index = torch.arange(len(rows), device=rows.device)  # that of the input meets no image
+            own = torch.arange(rows.shape[1], device=rows.device) % layers
+            meets = (index[:, None] == own).to(rows.dtype)
+            self._weights[rows.shape] = 1 + self.config.layer_emphasis * meets
+        return self._weights[rows.shape]

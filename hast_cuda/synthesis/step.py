@@ -114,7 +114,6 @@ class Step:
         (gradient,) = torch.autograd.grad(terms, images, self.upstream)
         # The fused Adam takes for granted that gradient and images have the same layout.
         images.grad = gradient.contiguous(memory_format=self.layout)
-        self.terms.forget()  # checkpointed layers have seen a second forward
         self.optimizer.step()
         loss = self._sum(terms)
         self.schedule.step(loss)

@@ -24,12 +24,6 @@ class Terms:
     features: ClassFeatures | None
     """None without margins: then batches do not depend on each other."""
 
-    def forget(self) -> None:
-        """Drop what a forward left here: it holds the graph."""
-        self.matching.forget()
-        if self.features is not None:
-            self.features.tap.found = None
-
 
 def make_terms(
     statistics: BatchStatistics, shape: tuple[int, int, int, int], config: SynthesisConfig,

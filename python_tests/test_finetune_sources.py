@@ -1,0 +1,245 @@
+"""Where the student's images, labels and ranges come from: stored images or a generator."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import CHANNELS, CLASSES, SIZE, same_state, snapshot, tiny
+from torch import Tensor, nn
+
+import hast_cuda as hc
+from hast_cuda.failures import FiniteGuard
+from hast_cuda.finetune import FinetuneConfig, finetune
+from hast_cuda.finetune.calibration import calibrate_student
+from hast_cuda.finetune.checkpoint import CheckpointFile
+from hast_cuda.finetune.iteration import Iteration
+from hast_cuda.finetune.objective import loss_weights
+from hast_cuda.finetune.source import GeneratedImages
+from hast_cuda.finetune.step import Step
+from hast_cuda.nn import activation_quantizers
+from hast_cuda.synthesis.generator import GeneratorTrainer
+from hast_cuda.synthesis.generator_config import GeneratorConfig
+
+CONFIG = FinetuneConfig(  # GDFQ's form of the loss
+    iterations=6, batch_size=8, learning_rate=1e-5, evaluations=3, distillation_weight=1.0,
+    distillation_reduction="mean", label_weight=1.0, feature_weight=0.0, perturbation=0.0,
+    calibration="generator", calibration_updates=3,
+)  # fmt: skip
+GENERATOR = GeneratorConfig(warmup=5, decay_at=(0.5,))
+QIMERA = GeneratorConfig(warmup=5, superpose_probability=0.5, embedding_noise=1.0, latent_size=8)
+Records = list[dict[str, Any]]
+
+
+def pictures(count: int = 20) -> Tensor:
+    random = torch.Generator().manual_seed(5)
+    return torch.randn(count, CHANNELS, SIZE, SIZE, generator=random)
+
+
+def trainer(
+    config: GeneratorConfig = GENERATOR, device: torch.device | str = "cpu", size: int = 8
+) -> GeneratorTrainer:
+    return GeneratorTrainer(
+        tiny(), (CHANNELS, SIZE, SIZE), CLASSES, config, batch_size=size, seed=2, device=device
+    )
+
+
+def ready(
+    generator: GeneratorTrainer, config: FinetuneConfig = CONFIG, bits: int | None = 4
+) -> nn.Module:
+    student = hc.quantize(tiny(), 2, bits).to(generator.device)
+    calibrate_student(
+        tiny(), student, generator, config, num_classes=CLASSES, seed=0, device=generator.device
+    )
+    return student
+
+
+@pytest.mark.parametrize("chosen", [GENERATOR, QIMERA], ids=["gdfq", "qimera"])
+def test_from_a_generator_end_to_end(device: torch.device, chosen: GeneratorConfig) -> None:
+    generator, teacher, records = trainer(chosen, device), tiny(), []
+    before = snapshot(teacher)
+    student = ready(generator)
+    assert generator.iteration == chosen.warmup
+    start = snapshot(student)
+    config = replace(CONFIG, iterations=60, learning_rate=1e-2)
+    finetune(teacher, student, generator, config, device=device, log=records.append)
+    assert generator.iteration == chosen.warmup + 60
+    assert same_state(teacher, before)
+    trained = {name for name, _ in student.named_parameters()}
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, start[name]) == (name not in trained), name
+    assert [r["iteration"] for r in records] == [0, 50, 59]
+    assert records[-1]["generator"] > 0
+    untrained = hc.quantize(tiny(), 2, 4).to(device)
+    untrained.load_state_dict(start)
+    batches = [generator.step() for _ in range(10)]
+    weights = loss_weights(config)
+    losses = []
+    for network in (untrained.requires_grad_(True), student):
+        step = Step(tiny(device).requires_grad_(False), network, [], config)
+        with torch.no_grad():
+            terms = torch.tensor([step.losses(*b, teacher_grad=False) for b in batches])
+        losses.append(float(terms.mean(0) @ torch.tensor(weights)))
+    assert losses[1] < 0.99 * losses[0]
+
+
+def test_the_generators_rate_follows_the_fine_tuning() -> None:
+    generator = trainer()
+    finetune(tiny(), ready(generator), generator, CONFIG)
+    assert generator.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("chosen", [GENERATOR, QIMERA], ids=["gdfq", "qimera"])
+def test_a_resumed_run_equals_an_unbroken_one(
+    device: torch.device, tmp_path: Path, chosen: GeneratorConfig
+) -> None:
+    def run(checkpoint: CheckpointFile | None, stop_at: int) -> tuple[nn.Module, GeneratorTrainer]:
+        calls = iter(range(100))
+
+        def evaluate(_: nn.Module) -> float:
+            if next(calls) == stop_at:
+                raise KeyboardInterrupt
+            return 1.0
+
+        generator = trainer(chosen, device)
+        student = ready(generator)
+        finetune(
+            tiny(), student, generator, CONFIG, device=device, evaluate=evaluate,
+            checkpoint=checkpoint,
+        )  # fmt: skip
+        return student, generator
+
+    (student, generator), file = run(None, -1), CheckpointFile(tmp_path / "last.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        run(file, 1)
+    resumed, other = run(file, -1)
+    assert same_state(resumed, snapshot(student))
+    assert other.iteration == generator.iteration == 11
+    assert same_state(other.network, snapshot(generator.network))
+
+
+def test_a_checkpoint_without_the_generator(tmp_path: Path) -> None:
+    file = CheckpointFile(tmp_path / "last.safetensors")
+    config = replace(CONFIG, label_weight=0.0)
+    finetune(tiny(), ready(trainer()), pictures(), config, checkpoint=file)
+    generator = trainer()
+    with pytest.raises(ValueError, match="does not fit this run"):
+        finetune(tiny(), ready(generator), generator, config, checkpoint=file)
+
+
+def test_generated_images_are_taken_as_they_are(device: torch.device) -> None:
+    class Recorder(Step):
+        seen: tuple[Tensor, Tensor | None] | None = None
+
+        def __call__(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
+            self.seen = x.clone(), labels
+            return super().__call__(x, labels)
+
+    generator, twin = trainer(device=device), trainer(device=device)
+    student = ready(generator).requires_grad_(True)
+    step = Recorder(tiny(device).requires_grad_(False), student, [], CONFIG)
+    source = GeneratedImages(step, generator, FiniteGuard("test", device))
+    expected = [twin.step() for _ in range(GENERATOR.warmup + 2)][-2:]
+    for iteration, (images, labels) in enumerate(expected):
+        source.train(iteration)
+        assert step.seen is not None
+        assert step.seen[1] is not None
+        assert torch.equal(step.seen[0], images)
+        assert torch.equal(step.seen[1], labels)
+    assert source.figures() == {"generator": float(generator.loss)}
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_labels_follow_their_images(device: torch.device, kind: str) -> None:
+    labels = torch.arange(20) % CLASSES
+    if kind == "soft":
+        labels = torch.randn(20, CLASSES).softmax(1)
+    images, labels = pictures().to(device), labels.to(device)
+    student = hc.calibrate(hc.quantize(tiny(device), 4, 4), [images]).requires_grad_(True)
+    step = Step(tiny(device).requires_grad_(False), student, [], CONFIG)
+    iteration = Iteration(step, images, 3, FiniteGuard("test", device), labels)
+    chosen = torch.tensor([7, 2, 11])
+    crops = torch.tensor([0.0, 0, SIZE, SIZE, 0]).expand(3, 5)
+    iteration(chosen, crops, 0.0)
+    batch, found = iteration.batch()
+    assert found is not None
+    assert torch.equal(found, labels[chosen.to(device)])
+    torch.testing.assert_close(batch, images[chosen.to(device)])
+    expected = step.losses(batch, found, teacher_grad=False)
+    torch.testing.assert_close(iteration.terms, tuple(t.detach() for t in expected))
+
+
+def test_wrong_labels_are_worse_than_the_teachers(device: torch.device) -> None:
+    images, losses = pictures(), []
+    right = tiny()(images).argmax(1)
+    for labels in (right, (right + 1) % CLASSES):
+        records: Records = []
+        student = hc.calibrate(hc.quantize(tiny(), 8, 8), [images])
+        config = replace(CONFIG, iterations=1, crop_scale=(1.0, 1.0), flip_probability=0.0)
+        finetune(tiny(), student, images, config, labels=labels, device=device, log=records.append)
+        losses.append(records[0]["label"])
+    assert losses[0] < losses[1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "label_weight is 1.0, which needs labels"),
+        (
+            torch.zeros(19, dtype=torch.int64),
+            r"labels is \[19\] torch.int64; expected classes \[20",
+        ),
+        (torch.zeros(20), r"labels is \[20\] torch.float32; expected classes"),
+        (torch.zeros(20, CLASSES, dtype=torch.int64), "expected classes"),
+        (torch.full((20,), CLASSES), "labels go from 5 to 5; the network has 5 classes"),
+        (torch.full((20,), -1), "labels go from -1 to -1"),
+        (torch.zeros(20, 4), "labels has 4 classes per image; the network has 5"),
+    ],
+)
+def test_labels_that_do_not_fit(labels: Tensor | None, message: str) -> None:
+    student = hc.calibrate(hc.quantize(tiny(), 4, 4), [pictures()])
+    with pytest.raises(ValueError, match=message):
+        finetune(tiny(), student, pictures(), CONFIG, labels=labels)
+
+
+def test_generators_that_do_not_fit() -> None:
+    generator = trainer(size=4)
+    student = ready(generator)
+    with pytest.raises(ValueError, match=r"makes 4 images at a time on cpu; .* takes 8"):
+        finetune(tiny(), student, generator, CONFIG)
+    with pytest.raises(ValueError, match="labels belong to stored images"):
+        finetune(tiny(), student, trainer(), CONFIG, labels=torch.zeros(8, dtype=torch.int64))
+
+
+def test_the_last_images_of_the_warm_up_set_the_ranges() -> None:
+    student, twin = ready(trainer()), trainer()
+    for _ in range(2):
+        twin.step()
+    expected = hc.calibrate(hc.quantize(tiny(), 2, 4), [twin.step()[0] for _ in range(3)])
+    for name, quantizer in activation_quantizers(student).items():
+        state = activation_quantizers(expected)[name].range_state
+        assert torch.equal(quantizer.range_state, state)
+        assert not quantizer.observing
+
+
+def test_a_student_without_ranges_still_gets_a_trained_generator() -> None:
+    generator = trainer()
+    ready(generator, replace(CONFIG, calibration_updates=500), bits=None)
+    assert generator.iteration == GENERATOR.warmup
+
+
+def test_calibrations_that_cannot_be() -> None:
+    for changed, message in (
+        (
+            {"calibration": "images"},
+            'calibration is "images", but the images come from a generator',
+        ),
+        ({"calibration_updates": 6}, "calibration_updates is 6, .* warmup has only 5 iterations"),
+    ):
+        generator = trainer()
+        with pytest.raises(ValueError, match=message):
+            ready(generator, replace(CONFIG, **changed))
+        assert generator.iteration == 0
