@@ -112,7 +112,7 @@ fi
 
 if wants benches; then
   for entry in fake_quant:35 channel_range:40 batch_stats:30 channel_attention:20 match_loss:20 \
-    losses:20; do
+    losses:10; do
     op=${entry%:*} limit=${entry#*:}
     gpu_step "bench-$op" "$limit" python "bench/bench_$op.py" --device cuda --out "$OUT" \
       --rounds 20 --seconds 0.5
@@ -127,13 +127,13 @@ if wants benches; then
     fi
   done
   # Without torch.compile, which takes minutes for whole iterations: run the script alone for it.
-  gpu_step bench-step 60 python bench/bench_step.py --device cuda --out "$OUT" \
+  gpu_step bench-step 40 python bench/bench_step.py --device cuda --out "$OUT" \
     --rounds 20 --seconds 4 --no-compile
   if [ -n "$dry" ]; then
     step bench-step-cpu 60 python bench/bench_step.py --device cpu --out "$OUT" \
       --rounds 1 --seconds 0.1 --no-compile --batch 2 --only synthesis
   fi
-  gpu_step bench-memory 20 python bench/bench_memory.py --device cuda --out "$OUT"
+  gpu_step bench-memory 15 python bench/bench_memory.py --device cuda --out "$OUT"
   if [ -n "$dry" ]; then
     step bench-memory-cpu 20 python bench/bench_memory.py --device cpu --out "$OUT" --batch 1
   fi
