@@ -1,0 +1,112 @@
+"""The integers behind fake-quantized values: what every export stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
+from hast_cuda.ops.reference import arithmetic_dtype, quantize_integers, quantizer_parameters
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Eq. 1-2 in the terms of integer runtimes: ``value = step * (code - zero_point)``.
+
+    With S and z of Eq. 1: ``step = 1 / S``, ``zero_point = 2^(bits-1) - z``, codes from 0 to
+    ``2^bits - 1``.
+    """
+
+    bits: int
+    step: Tensor
+    """[channels], float32 (float64 for float64 networks)."""
+    zero_point: Tensor
+    """[channels], int64; outside the codes where a range does not contain 0."""
+    bounds: Tensor
+    """[2, channels], lower and upper end: S and z follow from it bit by bit."""
+
+    @property
+    def contains_zero(self) -> Tensor:
+        """Which channels can represent 0, bool [channels]."""
+        return (self.zero_point >= 0) & (self.zero_point < 2**self.bits)
+
+
+@dataclass(frozen=True)
+class WeightCodes:
+    """A layer's quantized weight as integers."""
+
+    codes: Tensor
+    """uint8, shape of the weight, 0 to ``2^bits - 1``."""
+    grid: Grid
+    """One channel per output channel (first axis)."""
+    values: Tensor
+    """The weight that the layer computes with, for checks."""
+
+
+@torch.no_grad()
+def weight_codes(layer: FakeQuantConv2d | FakeQuantLinear, name: str = "") -> WeightCodes:
+    """Codes of ``layer.quantized_weight()``, on the CPU.
+
+    Args:
+        layer: its weight is finite; a grid that was fixed (``weight_range``) is kept.
+        name: for messages.
+
+    Raises:
+        ValueError: ``zero_point="real"``, whose grid no integer format can store; weights that are
+            not finite.
+    """
+    if layer.zero_point == "real":
+        message = (
+            f'layer {name!r} has zero_point="real": no integer format can store that grid; '
+            'quantize with zero_point="integer"'
+        )
+        raise ValueError(message)
+    weight = layer.weight.detach().cpu()
+    if not bool(torch.isfinite(weight).all()):
+        message = f"the weight of layer {name!r} contains NaN or infinity"
+        raise ValueError(message)
+    if layer.weight_range is not None:
+        lower, upper = layer.weight_range.cpu().unbind()
+    else:
+        lower, upper = weight.to(arithmetic_dtype(weight.dtype)).flatten(1).aminmax(dim=1)
+    exact = weight.to(lower.dtype)
+    signed = quantize_integers(exact, lower, upper, layer.weight_bits, 0)
+    codes = (signed + 2 ** (layer.weight_bits - 1)).to(torch.uint8)
+    return WeightCodes(
+        codes, grid_of(lower, upper, layer.weight_bits), layer.quantized_weight().detach().cpu()
+    )
+
+
+@torch.no_grad()
+def activation_grid(quantizer: FakeQuantActivation, name: str = "") -> Grid:
+    """Grid of an activation quantizer, one channel, on the CPU.
+
+    Raises:
+        ValueError: the range is not frozen or not finite.
+    """
+    if quantizer.observing:
+        message = f"activation range of {name!r} is not frozen: calibrate the network first"
+        raise ValueError(message)
+    lower, upper = quantizer.range_state[:2].detach().cpu().reshape(2, 1)
+    if not bool(torch.isfinite(lower) & torch.isfinite(upper)):
+        message = f"activation range of {name!r} is not finite: calibrate the network again"
+        raise ValueError(message)
+    return grid_of(lower, upper, quantizer.bits)
+
+
+def grid_of(lower: Tensor, upper: Tensor, bits: int) -> Grid:
+    """The grid of Eq. 1 for ranges [channels]."""
+    scale, zero = quantizer_parameters(lower, upper, bits)
+    zero_point = (2 ** (bits - 1) - zero).to(torch.int64)
+    return Grid(bits, 1 / scale, zero_point, torch.stack([lower, upper]))
+
+
+def values_of(codes: Tensor, grid: Grid, axis: int = 0) -> Tensor:
+    """``(q + z) / S`` bit by bit as the layer computes it, from codes of any shape."""
+    shape = [1] * codes.dim()
+    shape[axis] = -1
+    scale, zero = (value.reshape(shape) for value in quantizer_parameters(*grid.bounds, grid.bits))
+    signed = codes.to(scale.dtype) - 2 ** (grid.bits - 1)
+    return (signed + zero) / scale
