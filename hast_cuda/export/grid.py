@@ -107,6 +107,8 @@ def values_of(codes: Tensor, grid: Grid, axis: int = 0) -> Tensor:
     """``(q + z) / S`` bit by bit as the layer computes it, from codes of any shape."""
     shape = [1] * codes.dim()
     shape[axis] = -1
-    scale, zero = (value.reshape(shape) for value in quantizer_parameters(*grid.bounds, grid.bits))
+    lower, upper = grid.bounds.unbind()
+    scale, zero = quantizer_parameters(lower, upper, grid.bits)
     signed = codes.to(scale.dtype) - 2 ** (grid.bits - 1)
-    return (signed + zero) / scale
+    values: Tensor = (signed + zero.reshape(shape)) / scale.reshape(shape)
+    return values
