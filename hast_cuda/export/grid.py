@@ -30,7 +30,8 @@ class Grid:
     @property
     def contains_zero(self) -> Tensor:
         """Which channels can represent 0, bool [channels]."""
-        return (self.zero_point >= 0) & (self.zero_point < 2**self.bits)
+        inside: Tensor = (self.zero_point >= 0) & (self.zero_point < 2**self.bits)
+        return inside
 
 
 @dataclass(frozen=True)
