@@ -1,0 +1,183 @@
+"""A student as an ONNX graph in which every quantizer is a marker that carries its layer's name.
+
+torch.onnx translates everything but the quantizers. What becomes of those depends on the target,
+so they stay in the graph as nodes of a domain of their own until they are replaced.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hast_cuda.export.grid import Grid, WeightCodes, activation_grid, weight_codes
+from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
+from hast_cuda.nn.swap import swap_modules
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+DOMAIN = "hast_cuda.marker"
+WEIGHT, QUANTIZE = "Weight", "Quantize"
+INPUT, OUTPUT = "images", "logits"
+_PACKAGES = ("onnx", "onnxscript", "onnx_ir")
+
+
+@dataclass(frozen=True)
+class MarkedModel:
+    """The graph, and what its markers stand for."""
+
+    model: ir.Model
+    """Markers ``Weight(w, name=...)`` and ``Quantize(x, name=...)`` pass their input on."""
+    weights: dict[str, WeightCodes]
+    activations: dict[str, Grid]
+
+
+def require_onnx() -> None:
+    """ImportError, saying what to install, unless networks can be written as ONNX."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        message = (
+            f"ONNX exports need {', '.join(missing)}: pip install 'hast_cuda[export]' (or pip "
+            f"install {' '.join(missing)})"
+        )
+        raise ImportError(message)
+    if not hasattr(torch.onnx, "ops"):
+        message = f"ONNX exports need torch 2.8 or newer, this is {torch.__version__}"
+        raise ImportError(message)
+
+
+def mark(student: nn.Module, shape: tuple[int, int, int], opset: int) -> MarkedModel:
+    """Translate ``student``, in eval mode, for images [batch, *shape].
+
+    Args:
+        student: calibrated, from :func:`hast_cuda.quantize`; never edited.
+        shape: (C, H, W).
+        opset: ONNX opset version, 18 or newer.
+
+    Raises:
+        ImportError: no onnx. ValueError: nothing is quantized, a range is not frozen, a grid that
+            cannot be stored, a network that torch.onnx cannot translate (with its reason).
+    """
+    require_onnx()
+    weights: dict[str, WeightCodes] = {}
+    activations: dict[str, Grid] = {}
+
+    def convert(name: str, module: nn.Module) -> nn.Module | None:
+        if isinstance(module, (FakeQuantConv2d, FakeQuantLinear)):
+            weights[name] = weight_codes(module, name)
+            layer = (
+                _MarkedConv2d(module, name)
+                if isinstance(module, FakeQuantConv2d)
+                else _MarkedLinear(module, name)
+            )
+            inner = module.input_quantizer
+            if inner is None:
+                return layer
+            key = f"{name}.input_quantizer"
+            activations[key] = activation_grid(inner, key)
+            return nn.Sequential(_MarkedActivation(inner, key), layer)
+        if isinstance(module, FakeQuantActivation):
+            activations[name] = activation_grid(module, name)
+            return _MarkedActivation(module, name)
+        return None
+
+    marked = swap_modules(copy.deepcopy(student).cpu().float().eval(), convert)
+    if not weights:
+        message = "the network has no quantized layer: give what hast_cuda.quantize returns"
+        raise ValueError(message)
+    return MarkedModel(translate(marked, shape, opset), weights, activations)
+
+
+def translate(network: nn.Module, shape: tuple[int, int, int], opset: int) -> ir.Model:
+    """The ONNX graph of a network in eval mode, on the CPU; ValueError with the reason if none."""
+    example = torch.zeros(2, *shape)  # of two images: torch.export takes a 1 for a constant
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                network, (example,), dynamo=True, opset_version=opset, verbose=False,
+                input_names=[INPUT], output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )  # fmt: skip
+    except Exception as error:  # whatever the exporter and the network's own code raise
+        message = f"torch.onnx cannot translate the network: {_reason(error)}"
+        raise ValueError(message) from error
+    assert program is not None
+    model: ir.Model = program.model
+    if len(model.graph.outputs) != 1:
+        message = f"the network gives {len(model.graph.outputs)} outputs; only one can be exported"
+        raise ValueError(message)
+    return model
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in one line; the exporter's own message is general advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes about optional packages to itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _symbol(kind: str, x: Tensor, name: str) -> Tensor:
+    marker: Any = torch.onnx.ops.symbolic
+    result: Tensor = marker(
+        f"{DOMAIN}::{kind}", (x,), {"name": name}, dtype=x.dtype, shape=x.shape, version=1
+    )
+    return result
+
+
+class _MarkedConv2d(nn.Conv2d):
+    def __init__(self, source: FakeQuantConv2d, name: str) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(source.to_float().__dict__)
+        self.marker = name
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = _symbol(WEIGHT, self.weight, self.marker)
+        output: Tensor = self._conv_forward(input, weight, self.bias)
+        return output
+
+
+class _MarkedLinear(nn.Linear):
+    def __init__(self, source: FakeQuantLinear, name: str) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(source.to_float().__dict__)
+        self.marker = name
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, _symbol(WEIGHT, self.weight, self.marker), self.bias)
+
+
+class _MarkedActivation(nn.Module):
+    def __init__(self, source: FakeQuantActivation, name: str) -> None:
+        super().__init__()
+        self.activation, self.marker = source.activation, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.activation == "relu":
+            x = F.relu(x)
+        elif self.activation == "relu6":
+            x = F.relu6(x)
+        return _symbol(QUANTIZE, x, self.marker)

@@ -1,0 +1,194 @@
+"""Whether an ONNX file gives what the quantized network gives, and how fast."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.data import ImageSet
+from hast_cuda.export.marked import INPUT
+from hast_cuda.synthesis import SyntheticImages
+
+_ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Check:
+    """An exported network beside the PyTorch student, on the same images."""
+
+    images: int
+    source: str
+    """"given", "synthetic" or "noise"."""
+    top1_agreement: float
+    """Percent of images on which both choose the same class."""
+    top1: float | None
+    """Percent, of the exported network, where the images have true labels."""
+    student_top1: float | None
+    """Percent, of the student."""
+    cosine: float
+    """Mean over the images of the cosine between both logits."""
+    largest_difference: float
+    """Largest absolute difference of a logit."""
+
+    def passed(self) -> bool:
+        """At most one image in a thousand, or one at all, is classified otherwise."""
+        differing = round(self.images * (100 - self.top1_agreement) / 100)
+        return differing <= max(1, self.images // 1000)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median time of a batch in onnxruntime on the CPU."""
+
+    batch: int
+    threads: int
+    milliseconds: float
+    float_milliseconds: float
+    """Of the full-precision network, exported with BatchNorm as onnxruntime optimises it."""
+
+
+def require_onnxruntime() -> None:
+    """ImportError, saying what to install, unless onnxruntime is there."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        message = (
+            "verification runs onnxruntime, which is not installed: pip install "
+            "'hast_cuda[export]', or export without verification"
+        )
+        raise ImportError(message)
+
+
+def onnx_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Tensor]:
+    """A function from images [N, C, H, W] to logits that runs ``path`` in onnxruntime on the CPU.
+
+    Raises:
+        ImportError: no onnxruntime. ValueError: the file is truncated, altered or not ONNX.
+    """
+    require_onnxruntime()
+    import onnxruntime  # noqa: PLC0415 - an optional package
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime raises classes of its own without a common base
+        reason = str(error).partition("\n")[0]
+        message = f"onnxruntime cannot load {path}: {reason}"
+        raise ValueError(message) from error
+
+    def run(images: Tensor) -> Tensor:
+        (logits,) = session.run(None, {INPUT: np.ascontiguousarray(images.cpu().numpy())})
+        return torch.from_numpy(logits)
+
+    return run
+
+
+@torch.no_grad()
+def check(
+    exported: Callable[[Tensor], Tensor], student: nn.Module,
+    images: ImageSet | SyntheticImages | Tensor, *, batch_size: int = 64,
+) -> Check:  # fmt: skip
+    """Run both networks on all images.
+
+    Args:
+        exported: from :func:`onnx_network`.
+        student: the network that was exported.
+        images: labelled test images, synthetic ones (whose labels are not counted), or any others
+            [N, C, H, W].
+        batch_size: images per forward pass.
+
+    Raises:
+        ValueError: no image; the outputs have different shapes or are not finite.
+    """
+    given = isinstance(images, ImageSet)
+    device = next(student.parameters()).device
+    training = student.training
+    student.eval()
+    count = same = right = student_right = 0
+    cosine, largest = 0.0, 0.0
+    for x, labels in _batches(images, batch_size):
+        expected = student(x.to(device)).float().cpu()
+        found = exported(x)
+        if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
+            message = (
+                f"the exported network gives {list(found.shape)}, the student "
+                f"{list(expected.shape)}; both must be finite and of one shape"
+            )
+            raise ValueError(message)
+        chosen, wanted = found.argmax(1), expected.argmax(1)
+        count += len(x)
+        same += int((chosen == wanted).sum())
+        right += int((chosen == labels).sum())
+        student_right += int((wanted == labels).sum())
+        cosine += float(torch.cosine_similarity(found.double(), expected.double()).sum())
+        largest = max(largest, float((found - expected).abs().max()))
+    student.train(training)
+    if not count:
+        message = "there is no image to compare the networks on"
+        raise ValueError(message)
+    kinds = {ImageSet: "given", SyntheticImages: "synthetic"}
+    return Check(
+        images=count, source=kinds.get(type(images), "noise"), top1_agreement=100 * same / count,
+        top1=100 * right / count if given else None,
+        student_top1=100 * student_right / count if given else None,
+        cosine=cosine / count, largest_difference=largest,
+    )  # fmt: skip
+
+
+def _batches(
+    images: ImageSet | SyntheticImages | Tensor, size: int
+) -> Iterable[tuple[Tensor, Tensor]]:
+    if isinstance(images, ImageSet):
+        return images.batches(size)
+    if isinstance(images, SyntheticImages):
+        return zip(images.images.split(size), images.labels.split(size), strict=True)
+    return ((x, torch.full((len(x),), -1)) for x in images.split(size))
+
+
+def measure(
+    exported: Path, full_precision: Path, shape: tuple[int, int, int], *, batch: int = 8,
+    threads: int = 0,
+) -> Latency:  # fmt: skip
+    """Time both files in turns, so that whatever else the machine does meets both.
+
+    Args:
+        exported: ONNX file of the quantized network.
+        full_precision: that of the original one.
+        shape: (C, H, W).
+        batch: images per run.
+        threads: of onnxruntime; 0: as many as torch uses.
+    """
+    threads = threads or torch.get_num_threads()
+    networks = [onnx_network(path, threads) for path in (exported, full_precision)]
+    images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+    seconds: list[list[float]] = [[], []]
+    for network in networks:
+        network(images)
+    for _ in range(_ROUNDS):
+        for network, times in zip(networks, seconds, strict=True):
+            start = time.perf_counter()
+            network(images)
+            times.append(time.perf_counter() - start)
+    quantized, plain = (1000 * float(np.median(times)) for times in seconds)
+    return Latency(batch, threads, round(quantized, 3), round(plain, 3))
+
+
+def plain_onnx(network: nn.Module, path: Path, shape: tuple[int, int, int]) -> Path:
+    """The full-precision network as ONNX, to compare with. Raises as :func:`save_onnx`."""
+    from hast_cuda.export.marked import translate  # noqa: PLC0415 - optional packages
+
+    model: Any = translate(network, shape, 18)
+    import onnx_ir as ir  # noqa: PLC0415
+
+    path.write_bytes(ir.serde.serialize_model(model).SerializeToString())
+    return path
