@@ -1,0 +1,100 @@
+"""The layout of packed integers, by hand and by round trips."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hast_cuda.export.packing import pack, packed_size, unpack
+
+
+def _uint8(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("bits", "codes", "expected"),
+    [
+        (2, [1, 2, 3, 0, 2], [0b00111001, 0b10]),
+        (3, [1, 2, 3, 4, 5, 6, 7, 0], [0b11010001, 0b01011000, 0b00011111]),
+        (4, [1, 2, 15], [0x21, 0x0F]),
+        (5, [31, 1], [0b00111111, 0]),
+        (5, [1, 31], [0b11100001, 0b11]),
+        (7, [127, 127], [255, 63]),
+        (8, [255, 0, 128], [255, 0, 128]),
+    ],
+)
+def test_vectors_by_hand(bits: int, codes: list[int], expected: list[int]) -> None:
+    assert pack(torch.tensor(codes), bits).tolist() == expected
+    assert unpack(_uint8(*expected), bits, len(codes)).tolist() == codes
+
+
+@given(st.data())
+def test_round_trip(data: st.DataObject) -> None:
+    bits = data.draw(st.integers(2, 8))
+    codes = data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=50))
+    packed = pack(_uint8(*codes), bits)
+    assert packed.dtype == torch.uint8
+    assert packed.shape == (packed_size(len(codes), bits),) == (-(-len(codes) * bits // 8),)
+    assert unpack(packed, bits, len(codes)).tolist() == codes
+
+
+@given(st.integers(2, 8), st.integers(0, 100), st.integers(0, 2**32 - 1))
+def test_the_stream_is_that_of_numpy(bits: int, count: int, seed: int) -> None:
+    codes = np.random.default_rng(seed).integers(0, 2**bits, count).astype(np.uint8)
+    stream = np.unpackbits(codes[:, None], axis=1, bitorder="little")[:, :bits]
+    expected = np.packbits(stream.reshape(-1), bitorder="little")
+    assert np.array_equal(pack(torch.from_numpy(codes), bits).numpy(), expected)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_whole_numbers_of_groups_and_ragged_ends(bits: int) -> None:
+    for count in (0, 1, 7, 8, 9, 63, 64, 65):
+        codes = torch.randint(0, 2**bits, (count,), dtype=torch.uint8)
+        assert torch.equal(unpack(pack(codes, bits), bits, count), codes)
+
+
+def test_order_is_that_of_the_shape_not_of_the_strides() -> None:
+    codes = torch.arange(6, dtype=torch.uint8).reshape(2, 3)
+    transposed = codes.t()
+    assert torch.equal(pack(transposed, 4), pack(transposed.contiguous(), 4))
+    assert pack(transposed, 8).tolist() == [0, 3, 1, 4, 2, 5]
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="bits is 9"):
+        pack(_uint8(1), 9)
+    with pytest.raises(ValueError, match=r"to 4; allowed with bits=2: 0 to 3"):
+        pack(_uint8(1, 4), 2)
+    with pytest.raises(ValueError, match="from -1"):
+        pack(torch.tensor([-1]), 2)
+    with pytest.raises(TypeError, match=r"torch.float32; expected integers"):
+        pack(torch.ones(3), 2)
+    with pytest.raises(TypeError, match=r"torch.int64; expected torch.uint8"):
+        unpack(torch.tensor([1]), 2, 4)
+    with pytest.raises(ValueError, match=r"shape \(1,\).*count=5.*\(2,\)"):
+        unpack(_uint8(1), 2, 5)
+    with pytest.raises(ValueError, match=r"count=-1"):
+        unpack(_uint8(), 2, -1)
+
+
+@pytest.mark.parametrize(("bits", "count", "last"), [(3, 3, 0b10), (3, 5, 0x80), (4, 1, 0x10)])
+def test_bits_behind_the_last_value_are_refused(bits: int, count: int, last: int) -> None:
+    packed = torch.zeros(packed_size(count, bits), dtype=torch.uint8)
+    assert not unpack(packed, bits, count).any()
+    packed[-1] = last
+    with pytest.raises(ValueError, match="behind its last value"):
+        unpack(packed, bits, count)
+
+
+def test_a_large_network_packs_in_about_a_second() -> None:
+    codes = torch.randint(0, 16, (25_000_000,), dtype=torch.uint8)
+    start = time.perf_counter()
+    packed = pack(codes, 4)
+    assert torch.equal(unpack(packed, 4, len(codes)), codes)
+    assert time.perf_counter() - start < 20  # about one; machines of tests are busy
