@@ -54,16 +54,18 @@ def read_sealed(path: Path, form: str) -> tuple[dict[str, Tensor], dict[str, Any
     metadata = _metadata(data, path)
     if metadata.get("format") != form:
         message = (
-            f"{path} has format {metadata.get('format')!r}; this version of hast_cuda reads {form!r}"
+            f"{path} has format {metadata.get('format')!r}; expected {form!r}: give the file that "
+            "the export of this name wrote, or the version of hast_cuda that wrote it"
         )
         raise ValueError(message)
     try:
         tensors = load(data)
         text = metadata["content"]
         content = json.loads(text)
+        intact = metadata["sha256"] == digest(text, tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    if metadata.get("sha256") != digest(text, tensors):
+    if not intact:
         raise _damaged(path, "its checksum does not fit its contents")
     if not isinstance(content, dict):
         raise _damaged(path, f"its content is a {type(content).__name__}")
@@ -77,7 +79,7 @@ def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name]
         dtype = str(tensor.dtype).removeprefix("torch.")
         found.update((json.dumps([name, dtype, list(tensor.shape)]) + "\n").encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -1,0 +1,131 @@
+"""A quantized weight as packed tensors, and the weight again, bit by bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hast_cuda.export.grid import Grid, grid_of, values_of, weight_codes
+from hast_cuda.export.packing import pack, packed_size, unpack
+from hast_cuda.export.placement import DTYPES, LayerRecord, QuantizedLayer, key
+from hast_cuda.ops import fake_quantize
+from hast_cuda.ops.reference import arithmetic_dtype, quantizer_parameters
+
+PARTS = ("qweight", "scale", "zero_point", "range", "lookup")
+_SMALL, _LARGEST = 2**31 - 1, 2.0**62
+
+
+@torch.no_grad()
+def packed_weight(layer: QuantizedLayer, name: str) -> dict[str, Tensor]:
+    """Tensors of ``layer``'s weight by their part of the name.
+
+    ``qweight`` uint8, see :mod:`hast_cuda.export.packing`; per output channel ``scale`` (1/S),
+    ``zero_point`` (int32; int64 where one is larger) and ``range`` [2, out] (l and u of Eq. 1). The
+    layer quantizes ``(q + z) / S`` once more on loading. On grids too fine for the weight's dtype
+    that is another value: then ``lookup`` [out, 2^bits] has, for each code, a weight that has it.
+
+    Raises:
+        ValueError: see :func:`hast_cuda.export.grid.weight_codes`; values or zero points too large.
+    """
+    codes, grid = _codes(layer, name)
+    values = values_of(codes, grid).to(layer.weight.dtype)
+    lower, upper = grid.bounds.unbind()
+    _, zero = quantizer_parameters(lower, upper, grid.bits)
+    if not bool(torch.isfinite(values).all()) or bool((zero.abs() > _LARGEST).any()):
+        message = (
+            f"the weights of layer {name!r} are too large, or too far from 0 for their spread, to "
+            "be stored as integers: keep this layer in full precision (hast_cuda.Override())"
+        )
+        raise ValueError(message)
+    small = bool((grid.zero_point.abs() <= _SMALL).all())
+    parts = {
+        "qweight": pack(codes, grid.bits),
+        "scale": grid.step,
+        "zero_point": grid.zero_point.to(torch.int32) if small else grid.zero_point,
+        "range": grid.bounds,
+    }
+    if not torch.equal(_quantized(values, grid), values):
+        parts["lookup"] = _lookup(layer.weight.detach().cpu(), codes, grid.bits)
+    return {part: tensor.contiguous() for part, tensor in parts.items()}
+
+
+@torch.no_grad()
+def unpacked_weight(
+    tensors: Mapping[str, Tensor], name: str, record: LayerRecord
+) -> tuple[Tensor, Tensor]:
+    """A weight that is quantized to the packed one on its grid, and the grid's range [2, out].
+
+    Args:
+        tensors: of the file.
+        name: of the layer, for the keys.
+        record: its shape has been compared with a layer that exists.
+
+    Raises:
+        ValueError: tensors that are missing, of another shape, or do not fit one another.
+    """
+    dtype, channels, count = DTYPES[record.dtype], record.shape[0], math.prod(record.shape)
+    arithmetic = arithmetic_dtype(dtype)
+
+    def part(which: str, shape: tuple[int, ...], *dtypes: torch.dtype) -> Tensor:
+        found = tensors.get(key(name, which))
+        if found is None or found.shape != shape or found.dtype not in dtypes:
+            what = "missing" if found is None else f"{found.dtype} {tuple(found.shape)}"
+            message = f"tensor {key(name, which)!r} is {what}; expected {dtypes[0]} {shape}"
+            raise ValueError(message)
+        return found
+
+    bounds = part("range", (2, channels), arithmetic)
+    step = part("scale", (channels,), arithmetic)
+    zero_point = part("zero_point", (channels,), torch.int32, torch.int64)
+    packed = part("qweight", (packed_size(count, record.bits),), torch.uint8)
+    lower, upper = bounds.unbind()
+    if not bool((torch.isfinite(bounds) & torch.isfinite(step)).all() & (lower <= upper).all()):
+        message = f"range or scale of layer {name!r} has NaN, infinity, or lower > upper"
+        raise ValueError(message)
+    grid = grid_of(lower, upper, record.bits)
+    if not torch.allclose(grid.step, step, rtol=1e-6, atol=0) or not torch.equal(
+        grid.zero_point, zero_point.long()
+    ):
+        message = f"scale and zero_point of layer {name!r} do not fit its range"
+        raise ValueError(message)
+    try:
+        codes = unpack(packed, record.bits, count).reshape(record.shape)
+    except ValueError as error:
+        message = f"tensor {key(name, 'qweight')!r}: {error}"
+        raise ValueError(message) from error
+    values = values_of(codes, grid).to(dtype)
+    weight = values
+    if key(name, "lookup") in tensors:
+        table = part("lookup", (channels, 2**record.bits), dtype)
+        weight = table.gather(1, codes.flatten(1).long()).reshape(values.shape)
+    if not torch.equal(_quantized(weight, grid), values):
+        message = f"the weight of layer {name!r} is not on the grid of its range"
+        raise ValueError(message)
+    return weight, bounds
+
+
+def _codes(layer: QuantizedLayer, name: str) -> tuple[Tensor, Grid]:
+    weight = layer.weight
+    if weight.numel():
+        found = weight_codes(layer, name)
+        return found.codes, found.grid
+    ends = torch.zeros(weight.shape[0], dtype=arithmetic_dtype(weight.dtype))
+    codes = torch.empty(weight.shape, dtype=torch.uint8)
+    return codes, grid_of(ends, ends, layer.weight_bits)  # of nothing: any grid will do
+
+
+def _quantized(weight: Tensor, grid: Grid) -> Tensor:
+    """What a layer with this fixed grid computes with."""
+    lower, upper = grid.bounds.unbind()
+    return fake_quantize(weight, lower, upper, grid.bits, 0)
+
+
+def _lookup(weight: Tensor, codes: Tensor, bits: int) -> Tensor:
+    """For each channel and code the largest weight that has it (0 where none has)."""
+    exact = weight.to(arithmetic_dtype(weight.dtype)).flatten(1)
+    table = torch.zeros(weight.shape[0], 2**bits, dtype=exact.dtype)
+    table.scatter_reduce_(1, codes.flatten(1).long(), exact, "amax", include_self=False)
+    return table.to(weight.dtype)

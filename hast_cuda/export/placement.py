@@ -1,0 +1,169 @@
+"""Which modules of a network are quantized and how, as JSON: enough to quantize it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
+from hast_cuda.ops import _checks
+from hast_cuda.ops.channel_range import EMA
+
+QuantizedLayer = FakeQuantConv2d | FakeQuantLinear
+KINDS: dict[str, type[QuantizedLayer]] = {"Conv2d": FakeQuantConv2d, "Linear": FakeQuantLinear}
+DTYPES = {
+    "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class QuantizerRecord:
+    """A frozen activation quantizer; its range is in the tensors."""
+
+    bits: int
+    activation: str | None
+    ema: str
+    ste: str
+
+    def __post_init__(self) -> None:
+        _checks.bit_width("bits", self.bits)
+        _checks.activation_code(self.activation)
+        _checks.choice("ema", self.ema, EMA)
+        _checks.choice("ste", self.ste, _checks.STE)
+
+    @classmethod
+    def of(cls, quantizer: FakeQuantActivation) -> QuantizerRecord:
+        """The record of ``quantizer``."""
+        return cls(quantizer.bits, quantizer.activation, quantizer.ema, quantizer.ste)
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """A layer with a quantized weight."""
+
+    kind: str
+    """A key of :data:`KINDS`."""
+    bits: int
+    shape: list[int]
+    dtype: str
+    """Of the weight, a key of :data:`DTYPES`."""
+    stored_as: str
+    """Name of the layer that holds the weight's tensors: another one where weights are shared."""
+    input: QuantizerRecord | None
+
+    def __post_init__(self) -> None:
+        _checks.choice("kind", self.kind, tuple(KINDS))
+        _checks.bit_width("bits", self.bits)
+        _checks.choice("dtype", self.dtype, tuple(DTYPES))
+        sizes: Any = self.shape  # of a file: anything
+        if (
+            type(sizes) is not list
+            or not all(type(n) is int and n >= 0 for n in sizes)
+            or not sizes
+        ):
+            message = f"shape is {self.shape!r}; expected a list of sizes"
+            raise ValueError(message)
+        if not isinstance(self.stored_as, str):
+            message = f"stored_as is {self.stored_as!r}; expected the name of a layer"
+            raise TypeError(message)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """All quantized modules of a network, each under its first name."""
+
+    layers: dict[str, LayerRecord]
+    activations: dict[str, QuantizerRecord]
+
+    @classmethod
+    def of(cls, student: nn.Module) -> Placement:
+        """The placement of ``student``.
+
+        Raises:
+            ValueError: no quantized layer; a layer of a class derived from this package's.
+        """
+        layers: dict[str, LayerRecord] = {}
+        activations: dict[str, QuantizerRecord] = {}
+        weights: dict[tuple[int, int, int | None], str] = {}  # objects stay alive meanwhile
+        inputs = {m.input_quantizer for m in student.modules() if isinstance(m, QuantizedLayer)}
+        for name, module in student.named_modules():
+            if isinstance(module, QuantizedLayer):
+                grid = None if module.weight_range is None else id(module.weight_range)
+                identity = (id(module.weight), module.weight_bits, grid)
+                quantizer = module.input_quantizer
+                layers[name] = LayerRecord(
+                    _kind(name, module),
+                    module.weight_bits,
+                    list(module.weight.shape),
+                    str(module.weight.dtype).removeprefix("torch."),
+                    weights.setdefault(identity, name),
+                    None if quantizer is None else QuantizerRecord.of(quantizer),
+                )
+            elif isinstance(module, FakeQuantActivation) and module not in inputs:
+                activations[name] = QuantizerRecord.of(module)
+        if not layers:
+            message = "the network has no quantized layer: give what hast_cuda.quantize returns"
+            raise ValueError(message)
+        return cls(layers, activations)
+
+    def quantizers(self) -> list[str]:
+        """Names of all activation quantizers, those of layers' inputs included."""
+        inputs = [key(n, "input_quantizer") for n, r in self.layers.items() if r.input is not None]
+        return [*self.activations, *inputs]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Placement:
+        """What :meth:`to_json` gave, checked; ValueError for anything else."""
+        layers, activations = {}, {}
+        name = ""
+        try:
+            for name, entry in content["layers"].items():
+                given = entry["input"]
+                quantizer = None if given is None else QuantizerRecord(**given)
+                layers[name] = LayerRecord(**{**entry, "input": quantizer})
+            for name, entry in content["activations"].items():
+                activations[name] = QuantizerRecord(**entry)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            message = f"the record of {name!r} is not one of a quantized module: {error}"
+            raise ValueError(message) from error
+        lost = [n for n, r in layers.items() if r.stored_as not in layers]
+        if lost:
+            message = f"layer {lost[0]!r} is stored as {layers[lost[0]].stored_as!r}, which is none"
+            raise ValueError(message)
+        return cls(layers, activations)
+
+
+def _kind(name: str, layer: QuantizedLayer) -> str:
+    for kind, known in KINDS.items():
+        if type(layer) is known:
+            return kind
+    message = (
+        f"layer {name!r} is a {type(layer).__name__}; only hast_cuda.FakeQuantConv2d and "
+        "hast_cuda.FakeQuantLinear themselves can be packed"
+    )
+    raise ValueError(message)
+
+
+def key(name: str, part: str) -> str:
+    """Name of a module's tensor; the root module has the empty name."""
+    return f"{name}.{part}" if name else part
+
+
+def own_keys(model: nn.Module) -> set[str]:
+    """State-dict keys of quantized weights and ranges, which exports store in another form."""
+    keys = set()
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, QuantizedLayer):
+            keys |= {key(name, "weight"), key(name, "weight_range")}
+        elif isinstance(module, FakeQuantActivation):
+            keys |= {key(name, "range_state"), key(name, "frozen")}
+    return keys

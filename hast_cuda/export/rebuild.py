@@ -1,0 +1,177 @@
+"""A float network, tensors and a placement: the quantized network again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.export.packed_weight import PARTS, unpacked_weight
+from hast_cuda.export.placement import (
+    LayerRecord,
+    Placement,
+    QuantizedLayer,
+    QuantizerRecord,
+    key,
+    own_keys,
+)
+from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
+from hast_cuda.nn.swap import swap_modules
+
+_ACTIVATIONS: dict[str | None, type[nn.Module]] = {
+    "relu": nn.ReLU, "relu6": nn.ReLU6, None: nn.Identity,
+}  # fmt: skip
+_SHOWN = 4  # names listed per kind of mismatch
+
+
+def rebuild(
+    network: nn.Module, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
+) -> nn.Module:
+    """A quantized copy of ``network`` in eval mode, on its devices, in the dtypes of ``tensors``.
+
+    Raises:
+        ValueError: content that is none, tensors that are missing, another network.
+    """
+    builder = _Builder(tensors, Placement.from_json(content))
+    student = swap_modules(copy.deepcopy(network), builder.convert)
+    unseen = [n for n in builder.wanted if n not in builder.done]
+    if unseen:
+        raise _other_network(f"it has no layer of its own named {_first(unseen)}")
+    _load_others(student, builder.others(), content)
+    return student.eval()
+
+
+class _Builder:
+    """Puts quantized modules where the placement has them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], placement: Placement) -> None:
+        self.tensors, self.placement = tensors, placement
+        self.wanted = [*placement.layers, *placement.activations]
+        self.done: set[str] = set()
+        self.weights: dict[str, tuple[nn.Parameter, Tensor]] = {}
+
+    def convert(self, name: str, module: nn.Module) -> nn.Module | None:
+        if name in self.placement.layers:
+            self.done.add(name)
+            return self.layer(name, module, self.placement.layers[name])
+        if name in self.placement.activations:
+            self.done.add(name)
+            record = self.placement.activations[name]
+            if not isinstance(module, (_ACTIVATIONS[record.activation], FakeQuantActivation)):
+                raise _mismatch(name, module, _ACTIVATIONS[record.activation].__name__)
+            return self.activation(name, record)
+        return None
+
+    def layer(self, name: str, module: nn.Module, record: LayerRecord) -> nn.Module:
+        layer = _quantized(module, record)
+        if layer is None:
+            raise _mismatch(name, module, record.kind)
+        shape = list(layer.weight.shape)
+        if shape != record.shape:
+            raise _other_network(f"the weight of {name!r} is {shape}, in the file {record.shape}")
+        layer.weight, layer.weight_range = self.weight(record, layer.weight)
+        if record.input is not None:
+            layer.input_quantizer = self.activation(key(name, "input_quantizer"), record.input)
+            layer.input_quantizer.to(layer.weight.device)
+        return layer
+
+    def weight(self, record: LayerRecord, old: Tensor) -> tuple[nn.Parameter, Tensor]:
+        """Weight and range; the same objects for layers that share them."""
+        name = record.stored_as
+        if name not in self.weights:
+            weight, bounds = unpacked_weight(self.tensors, name, record)
+            device = _device(old)
+            parameter = nn.Parameter(weight.to(device), requires_grad=old.requires_grad)
+            self.weights[name] = parameter, bounds.to(device)
+        found = self.weights[name]
+        if list(found[0].shape) != record.shape:
+            raise _other_network(f"layers share the weight of {name!r} but not its shape")
+        return found
+
+    def activation(self, name: str, record: QuantizerRecord) -> FakeQuantActivation:
+        quantizer = FakeQuantActivation(
+            record.bits, activation=record.activation, ema=record.ema, ste=record.ste
+        )
+        ends = [self.tensors.get(key(name, part)) for part in ("lower", "upper")]
+        lower, upper = ends
+        if lower is None or upper is None or {lower.shape, upper.shape} != {torch.Size()}:
+            message = f"the range of {name!r} is missing or not a pair of numbers"
+            raise ValueError(message)
+        if lower.dtype != upper.dtype or lower.dtype not in (torch.float32, torch.float64):
+            message = f"the range of {name!r} is {lower.dtype}, {upper.dtype}; expected float32"
+            raise ValueError(message)
+        quantizer.range_state = quantizer.range_state.to(lower.dtype)
+        try:
+            quantizer.set_range(lower, upper)
+        except ValueError as error:
+            message = f"the range of {name!r}: {error}"
+            raise ValueError(message) from error
+        quantizer.freeze()
+        return quantizer
+
+    def others(self) -> dict[str, Tensor]:
+        """The tensors that no quantized module has used."""
+        used = {key(n, part) for n in self.weights for part in PARTS}
+        used |= {key(n, part) for n in self.placement.quantizers() for part in ("lower", "upper")}
+        return {name: tensor for name, tensor in self.tensors.items() if name not in used}
+
+
+def _quantized(module: nn.Module, record: LayerRecord) -> QuantizedLayer | None:
+    """``module`` with a weight to quantize; None if it is of another kind than the record."""
+    if record.kind == "Conv2d" and isinstance(module, nn.Conv2d):
+        return FakeQuantConv2d.from_float(module, weight_bits=record.bits)
+    if record.kind == "Linear" and isinstance(module, nn.Linear):
+        return FakeQuantLinear.from_float(module, weight_bits=record.bits)
+    return None
+
+
+def _load_others(
+    student: nn.Module, tensors: dict[str, Tensor], content: Mapping[str, Any]
+) -> None:
+    """Everything but quantized weights and ranges, strictly."""
+    own, expected = own_keys(student), student.state_dict(keep_vars=True)
+    aliases = content.get("aliases")
+    if not isinstance(aliases, dict) or not all(a in tensors for a in aliases.values()):
+        message = "its aliases name tensors that are not there"
+        raise ValueError(message)
+    sources = {**{name: name for name in tensors}, **aliases}
+    missing = [k for k in expected if k not in own and k not in sources]
+    unexpected = [k for k in sources if k in own or k not in expected]
+    misshaped = [
+        k for k in sources if k in expected and tensors[sources[k]].shape != expected[k].shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    found = [f"{len(keys)} tensors {kind}: {_first(keys)}" for kind, keys in kinds.items() if keys]
+    if found:
+        raise _other_network("; ".join(found))
+    objects: dict[str, Tensor] = {}
+    for name, source in sources.items():
+        old, new = expected[name], tensors[source].to(_device(expected[name]))
+        fits = isinstance(old, nn.Parameter)
+        objects.setdefault(source, nn.Parameter(new, old.requires_grad) if fits else new)
+    given = {name: objects[source] for name, source in sources.items()}
+    student.load_state_dict(given, strict=False, assign=True)  # keys are checked above
+
+
+def _device(tensor: Tensor) -> torch.device:
+    """Where a new tensor replaces ``tensor``: an architecture without memory gives the CPU."""
+    return torch.device("cpu") if tensor.is_meta else tensor.device
+
+
+def _mismatch(name: str, module: nn.Module, kind: str) -> ValueError:
+    return _other_network(f"{name!r} is a {type(module).__name__}, in the file a {kind}")
+
+
+def _other_network(reason: str) -> ValueError:
+    return ValueError(
+        f"{reason}. Give the float network that was quantized; if it was prepared (BatchNorm "
+        "folded, biases added), the result of the same hast_cuda.posttraining.prepare(network, "
+        "config)"
+    )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(repr(n) for n in names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
