@@ -163,7 +163,7 @@ def _behind_the_last(tensor: Tensor) -> Tensor:
         (_set("output.input_quantizer.upper", lambda t: t - 99), "must not exceed"),
         (_set("output.input_quantizer.upper", lambda t: t * torch.nan), "NaN"),
         (_set("output.input_quantizer.upper", lambda t: t.reshape(1)), "not a pair of numbers"),
-        (_set("output.input_quantizer.upper", lambda t: t.half()), "expected torch.float32"),
+        (_set("output.input_quantizer.upper", lambda t: t.half()), "float16; expected float32"),
         (_record("output", bits=9), "'output' is not one.*bits is 9"),
         (_record("output", bits=True), "bits must be an int"),
         (_record("output", bits=4), r"'output\.qweight' is"),

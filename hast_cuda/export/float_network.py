@@ -1,0 +1,94 @@
+"""The quantized network without this package's modules: dequantized weights in plain layers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from hast_cuda.export.placement import QuantizedLayer
+from hast_cuda.files import replace_file
+from hast_cuda.nn import FakeQuantActivation
+from hast_cuda.nn.swap import swap_modules
+
+_PLAIN: dict[str | None, type[nn.Module]] = {
+    "relu": nn.ReLU, "relu6": nn.ReLU6, None: nn.Identity,
+}  # fmt: skip
+
+
+@torch.no_grad()
+def to_float(student: nn.Module) -> nn.Module:
+    """A copy of ``student`` with its quantized weights in ``nn.Conv2d`` and ``nn.Linear``.
+
+    Activation quantizers become the activation that they hold (``nn.ReLU``, ``nn.ReLU6``,
+    ``nn.Identity``), so activations are in full precision: the outputs are those of the student
+    with quantized weights only. State-dict keys are those of the float network.
+
+    Args:
+        student: from :func:`hast_cuda.quantize`; not edited. Ranges may be in any state.
+
+    Raises:
+        ValueError: a module of this package that has no plain counterpart.
+    """
+
+    def convert(_: str, module: nn.Module) -> nn.Module | None:
+        if isinstance(module, QuantizedLayer):
+            return module.to_float()
+        if isinstance(module, FakeQuantActivation):
+            return _PLAIN[module.activation]().train(module.training)
+        return None
+
+    return plain_copy(student, convert)
+
+
+def plain_copy(
+    student: nn.Module, convert: Callable[[str, nn.Module], nn.Module | None]
+) -> nn.Module:
+    """A copy without modules of ``hast_cuda.nn``, each replaced by what ``convert`` gives."""
+    plain = swap_modules(copy.deepcopy(student), convert)
+    for name, module in plain.named_modules():
+        if type(module).__module__.startswith("hast_cuda.nn"):
+            message = (
+                f"{name!r} is a {type(module).__name__}, which has no plain counterpart: give what "
+                "hast_cuda.quantize returned, not what the loops made of it"
+            )
+            raise ValueError(message)
+    vars(plain).pop("quantization_table", None)  # an object of this package
+    return plain
+
+
+def save_float(
+    student: nn.Module, path: Path | str, describe: Mapping[str, Any] | None = None
+) -> None:
+    """Write the state dict of :func:`to_float` as safetensors, for the float network to load.
+
+    Args:
+        student: from :func:`hast_cuda.quantize`.
+        path: of the file.
+        describe: metadata, as strings.
+
+    Raises:
+        ValueError: see :func:`to_float`. TypeError: state-dict entries that are no tensors.
+        FileNotFoundError: no such directory.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        message = f"{path.parent} is not a directory: create it, or give path another place"
+        raise FileNotFoundError(message)
+    state = to_float(student).state_dict()
+    others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        message = f"state dict entry {others[0]!r} is a {type(state[others[0]]).__name__}"
+        raise TypeError(f"{message}, not a tensor")
+    tensors = {  # clone: safetensors refuses tensors that share memory (a shared module)
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
+    metadata = {"format": "pt", **{k: str(v) for k, v in (describe or {}).items()}}
+    with replace_file(path) as temporary:
+        save_file(tensors, temporary, metadata)

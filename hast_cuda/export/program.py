@@ -1,0 +1,117 @@
+"""Quantized networks as torch.export programs: no Python code of the network is needed to run."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from hast_cuda.export.float_network import plain_copy
+from hast_cuda.export.grid import activation_grid
+from hast_cuda.export.placement import QuantizedLayer
+from hast_cuda.export.plain_quantizer import PlainQuantizer
+from hast_cuda.files import replace_file
+from hast_cuda.nn import FakeQuantActivation, activation_quantizers
+
+_EXAMPLES = 2  # images to trace with: a batch of 1 would become a constant
+
+
+def save_program(
+    student: nn.Module, path: Path | str, shape: tuple[int, ...], *, own_ops: bool,
+    batch: int | str = "dynamic",
+) -> None:  # fmt: skip
+    """Write ``student`` in eval mode as a program that ``torch.export.load`` reads.
+
+    Its outputs on the CPU are the student's bit by bit, either way.
+
+    Args:
+        student: from :func:`hast_cuda.quantize`, its activation ranges frozen.
+        path: ends in ".pt2".
+        shape: of one image, (C, H, W).
+        own_ops: True keeps the weights in floating point and quantizes them in the program, with
+            this package's ops: ``import hast_cuda`` before loading. False has dequantized weights
+            and quantizes activations with torch's own ops: torch alone can load it.
+        batch: "dynamic", or the one number of images that the program takes.
+
+    Raises:
+        ValueError: arguments out of what is allowed, ranges that are not frozen, a network that
+            torch.export cannot follow. FileNotFoundError: no such directory.
+    """
+    path = Path(path)
+    _check(path, shape, batch)
+    program = export_program(student, shape, own_ops=own_ops, batch=batch)
+    with replace_file(path) as temporary, temporary.open("wb") as file:
+        torch.export.save(program, file)
+
+
+def export_program(
+    student: nn.Module, shape: tuple[int, ...], *, own_ops: bool, batch: int | str = "dynamic"
+) -> ExportedProgram:
+    """The program that :func:`save_program` writes, on the CPU."""
+    for name, quantizer in activation_quantizers(student).items():
+        activation_grid(quantizer, name)  # refuses ranges that are not frozen
+    network = copy.deepcopy(student).cpu().eval() if own_ops else _plain(student).cpu().eval()
+    parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
+    dtype = torch.get_default_dtype() if parameter is None else parameter.dtype
+    count = _EXAMPLES if isinstance(batch, str) else batch
+    example = torch.zeros(count, *shape, dtype=dtype)
+    free = ({0: Dim("batch")},) if isinstance(batch, str) else None
+    try:
+        with torch.no_grad():
+            program = torch.export.export(network, (example,), dynamic_shapes=free)
+    except Exception as error:  # whatever the network's own code raises when traced
+        reason = str(error).strip().partition("\n")[0]
+        message = (
+            f"torch.export cannot follow this {type(student).__name__} "
+            f"({type(error).__name__}: {reason}); take control flow that depends on values out of "
+            "its forward, and give batch a number if it is bound to one batch size"
+        )
+        raise ValueError(message) from error
+    if not own_ops:
+        _require_plain(program)
+    return program
+
+
+def _plain(student: nn.Module) -> nn.Module:
+    """A copy with dequantized weights, and activation quantizers written in torch's ops."""
+    dtypes = [p.dtype for p in student.parameters() if p.is_floating_point()]
+    fallback = dtypes[0] if dtypes else torch.get_default_dtype()
+
+    def convert(_: str, module: nn.Module) -> nn.Module | None:
+        if isinstance(module, QuantizedLayer):
+            layer, source = module.to_float(), module.input_quantizer
+            if source is None:
+                return layer
+            return nn.Sequential(PlainQuantizer(source, module.weight.dtype), layer)
+        if isinstance(module, FakeQuantActivation):
+            return PlainQuantizer(module, fallback)
+        return None
+
+    return plain_copy(student, convert)
+
+
+def _require_plain(program: ExportedProgram) -> None:
+    own = sorted(
+        {str(n.target) for n in program.graph.nodes if str(n.target).startswith("hast_cuda")}
+    )
+    if own:
+        message = f"own_ops=False, but the network itself calls {own[0]}: give own_ops=True"
+        raise ValueError(message)
+
+
+def _check(path: Path, shape: tuple[int, ...], batch: int | str) -> None:
+    if path.suffix != ".pt2":
+        message = f"path is {path}: torch.export wants a name that ends in .pt2"
+        raise ValueError(message)
+    if not path.parent.is_dir():
+        message = f"{path.parent} is not a directory: create it, or give path another place"
+        raise FileNotFoundError(message)
+    if not shape or not all(type(size) is int and size > 0 for size in shape):
+        message = f"shape is {shape!r}; expected the size of one image, e.g. (3, 32, 32)"
+        raise ValueError(message)
+    if batch != "dynamic" and (type(batch) is not int or batch < 1):
+        message = f'batch is {batch!r}; expected "dynamic" or a number of images'
+        raise ValueError(message)
