@@ -41,7 +41,12 @@ def save_program(
             torch.export cannot follow. FileNotFoundError: no such directory.
     """
     path = Path(path)
-    _check(path, shape, batch)
+    if path.suffix != ".pt2":
+        message = f"path is {path}: torch.export wants a name that ends in .pt2"
+        raise ValueError(message)
+    if not path.parent.is_dir():
+        message = f"{path.parent} is not a directory: create it, or give path another place"
+        raise FileNotFoundError(message)
     program = export_program(student, shape, own_ops=own_ops, batch=batch)
     with replace_file(path) as temporary, temporary.open("wb") as file:
         torch.export.save(program, file)
@@ -50,7 +55,8 @@ def save_program(
 def export_program(
     student: nn.Module, shape: tuple[int, ...], *, own_ops: bool, batch: int | str = "dynamic"
 ) -> ExportedProgram:
-    """The program that :func:`save_program` writes, on the CPU."""
+    """The program that :func:`save_program` writes, on the CPU; raises the same."""
+    _check(shape, batch)
     for name, quantizer in activation_quantizers(student).items():
         activation_grid(quantizer, name)  # refuses ranges that are not frozen
     network = copy.deepcopy(student).cpu().eval() if own_ops else _plain(student).cpu().eval()
@@ -102,13 +108,7 @@ def _require_plain(program: ExportedProgram) -> None:
         raise ValueError(message)
 
 
-def _check(path: Path, shape: tuple[int, ...], batch: int | str) -> None:
-    if path.suffix != ".pt2":
-        message = f"path is {path}: torch.export wants a name that ends in .pt2"
-        raise ValueError(message)
-    if not path.parent.is_dir():
-        message = f"{path.parent} is not a directory: create it, or give path another place"
-        raise FileNotFoundError(message)
+def _check(shape: tuple[int, ...], batch: int | str) -> None:
     if not shape or not all(type(size) is int and size > 0 for size in shape):
         message = f"shape is {shape!r}; expected the size of one image, e.g. (3, 32, 32)"
         raise ValueError(message)

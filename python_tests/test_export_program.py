@@ -1,0 +1,182 @@
+"""Programs run in another process and give the student's bits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import same_state, snapshot, tiny
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import hast_cuda as hc
+from hast_cuda.export import export_program, save_program
+
+SHAPE = (3, 8, 8)
+
+
+def calibrated(network: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    student = hc.quantize(network, *args, **kwargs)
+    dtype = next(network.parameters()).dtype
+    return hc.calibrate(student, [torch.randn(4, *SHAPE).to(dtype)])
+
+
+def targets(student: nn.Module, **options: Any) -> set[str]:
+    program = export_program(student, SHAPE, **options)
+    return {str(n.target) for n in program.graph.nodes if n.op == "call_function"}
+
+
+_RUN = """
+import sys
+import torch
+from safetensors.torch import load_file, save_file
+if sys.argv[1] == "own":
+    import hast_cuda
+else:
+    sys.modules["hast_cuda"] = None  # importing it fails
+folder = sys.argv[2]
+module = torch.export.load(f"{folder}/p.pt2").module()
+with torch.no_grad():
+    y = {k: module(x) for k, x in load_file(f"{folder}/x").items()}
+save_file(y, f"{folder}/y")
+assert (sys.modules.get("hast_cuda") is not None) == (sys.argv[1] == "own")
+"""
+
+
+@pytest.mark.parametrize("own_ops", [True, False])
+@torch.no_grad()
+def test_a_program_in_another_process(own_ops: bool, tmp_path: Path) -> None:
+    student = calibrated(tiny(), 3, 4, overrides={"features.0": hc.Override(8)})
+    before = snapshot(student)
+    save_program(student, tmp_path / "p.pt2", SHAPE, own_ops=own_ops)
+    assert same_state(student, before)
+    inputs = {str(count): torch.randn(count, *SHAPE) for count in (1, 2, 7)}
+    save_file(inputs, tmp_path / "x")
+    subprocess.run(
+        [sys.executable, "-c", _RUN, "own" if own_ops else "plain", str(tmp_path)],
+        check=True, cwd=Path(__file__).parents[1] if own_ops else tmp_path,
+    )  # fmt: skip
+    outputs = load_file(tmp_path / "y")
+    for count, x in inputs.items():
+        assert torch.equal(outputs[count], student(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("own_ops", [True, False])
+@torch.no_grad()
+def test_input_quantizers_and_dtypes(own_ops: bool, dtype: torch.dtype) -> None:
+    student = calibrated(tiny().to(dtype), 4, 4, placement="all")
+    program = export_program(student, SHAPE, own_ops=own_ops).module()
+    x = torch.randn(5, *SHAPE).to(dtype)
+    assert torch.equal(program(x), student(x))
+
+
+@torch.no_grad()
+def test_values_at_and_beyond_the_ends_of_ranges() -> None:
+    student = nn.Sequential(
+        hc.FakeQuantActivation(3), hc.FakeQuantActivation(4, activation="relu6"),
+        hc.FakeQuantConv2d(3, 2, 1, weight_bits=2),
+        hc.FakeQuantActivation(5, activation="relu"),
+    )  # fmt: skip
+    for index, (low, high) in {0: (-3.0, 5.1), 1: (0.0, 6.0), 3: (0.0, 1e-9)}.items():
+        student[index].set_range(low, high)
+        student[index].freeze()
+    x = torch.cat([torch.linspace(-9, 9, 192).reshape(1, *SHAPE), torch.zeros(1, *SHAPE)])
+    program = export_program(student, SHAPE, own_ops=False).module()
+    assert torch.equal(program(x), student(x))
+
+
+def test_which_ops_a_program_has() -> None:
+    student = calibrated(tiny(), 4, 4)
+    own, plain = targets(student, own_ops=True), targets(student, own_ops=False)
+    expected = {"hast_cuda.fake_quantize.default", "hast_cuda.fake_quantize_weights.default"}
+    assert {t for t in own if t.startswith("hast_cuda")} == expected
+    assert plain
+    assert all(t.startswith("aten.") for t in plain)
+    assert "aten.round.default" in plain
+
+
+def test_a_student_in_training_is_exported_for_inference() -> None:
+    student = calibrated(tiny(), 4, 4).train()
+    program = export_program(student, SHAPE, own_ops=False).module()
+    assert student.training
+    x = torch.randn(2, *SHAPE)
+    assert torch.equal(program(x), student.eval()(x))
+
+
+def test_a_fixed_batch() -> None:
+    student = calibrated(tiny(), 4, None)
+    program = export_program(student, SHAPE, own_ops=False, batch=3).module()
+    x = torch.randn(3, *SHAPE)
+    assert torch.equal(program(x), student(x))
+    with pytest.raises((AssertionError, RuntimeError), match="size|shape"):
+        program(x[:2])
+
+
+class Branching(nn.Module):
+    """What it computes depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return y if y.sum() > 0 else -y
+
+
+class BoundToOneBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.conv(x) + torch.zeros(2, 1, 1, 1)
+        assert len(x) == 2
+        return result
+
+
+class CallsOwnOps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return hc.fake_quantize(self.conv(x), -1.0, 1.0, 4)
+
+
+class MixedDtypes(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self[1](self[0](x).double())
+        return result
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.pt2"
+
+    def refused(message: str, network: nn.Module, **options: Any) -> None:
+        given: dict[str, Any] = {"path": path, "shape": SHAPE, "own_ops": False, **options}
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            save_program(network, given.pop("path"), given.pop("shape"), **given)
+
+    student = calibrated(tiny(), 4, 4)
+    for own_ops in (True, False):
+        refused(r"'features\.2' is not frozen", hc.quantize(tiny(), 4, 4), own_ops=own_ops)
+        branching = hc.quantize(Branching(), 4, None)
+        refused(r"cannot follow this Branching \(\w+: .*control flow", branching, own_ops=own_ops)
+    refused("cannot follow this BoundToOneBatch", hc.quantize(BoundToOneBatch(), 4, None))
+    save_program(hc.quantize(BoundToOneBatch(), 4, None), path, SHAPE, own_ops=False, batch=2)
+    path.unlink()
+    refused("calls hast_cuda.fake_quantize.default", hc.quantize(CallsOwnOps(), 4, None))
+    mixed = calibrated(MixedDtypes(nn.Conv2d(3, 2, 1), nn.ReLU()), 4, 4)
+    refused("activations are torch.float64", mixed)
+    refused(r"ends in \.pt2", student, path=tmp_path / "p.pt")
+    refused("nowhere is not a directory", student, path=tmp_path / "nowhere" / "p.pt2")
+    refused(r"shape is \(3, 0\)", student, shape=(3, 0))
+    refused("batch is 0", student, batch=0)
+    refused("batch is 'any'", student, batch="any")
+    assert not list(tmp_path.iterdir())
