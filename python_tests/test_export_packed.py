@@ -298,3 +298,17 @@ def test_other_networks_are_refused(change: Any, message: str, tmp_path: Path) -
     save_packed(student_of(tiny(), 4, 4), tmp_path / "p")
     with pytest.raises(ValueError, match=message):
         load_packed(tmp_path / "p", _edited(change))
+
+
+def test_the_documented_reader(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    (code,) = [b for b in text.split("```python\n") if "def read_weight" in b.partition("```")[0]]
+    names: dict[str, Any] = {}
+    exec(code.partition("```")[0], names)
+    student = student_of(tiny(), 4, 4, overrides={"features.*": hc.Override(3, 4)})
+    save_packed(student, tmp_path / "p")
+    for name in ("features.0", "features.3", "output"):
+        weight = torch.from_numpy(names["read_weight"](tmp_path / "p", name))
+        torch.testing.assert_close(
+            weight, student.get_submodule(name).quantized_weight(), rtol=1e-6, atol=0
+        )

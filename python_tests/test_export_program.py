@@ -113,7 +113,7 @@ def test_a_fixed_batch() -> None:
     program = export_program(student, SHAPE, own_ops=False, batch=3).module()
     x = torch.randn(3, *SHAPE)
     assert torch.equal(program(x), student(x))
-    with pytest.raises((AssertionError, RuntimeError), match="size|shape"):
+    with pytest.raises((AssertionError, RuntimeError), match=r"size|shape"):
         program(x[:2])
 
 
