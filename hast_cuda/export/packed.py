@@ -82,9 +82,12 @@ def load_packed(path: Path | str, network: nn.Module) -> nn.Module:
             result of the same call.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: a damaged file, another format, another
-            network.
+        TypeError: ``network`` is none. FileNotFoundError: no such file. ValueError: a damaged file,
+            another format, another network.
     """
+    if not isinstance(network, nn.Module):
+        message = f"network must be an nn.Module, got {type(network).__name__}"
+        raise TypeError(message)
     tensors, content = read_packed(path)
     try:
         return rebuild(network, tensors, content)

@@ -89,11 +89,12 @@ class Placement:
         """
         layers: dict[str, LayerRecord] = {}
         activations: dict[str, QuantizerRecord] = {}
-        weights: dict[tuple[int, int, int | None], str] = {}  # objects stay alive meanwhile
+        weights: dict[tuple[int, int, tuple[float, ...] | None], str] = {}
         inputs = {m.input_quantizer for m in student.modules() if isinstance(m, QuantizedLayer)}
         for name, module in student.named_modules():
             if isinstance(module, QuantizedLayer):
-                grid = None if module.weight_range is None else id(module.weight_range)
+                fixed = module.weight_range
+                grid = None if fixed is None else tuple(fixed.flatten().tolist())
                 identity = (id(module.weight), module.weight_bits, grid)
                 quantizer = module.input_quantizer
                 layers[name] = LayerRecord(
@@ -135,10 +136,15 @@ class Placement:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             message = f"the record of {name!r} is not one of a quantized module: {error}"
             raise ValueError(message) from error
-        lost = [n for n, r in layers.items() if r.stored_as not in layers]
-        if lost:
-            message = f"layer {lost[0]!r} is stored as {layers[lost[0]].stored_as!r}, which is none"
-            raise ValueError(message)
+        for name, record in layers.items():
+            stored = layers.get(record.stored_as)
+            ours = (record.bits, record.shape, record.dtype)
+            if stored is None or ours != (stored.bits, stored.shape, stored.dtype):
+                message = (
+                    f"layer {name!r} is stored as {record.stored_as!r}, which is no layer of the "
+                    "same bits, shape and dtype"
+                )
+                raise ValueError(message)
         return cls(layers, activations)
 
 

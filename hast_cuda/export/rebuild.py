@@ -18,7 +18,12 @@ from hast_cuda.export.placement import (
     key,
     own_keys,
 )
-from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
+from hast_cuda.nn import (
+    FakeQuantActivation,
+    FakeQuantConv2d,
+    FakeQuantLinear,
+    activation_quantizers,
+)
 from hast_cuda.nn.swap import swap_modules
 
 _ACTIVATIONS: dict[str | None, type[nn.Module]] = {
@@ -36,10 +41,13 @@ def rebuild(
         ValueError: content that is none, tensors that are missing, another network.
     """
     builder = _Builder(tensors, Placement.from_json(content))
+    place = next((_device(p) for p in network.parameters()), torch.device("cpu"))
     student = swap_modules(copy.deepcopy(network), builder.convert)
     unseen = [n for n in builder.wanted if n not in builder.done]
     if unseen:
         raise _other_network(f"it has no layer of its own named {_first(unseen)}")
+    for quantizer in activation_quantizers(student).values():
+        quantizer.to(place)
     _load_others(student, builder.others(), content)
     return student.eval()
 
@@ -75,7 +83,6 @@ class _Builder:
         layer.weight, layer.weight_range = self.weight(record, layer.weight)
         if record.input is not None:
             layer.input_quantizer = self.activation(key(name, "input_quantizer"), record.input)
-            layer.input_quantizer.to(layer.weight.device)
         return layer
 
     def weight(self, record: LayerRecord, old: Tensor) -> tuple[nn.Parameter, Tensor]:
@@ -86,10 +93,7 @@ class _Builder:
             device = _device(old)
             parameter = nn.Parameter(weight.to(device), requires_grad=old.requires_grad)
             self.weights[name] = parameter, bounds.to(device)
-        found = self.weights[name]
-        if list(found[0].shape) != record.shape:
-            raise _other_network(f"layers share the weight of {name!r} but not its shape")
-        return found
+        return self.weights[name]
 
     def activation(self, name: str, record: QuantizerRecord) -> FakeQuantActivation:
         quantizer = FakeQuantActivation(
