@@ -12,6 +12,7 @@ from hast_cuda.cli.analyze import ANALYSES
 from hast_cuda.cli.demo import demo
 from hast_cuda.cli.info import info
 from hast_cuda.cli.quantize import evaluate, finetune, quantize, synthesize
+from hast_cuda.cli.report import report
 from hast_cuda.cli.reproduce import reproduce
 
 # What a user can mend: shown as one line. Anything else is a bug and keeps its traceback.
@@ -39,6 +40,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "reproduce": reproduce,
     "analyze": analyze,
+    "report": report,
     "info": info,
 }
 

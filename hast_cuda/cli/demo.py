@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hast_cuda.cli.options import Budget, Network, labelled_images, shape_of
-from hast_cuda.cli.quantize import report
+from hast_cuda.cli.quantize import print_accuracies
+from hast_cuda.cli.report import write_page
 from hast_cuda.methods import Recipe, hast
 from hast_cuda.report import draw_curves, draw_images
 from hast_cuda.run import Bits, RunDirectory, zero_shot_quantize
@@ -40,7 +41,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> 
     target = Budget(device=device).torch_device()
     print(f"digits network, {BITS}-bit weights and activations, no training data, on {target}")
     recipe = demo_recipe()
-    described = {"method": "hast", "network": network, "preset": "default"}
+    described = {"method": "hast", "network": network, "preset": "default", "data": "digits"}
     done = zero_shot_quantize(
         network.load(), shape_of(spec), Bits(BITS, BITS), recipe=recipe, seed=seed,
         device=target, out=out, test=test, describe=described,
@@ -49,5 +50,6 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> 
     draw_images(done.images.images, done.images.labels, spec, out / "images.png")
     records = RunDirectory.open(out).read_log()
     draw_curves(records, out / "curves.png")
-    report(done, out)
+    print_accuracies(done, out)
     print(f"pictures: {out / 'images.png'}, {out / 'curves.png'}")
+    print(f"report: {write_page(out)}")

@@ -21,6 +21,7 @@ from hast_cuda.input_spec import InputSpec
 from hast_cuda.methods import Recipe
 from hast_cuda.nn import Override, QuantizationTable, quantization_table, require_batch_norm
 from hast_cuda.nn import quantize as quantize_network
+from hast_cuda.report import ACCURACIES
 from hast_cuda.run import (
     Bits,
     QuantizationResult,
@@ -67,10 +68,10 @@ def quantize(
     ready = _ready_images(images, train_data, recipe, spec)
     done = zero_shot_quantize(
         teacher, shape_of(spec), bits, recipe=recipe, seed=budget.seed, device=device, out=out,
-        images=ready, test=test, describe=_described(network, budget, data, images),
-        execution=execution,
+        images=ready, test=test, execution=execution,
+        describe=_described(network, budget, data, test_limit, images, train_data),
     )  # fmt: skip
-    report(done, out)
+    print_accuracies(done, out)
 
 
 def _ready_images(
@@ -97,29 +98,26 @@ def table_of(teacher: nn.Module, bits: Bits) -> QuantizationTable:
 
 
 def _described(
-    network: Network, budget: Budget, data: str | None, images: Path | None
-) -> dict[str, object]:
+    network: Network, budget: Budget, data: str | None, test_limit: int | None,
+    images: Path | None, train_data: str | None,
+) -> dict[str, object]:  # fmt: skip
     return {
         "method": budget.method,
         "network": network,
         "preset": budget.preset,
         "data": data,
+        "test_limit": test_limit,
         "images": images,
+        "train_data": train_data,
     }
 
 
-def report(done: QuantizationResult, out: Path) -> None:
-    """Print the three accuracies and where the rest is."""
+def print_accuracies(done: QuantizationResult, out: Path) -> None:
+    """Print the accuracies and where the rest is."""
     result = done.result
     if result["num_test_images"] is not None:
         print(f"top-1 on {result['num_test_images']} test images")
-        for label, key, note in (
-            ("full precision", "full_precision", ""),
-            ("rounded, ranges calibrated", "rounded", ""),
-            ("start of fine-tuning", "start_of_finetuning", ""),
-            ("last iteration", "quantized", ""),
-            ("best seen", "quantized_best_epoch", "chosen by test accuracy"),
-        ):
+        for label, key, note in ACCURACIES:
             print(f"  {label:<28}{result[key]:6.2f} %  {note}".rstrip())
     print(f"run directory: {out}")
 
@@ -205,4 +203,4 @@ def evaluate(
     print(f"{accuracy:.2f} % top-1 on {len(test)} images")
 
 
-__all__ = ["evaluate", "finetune", "quantize", "report", "synthesize"]
+__all__ = ["evaluate", "finetune", "print_accuracies", "quantize", "synthesize"]

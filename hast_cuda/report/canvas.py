@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hast_cuda.files import replace_file
+
+# Of text and lines, and of what is behind them; a page puts colours of its own in their place.
+INK, PAPER = "#1c2125", "#fdfdfe"
+# Far enough from black and from white to be seen on either.
+COLORS = ("#3b7dd8", "#dd7423", "#2f9e66", "#c0519c", "#8a6fd1", "#a98f1c", "#5f7d8c", "#c9453f")
+_THEME: dict[str, Any] = {
+    "figure.facecolor": PAPER, "axes.facecolor": PAPER, "savefig.facecolor": PAPER,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "grid.color": INK,
+    "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
+    "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "hast_cuda",
+}  # fmt: skip
 
 
 def pyplot() -> Any:
@@ -21,11 +35,31 @@ def pyplot() -> Any:
     return plt
 
 
+@contextmanager
+def themed() -> Iterator[None]:
+    """Figures drawn inside have the colours and the text of a report page."""
+    plt = pyplot()
+    with plt.rc_context({**_THEME, "axes.prop_cycle": plt.cycler(color=COLORS)}):
+        yield
+
+
 def save(figure: Any, path: Path) -> None:
-    """Write ``figure`` as PNG and close it."""
-    with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
-    pyplot().close(figure)
+    """Write ``figure`` as SVG or PNG, whichever ``path`` ends with, and close it."""
+    kind = "svg" if path.suffix == ".svg" else "png"
+    given: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 110}
+    try:
+        with warnings.catch_warnings(), replace_file(path) as temporary:
+            # The text of an SVG is drawn by the reader's fonts.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            figure.savefig(temporary, format=kind, bbox_inches="tight", **given)
+    finally:
+        pyplot().close(figure)
+
+
+def label(text: str) -> str:
+    """``text`` as a legend or a title shows it: no formula between dollars, never left out."""
+    shown = text.replace("$", r"\$")
+    return f"\u200b{shown}" if shown.startswith("_") else shown
 
 
 def require(name: str, values: Any) -> None:

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hast_cuda.analysis import Histogram
-from hast_cuda.report.canvas import pyplot, require, save
+from hast_cuda.report.canvas import label, pyplot, require, save
 
 
 def draw_difficulty(histograms: Mapping[str, Histogram], path: Path) -> None:
-    """Fraction of images per difficulty bin, on a log scale, one curve per set of images, as PNG.
+    """Fraction of images per difficulty bin, on a log scale, one curve per set of images.
 
     Args:
         histograms: by the name of their images; empty bins are gaps.
-        path: of the PNG file.
+        path: of the SVG or PNG file.
 
     Raises:
         ValueError: no histogram. ImportError: no matplotlib.
@@ -25,7 +25,7 @@ def draw_difficulty(histograms: Mapping[str, Histogram], path: Path) -> None:
     for name, histogram in histograms.items():
         centres = [(a + b) / 2 for a, b in zip(histogram.edges, histogram.edges[1:], strict=False)]
         heights = [f or float("nan") for f in histogram.fractions]  # log(0) has no place
-        axis.plot(centres, heights, marker="o", label=f"{name} ({sum(histogram.counts)})")
+        axis.plot(centres, heights, marker="o", label=f"{label(name)} ({sum(histogram.counts)})")
     axis.set_yscale("log")
     axis.set_xlim(0, 1)
     axis.set_xlabel("difficulty, 1 - p(label)")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hast_cuda.analysis.curves import Curve
-from hast_cuda.report.canvas import pyplot, require, save
+from hast_cuda.report.canvas import label, pyplot, require, save
 
 COLUMNS = 3
 _PHASES = {"synthesis": "synthesis", "finetune": "fine-tuning", "test": "test"}
@@ -15,11 +15,11 @@ _LINEAR = ("difficulty", "top1")
 
 
 def draw_loss_curves(runs: Mapping[str, Mapping[str, Mapping[str, Curve]]], path: Path) -> None:
-    """One panel per figure that the runs logged, one curve per run, over iterations, as PNG.
+    """One panel per figure that the runs logged, one curve per run, over iterations.
 
     Args:
         runs: by name, each from :func:`hast_cuda.analysis.loss_curves`.
-        path: of the PNG file.
+        path: of the SVG or PNG file.
 
     Raises:
         ValueError: no run, or runs that logged nothing. ImportError: no matplotlib.
@@ -35,17 +35,18 @@ def draw_loss_curves(runs: Mapping[str, Mapping[str, Mapping[str, Curve]]], path
         axis.axis("off")
     for axis, (phase, name) in zip(axes.flat, panels, strict=False):
         lowest = float("inf")
-        for label, phases in runs.items():
+        for run, phases in runs.items():
             curve = phases.get(phase, {}).get(name, [])
             xs, ys = [x for x, _ in curve], [y for _, y in curve]
-            axis.plot(xs, ys, label=label, marker="o" if len(xs) < 20 else None)
+            axis.plot(xs, ys, label=label(run), marker="o" if len(xs) < 20 else None)
             lowest = min([lowest, *ys])
         axis.set_title(f"{_PHASES.get(phase, phase)}: {name}")
         axis.set_xlabel("iteration")
         axis.set_ylabel(_PERCENT.get(name, "mean difficulty" if name == "difficulty" else "loss"))
         axis.set_yscale("log" if lowest > 0 and name not in _LINEAR else "linear")
         axis.grid(alpha=0.3)
-        axis.legend()
+        if len(runs) > 1:
+            axis.legend()
     save(figure, path)
 
 

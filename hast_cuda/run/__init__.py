@@ -10,7 +10,15 @@ from hast_cuda.run.pipeline import (
     save_student,
     zero_shot_quantize,
 )
-from hast_cuda.run.record import read_finetune_config, read_images
+from hast_cuda.run.record import (
+    image_store,
+    read_config,
+    read_finetune_config,
+    read_first_images,
+    read_images,
+    read_recipe,
+    read_synthesis_config,
+)
 from hast_cuda.run.student import load_student
 
 __all__ = [
@@ -18,11 +26,16 @@ __all__ = [
     "QuantizationResult",
     "RunDirectory",
     "environment",
+    "image_store",
     "infer_shape",
     "load_student",
     "plain",
+    "read_config",
     "read_finetune_config",
+    "read_first_images",
     "read_images",
+    "read_recipe",
+    "read_synthesis_config",
     "save_student",
     "zero_shot_quantize",
 ]

@@ -5,10 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.synthesis import ImageStore, SyntheticImages
+from hast_cuda.methods import Recipe
+from hast_cuda.posttraining import PostTrainingConfig
+from hast_cuda.synthesis import GeneratorConfig, ImageStore, SynthesisConfig, SyntheticImages
+
+C = TypeVar("C")
 
 
 def read_config(run: Path | str) -> dict[str, Any]:
@@ -47,25 +53,79 @@ def read_finetune_config(run: Path | str) -> FinetuneConfig:
     except (KeyError, TypeError, ValueError) as error:
         message = f"{run} holds no fine-tuning (config.json: {error!r}): make it with quantize"
         raise ValueError(message) from error
-    unknown = sorted(values.keys() - {f.name for f in dataclasses.fields(FinetuneConfig)})
+    return _settings(FinetuneConfig, values, run)
+
+
+def read_synthesis_config(run: Path | str) -> SynthesisConfig:
+    """The settings of a run of ``synthesize``; errors as :func:`read_finetune_config`."""
+    try:
+        values: dict[str, Any] = dict(read_config(run)["synthesis"])
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{run} holds no synthesis (config.json: {error!r}): make it with synthesize"
+        raise ValueError(message) from error
+    return _settings(SynthesisConfig, values, run)
+
+
+def read_recipe(run: Path | str) -> Recipe:
+    """All settings of a run of ``quantize``; errors as :func:`read_finetune_config`."""
+    config = read_config(run)
+    kinds = {"generator": GeneratorConfig, "posttraining": PostTrainingConfig}
+    try:
+        values: dict[str, Any] = dict(config["recipe"])
+        synthesis = dict(values["synthesis"])
+        parts: dict[str, Any] = {k: dict(values[k]) for k in kinds if k in values}
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{run} holds no recipe (config.json: {error!r}): make it with quantize"
+        raise ValueError(message) from error
+    parts = {name: _settings(kinds[name], part, run) for name, part in parts.items()}
+    if "images" in values:
+        parts["images"] = values["images"]
+    return Recipe(_settings(SynthesisConfig, synthesis, run), read_finetune_config(run), **parts)
+
+
+def _settings(kind: type[C], values: dict[str, Any], run: Path | str) -> C:
+    """The dataclass that :func:`hast_cuda.run.plain` took apart."""
+    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(values.keys() - fields)
     if unknown:
         message = f"{run} was made with settings that this version does not know: {unknown}"
         raise ValueError(message)
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return FinetuneConfig(**given)
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def image_store(run: Path | str) -> ImageStore:
+    """Where the images of a run are: its own, or those of the directory that it was given.
+
+    A relative name in ``config.json`` is looked up from the run directory, then from here.
+    """
+    run = Path(run)
+    given = read_config(run).get("images")
+    store = ImageStore(run / (given or "images"))
+    return ImageStore(Path(given)) if given and not store.finished() else store
 
 
 def read_images(run: Path | str) -> SyntheticImages:
     """The synthetic images of a run: its own, or those of the directory that it was given.
 
-    A relative name in ``config.json`` is looked up from the run directory, then from here.
-
     Raises:
         FileNotFoundError: it is not a run directory. ValueError: no images, or corrupt ones.
     """
-    run = Path(run)
-    given = read_config(run).get("images")
-    store = ImageStore(run / (given or "images"))
-    if given and not store.finished():
-        store = ImageStore(Path(given))
-    return store.load_all()
+    return image_store(run).load_all()
+
+
+def read_first_images(run: Path | str, count: int) -> SyntheticImages | None:
+    """At most ``count`` images, without reading the rest of a set that may be gigabytes.
+
+    None where the run has none (yet). Errors as :func:`read_images`.
+    """
+    store = image_store(run)
+    found: list[SyntheticImages] = []
+    for index in sorted(store.finished()):
+        if sum(map(len, found)) >= count:
+            break
+        found.append(store.load(index))
+    if not found:
+        return None
+    return SyntheticImages(
+        torch.cat([b.images for b in found])[:count], torch.cat([b.labels for b in found])[:count]
+    )

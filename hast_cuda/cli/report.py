@@ -1,0 +1,128 @@
+"""``hast-cuda report``: a page about a run, or about several side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tyro
+from torch import nn
+
+from hast_cuda.cli.command import command_of, network_of, shell
+from hast_cuda.cli.options import Network
+from hast_cuda.input_spec import InputSpec
+from hast_cuda.report import Context, write_comparison, write_report
+from hast_cuda.report.facts import RunFacts, read_facts
+from hast_cuda.run import load_student
+
+# Why the network that a run names may not be there any more: files, packages, downloads.
+_ABSENT = (ValueError, TypeError, OSError, ImportError, RuntimeError)
+
+
+def report(
+    run: tyro.conf.Positional[Path], others: tyro.conf.Positional[tuple[Path, ...]] = (),
+    model: str | None = None, weights: Path | None = None, normalization: str | None = None,
+    image_size: int | None = None, num_classes: int | None = None, out: Path | None = None,
+) -> None:  # fmt: skip
+    """Write a page about a run, finished or not, as HTML and Markdown; or compare several runs.
+
+    The page of one run is RUN/report.html, that of several RUN/report/comparison.html. Beside it
+    are the same as Markdown (.md) and a folder of the same name with the pictures.
+
+    Args:
+        run: run directory.
+        others: run directories to compare it with.
+        model: the full-precision network, if it is not the one that the run names.
+        weights: of the network.
+        normalization: of its images.
+        image_size: of a network of your own.
+        num_classes: of a network of your own.
+        out: name of the page, ending with .html.
+    """
+    values = {
+        "model": model, "weights": weights, "normalization": normalization,
+        "image_size": image_size, "num_classes": num_classes,
+    }  # fmt: skip
+    given = {name: value for name, value in values.items() if value is not None}
+    if not others:
+        print(f"written: {write_page(run, given, out)}")
+        return
+    if given:
+        message = f"{', '.join(given)}: only for the page of one run; a comparison loads no network"
+        raise ValueError(message)
+    print(f"written: {write_comparison((run, *others), out)}")
+
+
+def write_page(run: Path, given: dict[str, Any] | None = None, out: Path | None = None) -> Path:
+    """The page of one run.
+
+    Args:
+        run: run directory.
+        given: fields of :class:`Network` that replace what the run names.
+        out: of the page.
+
+    Raises:
+        As :func:`hast_cuda.report.write_report`; and if a network was given that cannot be loaded
+        or is not that of the run. If one that the run names cannot be loaded the page says so.
+    """
+    facts, given = read_facts(run), given or {}
+    teacher, spec, problem = _teacher(facts, given)
+    command, remarks = _command(facts)
+    return write_report(run, Context(teacher, problem, spec, command, remarks), out)
+
+
+def _teacher(
+    facts: RunFacts, given: dict[str, Any]
+) -> tuple[nn.Module | None, InputSpec | None, str]:
+    """The network, what images it takes, and why there is none."""
+    spec = None
+    try:
+        if "model" in given:
+            network = Network(**given)
+        else:
+            network = dataclasses.replace(network_of(facts.config), **given)
+        spec = network.spec()
+        teacher = network.load()
+        if facts.result is not None:
+            load_student(teacher, facts.path)  # refuses another network
+    except _ABSENT as error:
+        if given:
+            raise
+        print(f"the page has no weight errors: {error}")
+        return None, spec, str(error)
+    return teacher, spec, ""
+
+
+def _command(facts: RunFacts) -> tuple[str | None, list[str]]:
+    """The command line, and what to know about it."""
+    run, found = facts.path, facts.environment
+    again = run.with_name(f"{run.resolve().name}-again") if facts.finished else run
+    device = found.get("device")
+    try:
+        arguments = command_of(run, again, device if isinstance(device, str) else None)
+    except (ValueError, ImportError) as error:
+        return None, [f"No command line makes this run: {error}. It was made from Python."]
+    remarks = []
+    if (
+        facts.recipe is not None
+        and facts.recipe.images == "real"
+        and "--train-data" not in arguments
+    ):
+        remarks.append("Add --train-data: the run does not say where its training images were.")
+    if (facts.result or {}).get("num_test_images") and "--data" not in arguments:
+        remarks.append("Add --data: the run does not say where its test images were.")
+    if facts.finished:
+        remarks.append(
+            "A new directory, because a finished one gives its result again without work. Equal "
+            "figures need the same versions, kind of device and number of threads "
+            f"({_threads(found)})."
+        )
+    else:
+        remarks.append("The same command goes on where the run was stopped.")
+    return shell(arguments), remarks
+
+
+def _threads(found: dict[str, Any]) -> str:
+    threads = found.get("threads")
+    return "not recorded" if threads is None else f"OMP_NUM_THREADS={threads}"

@@ -1,0 +1,105 @@
+"""Several runs on one page: accuracies, curves, and the settings in which they differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hast_cuda.report.document import Block, Document, Section, Table, Text, Warn
+from hast_cuda.report.facts import RunFacts
+from hast_cuda.report.pictures import curves_section
+from hast_cuda.report.results import drop_of, missing
+from hast_cuda.report.words import bits_name, duration, method_name, network_name, number, shown
+
+_HEADER = (
+    "run", "network", "method", "bits", "full precision, %", "rounded, %", "last iteration, %",
+    "best seen, %", "drop, points", "test images", "time",
+)  # fmt: skip
+_TEXTS = 4
+
+
+def comparison(runs: Sequence[RunFacts], folder: Path) -> Document:
+    """The page of several runs; pictures go to ``folder``."""
+    named = _named(runs)
+    unfinished = [
+        Warn(f"{name} is not finished. {' '.join(missing(facts))}")
+        for name, facts in named.items()
+        if not facts.finished
+    ]
+    tests = {name: _test(facts) for name, facts in named.items() if facts.result is not None}
+    notes: list[Block] = [Text(
+        "Last iteration is the result of a run; best seen was chosen by test accuracy. Drop: full "
+        "precision minus last iteration."
+    )]  # fmt: skip
+    if len(set(tests.values())) > 1:
+        notes.append(Warn("The runs were not tested on the same images: compare drops with care."))
+    table = Table(_HEADER, [_row(name, facts) for name, facts in named.items()], numbers=_TEXTS)
+    return Document(
+        f"{len(runs)} runs compared",
+        unfinished,
+        [
+            Section("Runs", [table, *notes]),
+            curves_section(named, folder),
+            _settings(named),
+        ],
+    )
+
+
+def _named(runs: Sequence[RunFacts]) -> dict[str, RunFacts]:
+    """By the name of the directory; by the whole path where that is not enough.
+
+    Raises:
+        ValueError: a directory that is given twice.
+    """
+    count = Counter(facts.name for facts in runs)
+    named = {(f.name if count[f.name] == 1 else str(f.path)): f for f in runs}
+    if len(named) < len(runs) or len({f.path.resolve() for f in runs}) < len(runs):
+        message = f"a run is given twice: {', '.join(str(f.path) for f in runs)}"
+        raise ValueError(message)
+    return named
+
+
+def _test(facts: RunFacts) -> str:
+    """What tells sets of test images apart, as far as the run says."""
+    return shown([facts.config.get("data"), (facts.result or {}).get("num_test_images")])
+
+
+def _row(name: str, facts: RunFacts) -> list[str]:
+    result = facts.result or {}
+    keys = ("full_precision", "rounded", "quantized", "quantized_best_epoch")
+    return [
+        name, network_name(facts), method_name(facts), bits_name(facts),
+        *(number(result.get(key)) for key in keys), number(drop_of(facts)),
+        number(result.get("num_test_images"), ".0f"),
+        duration(sum(facts.seconds.values())) if facts.seconds else "-",
+    ]  # fmt: skip
+
+
+def _settings(named: Mapping[str, RunFacts]) -> Section:
+    """Every value of config.json, and of the environment, that is not the same in all runs."""
+    flat = {
+        name: _flat("", facts.config) | _flat("environment", facts.environment)
+        for name, facts in named.items()
+    }
+    keys = dict.fromkeys(key for values in flat.values() for key in values)
+    rows = [
+        (key, *(values.get(key, "-") for values in flat.values()))
+        for key in keys
+        if len({values.get(key, "-") for values in flat.values()}) > 1
+    ]
+    if not rows:
+        return Section("Settings that differ", [Text("None: the runs have the same settings.")])
+    table = Table(("setting", *named), rows, numbers=len(named) + 1)
+    return Section("Settings that differ", [table])
+
+
+def _flat(prefix: str, value: Any) -> dict[str, str]:
+    """Dotted names and shown values."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: shown(value)} if prefix else {}
+    found: dict[str, str] = {}
+    for key, inner in value.items():
+        found |= _flat(f"{prefix}.{key}" if prefix else str(key), inner)
+    return found

@@ -1,0 +1,72 @@
+"""What was exported from a run, a row per file of its ``exports`` folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hast_cuda.report.document import Block, Section, Table, Text
+from hast_cuda.report.facts import RunFacts
+from hast_cuda.report.words import amount, number, shown
+
+_HEADER = (
+    "kind", "file", "operators", "checked on", "size", "of float", "bits per weight",
+    "same class, %", "top-1, %", "PyTorch's top-1, %", "cosine", "largest difference", "latency",
+    "float latency",
+)  # fmt: skip
+_TEXTS = 4
+
+
+def exports_section(facts: RunFacts) -> Section | None:
+    """Size, checks and latency of every export; None where there is none.
+
+    A record may lack any entry and have others: programs of another version may have written it.
+    """
+    if not facts.exports:
+        return None
+    blocks: list[Block] = [
+        Table(_HEADER, [_row(record) for record in facts.exports], numbers=_TEXTS),
+        Text(
+            "Same class, cosine and largest difference compare the exported file's outputs with "
+            "those of the quantized PyTorch network. Bits per weight are those stored, scales "
+            "included."
+        ),
+    ]
+    return Section("Exports", blocks)
+
+
+def _row(record: dict[str, Any]) -> list[str]:
+    checks, latency = _part(record, "checks"), _part(record, "latency")
+    size, whole = record.get("bytes"), record.get("float_bytes")
+    of_float = "-"
+    if isinstance(size, (int, float)) and isinstance(whole, (int, float)) and whole:
+        of_float = f"{100 * size / whole:.1f} %"
+    return [
+        shown(record.get("kind")), shown(record.get("file")), shown(record.get("nodes")),
+        _images(checks), amount(size), of_float, number(record.get("weight_bits")),
+        number(checks.get("top1_agreement")), number(checks.get("top1")),
+        number(checks.get("student_top1")), number(checks.get("cosine"), ".6f"),
+        number(checks.get("largest_difference"), ".2g"), _latency(latency, "milliseconds"),
+        _latency(latency, "float_milliseconds"),
+    ]  # fmt: skip
+
+
+def _part(record: dict[str, Any], name: str) -> dict[str, Any]:
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _images(checks: dict[str, Any]) -> str:
+    if not checks:
+        return "not checked"
+    return f"{shown(checks.get('images'))} images, {shown(checks.get('source'))}"
+
+
+def _latency(latency: dict[str, Any], name: str) -> str:
+    if (time := number(latency.get(name))) == "-":
+        return "-"
+    conditions = [
+        f"{what} {shown(latency[key])}"
+        for key, what in (("batch", "batch"), ("threads", "threads"))
+        if latency.get(key) is not None
+    ]
+    return f"{time} ms" + (f" ({', '.join(conditions)})" if conditions else "")

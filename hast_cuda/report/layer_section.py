@@ -1,0 +1,82 @@
+"""The table of layers on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from safetensors.torch import load_file
+from torch import nn
+
+from hast_cuda.posttraining import prepare
+from hast_cuda.report.document import Block, Section, Table, Text
+from hast_cuda.report.facts import RunFacts
+from hast_cuda.report.layers import LayerRow, layer_rows, tensor_rows
+from hast_cuda.run import load_student
+
+
+def layer_section(facts: RunFacts, teacher: nn.Module | None, problem: str) -> Section | None:
+    """Name, type, bits, range and error of every layer; None for a run without a student.
+
+    Args:
+        facts: of the run.
+        teacher: its full-precision network, if there is one.
+        problem: why there is none.
+
+    Raises:
+        ValueError: ``student.safetensors`` is corrupt, or the teacher is another network.
+    """
+    if facts.recipe is None:
+        return None
+    path = facts.path / "student.safetensors"
+    if not path.exists():
+        return Section("Layers", [Text("No student.safetensors yet: the run is not finished.")])
+    if teacher is None:
+        rows = tensor_rows(load_file(path), facts.config["bits"])
+        why = (
+            f"The full-precision network could not be loaded ({problem}). So there is no column of "
+            "weight errors, types are read from the tensors, and bits are those that were asked "
+            "for: a layer that could not be quantized is not told from one that was. Give the "
+            "network with --model and --weights."
+        )
+        return Section("Layers", [Text(why), _table(rows, with_error=False)])
+    config = facts.recipe.posttraining
+    rows = layer_rows(load_student(teacher, facts.path), prepare(teacher, config))
+    weights = sum(row.weight_bits is not None for row in rows)
+    activations = sum(row.act_bits is not None for row in rows)
+    against = "the full-precision network"
+    if config.fold or config.equalize:
+        against += " after its BatchNorm layers were folded"
+        against += " and its channels equalized" if config.equalize else ""
+    blocks: list[Block] = [
+        Text(
+            f"{weights} weights and {activations} activations are quantized; biases and BatchNorm "
+            "are not."
+        ),
+        Text(
+            f"Weight error: ||Q(w) - w|| / ||w||, where w are the weights of {against} and Q(w) "
+            "those that the quantized network computes with, fine-tuning included."
+        ),
+        _table(rows, with_error=True),
+    ]
+    return Section("Layers", blocks)
+
+
+def _table(rows: Sequence[LayerRow], *, with_error: bool) -> Table:
+    header = ["layer", "type", "weight bits", "activation bits", "activation range"]
+    cells = [
+        [row.name or "(root)", row.kind, _bits(row.weight_bits), _bits(row.act_bits),
+         "-" if row.act_range is None else "{:.3g} to {:.3g}".format(*row.act_range)]
+        for row in rows
+    ]  # fmt: skip
+    if not with_error:
+        return Table(header, cells, numbers=2)
+    for cell, row in zip(cells, rows, strict=True):
+        cell.append("-" if row.error is None else f"{100 * row.error:.2f} %")
+    errors = [row.error for row in rows]
+    largest = max((e for e in errors if e is not None), default=0.0) or 1.0
+    shares = [None if e is None else e / largest for e in errors]
+    return Table([*header, "weight error"], cells, numbers=2, shares={5: shares})
+
+
+def _bits(bits: int | None) -> str:
+    return "-" if bits is None else str(bits)

@@ -1,0 +1,38 @@
+"""The learning rate of fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.report.canvas import label, pyplot, require, save
+
+POINTS = 300  # enough for a curve; a step of the schedule is at most 1/300 out of place
+
+
+def draw_learning_rate(configs: Mapping[str, FinetuneConfig], path: Path) -> None:
+    """Learning rate over the iterations, one curve per run.
+
+    Args:
+        configs: by the name of the run, each with at least one iteration.
+        path: of the SVG or PNG file.
+
+    Raises:
+        ValueError: no configurations. ImportError: no matplotlib.
+    """
+    require("configs", configs)
+    figure, axis = pyplot().subplots(figsize=(5, 3.6), layout="constrained")
+    for name, config in configs.items():
+        step = max(1, config.iterations // POINTS)
+        at = range(0, config.iterations, step)
+        axis.plot(at, [config.rate(i) for i in at], label=label(name))
+    axis.set_title("fine-tuning: learning rate")
+    axis.set_xlabel("iteration")
+    axis.set_ylabel("learning rate")
+    axis.set_ylim(bottom=0)
+    axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    axis.grid(alpha=0.3)
+    if len(configs) > 1:
+        axis.legend()
+    save(figure, path)

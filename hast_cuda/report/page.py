@@ -1,0 +1,114 @@
+"""A document as one self-contained HTML page: no scripts, nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from collections.abc import Iterator
+from html import escape
+
+from hast_cuda.report.document import (
+    Block,
+    Code,
+    Document,
+    Facts,
+    Figures,
+    Picture,
+    Pictures,
+    Sheet,
+    Table,
+    Text,
+    Warn,
+)
+from hast_cuda.report.inline_svg import inline_svg
+from hast_cuda.report.style import STYLE
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def to_html(document: Document) -> str:
+    """The page; every text in it is escaped."""
+    ids = (f"p{number}" for number in itertools.count())
+    title = escape(document.title)
+    body = "".join(_block(block, ids) for block in document.blocks)
+    for section in document.sections:
+        inner = "".join(_block(block, ids) for block in section.blocks)
+        body += f"<section>\n<h2>{escape(section.title)}</h2>\n{inner}</section>\n"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body>\n<main>\n<h1>{title}</h1>\n{body}</main>\n</body>\n</html>\n"
+    )
+
+
+def _block(block: Block, ids: Iterator[str]) -> str:
+    match block:
+        case Text(text):
+            return f"<p>{escape(text)}</p>\n"
+        case Warn(text):
+            return f'<p class="warn">{escape(text)}</p>\n'
+        case Code(text):
+            return f'<pre tabindex="0"><code>{escape(text)}</code></pre>\n'
+        case Facts(pairs):
+            inner = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>\n" for k, v in pairs)
+            return f'<dl class="facts">\n{inner}</dl>\n'
+        case Figures(pairs):
+            inner = "".join(
+                f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>\n" for k, v in pairs
+            )
+            return f'<dl class="figures">\n{inner}</dl>\n'
+        case Table():
+            return _table(block)
+        case Pictures(pictures):
+            inner = "".join(_picture(picture, next(ids)) for picture in pictures)
+            return f'<div class="pictures">\n{inner}</div>\n'
+        case Sheet():
+            return _sheet(block)
+
+
+def _picture(picture: Picture, prefix: str) -> str:
+    caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
+    return f"<figure>{inline_svg(picture.path, prefix, picture.alt)}{caption}</figure>\n"
+
+
+def _table(table: Table) -> str:
+    """In a box that scrolls by itself, so that the page does not."""
+    head = "".join(
+        f'<th scope="col"{_side(table, column)}>{escape(cell)}</th>'
+        for column, cell in enumerate(table.header)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(_cell(table, line, column, cell) for column, cell in enumerate(row))
+        + "</tr>\n"
+        for line, row in enumerate(table.rows)
+    )
+    return (
+        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}</tbody>\n</table></div>\n"
+    )
+
+
+def _side(table: Table, column: int) -> str:
+    return "" if column < table.numbers else ' class="number"'
+
+
+def _cell(table: Table, line: int, column: int, cell: str) -> str:
+    shares = table.shares.get(column)
+    share = None if shares is None else shares[line]
+    bar = ""
+    if share is not None:
+        bar = f'<span class="bar"><i style="width:{100 * min(max(share, 0), 1):.1f}%"></i></span>'
+    return f"<td{_side(table, column)}>{escape(cell)}{bar}</td>"
+
+
+def _sheet(sheet: Sheet) -> str:
+    inner = "".join(
+        f'<figure><img src="data:image/png;base64,{base64.b64encode(data).decode()}" '
+        f'alt="label {escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>\n'
+        for data, caption in sheet.images
+    )
+    return f'<div class="sheet" role="group" aria-label="{escape(sheet.alt)}">\n{inner}</div>\n'

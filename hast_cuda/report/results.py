@@ -1,0 +1,133 @@
+"""Accuracy before and after, and what is missing of a run that is not finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hast_cuda.report.accuracy import draw_accuracies
+from hast_cuda.report.document import Block, Figures, Picture, Pictures, Section, Table, Text, Warn
+from hast_cuda.report.facts import RunFacts
+from hast_cuda.report.words import bits_name, duration, number
+
+CHOSEN = "chosen by test accuracy"
+ACCURACIES = (
+    ("full precision", "full_precision", ""),
+    ("rounded, ranges calibrated", "rounded", ""),
+    ("start of fine-tuning", "start_of_finetuning", ""),
+    ("last iteration", "quantized", ""),
+    ("best seen", "quantized_best_epoch", CHOSEN),
+)
+"""Label, key in ``result.json`` and note of every accuracy of a run."""
+
+
+def accuracies_of(facts: RunFacts) -> dict[str, float]:
+    """The accuracies of a finished run with test images, by label; empty for any other.
+
+    Without fine-tuning the last three are one number, which is called the quantized network's.
+    """
+    result = facts.result or {}
+    found = {
+        label: float(result[key])
+        for label, key, _ in ACCURACIES
+        if isinstance(result.get(key), (int, float))
+    }
+    tuned = facts.recipe is not None and facts.recipe.finetune.iterations > 0
+    if found and not tuned:
+        last = found.get("last iteration")
+        found = {k: v for k, v in found.items() if k in ("full precision", ACCURACIES[1][0])}
+        if last is not None:
+            found["quantized network"] = last
+    return found
+
+
+def drop_of(facts: RunFacts) -> float | None:
+    """Points that the network lost against full precision."""
+    result = facts.result or {}
+    full, last = result.get("full_precision"), result.get("quantized")
+    return None if full is None or last is None else float(full) - float(last)
+
+
+def headline(facts: RunFacts) -> list[Block]:
+    """What a reader came for, above everything else."""
+    pairs = [("bits", bits_name(facts))] if facts.recipe is not None else []
+    result = facts.result or {}
+    if (drop := drop_of(facts)) is not None:
+        pairs += [
+            ("full precision", number(result["full_precision"], unit=" %")),
+            ("quantized", number(result["quantized"], unit=" %")),
+            ("drop, points", number(drop)),
+        ]
+    if facts.seconds:
+        pairs.append(("time", duration(sum(facts.seconds.values()))))
+    blocks: list[Block] = [Figures(pairs)] if pairs else []
+    lacking = missing(facts)
+    if lacking:
+        blocks.append(Warn(f"This run is not finished. {' '.join(lacking)}"))
+    return blocks
+
+
+def missing(facts: RunFacts) -> list[str]:
+    """What a finished run has and this one has not, as sentences."""
+    if facts.finished:
+        return []
+    found = []
+    if facts.batches < facts.wanted_batches:
+        found.append(f"{facts.batches} of {facts.wanted_batches} batches of images are made.")
+    elif facts.config.get("images") and not facts.batches:
+        found.append("The images that it was given are not there.")
+    if facts.recipe is None:
+        return found
+    steps = facts.recipe.finetune.iterations
+    if steps:
+        found.append(f"Fine-tuning has logged {facts.iteration} of {steps} steps.")
+    absent = [n for n in ("student.safetensors", "result.json") if not (facts.path / n).exists()]
+    return [
+        *found,
+        f"Missing: {' and '.join(absent)}, so there are no final accuracies and no layers yet.",
+    ]
+
+
+def accuracy_section(facts: RunFacts, folder: Path) -> Section:
+    """A table and a picture; or why there is neither."""
+    found = accuracies_of(facts)
+    if not found:
+        return Section("Accuracy", _without(facts))
+    full = found.get("full precision")
+    notes = {label: note for label, _, note in ACCURACIES}
+    rows = [
+        (label, number(value), "-" if full is None else number(value - full, "+.2f"),
+         notes.get(label, ""))
+        for label, value in found.items()
+    ]  # fmt: skip
+    path = folder / "accuracy.svg"
+    draw_accuracies(found, path)
+    spoken = ", ".join(f"{label} {value:.2f} %" for label, value in found.items())
+    count = (facts.result or {}).get("num_test_images")
+    blocks: list[Block] = [
+        Text(f"Top-1 accuracy on {number(count, 'd')} test images, in percent."),
+        Table(("network", "top-1, %", "against full precision", "note"), rows),
+        Pictures([Picture(path, f"Top-1 accuracy: {spoken}")]),
+    ]
+    if "best seen" in found:
+        blocks.append(Text(
+            "The last iteration is the result: nothing about it was chosen by test accuracy. The "
+            f"best seen was {CHOSEN}, and is here because published figures often are."
+        ))  # fmt: skip
+    return Section("Accuracy", blocks)
+
+
+def _without(facts: RunFacts) -> list[Block]:
+    if facts.recipe is None:
+        return [Text("This run made images only; no network was quantized.")]
+    if facts.result is not None:
+        return [Text(
+            "Not measured: the run was given no test images. Give some with --data, or measure "
+            "the finished network with hast-cuda evaluate --run."
+        )]  # fmt: skip
+    seen = [r for r in facts.records if r.get("phase") == "test" and "top1" in r]
+    if not seen:
+        return [Text("Nothing was measured yet.")]
+    last = seen[-1]
+    return [Text(
+        f"So far: {number(last['top1'])} % top-1 after {number(last.get('iteration'), 'd')} steps."
+    )]  # fmt: skip

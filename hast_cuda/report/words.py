@@ -1,0 +1,78 @@
+"""Settings and numbers of a run as a person reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hast_cuda.report.facts import RunFacts
+
+
+def shown(value: Any) -> str:
+    """Any JSON value as short text; "-" for nothing."""
+    if value is None or value in ("", [], {}):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {shown(v)}" for key, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(shown, value))
+    return str(value)
+
+
+def number(value: Any, pattern: str = ".2f", unit: str = "") -> str:
+    """A number in a format, "-" for what is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "-"
+    return f"{value:{pattern}}{unit}"
+
+
+def amount(value: Any) -> str:
+    """Bytes in the unit that suits."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "-"
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or minutes or hours where there are many."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def network_name(facts: RunFacts) -> str:
+    """What was quantized, as far as the run says."""
+    network = facts.config.get("network")
+    if isinstance(network, dict):
+        network = network.get("model")
+    return shown(network) if network else "unnamed network"
+
+
+def method_name(facts: RunFacts) -> str:
+    """The method, or what stands in its place."""
+    if facts.recipe is None:
+        return "synthetic images"
+    return shown(facts.config.get("method") or "a recipe of its own")
+
+
+def bits_name(facts: RunFacts) -> str:
+    """Short form of the bits, such as W4A4."""
+    bits = facts.config.get("bits")
+    if not isinstance(bits, dict):
+        return "-"
+    activations = bits.get("activations")
+    weights = f"W{shown(bits.get('weights'))}"
+    return f"{weights}, weights only" if activations is None else f"{weights}A{activations}"
+
+
+def title_of(facts: RunFacts) -> str:
+    """Network, method and bits."""
+    parts = [network_name(facts), method_name(facts), bits_name(facts)]
+    return ", ".join(part for part in parts if part != "-")
