@@ -46,14 +46,28 @@ def themed() -> Iterator[None]:
 def save(figure: Any, path: Path) -> None:
     """Write ``figure`` as SVG or PNG, whichever ``path`` ends with, and close it."""
     kind = "svg" if path.suffix == ".svg" else "png"
-    given: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 110}
+    given: dict[str, Any] = (
+        {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 110, "bbox_inches": "tight"}
+    )
     try:
         with warnings.catch_warnings(), replace_file(path) as temporary:
             # The text of an SVG is drawn by the reader's fonts.
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            figure.savefig(temporary, format=kind, bbox_inches="tight", **given)
+            figure.savefig(temporary, format=kind, **given)
     finally:
         pyplot().close(figure)
+
+
+def plain_log_labels(axis: Any) -> None:
+    """0.05 instead of 5 times a power of ten; shorter, and drawn much faster."""
+    from matplotlib.ticker import LogFormatter  # noqa: PLC0415 - an optional dependency
+
+    class Plain(LogFormatter):  # type: ignore[misc]  # matplotlib may be absent, then it is Any
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    for which in (axis.set_major_formatter, axis.set_minor_formatter):
+        which(Plain(minor_thresholds=(2, 0.5)))
 
 
 def label(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hast_cuda.analysis import Histogram
-from hast_cuda.report.canvas import label, pyplot, require, save
+from hast_cuda.report.canvas import label, plain_log_labels, pyplot, require, save
 
 
 def draw_difficulty(histograms: Mapping[str, Histogram], path: Path) -> None:
@@ -27,6 +27,7 @@ def draw_difficulty(histograms: Mapping[str, Histogram], path: Path) -> None:
         heights = [f or float("nan") for f in histogram.fractions]  # log(0) has no place
         axis.plot(centres, heights, marker="o", label=f"{label(name)} ({sum(histogram.counts)})")
     axis.set_yscale("log")
+    plain_log_labels(axis.yaxis)
     axis.set_xlim(0, 1)
     axis.set_xlabel("difficulty, 1 - p(label)")
     axis.set_ylabel("fraction of images")

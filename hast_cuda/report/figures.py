@@ -16,16 +16,22 @@ from hast_cuda.report.canvas import pyplot, save
 def draw_images(
     images: Tensor, labels: Tensor, spec: InputSpec, path: Path, *, rows: int = 4, columns: int = 10
 ) -> None:
-    """A grid of synthetic images [N, C, H, W] (normalised), titled with their labels, as PNG."""
+    """A grid of synthetic images [N, C, H, W] (normalised), labels below, as PNG."""
     plt = pyplot()
     mean, std = (images.new_tensor(v).view(-1, 1, 1) for v in (spec.mean, spec.std))
-    figure, axes = plt.subplots(rows, columns, figsize=(columns, rows * 1.25), squeeze=False)
-    for index, axis in enumerate(axes.flat):
-        axis.axis("off")
-        if index < len(images):
-            pixels = (images[index] * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
-            axis.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray")
-            axis.set_title(str(int(labels[index])), fontsize=9)
+    height = images.shape[2] / images.shape[3]  # of a column's width; one axis draws in no time
+    step = height + 0.3
+    figure, axis = plt.subplots(figsize=(columns, rows * step), layout="constrained")
+    axis.axis("off")
+    for index in range(min(len(images), rows * columns)):
+        top, left = step * (index // columns), index % columns
+        pixels = (images[index] * std + mean).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0)
+        place = (left + 0.05, left + 0.95, top + 0.95 * height, top + 0.05 * height)
+        axis.imshow(pixels.numpy(), extent=place, interpolation="nearest")
+        below = (left + 0.5, top + 0.98 * height)
+        axis.text(*below, str(int(labels[index])), fontsize=9, ha="center", va="top")
+    axis.set_xlim(0, columns)  # imshow has moved them
+    axis.set_ylim(rows * step, 0)
     save(figure, path)
 
 

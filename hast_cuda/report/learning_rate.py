@@ -15,18 +15,20 @@ def draw_learning_rate(configs: Mapping[str, FinetuneConfig], path: Path) -> Non
     """Learning rate over the iterations, one curve per run.
 
     Args:
-        configs: by the name of the run, each with at least one iteration.
+        configs: by the name of the run; those without iterations have no curve.
         path: of the SVG or PNG file.
 
     Raises:
-        ValueError: no configurations. ImportError: no matplotlib.
+        ValueError: no iterations at all. ImportError: no matplotlib.
     """
-    require("configs", configs)
+    require("configs", [config for config in configs.values() if config.iterations])
     figure, axis = pyplot().subplots(figsize=(5, 3.6), layout="constrained")
-    for name, config in configs.items():
+    for index, (name, config) in enumerate(configs.items()):
+        if not config.iterations:
+            continue
         step = max(1, config.iterations // POINTS)
         at = range(0, config.iterations, step)
-        axis.plot(at, [config.rate(i) for i in at], label=label(name))
+        axis.plot(at, [config.rate(i) for i in at], color=f"C{index}", label=label(name))
     axis.set_title("fine-tuning: learning rate")
     axis.set_xlabel("iteration")
     axis.set_ylabel("learning rate")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hast_cuda.analysis.curves import Curve
-from hast_cuda.report.canvas import label, pyplot, require, save
+from hast_cuda.report.canvas import label, plain_log_labels, pyplot, require, save
 
 COLUMNS = 3
 _PHASES = {"synthesis": "synthesis", "finetune": "fine-tuning", "test": "test"}
@@ -35,15 +35,20 @@ def draw_loss_curves(runs: Mapping[str, Mapping[str, Mapping[str, Curve]]], path
         axis.axis("off")
     for axis, (phase, name) in zip(axes.flat, panels, strict=False):
         lowest = float("inf")
-        for run, phases in runs.items():
+        for index, (run, phases) in enumerate(runs.items()):
             curve = phases.get(phase, {}).get(name, [])
+            if not curve:
+                continue
             xs, ys = [x for x, _ in curve], [y for _, y in curve]
-            axis.plot(xs, ys, label=label(run), marker="o" if len(xs) < 20 else None)
+            marker = "o" if len(xs) < 20 else None
+            axis.plot(xs, ys, color=f"C{index}", label=label(run), marker=marker)
             lowest = min([lowest, *ys])
         axis.set_title(f"{_PHASES.get(phase, phase)}: {name}")
         axis.set_xlabel("iteration")
         axis.set_ylabel(_PERCENT.get(name, "mean difficulty" if name == "difficulty" else "loss"))
-        axis.set_yscale("log" if lowest > 0 and name not in _LINEAR else "linear")
+        if lowest > 0 and name not in _LINEAR:
+            axis.set_yscale("log")
+            plain_log_labels(axis.yaxis)
         axis.grid(alpha=0.3)
         if len(runs) > 1:
             axis.legend()

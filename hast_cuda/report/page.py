@@ -51,7 +51,7 @@ def _block(block: Block, ids: Iterator[str]) -> str:
         case Warn(text):
             return f'<p class="warn">{escape(text)}</p>\n'
         case Code(text):
-            return f'<pre tabindex="0"><code>{escape(text)}</code></pre>\n'
+            return f"<pre><code>{escape(text)}</code></pre>\n"
         case Facts(pairs):
             inner = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>\n" for k, v in pairs)
             return f'<dl class="facts">\n{inner}</dl>\n'
@@ -97,11 +97,12 @@ def _side(table: Table, column: int) -> str:
 
 
 def _cell(table: Table, line: int, column: int, cell: str) -> str:
-    shares = table.shares.get(column)
-    share = None if shares is None else shares[line]
     bar = ""
-    if share is not None:
-        bar = f'<span class="bar"><i style="width:{100 * min(max(share, 0), 1):.1f}%"></i></span>'
+    if column in table.shares:
+        share = table.shares[column][line]
+        width = 0.0 if share is None else 100 * min(max(share, 0.0), 1.0)
+        kind = "bar none" if share is None else "bar"  # an empty place keeps the numbers in line
+        bar = f'<span class="{kind}"><i style="width:{width:.1f}%"></i></span>'
     return f"<td{_side(table, column)}>{escape(cell)}{bar}</td>"
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from hast_cuda.analysis import difficulty_histogram, judge, loss_curves
-from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.input_spec import InputSpec
 from hast_cuda.report.canvas import pyplot
 from hast_cuda.report.difficulty import draw_difficulty
@@ -105,15 +104,14 @@ def curves_section(runs: Mapping[str, RunFacts], folder: Path) -> Section:
         path = folder / f"curve-{index}.svg"
         draw_loss_curves(
             {
-                run: {phase: {name: phases[phase][name]}}
+                run: {phase: {name: phases.get(phase, {}).get(name, [])}}
                 for run, phases in curves.items()
-                if name in phases.get(phase, {})
             },
             path,
         )
         pictures.append(Picture(path, f"{phase}: {name} over the iterations"))
-    configs = _tuned(runs)
-    if configs:
+    configs = {name: f.recipe.finetune for name, f in runs.items() if f.recipe is not None}
+    if any(config.iterations for config in configs.values()):
         path = folder / "learning-rate.svg"
         draw_learning_rate(configs, path)
         pictures.append(Picture(path, "Learning rate of fine-tuning over the iterations"))
@@ -127,9 +125,3 @@ def curves_section(runs: Mapping[str, RunFacts], folder: Path) -> Section:
 
 
 _ORDER = {"synthesis": 0, "finetune": 1, "test": 2}
-
-
-def _tuned(runs: Mapping[str, RunFacts]) -> dict[str, FinetuneConfig]:
-    """The settings of the runs that fine-tune."""
-    found = {name: f.recipe.finetune for name, f in runs.items() if f.recipe is not None}
-    return {name: config for name, config in found.items() if config.iterations}

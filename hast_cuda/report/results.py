@@ -93,10 +93,10 @@ def accuracy_section(facts: RunFacts, folder: Path) -> Section:
     if not found:
         return Section("Accuracy", _without(facts))
     full = found.get("full precision")
-    notes = {label: note for label, _, note in ACCURACIES}
+    notes = {label: f" ({note})" if note else "" for label, _, note in ACCURACIES}
     rows = [
-        (label, number(value), "-" if full is None else number(value - full, "+.2f"),
-         notes.get(label, ""))
+        (label + notes.get(label, ""), number(value),
+         "-" if full is None else number(value - full, "+.2f"))
         for label, value in found.items()
     ]  # fmt: skip
     path = folder / "accuracy.svg"
@@ -105,7 +105,7 @@ def accuracy_section(facts: RunFacts, folder: Path) -> Section:
     count = (facts.result or {}).get("num_test_images")
     blocks: list[Block] = [
         Text(f"Top-1 accuracy on {number(count, 'd')} test images, in percent."),
-        Table(("network", "top-1, %", "against full precision", "note"), rows),
+        Table(("network", "top-1, %", "against full precision"), rows),
         Pictures([Picture(path, f"Top-1 accuracy: {spoken}")]),
     ]
     if "best seen" in found:

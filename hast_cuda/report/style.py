@@ -29,16 +29,18 @@ max-width:50rem}
 .figures dd{font-size:1.45rem;font-weight:600;font-variant-numeric:tabular-nums}
 .scroll{overflow-x:auto;margin:1rem 0;max-width:max-content;width:100%}
 table{border-collapse:collapse;font-size:.9rem;line-height:1.4}
-th,td{padding:.32rem .8rem;text-align:left;vertical-align:top;white-space:nowrap;
+th,td{padding:.32rem .8rem;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--line)}
 th{color:var(--soft);font-weight:600;border-bottom:2px solid var(--line)}
 th:first-child,td:first-child{padding-left:.2rem}
+td.number{white-space:nowrap}
 .number{text-align:right;font-variant-numeric:tabular-nums}
 .bar{display:inline-block;vertical-align:middle;width:5rem;height:.55rem;margin-left:.7rem;
 background:var(--shade);border-radius:.2rem;overflow:hidden}
+.bar.none{visibility:hidden}
 .bar i{display:block;height:100%;background:var(--bar)}
-pre{overflow-x:auto;padding:.8rem 1rem;border-radius:.5rem;background:var(--shade);
-font:.85rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;padding:.8rem 1rem;border-radius:.5rem;
+background:var(--shade);font:.85rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 .pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));
 gap:1.2rem;margin:1rem 0}
 figure{margin:0;min-width:0}
@@ -52,14 +54,15 @@ margin:1rem 0}
 .sheet img{display:block;width:100%;image-rendering:pixelated;border-radius:.2rem}
 .sheet figcaption{text-align:center;font-variant-numeric:tabular-nums}
 :focus-visible{outline:2px solid var(--bar);outline-offset:2px}
+@media(min-width:40rem){td:first-child{white-space:nowrap}}
+@media(max-width:30rem){th,td{padding:.32rem .5rem}.bar{width:3rem}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--line:#bbb;
 --shade:#f1f3f5;--bar:#3b7dd8;--warn:#8a4b00;--warn-shade:#fff3df}
 @page{margin:16mm}
 body{font-size:10pt}main{max-width:none;padding:0}
 h2{break-after:avoid;margin-top:1.6rem}
 figure,tr,.figures,.warn{break-inside:avoid}thead{display:table-header-group}
-.scroll{overflow:visible;width:auto}table{font-size:8.5pt}th,td{white-space:normal}
-pre{white-space:pre-wrap;overflow-wrap:anywhere}
+.scroll{overflow:visible;width:auto}table{font-size:8.5pt}th,td.number{white-space:normal}
 .pictures{grid-template-columns:1fr 1fr}.sheet{grid-template-columns:repeat(10,1fr)}
 .bar,.figures div{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """.strip()
