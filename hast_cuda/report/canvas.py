@@ -62,7 +62,7 @@ def plain_log_labels(axis: Any) -> None:
     """0.05 instead of 5 times a power of ten; shorter, and drawn much faster."""
     from matplotlib.ticker import LogFormatter  # noqa: PLC0415 - an optional dependency
 
-    class Plain(LogFormatter):  # type: ignore[misc]  # matplotlib may be absent, then it is Any
+    class Plain(LogFormatter):
         def __call__(self, x: float, pos: int | None = None) -> str:
             return f"{x:g}" if super().__call__(x, pos) else ""
 

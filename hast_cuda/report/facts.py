@@ -64,8 +64,9 @@ class RunFacts:
     @property
     def iteration(self) -> int:
         """Steps of fine-tuning that are done, as far as the log tells."""
-        seen = (r for r in self.records if r.get("phase") in ("finetune", "test"))
-        return max((int(r.get("iteration", 0)) for r in seen), default=0)
+        before = {"finetune": 1, "test": 0}  # steps count from 0, evaluations come after them
+        seen = (r for r in self.records if r.get("phase") in before and "iteration" in r)
+        return max((int(r["iteration"]) + before[r["phase"]] for r in seen), default=0)
 
 
 def read_facts(run: Path) -> RunFacts:

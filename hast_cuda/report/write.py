@@ -100,13 +100,14 @@ def _write(document: Document, page: Path) -> Path:
 
 
 def _document(facts: RunFacts, context: Context, folder: Path) -> Document:
+    layers = layer_section(facts, context.teacher, context.problem)  # refuses another network
     sections = (
         accuracy_section(facts, folder),
         setup_section(facts),
         curves_section({facts.name: facts}, folder),
         images_section(facts, context.spec, folder),
         difficulty_section(facts, context.teacher, folder),
-        layer_section(facts, context.teacher, context.problem),
+        layers,
         exports_section(facts),
         seconds_section(facts),
         _command_section(facts, context),

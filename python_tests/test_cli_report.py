@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import tiny
+from safetensors.torch import load_file
+
+from hast_cuda import cli, methods
+from hast_cuda.cli import main
+from hast_cuda.cli.command import command_of, shell
+from hast_cuda.cli.options import Budget, Network, dataset_like
+from hast_cuda.execution import Execution
+from hast_cuda.methods import Recipe, change
+from hast_cuda.nn import Override
+from hast_cuda.run import Bits, RunDirectory, read_recipe
+
+pytest.importorskip("matplotlib")
+
+OWN = (
+    "--model", "networks:tiny", "--normalization", "cifar10", "--image-size", "8",
+    "--num-classes", "5", "--device", "cpu",
+)  # fmt: skip
+SMALL = (
+    "--num-images", "8", "--synthesis-iterations", "2", "--batch-size", "8",
+    "--finetune-iterations", "2", "--set", "finetune.calibration_updates=1",
+    "finetune.calibration_batch_size=8", "finetune.evaluations=1", "finetune.crop_scale=[0.5,0.9]",
+    "synthesis.schedule=plateau",
+)  # fmt: skip
+NETWORK = Network("networks:tiny", None, "cifar10", 8, 5)
+
+
+def call(*arguments: object) -> None:
+    assert main([str(a) for a in arguments]) == 0
+
+
+def rebuilt(run: Path) -> str:
+    """The command on the page of a run."""
+    text = (run / "report.md").read_text()
+    line = text.split("## Run it again\n\n```\n")[1].split("\n```")[0]
+    assert "\n" not in line
+    return line
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of quantize that nobody edits."""
+    out = tmp_path_factory.mktemp("runs") / "first one"
+    call(
+        "quantize", *OWN, *SMALL, "--out", out, "--weight-bits", 3, "--act-bits", 5, "--seed", 7,
+        "--placement", "all", "--full-precision", "output", "features.0", "--no-merge",
+    )  # fmt: skip
+    return out
+
+
+def test_the_command_of_a_page_makes_the_run_again(
+    quantized: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("report", quantized)
+    assert f"written: {quantized / 'report.html'}" in capsys.readouterr().out
+    program, *arguments = shlex.split(rebuilt(quantized))
+    assert program == "hast-cuda"
+    call(*arguments)
+    again = quantized.with_name("first one-again")
+    assert (again / "config.json").read_bytes() == (quantized / "config.json").read_bytes()
+    first, second = (load_file(run / "student.safetensors") for run in (quantized, again))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Recipe, dict[str, Any]]:
+    """What the command line would run: the recipe, and the arguments of the verb."""
+    seen: dict[str, Any] = {}
+    verb = cli.VERBS[arguments[0]]
+
+    @functools.wraps(verb)
+    def catch(*args: Any, **kwargs: Any) -> None:
+        assert not args
+        seen.update(kwargs)
+
+    monkeypatch.setitem(cli.VERBS, arguments[0], catch)
+    call(*arguments)
+    budget, network = seen["budget"], seen["network"]
+    assert isinstance(budget, Budget)
+    return budget.recipe(network.spec()), seen
+
+
+@pytest.mark.parametrize("method", methods.available())
+@pytest.mark.parametrize("preset", methods.PRESETS)
+def test_every_method_round_trips(
+    method: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = methods.recipe(method, preset, dataset_like(NETWORK.spec()))
+    wanted = change(base, {
+        "synthesis.num_images": 77, "synthesis.crop_scale": (0.25, 0.75),
+        "synthesis.min_learning_rate": 1e-7, "synthesis.balanced_labels": True,
+        "synthesis.noise": "uniform", "finetune.decay_at": (), "finetune.batch_size": 3,
+        "generator.warmup": 5, "generator.decay_at": (0.125, 0.5), "posttraining.range_width": 3.0,
+    })  # fmt: skip
+    config = {
+        "method": method, "preset": preset, "network": NETWORK, "seed": 9, "recipe": wanted,
+        "bits": Bits(2, 8, "all", {"a*": Override(), "b c": Override()}), "data": "test.npz",
+        "test_limit": 30, "train_data": "train set", "execution": Execution(precision="bf16"),
+    }  # fmt: skip
+    run = RunDirectory(tmp_path, config, torch.device("cpu"))
+    line = shell(command_of(run.path, Path("new one"), "cuda"))
+    found, seen = parsed(shlex.split(line)[1:], monkeypatch)
+    assert found == wanted == read_recipe(tmp_path)
+    assert seen["network"] == NETWORK
+    assert (seen["weight_bits"], seen["act_bits"], seen["placement"]) == (2, 8, "all")
+    assert seen["full_precision"] == ("a*", "b c")
+    assert (seen["data"], seen["test_limit"], seen["train_data"]) == ("test.npz", 30, "train set")
+    assert seen["execution"] == Execution(precision="bf16")
+    assert (seen["budget"].seed, seen["budget"].device, seen["out"]) == (9, "cuda", Path("new one"))
+
+
+def test_images_of_another_run(tmp_path: Path) -> None:
+    recipe = methods.recipe("hast", "default", "cifar10")
+    config = {"method": "hast", "preset": "default", "network": NETWORK, "recipe": recipe}
+    (tmp_path / "images").mkdir()
+    for given, expected in (("../images", str(tmp_path / "images")), ("else/where", "else/where")):
+        run = tmp_path / given.replace("/", "-")
+        RunDirectory(run, config | {"bits": Bits(), "images": given}, torch.device("cpu"))
+        arguments = command_of(run, Path("out"))
+        assert arguments[arguments.index("--images") + 1] == expected
+
+
+def test_images_alone_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tmp_path / "images"
+    call("synthesize", *OWN, *SMALL[:6], "--set", "synthesis.noise=uniform", "--out", made)
+    call("report", made)
+    arguments = shlex.split(rebuilt(made))[1:]
+    assert arguments[0] == "synthesize"
+    recipe, _ = parsed(arguments, monkeypatch)
+    config = json.loads((made / "config.json").read_text())["synthesis"]
+    assert config == json.loads(json.dumps(vars(recipe.synthesis)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"network": "tiny"}, "no option names it; give --model"),
+        ({"network": {"model": "x", "layers": 3}}, "no option names it"),
+        ({"method": "mine"}, "method 'mine' with preset 'default'"),
+        ({"method": "rtn"}, "its images are 'synthetic', those of rtn 'none'"),
+        ({"bits": Bits(4, None)}, "it quantizes weights only"),
+        ({"bits": Bits(overrides={"a": Override(8, 8)})}, "bits of their own (a)"),
+    ],
+)
+def test_runs_without_a_command(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    config = {
+        "method": "hast", "preset": "default", "network": NETWORK, "bits": Bits(),
+        "recipe": methods.recipe("hast", "default", "cifar10"),
+    }  # fmt: skip
+    RunDirectory(tmp_path, config | changed, torch.device("cpu"))
+    call("report", tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "No command line makes this run: " in text
+    with pytest.raises(ValueError, match=re.escape(message)):
+        command_of(tmp_path, Path("out"))
+
+
+def test_what_the_run_does_not_say(tmp_path: Path) -> None:
+    recipe = methods.recipe("real_data", "default", "cifar10")
+    config = {"method": "real_data", "preset": "default", "network": NETWORK, "recipe": recipe}
+    RunDirectory(tmp_path, config | {"bits": Bits()}, torch.device("cpu"))
+    call("report", tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "Add --train-data" in text
+    assert f"--out {tmp_path}\n" in text  # unfinished: the same directory
+    assert "The same command goes on where the run was stopped." in text
+
+
+def test_network_that_is_gone(
+    quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((quantized / "config.json").read_text())
+    config["network"]["model"] = "gone.module:net"
+    for name in ("result.json", "student.safetensors"):
+        (tmp_path / name).write_bytes((quantized / name).read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    call("report", tmp_path)
+    assert "the page has no weight errors: " in capsys.readouterr().out
+    assert (
+        "could not be loaded (model=&#x27;gone.module:net&#x27;"
+        in (tmp_path / "report.html").read_text()
+    )
+    call("report", tmp_path, *OWN[:-2])
+    assert "weight error" in (tmp_path / "report.md").read_text()
+    weights = tmp_path / "weights.pt"
+    torch.save(tiny().state_dict(), weights)
+    call("report", quantized, "--weights", weights, "--out", tmp_path / "other.html")
+    assert "weight error" in (tmp_path / "other.md").read_text()
+
+
+def test_comparison(quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    call("quantize", *OWN, "--method", "squant", "--out", other)
+    call("report", other, quantized)
+    assert f"written: {other / 'report' / 'comparison.html'}" in capsys.readouterr().out
+    assert "# 2 runs compared" in (other / "report" / "comparison.md").read_text()
+    call("report", other, quantized, "--out", tmp_path / "both.html")
+    assert (tmp_path / "both.html").is_file()
+    assert not (other / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("report", "absent"), "absent is not a run directory (no config.json)"),
+        (("report", "run", "absent"), "absent is not a run directory (no config.json)"),
+        (("report", "run", "run"), "a run is given twice: run, run"),
+        (("report", "run", "other", "--model", "digits"), "model: only for the page of one run"),
+        (("report", "run", "--out", "page"), "expected a name that ends with .html"),
+        (("report", "run", "--model", "digitz"), "digitz"),
+        (("report", "run", "--weights", "absent.pt"), "absent.pt is not a file"),
+    ],
+)
+def test_refusals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HAST_CUDA_DEBUG", raising=False)
+    recipe = methods.recipe("hast", "default", "cifar10")
+    config = {"bits": Bits(), "recipe": recipe, "network": NETWORK}
+    RunDirectory(Path("run"), config, torch.device("cpu"))
+    assert main(arguments) == 1
+    (error,) = [x for x in capsys.readouterr().err.splitlines() if "hast-cuda: error: " in x]
+    assert message in error
+    assert not list(tmp_path.rglob("*.html"))
