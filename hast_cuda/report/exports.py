@@ -1,4 +1,4 @@
-"""What was exported from a run, a row per file of its ``exports`` folder."""
+"""What was exported from a run, two rows per record of its ``exports`` folder."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from hast_cuda.report.document import Block, Section, Table, Text
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.words import amount, number, shown
 
-_HEADER = (
-    "kind", "file", "operators", "checked on", "size", "of float", "bits per weight",
-    "same class, %", "top-1, %", "PyTorch's top-1, %", "cosine", "largest difference", "latency",
-    "float latency",
+_FILES = (
+    "kind", "file", "operators", "size", "of float", "bits per weight", "latency", "float latency",
 )  # fmt: skip
-_TEXTS = 4
+_CHECKS = (
+    "kind", "checked on", "same class, %", "top-1, %", "PyTorch's top-1, %", "cosine",
+    "largest difference",
+)  # fmt: skip
 
 
 def exports_section(facts: RunFacts) -> Section | None:
@@ -24,29 +25,35 @@ def exports_section(facts: RunFacts) -> Section | None:
     if not facts.exports:
         return None
     blocks: list[Block] = [
-        Table(_HEADER, [_row(record) for record in facts.exports], numbers=_TEXTS),
+        Table(_FILES, [_file(record) for record in facts.exports], numbers=3),
+        Table(_CHECKS, [_check(record) for record in facts.exports], numbers=2),
         Text(
-            "Same class, cosine and largest difference compare the exported file's outputs with "
-            "those of the quantized PyTorch network. Bits per weight are those stored, scales "
-            "included."
+            "Bits per weight are those stored, scales included. Same class, cosine and largest "
+            "difference compare the file's outputs with those of the quantized PyTorch network."
         ),
     ]
     return Section("Exports", blocks)
 
 
-def _row(record: dict[str, Any]) -> list[str]:
-    checks, latency = _part(record, "checks"), _part(record, "latency")
+def _file(record: dict[str, Any]) -> list[str]:
+    latency = _part(record, "latency")
     size, whole = record.get("bytes"), record.get("float_bytes")
     of_float = "-"
     if isinstance(size, (int, float)) and isinstance(whole, (int, float)) and whole:
         of_float = f"{100 * size / whole:.1f} %"
     return [
         shown(record.get("kind")), shown(record.get("file")), shown(record.get("nodes")),
-        _images(checks), amount(size), of_float, number(record.get("weight_bits")),
-        number(checks.get("top1_agreement")), number(checks.get("top1")),
-        number(checks.get("student_top1")), number(checks.get("cosine"), ".6f"),
-        number(checks.get("largest_difference"), ".2g"), _latency(latency, "milliseconds"),
-        _latency(latency, "float_milliseconds"),
+        amount(size), of_float, number(record.get("weight_bits")),
+        _latency(latency, "milliseconds"), _latency(latency, "float_milliseconds"),
+    ]  # fmt: skip
+
+
+def _check(record: dict[str, Any]) -> list[str]:
+    checks = _part(record, "checks")
+    return [
+        shown(record.get("kind")), _images(checks), number(checks.get("top1_agreement")),
+        number(checks.get("top1")), number(checks.get("student_top1")),
+        number(checks.get("cosine"), ".6f"), number(checks.get("largest_difference"), ".2g"),
     ]  # fmt: skip
 
 

@@ -27,7 +27,11 @@ max-width:50rem}
 .figures div{background:var(--shade);border-radius:.5rem;padding:.6rem .9rem}
 .figures dt{font-size:.85rem;line-height:1.3}
 .figures dd{font-size:1.45rem;font-weight:600;font-variant-numeric:tabular-nums}
-.scroll{overflow-x:auto;margin:1rem 0;max-width:max-content;width:100%}
+.scroll{overflow-x:auto;margin:1rem 0;max-width:max-content;width:100%;background:
+linear-gradient(to right,var(--paper) 40%,transparent) 0 0/2rem 100% no-repeat local,
+linear-gradient(to left,var(--paper) 40%,transparent) 100% 0/2rem 100% no-repeat local,
+linear-gradient(to right,var(--line),transparent) 0 0/.7rem 100% no-repeat scroll,
+linear-gradient(to left,var(--line),transparent) 100% 0/.7rem 100% no-repeat scroll}
 table{border-collapse:collapse;font-size:.9rem;line-height:1.4}
 th,td{padding:.32rem .8rem;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--line)}
@@ -62,7 +66,7 @@ margin:1rem 0}
 body{font-size:10pt}main{max-width:none;padding:0}
 h2{break-after:avoid;margin-top:1.6rem}
 figure,tr,.figures,.warn{break-inside:avoid}thead{display:table-header-group}
-.scroll{overflow:visible;width:auto}table{font-size:8.5pt}th,td.number{white-space:normal}
+.scroll{overflow:visible;width:auto;background:none}table{font-size:8.5pt}.bar{width:3rem}th,td{padding:.25rem .5rem}
 .pictures{grid-template-columns:1fr 1fr}.sheet{grid-template-columns:repeat(10,1fr)}
 .bar,.figures div{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """.strip()
