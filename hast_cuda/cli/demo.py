@@ -10,7 +10,7 @@ from hast_cuda.cli.quantize import print_accuracies
 from hast_cuda.cli.report import write_page
 from hast_cuda.methods import Recipe, hast
 from hast_cuda.report import draw_curves, draw_images
-from hast_cuda.run import Bits, RunDirectory, zero_shot_quantize
+from hast_cuda.run import Bits, RunDirectory, require_tensorboard, zero_shot_quantize
 
 BITS = 3
 
@@ -24,7 +24,9 @@ def demo_recipe() -> Recipe:
     )
 
 
-def demo(out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> None:
+def demo(
+    out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto", tensorboard: bool = False
+) -> None:
     """Quantize a small network to 3 bits without its data, and test it on real images.
 
     The network was trained on scikit-learn's handwritten digits; none of them is used but the held-
@@ -34,7 +36,10 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> 
         out: run directory; delete it to start over.
         seed: of everything random.
         device: "auto", "cpu" or "cuda".
+        tensorboard: write losses, accuracies and a sheet of images to OUT/tensorboard, too.
     """
+    if tensorboard:
+        require_tensorboard()
     network = Network("digits")
     spec = network.spec()
     test = labelled_images("digits", spec)
@@ -44,7 +49,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> 
     described = {"method": "hast", "network": network, "preset": "default", "data": "digits"}
     done = zero_shot_quantize(
         network.load(), shape_of(spec), Bits(BITS, BITS), recipe=recipe, seed=seed,
-        device=target, out=out, test=test, describe=described,
+        device=target, out=out, test=test, describe=described, tensorboard=tensorboard,
     )  # fmt: skip
     assert done.images is not None
     draw_images(done.images.images, done.images.labels, spec, out / "images.png")

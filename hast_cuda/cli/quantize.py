@@ -27,6 +27,7 @@ from hast_cuda.run import (
     QuantizationResult,
     RunDirectory,
     load_student,
+    require_tensorboard,
     zero_shot_quantize,
 )
 from hast_cuda.synthesis import ImageStore, SyntheticImages
@@ -40,7 +41,7 @@ def quantize(
     weight_bits: int = 4, act_bits: int = 4, placement: str = "relu",
     full_precision: tuple[str, ...] = (), data: str | None = None, test_limit: int | None = None,
     images: Path | None = None, train_data: str | None = None,
-    execution: Annotated[Execution, Flat] = Execution(),
+    execution: Annotated[Execution, Flat] = Execution(), tensorboard: bool = False,
 ) -> None:  # fmt: skip
     """Quantize a pretrained network without its data.
 
@@ -58,7 +59,11 @@ def quantize(
         images: directory with synthetic images of an earlier run, instead of making new ones.
         train_data: labelled training images, for the method real_data alone.
         execution: how to compute.
+        tensorboard: write losses, accuracies and a sheet of images to tensorboard/ of the run
+            directory, too.
     """
+    if tensorboard:
+        require_tensorboard()
     spec = network.spec()
     recipe, device = budget.recipe(spec), budget.torch_device()
     test = labelled_images(data, spec, test_limit)
@@ -68,7 +73,7 @@ def quantize(
     ready = _ready_images(images, train_data, recipe, spec)
     done = zero_shot_quantize(
         teacher, shape_of(spec), bits, recipe=recipe, seed=budget.seed, device=device, out=out,
-        images=ready, test=test, execution=execution,
+        images=ready, test=test, execution=execution, tensorboard=tensorboard,
         describe=_described(network, budget, data, test_limit, images, train_data),
     )  # fmt: skip
     print_accuracies(done, out)
@@ -127,6 +132,7 @@ def synthesize(
     out: Path,
     budget: Annotated[Budget, Flat] = Budget(),
     execution: Annotated[Execution, Flat] = Execution(),
+    tensorboard: bool = False,
 ) -> None:
     """Make synthetic images from a pretrained network.
 
@@ -135,25 +141,26 @@ def synthesize(
         out: run directory; images go to its images/ folder.
         budget: how much to compute.
         execution: how to compute.
+        tensorboard: as for quantize.
     """
+    if tensorboard:
+        require_tensorboard()
     spec = network.spec()
     recipe, device = budget.recipe(spec), budget.torch_device()
     teacher = network.load()
     require_batch_norm(teacher)
-    run = RunDirectory(
-        out,
-        {
-            "network": network,
-            "seed": budget.seed,
-            "synthesis": recipe.synthesis,
-            "execution": execution,
-        },
-        device,
-    )
-    found = make_images(
-        teacher, shape_of(spec), recipe.synthesis, seed=budget.seed, device=device,
-        store=ImageStore(run.images), log=run.log, execution=execution,
-    )  # fmt: skip
+    config = {
+        "network": network,
+        "seed": budget.seed,
+        "synthesis": recipe.synthesis,
+        "execution": execution,
+    }
+    with RunDirectory(out, config, device, tensorboard=tensorboard) as run:
+        found = make_images(
+            teacher, shape_of(spec), recipe.synthesis, seed=budget.seed, device=device,
+            store=ImageStore(run.images), log=run.log, execution=execution,
+        )  # fmt: skip
+        run.show(found.images)
     print(f"{len(found)} images in {run.images}")
 
 
@@ -161,6 +168,7 @@ def finetune(
     network: Annotated[Network, Flat], images: Path, out: Path,
     budget: Annotated[Budget, Flat] = Budget(), weight_bits: int = 4, act_bits: int = 4,
     data: str | None = None, execution: Annotated[Execution, Flat] = Execution(),
+    tensorboard: bool = False,
 ) -> None:  # fmt: skip
     """Quantize and fine-tune with synthetic images made before (quantize --images).
 
@@ -173,10 +181,11 @@ def finetune(
         act_bits: 2 to 8.
         data: labelled test images to report accuracy on.
         execution: how to compute.
+        tensorboard: as for quantize.
     """
     quantize(
         network, out, budget, weight_bits=weight_bits, act_bits=act_bits, data=data, images=images,
-        execution=execution,
+        execution=execution, tensorboard=tensorboard,
     )  # fmt: skip
 
 

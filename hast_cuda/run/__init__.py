@@ -20,11 +20,13 @@ from hast_cuda.run.record import (
     read_synthesis_config,
 )
 from hast_cuda.run.student import load_student
+from hast_cuda.run.tensorboard import TensorBoardLog, require_tensorboard
 
 __all__ = [
     "Bits",
     "QuantizationResult",
     "RunDirectory",
+    "TensorBoardLog",
     "environment",
     "image_store",
     "infer_shape",
@@ -36,6 +38,7 @@ __all__ = [
     "read_images",
     "read_recipe",
     "read_synthesis_config",
+    "require_tensorboard",
     "save_student",
     "zero_shot_quantize",
 ]

@@ -7,12 +7,18 @@ import json
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from hast_cuda.files import write_json
 from hast_cuda.ops import build_info
+from hast_cuda.run.tensorboard import TensorBoardLog
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def plain(value: Any) -> Any:
@@ -59,13 +65,20 @@ class RunDirectory:
         path: created if it does not exist.
         config: every value of the run.
         device: where it runs.
+        tensorboard: write what is logged as event files too, in ``tensorboard/``, with what earlier
+            attempts logged. They are open until :meth:`close`, or the end of a ``with``.
 
     Raises:
         ValueError: the directory holds a run with another configuration; the difference is shown.
-        OSError: it cannot be written.
+        OSError: it cannot be written. ImportError: no tensorboard.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], device: torch.device) -> None:
+    events: TensorBoardLog | None = None
+
+    def __init__(
+        self, path: Path, config: dict[str, Any], device: torch.device, *, tensorboard: bool = False
+    ) -> None:
+        events = TensorBoardLog(path / "tensorboard") if tensorboard else None
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -85,6 +98,12 @@ class RunDirectory:
         write_json(existing, config)
         write_json(path / "environment.json", environment(device))
         self._end_last_line()
+        if events is not None:
+            self.events = events
+            for record in self.read_log():
+                events(record)
+            if (found := self.result()) is not None:
+                events.result(found)
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -135,9 +154,30 @@ class RunDirectory:
         return self.path / "student.safetensors"
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``."""
+        """Append one line to ``metrics.jsonl``, and its figures to the event files if asked for."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        if self.events is not None:
+            self.events(record)
+
+    def show(self, images: Tensor) -> None:
+        """Put a sheet of synthetic images [N, C, H, W] into the event files if asked for."""
+        if self.events is not None:
+            self.events.sheet(images)
+
+    def close(self) -> None:
+        """Close the event files, if there are any."""
+        if self.events is not None:
+            self.events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self.close()
 
     def _end_last_line(self) -> None:
         """A line that a kill cut short must not swallow the next one."""
@@ -179,8 +219,10 @@ class RunDirectory:
         return found
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write ``result.json``."""
+        """Write ``result.json``, and its accuracies to the event files if asked for."""
         write_json(self.path / "result.json", plain(result))
+        if self.events is not None:
+            self.events.result(result)
 
 
 def _differences(prefix: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def zero_shot_quantize(
     seed: int = 0, device: torch.device | str = "cpu", out: Path | str | None = None,
     images: SyntheticImages | None = None, test: ImageSet | None = None,
     describe: Mapping[str, Any] | None = None, evaluation_batch: int = 256,
-    execution: Execution | None = None,
+    execution: Execution | None = None, tensorboard: bool = False,
 ) -> QuantizationResult:  # fmt: skip
     """Quantize ``teacher`` without its data: synthesise, calibrate, fine-tune (Algorithm 1).
 
@@ -96,15 +96,20 @@ def zero_shot_quantize(
         describe: more entries for ``config.json`` and ``result.json`` (network, preset, ...).
         evaluation_batch: images per forward pass of an evaluation.
         execution: precision, memory layout, CUDA graphs; default :class:`Execution`.
+        tensorboard: write what is logged as event files too, in ``out``/tensorboard; may change
+            between the attempts of a run.
 
     Raises:
-        ValueError, TypeError: bad arguments, before any work.
+        ValueError, TypeError: bad arguments, before any work. ImportError: no tensorboard.
         FloatingPointError: a loss that is not finite.
         OSError: the directory cannot be written.
     """
     if not isinstance(teacher, nn.Module):
         message = f"teacher must be an nn.Module, got {type(teacher).__name__}"
         raise TypeError(message)
+    if tensorboard and out is None:
+        message = "tensorboard=True writes to the run directory: give out"
+        raise ValueError(message)
     bits, device, execution = bits or Bits(), torch.device(device), execution or Execution()
     described = {"bits": bits, "seed": seed, **(describe or {})}
     if isinstance(recipe, str):
@@ -120,72 +125,79 @@ def zero_shot_quantize(
         overrides=bits.overrides, ema=chosen.finetune.ema,
     ).to(device)  # fmt: skip
     config = {**described, "shape": shape, "recipe": chosen, "execution": execution}
-    run = None if out is None else RunDirectory(Path(out), config, device)
-    log = (lambda _: None) if run is None else run.log
-    phases = Phases(run)
+    run = None
+    if out is not None:
+        run = RunDirectory(Path(out), config, device, tensorboard=tensorboard)
+    with run or nullcontext():
+        log = (lambda _: None) if run is None else run.log
+        phases = Phases(run)
 
-    def accuracy(network: nn.Module) -> float | None:
-        if test is None:
-            return None
-        return evaluate(network, test, batch_size=evaluation_batch, device=device)
+        def accuracy(network: nn.Module) -> float | None:
+            if test is None:
+                return None
+            return evaluate(network, test, batch_size=evaluation_batch, device=device)
 
-    if run is not None and (found := run.result()) is not None:
-        kept = ImageStore(run.images)
-        if images is None and kept.finished():
-            images = kept.load_all()
-        return QuantizationResult(load_weights(student, run.student), images, found)
-    with phases("synthesis"):
-        if images is None and chosen.images == "synthetic":
-            images = synthesize(
-                teacher, shape, chosen.synthesis, seed=seed, device=device, log=log,
-                store=None if run is None else ImageStore(run.images), execution=execution,
+        if run is not None and (found := run.result()) is not None:
+            kept = ImageStore(run.images)
+            if images is None and kept.finished():
+                images = kept.load_all()
+            if images is not None:
+                run.show(images.images)
+            return QuantizationResult(load_weights(student, run.student), images, found)
+        with phases("synthesis"):
+            if images is None and chosen.images == "synthetic":
+                images = synthesize(
+                    teacher, shape, chosen.synthesis, seed=seed, device=device, log=log,
+                    store=None if run is None else ImageStore(run.images), execution=execution,
+                )  # fmt: skip
+                check_images(images, shape)
+        if run is not None and images is not None:
+            run.show(images.images)
+        trainer = make_trainer(chosen, teacher, shape, seed=seed, device=device)
+        with phases("calibration"):
+            calibrate_student(
+                teacher, student, trainer if images is None else images.images, chosen.finetune,
+                num_classes=shape.num_classes, seed=seed, device=device,
+                width=chosen.posttraining.range_width,
             )  # fmt: skip
-            check_images(images, shape)
-    trainer = make_trainer(chosen, teacher, shape, seed=seed, device=device)
-    with phases("calibration"):
-        calibrate_student(
-            teacher, student, trainer if images is None else images.images, chosen.finetune,
-            num_classes=shape.num_classes, seed=seed, device=device,
-            width=chosen.posttraining.range_width,
-        )  # fmt: skip
-        finish(student, prepared.to(device), chosen.posttraining)
-    with phases("evaluation"):
-        full_precision, rounded = accuracy(teacher), accuracy(student)
-    start = rounded
-    if chosen.finetune.shrink_ranges:
-        with phases("range search"):
-            shrink_ranges(student, search_images(images, trainer).to(device))
+            finish(student, prepared.to(device), chosen.posttraining)
         with phases("evaluation"):
-            start = accuracy(student)
-    seen: list[float] = []
-    training = trainer if images is None else images.images
-    if chosen.finetune.iterations and training is not None:
-        with phases("finetuning"):
-            done = finetune(
-                teacher, student, training, chosen.finetune,
-                labels=labels_for(chosen.finetune, images), seed=seed, device=device, log=log,
-                evaluate=None if test is None else lambda network: accuracy(network) or 0.0,
-                checkpoint=None if run is None else CheckpointFile(run.checkpoint),
-                execution=execution,
-            )  # fmt: skip
-        seen = [top1 for _, top1 in done.accuracies]
-    result: dict[str, Any] = plain({
-        **described,
-        "full_precision": full_precision,
-        "rounded": rounded,
-        "start_of_finetuning": start,
-        "quantized": seen[-1] if seen else start,
-        "quantized_best_epoch": max(seen) if seen else start,
-        "num_test_images": None if test is None else len(test),
-        "num_images": None if images is None else len(images),
-        "synthesis_iterations": chosen.synthesis.iterations,
-        "finetune_iterations": chosen.finetune.iterations,
-        "seconds": phases.seconds,
-    })  # fmt: skip
-    if run is not None:
-        save_student(student, run.student, described)
-        run.finish(result)
-    return QuantizationResult(student, images, result)
+            full_precision, rounded = accuracy(teacher), accuracy(student)
+        start = rounded
+        if chosen.finetune.shrink_ranges:
+            with phases("range search"):
+                shrink_ranges(student, search_images(images, trainer).to(device))
+            with phases("evaluation"):
+                start = accuracy(student)
+        seen: list[float] = []
+        training = trainer if images is None else images.images
+        if chosen.finetune.iterations and training is not None:
+            with phases("finetuning"):
+                done = finetune(
+                    teacher, student, training, chosen.finetune,
+                    labels=labels_for(chosen.finetune, images), seed=seed, device=device, log=log,
+                    evaluate=None if test is None else lambda network: accuracy(network) or 0.0,
+                    checkpoint=None if run is None else CheckpointFile(run.checkpoint),
+                    execution=execution,
+                )  # fmt: skip
+            seen = [top1 for _, top1 in done.accuracies]
+        result: dict[str, Any] = plain({
+            **described,
+            "full_precision": full_precision,
+            "rounded": rounded,
+            "start_of_finetuning": start,
+            "quantized": seen[-1] if seen else start,
+            "quantized_best_epoch": max(seen) if seen else start,
+            "num_test_images": None if test is None else len(test),
+            "num_images": None if images is None else len(images),
+            "synthesis_iterations": chosen.synthesis.iterations,
+            "finetune_iterations": chosen.finetune.iterations,
+            "seconds": phases.seconds,
+        })  # fmt: skip
+        if run is not None:
+            save_student(student, run.student, described)
+            run.finish(result)
+        return QuantizationResult(student, images, result)
 
 
 def save_student(student: nn.Module, path: Path, described: Mapping[str, Any]) -> None:
