@@ -5,7 +5,7 @@ scikit-learn's digits, with 2-bit weights and activations between 8-bit first an
 same network in full precision is trained beside it and rounded afterwards, to show what training
 with quantizers is worth. Needs ``pip install 'hast_cuda[demo]'``.
 
-    python examples/fake_quant_training.py          # half a minute on one core
+    python examples/fake_quant_training.py          # twenty seconds on one core
     python examples/fake_quant_training.py --small  # seconds
 """
 

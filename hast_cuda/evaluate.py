@@ -8,6 +8,8 @@ from tqdm import tqdm
 
 from hast_cuda.data import ImageSet
 
+__all__ = ["evaluate"]
+
 
 @torch.no_grad()  # not inference_mode: a network may keep a buffer that it makes here
 def evaluate(

@@ -20,7 +20,9 @@ class Judged:
     """Per image: difficulty, float32 [N] in [0, 1], and whether it is misclassified, bool [N]."""
 
     difficulty: Tensor
+    """1 - p of the label, float32 [N]."""
     wrong: Tensor
+    """Misclassified, bool [N]."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class Histogram:
     """Images per bin [edges[i], edges[i + 1]); the last bin also holds its upper edge."""
 
     edges: tuple[float, ...]
+    """Of the bins, one more than bins."""
     counts: tuple[int, ...]
+    """Images per bin."""
 
     @property
     def fractions(self) -> tuple[float, ...]:
@@ -42,8 +46,11 @@ class ErrorRates:
     """Error rate in percent of the images of each bin, None where it has none (Figure 2b)."""
 
     edges: tuple[float, ...]
+    """Of the bins, one more than bins."""
     counts: tuple[int, ...]
+    """Images per bin."""
     rates: tuple[float | None, ...]
+    """Percent, or None."""
 
 
 @torch.no_grad()

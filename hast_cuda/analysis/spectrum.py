@@ -21,7 +21,9 @@ class Eigenvalue:
     """An estimate, and a bound on its distance to the nearest eigenvalue in exact arithmetic."""
 
     value: float
+    """The estimate."""
     bound: float
+    """Of its distance to an eigenvalue."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class Trace:
     """An estimate of the sum of all eigenvalues with its standard error."""
 
     value: float
+    """The estimate."""
     standard_error: float
+    """Over the random vectors."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,11 @@ class Spectrum:
     """
 
     nodes: tuple[tuple[float, ...], ...]
+    """Estimated eigenvalues, per start vector."""
     weights: tuple[tuple[float, ...], ...]
+    """Share of the spectrum at each node."""
     bounds: tuple[tuple[float, ...], ...]
+    """Of each node's distance to an eigenvalue."""
 
     def largest(self, count: int = 1) -> list[Eigenvalue]:
         """The ``count`` eigenvalues of largest magnitude, as the first start vector sees them."""

@@ -34,7 +34,9 @@ class FinetuneResult:
     """The student (last iteration), and test accuracies seen on the way as (iteration, top-1)."""
 
     student: nn.Module
+    """The network that was given, trained."""
     accuracies: list[tuple[int, float]] = field(default_factory=list)
+    """(iterations done, top-1 in percent), in order."""
 
 
 class _Training:

@@ -55,7 +55,9 @@ class Merged:
     """
 
     model: fx.GraphModule
+    """Shares parameters and statistics with the original."""
     watched: dict[str, nn.Module] = field(default_factory=dict)
+    """By name in the original network."""
 
 
 @dataclass

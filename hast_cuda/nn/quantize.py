@@ -30,7 +30,9 @@ class Override:
     """Bits of the layers that match a pattern; None keeps that part in full precision."""
 
     weight_bits: int | None = None
+    """2 to 8, or None."""
     act_bits: int | None = None
+    """2 to 8, or None."""
 
     def __post_init__(self) -> None:
         """Refuse bits out of range where they are written down."""

@@ -23,6 +23,7 @@ class QuantizationTable:
     """All layers that hold weights or activations, in module order."""
 
     rows: tuple[Row, ...]
+    """One per layer."""
 
     @property
     def quantized_weights(self) -> int:

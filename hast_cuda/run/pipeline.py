@@ -36,9 +36,13 @@ class Bits:
     """What to quantize to; see :func:`hast_cuda.quantize`."""
 
     weights: int = 4
+    """Of every convolution and linear layer, 2 to 8."""
     activations: int | None = 4
+    """2 to 8; None leaves activations as they are."""
     placement: str = "relu"
+    """"relu" (outputs of ReLU modules) or "all" (inputs of layers)."""
     overrides: Mapping[str, Override] = field(default_factory=dict)
+    """Other bits for the layers that match a pattern; the last match wins."""
 
 
 @dataclass
@@ -46,8 +50,11 @@ class QuantizationResult:
     """The quantized network, its images if any are kept, and the figures of ``result.json``."""
 
     student: nn.Module
+    """The quantized network, after the last iteration."""
     images: SyntheticImages | None
+    """What it was trained on; None where a generator made images, or none were needed."""
     result: dict[str, Any]
+    """Accuracies in percent, seconds per phase, and what was asked for."""
 
 
 class Phases:

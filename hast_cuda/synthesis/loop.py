@@ -33,9 +33,13 @@ class ImageShape:
     """What the teacher takes, [channels, height, width], and gives, ``num_classes`` logits."""
 
     channels: int
+    """Of the input."""
     height: int
+    """Pixels."""
     width: int
+    """Pixels."""
     num_classes: int
+    """Labels are 0 to this - 1."""
 
 
 def synthesize_batch(

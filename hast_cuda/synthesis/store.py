@@ -19,7 +19,9 @@ class SyntheticImages:
     """Images [N, C, H, W] float32, normalised as the teacher expects, and labels [N] int64."""
 
     images: Tensor
+    """[N, C, H, W] float32."""
     labels: Tensor
+    """[N] int64."""
 
     def __len__(self) -> int:
         return len(self.labels)
