@@ -10,6 +10,7 @@ import tyro
 
 from hast_cuda.cli.analyze import ANALYSES
 from hast_cuda.cli.demo import demo
+from hast_cuda.cli.export import export
 from hast_cuda.cli.info import info
 from hast_cuda.cli.quantize import evaluate, finetune, quantize, synthesize
 from hast_cuda.cli.report import report
@@ -38,6 +39,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "synthesize": synthesize,
     "finetune": finetune,
     "evaluate": evaluate,
+    "export": export,
     "reproduce": reproduce,
     "analyze": analyze,
     "report": report,

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from hast_cuda.export.float_network import save_float, to_float
+from hast_cuda.export.formats import KINDS, Exported, export_network
 from hast_cuda.export.packed import PackedInfo, load_packed, read_packed, save_packed
 from hast_cuda.export.program import export_program, save_program
+from hast_cuda.export.to_onnx import FORMS, OnnxInfo, save_onnx
+from hast_cuda.export.verify import Check, Latency, check, measure, onnx_network
 
 __all__ = [
+    "FORMS",
+    "KINDS",
+    "Check",
+    "Exported",
+    "Latency",
+    "OnnxInfo",
     "PackedInfo",
+    "check",
+    "export_network",
     "export_program",
     "load_packed",
+    "measure",
+    "onnx_network",
     "read_packed",
     "save_float",
+    "save_onnx",
     "save_packed",
     "save_program",
     "to_float",

@@ -57,7 +57,8 @@ class Editor:
         """Drop what nothing uses, sort, and name what the graph takes and gives."""
         for step in (
             passes.RemoveUnusedNodesPass(), passes.RemoveUnusedOpsetsPass(),
-            passes.TopologicalSortPass(),
+            passes.DeduplicateInitializersPass(), passes.TopologicalSortPass(),
+            passes.ClearMetadataAndDocStringPass(),  # the exporter's stack traces, with file names
         ):  # fmt: skip
             step(self.model)
         for name, value in zip(

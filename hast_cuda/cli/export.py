@@ -1,0 +1,146 @@
+"""``hast-cuda export``: a finished run's network as files that other programs read."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from hast_cuda.cli.command import network_of
+from hast_cuda.cli.options import Network, labelled_images
+from hast_cuda.export.formats import Exported, Images, export_network
+from hast_cuda.export.verify import measure, plain_onnx, require_onnxruntime
+from hast_cuda.files import write_json
+from hast_cuda.input_spec import InputSpec
+from hast_cuda.posttraining import prepare
+from hast_cuda.run import (
+    environment,
+    image_store,
+    load_student,
+    read_config,
+    read_images,
+    read_recipe,
+)
+
+Kind = Literal[
+    "onnx-ort", "onnx-portable", "onnx-uint4", "packed", "float", "pt2", "pt2-own-ops"
+]  # fmt: skip
+_NOISE = 64  # images, where a run has none
+
+
+def export(
+    run: tyro.conf.Positional[Path], to: tuple[Kind, ...] = ("onnx-ort",),
+    data: str | None = None, test_limit: int | None = None, verify: bool = True,
+    latency: bool = True, batch: int = 8, model: str | None = None,
+    weights: Path | None = None, normalization: str | None = None, image_size: int | None = None,
+    num_classes: int | None = None,
+) -> None:  # fmt: skip
+    """Write the network of a finished run for other programs, and prove that it is the same.
+
+    Files go to RUN/exports/, each with a JSON record of its sizes and checks.
+
+    Args:
+        run: finished run directory.
+        to: "onnx-ort" (integer convolutions in onnxruntime), "onnx-portable" (int8, zero point 0),
+            "onnx-uint4" (4-bit codes), "packed" (2- to 8-bit integers in safetensors), "float"
+            (plain network), "pt2" (torch.export program), "pt2-own-ops".
+        data: labelled images to compare on; default: those of the run, or its synthetic images.
+        test_limit: use only this many of them.
+        verify: run the file and compare it with the quantized network.
+        latency: time ONNX files beside the full-precision network.
+        batch: images per timed run.
+        model: the full-precision network, if it is not the one that the run names.
+        weights: of the network.
+        normalization: of its images.
+        image_size: of a network of your own.
+        num_classes: of a network of your own.
+    """
+    values = {
+        "model": model, "weights": weights, "normalization": normalization,
+        "image_size": image_size, "num_classes": num_classes,
+    }  # fmt: skip
+    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    network = (
+        Network(**given) if "model" in given
+        else dataclasses.replace(network_of(read_config(run)), **given)
+    )  # fmt: skip
+    if any(kind.startswith("onnx") for kind in to) and (verify or latency):
+        require_onnxruntime()
+    spec, teacher = network.spec(), network.load()
+    shape = (spec.channels, spec.height, spec.width)
+    student = load_student(teacher, run)
+    images = _images(run, data, test_limit, spec) if verify else None
+    prepared = prepare(teacher, read_recipe(run).posttraining)
+    plain: Path | None = None
+    try:
+        for kind in to:
+            done = export_network(
+                student, run / "exports", kind, shape, network=prepared, images=images,
+                describe=_description(run),
+            )  # fmt: skip
+            if latency and kind.startswith("onnx"):
+                plain = plain or plain_onnx(teacher, run / "exports" / ".plain.onnx", shape)
+                done.latency = measure(done.file, plain, shape, batch=batch)
+            found = {**done.record(), "environment": environment(torch.device("cpu"))}
+            write_json(run / "exports" / f"{kind}.json", found)
+            _print(done)
+    finally:
+        if plain is not None:
+            plain.unlink()
+
+
+def _images(run: Path, data: str | None, limit: int | None, spec: InputSpec) -> Images:
+    """What to compare on: given, the run's test images, its synthetic ones, or noise."""
+    config = read_config(run)
+    demo = config.get("network", {}).get("model") == "digits"  # its images are in the package
+    named = data or config.get("data") or ("digits" if demo else None)
+    test = labelled_images(named if isinstance(named, str) else None, spec, limit)
+    if test is not None:
+        return test
+    if image_store(run).finished():
+        return read_images(run)
+    return torch.randn(
+        _NOISE, spec.channels, spec.height, spec.width,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+
+
+def _description(run: Path) -> dict[str, Any]:
+    config = read_config(run)
+    return {key: config[key] for key in ("method", "preset", "seed") if key in config}
+
+
+def _print(done: Exported) -> None:
+    size = f"{done.bytes:,} bytes, {100 * done.bytes / done.float_bytes:.1f} % of float32"
+    print(f"{done.kind}: {done.file} ({size})")
+    if done.weight_bits is not None:
+        print(f"  {done.weight_bits:.2f} bits per quantized weight")
+    if done.integer_layers:
+        print(f"  {done.integer_layers} layers multiply integers")
+    for reason in sorted(set(done.float_layers.values())):
+        names = [name for name, why in done.float_layers.items() if why == reason]
+        print(f"  {len(names)} in float, {reason}: {_some(names)}")
+    if done.checks is not None:
+        found = asdict(done.checks)
+        print(
+            "  {images} {source} images: same class as the quantized network on "
+            "{top1_agreement:.2f} %, cosine {cosine:.6f}, largest difference "
+            "{largest_difference:.2g}".format(**found)
+        )
+        if done.checks.top1 is not None:
+            print("  top-1 {top1:.2f} %, in PyTorch {student_top1:.2f} %".format(**found))
+    if done.latency is not None:
+        print(
+            "  {milliseconds:.2f} ms per batch of {batch} on {threads} CPU threads, full precision "
+            "{float_milliseconds:.2f} ms".format(**asdict(done.latency))
+        )
+
+
+def _some(names: list[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (
+        f" and {len(names) - count} more" if len(names) > count else ""
+    )

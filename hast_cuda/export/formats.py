@@ -1,0 +1,149 @@
+"""Every form a quantized network can be exported to, and its proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hast_cuda.data import ImageSet
+from hast_cuda.export.float_network import save_float, to_float
+from hast_cuda.export.packed import load_packed, save_packed
+from hast_cuda.export.program import save_program
+from hast_cuda.export.to_onnx import save_onnx
+from hast_cuda.export.verify import Check, Latency, check, onnx_network, require_onnxruntime
+from hast_cuda.synthesis import SyntheticImages
+from hast_cuda.validate import check_choice
+
+SUFFIXES = {
+    "onnx-ort": ".ort.onnx",
+    "onnx-portable": ".portable.onnx",
+    "onnx-uint4": ".uint4.onnx",
+    "packed": ".packed.safetensors",
+    "float": ".float.safetensors",
+    "pt2": ".pt2",
+    "pt2-own-ops": ".own-ops.pt2",
+}
+KINDS = tuple(SUFFIXES)
+Images = ImageSet | SyntheticImages | Tensor
+
+
+@dataclass
+class Exported:
+    """One file, its sizes and its proof: what ``exports/<kind>.json`` of a run holds."""
+
+    kind: str
+    file: Path
+    bytes: int
+    float_bytes: int
+    """Of the network's parameters as float32."""
+    weight_bits: float | None = None
+    """Bits stored per quantized weight; None where weights are stored as float32."""
+    nodes: dict[str, int] = field(default_factory=dict)
+    """ONNX: operators and how many."""
+    integer_layers: int | None = None
+    """ONNX: convolutions and linear layers that multiply integers in the graph itself."""
+    float_layers: dict[str, str] = field(default_factory=dict)
+    """"onnx-ort": the others, and why."""
+    checks: Check | None = None
+    latency: Latency | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As JSON values, the file by its name alone."""
+        return {**asdict(self), "file": self.file.name}
+
+
+def export_network(
+    student: nn.Module, folder: Path | str, kind: str, shape: tuple[int, int, int], *,
+    network: nn.Module, images: Images | None = None, name: str = "student",
+    describe: Mapping[str, Any] | None = None,
+) -> Exported:  # fmt: skip
+    """Write ``student`` as ``<folder>/<name><suffix of kind>``, and compare it with the file.
+
+    Args:
+        student: calibrated, in any mode; never edited.
+        folder: made if it is not there.
+        kind: one of :data:`KINDS`; docs/export.md describes them.
+        shape: (C, H, W) of normalised images.
+        network: the float network that was quantized (as ``hast_cuda.posttraining.prepare`` left
+            it); the packed form is loaded back into it.
+        images: to compare both networks on; None does not compare.
+        name: of the file, without suffix.
+        describe: more entries for its metadata.
+
+    Raises:
+        ImportError: a package of the extra "export" is missing. ValueError: unknown kind, a network
+            that cannot be exported, a file that does not give what the student gives.
+    """
+    check_choice("kind", kind, KINDS)
+    if kind.startswith("onnx") and images is not None:
+        require_onnxruntime()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}{SUFFIXES[kind]}"
+    done = _write(student, file, kind, shape, describe or {})
+    if images is not None:
+        reference = to_float(student) if kind == "float" else student
+        done.checks = check(_load(file, kind, network, student), reference, images)
+        if not done.checks.passed():
+            message = (
+                f"{file} chooses another class than the quantized network on "
+                f"{100 - done.checks.top1_agreement:.2f} % of {done.checks.images} images (mean "
+                f"cosine of the logits {done.checks.cosine:.6f}): do not use it"
+            )
+            raise ValueError(message)
+    return done
+
+
+def _write(
+    student: nn.Module, file: Path, kind: str, shape: tuple[int, int, int],
+    describe: Mapping[str, Any],
+) -> Exported:  # fmt: skip
+    whole = 4 * sum(p.numel() for p in student.parameters())
+    if kind.startswith("onnx"):
+        info = save_onnx(student, file, shape, form=kind.removeprefix("onnx-"), describe=describe)
+        return Exported(
+            kind, file, info.bytes, whole, info.weight_bits, info.nodes, info.integer_layers,
+            info.float_layers,
+        )  # fmt: skip
+    if kind == "packed":
+        packed = save_packed(student, file, describe)
+        return Exported(kind, file, packed.bytes, whole, packed.weight_bits)
+    if kind == "float":
+        save_float(student, file, describe)
+    else:
+        save_program(student, file, shape, own_ops=kind == "pt2-own-ops")
+    return Exported(kind, file, file.stat().st_size, whole)
+
+
+def _load(
+    file: Path, kind: str, network: nn.Module, student: nn.Module
+) -> Callable[[Tensor], Tensor]:
+    """The file's own network, on the CPU."""
+    if kind.startswith("onnx"):
+        return onnx_network(file)
+    if kind == "packed":
+        return _on_cpu(load_packed(file, network))
+    if kind == "float":
+        plain = to_float(student)
+        plain.load_state_dict(load_file(file))
+        return _on_cpu(plain)
+    program: nn.Module = torch.export.load(file).module()
+    return _on_cpu(program, evaluate=False)
+
+
+def _on_cpu(network: nn.Module, *, evaluate: bool = True) -> Callable[[Tensor], Tensor]:
+    network = network.cpu()
+    if evaluate:
+        network.eval()  # torch.export's modules have one mode, and refuse to be asked for it
+
+    def run(images: Tensor) -> Tensor:
+        logits: Tensor = network(images.cpu())
+        return logits.float()
+
+    return run
