@@ -146,8 +146,10 @@ def test_a_finished_run_gets_event_files_afterwards(tmp_path: Path) -> None:
 
 def test_every_record_is_on_disk_at_once(tmp_path: Path) -> None:
     log = TensorBoardLog(tmp_path)
-    log(record_of(0, loss=1.5))
-    assert [(e.step, e.value) for e in read(tmp_path).Scalars("finetune/loss")] == [(0, 1.5)]
+    for iteration in range(5):
+        log(record_of(iteration, loss=1.5))
+        found = [(e.step, e.value) for e in read(tmp_path).Scalars("finetune/loss")]
+        assert found == [(done, 1.5) for done in range(iteration + 1)]
     log.close()
 
 
@@ -201,9 +203,13 @@ def absent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("absent")
-def test_a_missing_package_is_told_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(ImportError, match=r"pip install 'hast_cuda\[tensorboard\]'"):
-        run(tmp_path / "run", tensorboard=True)
+def test_a_missing_package_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("hast_cuda.run.pipeline.prepare", None)  # the first that takes time
+        with pytest.raises(ImportError, match=r"pip install 'hast_cuda\[tensorboard\]'"):
+            run(tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()
     run(tmp_path / "run")  # and is not missed where nobody asked
     assert read_json(tmp_path / "run" / "result.json")["num_images"] == 12

@@ -10,7 +10,7 @@ from hast_cuda.cli.quantize import print_accuracies
 from hast_cuda.cli.report import write_page
 from hast_cuda.methods import Recipe, hast
 from hast_cuda.report import draw_curves, draw_images
-from hast_cuda.run import Bits, RunDirectory, require_tensorboard, zero_shot_quantize
+from hast_cuda.run import Bits, RunDirectory, zero_shot_quantize
 
 BITS = 3
 
@@ -38,8 +38,6 @@ def demo(
         device: "auto", "cpu" or "cuda".
         tensorboard: write losses, accuracies and a sheet of images to OUT/tensorboard, too.
     """
-    if tensorboard:
-        require_tensorboard()
     network = Network("digits")
     spec = network.spec()
     test = labelled_images("digits", spec)

@@ -28,6 +28,7 @@ from hast_cuda.run.directory import RunDirectory, plain
 from hast_cuda.run.inputs import check_images, infer_shape
 from hast_cuda.run.sources import check_source, labels_for, make_trainer, search_images
 from hast_cuda.run.student import load_weights
+from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.synthesis import ImageShape, ImageStore, SyntheticImages, synthesize
 
 
@@ -117,6 +118,8 @@ def zero_shot_quantize(
     if tensorboard and out is None:
         message = "tensorboard=True writes to the run directory: give out"
         raise ValueError(message)
+    if tensorboard:
+        require_tensorboard()
     bits, device, execution = bits or Bits(), torch.device(device), execution or Execution()
     described = {"bits": bits, "seed": seed, **(describe or {})}
     if isinstance(recipe, str):
