@@ -142,6 +142,10 @@ def test_demo(hast: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "top-1 on 600 test images" in printed
     for name in ("images.png", "curves.png"):
         assert (tmp_path / "run" / name).read_bytes()[:4] == b"\x89PNG"
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in printed
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "digits, hast, W3A3" in page
+    assert "--data digits" in page
 
 
 QUANTIZE = ("quantize", "--out", "out")

@@ -159,11 +159,16 @@ def test_runs_without_a_command(tmp_path: Path, changed: dict[str, Any], message
         "recipe": methods.recipe("hast", "default", "cifar10"),
     }  # fmt: skip
     RunDirectory(tmp_path, config | changed, torch.device("cpu"))
-    call("report", tmp_path)
-    text = (tmp_path / "report.html").read_text()
-    assert "No command line makes this run: " in text
     with pytest.raises(ValueError, match=re.escape(message)):
         command_of(tmp_path, Path("out"))
+
+
+def test_page_without_a_command(tmp_path: Path) -> None:
+    recipe = methods.recipe("hast", "default", "cifar10")
+    config = {"network": NETWORK, "bits": Bits(), "recipe": recipe}
+    RunDirectory(tmp_path, config, torch.device("cpu"))
+    call("report", tmp_path)
+    assert "No command line makes this run: method None" in (tmp_path / "report.html").read_text()
 
 
 def test_what_the_run_does_not_say(tmp_path: Path) -> None:

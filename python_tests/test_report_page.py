@@ -372,28 +372,45 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
             assert len(cells) == 1
 
 
+def test_names_and_figures_that_are_hard_to_draw(tmp_path: Path) -> None:
+    runs = [tmp_path / "_\x1b\x07", tmp_path / "b\udcff", tmp_path / "\u6570$"]
+    for path in runs:
+        config = {"bits": Bits(), "seed": path.name, "recipe": RECIPE}
+        run = RunDirectory(path, config, torch.device("cpu"))
+        for iteration, loss in enumerate((1.0, float("nan"), float("inf"), -1.0)):
+            run.log({"phase": "finetune", "iteration": iteration, "alignment": loss})
+            run.log({"phase": "synthesis", "iteration": iteration, "match": float("nan")})
+    for out in (write_comparison(runs), write_report(runs[0])):
+        page = Page(out)
+        self_contained(page)
+        assert "finetune: alignment over the iterations" in page.source
+
+
 def test_markdown_escape() -> None:
     assert escape("a|b\n<i>*x* features.stage_1 _y_ `z` [l](u)") == (
         r"a\|b &lt;i&gt;\*x\* features.stage_1 \_y\_ \`z\` \[l\](u)"
     )
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
-        {}, {"kind": "tensorrt", "checks": None, "latency": None, "future": [1, {"a": None}]},
+def test_exports_of_other_versions(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        {}, {"kind": "trt", "checks": None, "latency": None, "future": [1, {"a": None}]},
         {"kind": 3, "bytes": "many", "nodes": ["Conv"], "checks": [1], "latency": {"batch": 2}},
         {"kind": "x", "checks": {"top1": None}, "latency": {"milliseconds": 2}, "float_bytes": 0},
-    ],
-)  # fmt: skip
-def test_exports_of_other_versions(tmp_path: Path, record: dict[str, Any]) -> None:
+    ]  # fmt: skip
     RunDirectory(tmp_path, {"bits": Bits(), "recipe": RECIPE}, torch.device("cpu"))
     (tmp_path / "exports").mkdir()
-    (tmp_path / "exports" / "any.json").write_text(json.dumps(record))
+    for index, record in enumerate(records):
+        (tmp_path / "exports" / f"{index}.json").write_text(json.dumps(record))
     write_report(tmp_path)
-    kind = str(record.get("kind", "-"))
-    _, checks = [row for row in Page(tmp_path / "report.html").rows if row[0] == kind]
-    assert checks[1] == ("- images, -" if record.get("checks") == {"top1": None} else "not checked")
+    rows = Page(tmp_path / "report.html").rows
+    files, checks = rows[1:5], rows[6:10]
+    assert files == [
+        ["-"] * 8, ["trt", *["-"] * 7], ["3", "-", "Conv", *["-"] * 5],
+        ["x", *["-"] * 5, "2.00 ms", "-"],
+    ]  # fmt: skip
+    assert [row[1] for row in checks] == [*["not checked"] * 3, "- images, -"]
+    assert all(row[2:] == ["-"] * 5 for row in checks)
 
 
 def test_difficulty_from_the_file(tmp_path: Path) -> None:
@@ -483,6 +500,9 @@ def begun(tmp_path: Path) -> Iterator[Path]:
         ("exports/x.json", "nothing", "x.json is not valid JSON"),
         ("analysis/difficulty.json", '{"difficulty": {"a": 1}}', "holds no histograms"),
         ("config.json", '{"bits": {}}', "holds no recipe"),
+        ("config.json", '{"recipe": {"synthesis": {}, "finetune": {}}}', "says nothing about bits"),
+        ("student.safetensors", "not tensors", "student.safetensors is corrupt"),
+        ("images/batch_00000.safetensors", "not tensors", "shard .* is corrupt"),
         ("config.json", '{"recipe": {"synthesis": {"speed": 1}, "finetune": {}}}', "'speed'"),
         ("config.json", "{}", "holds no recipe"),
     ],

@@ -71,8 +71,9 @@ def plain_log_labels(axis: Any) -> None:
 
 
 def label(text: str) -> str:
-    """``text`` as a legend or a title shows it: no formula between dollars, never left out."""
-    shown = text.replace("$", r"\$")
+    """``text`` as a legend shows it: no formula between dollars, never left out, valid in XML."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    shown = printable.replace("$", r"\$")
     return f"\u200b{shown}" if shown.startswith("_") else shown
 
 

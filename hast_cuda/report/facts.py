@@ -79,7 +79,10 @@ def read_facts(run: Path) -> RunFacts:
     directory, config = RunDirectory.open(run), read_config(run)
     alone = "bits" not in config and "synthesis" in config
     recipe = None if alone else read_recipe(run)
-    result = directory.result()
+    if recipe is not None and not isinstance(config.get("bits"), dict):
+        message = f"{run / 'config.json'} says nothing about bits; it is not that of a run"
+        raise ValueError(message)
+    result = _read(run / "result.json") if directory.student.exists() else None
     progress = _read(run / "progress.json") or {}
     return RunFacts(
         path=run, config=config, environment=_read(run / "environment.json") or {},

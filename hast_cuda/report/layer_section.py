@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from hast_cuda.posttraining import prepare
 from hast_cuda.report.document import Block, Section, Table, Text
@@ -31,7 +33,7 @@ def layer_section(facts: RunFacts, teacher: nn.Module | None, problem: str) -> S
     if not path.exists():
         return Section("Layers", [Text("No student.safetensors yet: the run is not finished.")])
     if teacher is None:
-        rows = tensor_rows(load_file(path), facts.config["bits"])
+        rows = tensor_rows(_tensors(path), facts.config["bits"])
         why = (
             f"The full-precision network could not be loaded ({problem}). So there is no column of "
             "weight errors, types are read from the tensors, and bits are those that were asked "
@@ -59,6 +61,14 @@ def layer_section(facts: RunFacts, teacher: nn.Module | None, problem: str) -> S
         _table(rows, with_error=True),
     ]
     return Section("Layers", blocks)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        message = f"{path} is corrupt ({error}); delete it and run again to make it anew"
+        raise ValueError(message) from error
 
 
 def _table(rows: Sequence[LayerRow], *, with_error: bool) -> Table:

@@ -66,7 +66,8 @@ margin:1rem 0}
 body{font-size:10pt}main{max-width:none;padding:0}
 h2{break-after:avoid;margin-top:1.6rem}
 figure,tr,.figures,.warn{break-inside:avoid}thead{display:table-header-group}
-.scroll{overflow:visible;width:auto;background:none}table{font-size:8.5pt}.bar{width:3rem}th,td{padding:.25rem .5rem}
+.scroll{overflow:visible;width:auto;background:none}table{font-size:8.5pt}.bar{width:3rem}
+th,td{padding:.25rem .5rem}
 .pictures{grid-template-columns:1fr 1fr}.sheet{grid-template-columns:repeat(10,1fr)}
 .bar,.figures div{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """.strip()

@@ -14,7 +14,7 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.10g}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {shown(v)}" for key, v in value.items())
     if isinstance(value, (list, tuple)):

@@ -95,7 +95,8 @@ def _write(document: Document, page: Path) -> Path:
     }
     for path, text in texts.items():
         with replace_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            # A file name that is no text must not cost the page.
+            temporary.write_text(text, encoding="utf-8", errors="replace")
     return page
 
 
