@@ -89,7 +89,7 @@ def _teacher(
     except _ABSENT as error:
         if given:
             raise
-        print(f"the page has no weight errors: {error}")
+        print(f"the network of the run could not be loaded, so the page says less: {error}")
         return None, spec, str(error)
     return teacher, spec, ""
 

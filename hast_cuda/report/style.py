@@ -37,7 +37,7 @@ th,td{padding:.32rem .8rem;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--line)}
 th{color:var(--soft);font-weight:600;border-bottom:2px solid var(--line)}
 th:first-child,td:first-child{padding-left:.2rem}
-td.number{white-space:nowrap}
+td{max-width:24rem;overflow-wrap:break-word}td.number{white-space:nowrap}
 .number{text-align:right;font-variant-numeric:tabular-nums}
 .bar{display:inline-block;vertical-align:middle;width:5rem;height:.55rem;margin-left:.7rem;
 background:var(--shade);border-radius:.2rem;overflow:hidden}
