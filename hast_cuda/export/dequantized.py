@@ -60,8 +60,8 @@ def clipped_quantizer(
 ) -> None:
     """``Clip -> QuantizeLinear -> DequantizeLinear`` in place of a marker.
 
-    uint4 saturates at code 0, and at code 15; a smaller largest code needs a minimum in front (Clip
-    there makes onnxruntime 1.32 fail).
+    uint4 saturates at code 0 by itself; a minimum in front sets the largest code. (onnxruntime
+    1.32 fails on a Clip there, and on pooling that it may move into the quantizer.)
 
     Args:
         editor: of the graph.
@@ -91,7 +91,7 @@ def clipped_quantizer(
     if kind == np.int8:
         ends = [editor.constant(low, f"{name}.lower"), editor.constant(high, f"{name}.upper")]
         x = editor.before(marker, "Clip", [x, *ends], name=f"{name}.clipped")
-    elif affine.bits < 4:
+    else:
         ends = [editor.constant(high, f"{name}.upper")]
         x = editor.before(marker, "Min", [x, *ends], name=f"{name}.clipped")
     x = editor.before(marker, "QuantizeLinear", [x, scale, zero], name=f"{name}.quantized")
@@ -99,6 +99,25 @@ def clipped_quantizer(
     if shift is not None:
         x = editor.before(marker, "Add", [x, shift], name=f"{name}.restored")
     editor.replace(marker.outputs[0], x)
+
+
+def quantize_after_pooling(editor: Editor, marker: ir.Node) -> list[ir.Node]:
+    """Markers behind the maximum poolings that use ``marker``, and ``marker`` if others do too.
+
+    The code of a maximum is the maximum of the codes, and no runtime pools 4-bit codes.
+    """
+    pools = [use.node for use in marker.outputs[0].uses() if use.node.op_type == "MaxPool"]
+    moved = []
+    for pool in pools:
+        if len(pool.outputs) != 1:
+            continue
+        pooled = editor.like(pool, pool, [marker.inputs[0]], name=f"{pool.name}.moved")
+        value = editor.like(pool, marker, [pooled], name=f"{attribute(marker, 'name', '')}.pooled")
+        producer = value.producer()
+        assert producer is not None
+        editor.replace(pool.outputs[0], value)
+        moved.append(producer)
+    return [marker, *moved] if list(marker.outputs[0].uses()) else moved
 
 
 def without_rectifier(x: ir.Value | None, affine: Affine) -> ir.Value:

@@ -31,13 +31,14 @@ class Editor:
 
     def before(
         self, place: ir.Node, op: str, inputs: Sequence[ir.Value | None],
-        attributes: Mapping[str, Any] | None = None, *, name: str,
+        attributes: Mapping[str, Any] | None = None, *, name: str, domain: str = "",
     ) -> ir.Value:  # fmt: skip
         """A node with one output in front of ``place``; gives its output."""
         name = self._free(name)
         output = ir.Value(name=name)
         self.graph.insert_before(
-            place, ir.node(op, inputs, attributes, outputs=[output], name=name)
+            place,
+            ir.node(op, inputs, attributes, domain=domain, outputs=[output], name=name),
         )
         return output
 
@@ -46,7 +47,9 @@ class Editor:
     ) -> ir.Value:
         """The operation of ``source`` on other inputs."""
         attributes = {key: attribute.value for key, attribute in source.attributes.items()}
-        return self.before(place, source.op_type, inputs, attributes, name=name)
+        return self.before(
+            place, source.op_type, inputs, attributes, name=name, domain=source.domain
+        )
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
         """Every user of ``old`` gets ``new``, the graph's output included."""

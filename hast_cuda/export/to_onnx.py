@@ -88,7 +88,11 @@ def _rewrite(marked: MarkedModel, form: str) -> tuple[dict[str, str], float]:
     """Replace every marker; gives the layers that stay float and the mean bits per weight."""
     import ml_dtypes  # noqa: PLC0415 - they come with the optional packages
 
-    from hast_cuda.export.dequantized import clipped_quantizer, float_layer  # noqa: PLC0415
+    from hast_cuda.export.dequantized import (  # noqa: PLC0415
+        clipped_quantizer,
+        float_layer,
+        quantize_after_pooling,
+    )
     from hast_cuda.export.editing import Editor, attribute  # noqa: PLC0415
     from hast_cuda.export.folded import quantized_layers  # noqa: PLC0415
     from hast_cuda.export.integer import IntegerRewriter  # noqa: PLC0415
@@ -115,8 +119,11 @@ def _rewrite(marked: MarkedModel, form: str) -> tuple[dict[str, str], float]:
         for node in list(marked.model.graph):
             if node.domain == DOMAIN and node.op_type == QUANTIZE:
                 grid = marked.activations[attribute(node, "name", "")]
-                narrow = form == "uint4" and grid.bits <= 4
-                clipped_quantizer(editor, node, grid, uint4 if narrow else np.dtype(np.int8))
+                if form == "uint4" and grid.bits <= 4:
+                    for marker in quantize_after_pooling(editor, node):
+                        clipped_quantizer(editor, marker, grid, uint4)
+                else:
+                    clipped_quantizer(editor, node, grid, np.dtype(np.int8))
     editor.finish([INPUT], [OUTPUT])
     counts = [layer.codes.codes.numel() for layer in layers]
     widths = [4 if form == "uint4" and narrow else 8 for narrow in small]
