@@ -57,6 +57,17 @@ def test_fused_ops(tmp_path: Path) -> None:
     assert percent(text, "3 bits, shrunk for images") > 87
 
 
+def test_onnx_inference(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    text = printed("onnx_inference", tmp_path)
+    quantized = percent(text, "quantized")
+    assert percent(text, "full precision") == 98.5
+    assert quantized > 93
+    assert percent(text, "same class") == 100
+    assert percent(text, "onnxruntime") == quantized
+    assert "layers on integers  38" in text
+
+
 def test_custom_network(tmp_path: Path) -> None:
     text = printed("custom_network", tmp_path)
     bits = dict(re.findall(r"^([\w.]+) +(?:Conv2d|Linear) +(\d bit +\d bit) ", text, re.MULTILINE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import tyro
 
 from hast_cuda.cli.command import network_of
 from hast_cuda.cli.options import Network, labelled_images
+from hast_cuda.cli.report import write_page
 from hast_cuda.export.formats import Exported, Images, export_network
 from hast_cuda.export.verify import measure, plain_onnx, require_onnxruntime
 from hast_cuda.files import write_json
@@ -35,7 +37,7 @@ _NOISE = 64  # images, where a run has none
 def export(
     run: tyro.conf.Positional[Path], to: tuple[Kind, ...] = ("onnx-ort",),
     data: str | None = None, test_limit: int | None = None, verify: bool = True,
-    latency: bool = True, batch: int = 8, model: str | None = None,
+    latency: bool = True, batch: int = 8, report: bool = True, model: str | None = None,
     weights: Path | None = None, normalization: str | None = None, image_size: int | None = None,
     num_classes: int | None = None,
 ) -> None:  # fmt: skip
@@ -53,6 +55,7 @@ def export(
         verify: run the file and compare it with the quantized network.
         latency: time ONNX files beside the full-precision network.
         batch: images per timed run.
+        report: write the run's page (RUN/report.html) anew, with the exports; needs matplotlib.
         model: the full-precision network, if it is not the one that the run names.
         weights: of the network.
         normalization: of its images.
@@ -91,6 +94,10 @@ def export(
     finally:
         if plain is not None:
             plain.unlink()
+    if report and importlib.util.find_spec("matplotlib") is None:
+        print("no page: pip install 'hast_cuda[demo]', then hast-cuda report")
+    elif report:
+        print(f"page: {write_page(run, given)}")
 
 
 def _images(run: Path, data: str | None, limit: int | None, spec: InputSpec) -> Images:

@@ -1,0 +1,118 @@
+"""``hast-cuda export``: from a run directory to files that were compared with the network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hast_cuda.cli import main
+from hast_cuda.export import KINDS, Check, load_packed, onnx_network
+from hast_cuda.zoo import load_teacher
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A digits network, rounded to 4 bits without images."""
+    path = tmp_path_factory.mktemp("cli") / "run"
+    arguments = ["--model", "digits", "--data", "digits", "--device", "cpu", "--out", str(path)]
+    assert main(["quantize", "--method", "rtn", "--weight-bits", "4", "--act-bits", "4",
+                 *arguments]) == 0  # fmt: skip
+    return path
+
+
+def test_a_run_becomes_files_with_proof(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(run), "--to", "onnx-ort", "packed"]) == 0
+    record = json.loads((run / "exports" / "onnx-ort.json").read_text())
+    top1 = json.loads((run / "result.json").read_text())["quantized"]
+    assert record["file"] == "student.ort.onnx"
+    assert record["checks"]["images"] == 600
+    assert record["checks"]["source"] == "given"
+    assert record["checks"]["top1"] == pytest.approx(top1)
+    assert record["checks"]["top1_agreement"] == 100
+    assert record["integer_layers"] == 38
+    assert record["latency"]["milliseconds"] > 0
+    assert record["environment"]["device"] == "cpu"
+    packed = json.loads((run / "exports" / "packed.json").read_text())
+    assert packed["checks"]["largest_difference"] == 0
+    assert packed["weight_bits"] < 6
+    assert packed["latency"] is None
+    text = capsys.readouterr().out
+    assert "600 given images: same class as the quantized network on 100.00 %" in text
+    assert f"top-1 {top1:.2f} %" in text
+    assert "2 in float, its input is not quantized: stem.0, output" in text
+    assert "student.ort.onnx" in (run / "report.html").read_text(encoding="utf-8")
+    assert sorted(p.name for p in (run / "exports").iterdir()) == [
+        "onnx-ort.json", "packed.json", "student.ort.onnx", "student.packed.safetensors",
+    ]  # fmt: skip
+
+
+def test_files_run_on_their_own(run: Path) -> None:
+    x = torch.randn(5, 1, 8, 8)
+    folder = run / "exports"
+    if not (folder / "student.ort.onnx").exists():
+        assert main(["export", str(run), "--to", "onnx-ort", "packed", "--no-latency"]) == 0
+    network = load_packed(folder / "student.packed.safetensors", load_teacher("digits"))
+    with torch.no_grad():
+        expected = network(x)
+    torch.testing.assert_close(
+        onnx_network(folder / "student.ort.onnx")(x), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_without_verification_nothing_is_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", _without_onnxruntime)
+    assert main(["export", str(run), "--to", "onnx-portable"]) == 1
+    assert "pip install 'hast_cuda[export]'" in capsys.readouterr().err
+    flags = ["--no-verify", "--no-latency", "--no-report"]
+    assert main(["export", str(run), "--to", "onnx-portable", *flags]) == 0
+    record = json.loads((run / "exports" / "onnx-portable.json").read_text())
+    assert record["checks"] is None
+    assert record["latency"] is None
+
+
+def _without_onnxruntime(name: str) -> object:
+    return None if name == "onnxruntime" else object()
+
+
+def test_what_differs_is_an_error(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(*arguments: object, **options: object) -> Check:
+        return Check(600, "given", 98.0, 90.0, 92.0, 0.97, 3.0)
+
+    monkeypatch.setattr("hast_cuda.export.formats.check", wrong)
+    assert main(["export", str(run), "--to", "float"]) == 1
+    error = capsys.readouterr().err
+    assert "another class than the quantized network on 2.00 % of 600 images" in error
+    assert "do not use it" in error
+    assert not (run / "exports" / "float.json").exists()
+
+
+def test_one_image_in_a_thousand_may_differ() -> None:
+    def passed(images: int, differing: int) -> bool:
+        agreement = 100 * (images - differing) / images
+        return Check(images, "given", agreement, None, None, 1.0, 0.0).passed()
+
+    assert [passed(600, n) for n in (0, 1, 2)] == [True, True, False]
+    assert [passed(4000, n) for n in (4, 5)] == [True, False]
+
+
+def test_errors_name_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tmp_path)]) == 1
+    assert "is not a run directory" in capsys.readouterr().err
+
+
+def test_every_kind_has_a_name_on_the_command_line() -> None:
+    from typing import get_args
+
+    from hast_cuda.cli.export import Kind
+
+    assert get_args(Kind) == KINDS
