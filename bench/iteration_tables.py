@@ -106,9 +106,49 @@ def memory(document: Document) -> list[str]:
     ]
 
 
+def export(document: Document) -> list[str]:
+    """Size, agreement and time of exported networks; a table per network."""
+    head = ["form", "bytes", "of float32", "bits per weight", "same class", "cosine", "layers"]
+    latencies: list[dict[str, Any]] = next(
+        row["latency"] for row in document["rows"] if row["latency"]
+    )
+    head += [f"{_shape(found)}, ms" for found in latencies]
+    text = (
+        "Quantized by SQuant, compared with the PyTorch network on all test images of the network; "
+        f"onnxruntime {document['onnxruntime']}. Layers: that multiply integers, of all. Times are "
+        "medians, in brackets that of the full-precision network exported without quantizers."
+    )
+    lines = [text, ""]
+    groups: dict[str, list[list[str]]] = {}
+    for row in document["rows"]:
+        checks, bits = row["checks"], row["weight_bits"]
+        integer = row["integer_layers"]
+        layers = "" if integer is None else f"{integer} of {row['layers']}"
+        cells = [row["kind"], f"{row['bytes']:,}"]
+        cells += [f"{100 * row['bytes'] / row['float_bytes']:.0f} %"]
+        cells += ["32" if bits is None else f"{bits:.2f}", f"{checks['top1_agreement']:.2f} %"]
+        cells += [f"{checks['cosine']:.6f}", layers]
+        found = row["latency"] or []
+        cells += [f"{t['milliseconds']:.2f} ({t['float_milliseconds']:.2f})" for t in found]
+        cells += [""] * (len(latencies) - len(found))
+        images = f"{checks['images']:,} images"
+        groups.setdefault(
+            f"**{row['network']}, W{row['bits']}A{row['bits']}**, {images}", []
+        ).append(cells)
+    for title, rows in groups.items():
+        lines += [title, *_table(head, rows)]
+    return lines
+
+
+def _shape(latency: dict[str, Any]) -> str:
+    threads = latency["threads"]
+    return f"batch {latency['batch']}, {threads} thread{'s' if threads > 1 else ''}"
+
+
 TABLES: dict[str, Callable[[Document], list[str]]] = {
     "launches": launches,
     "step": step,
     "run": run,
     "memory": memory,
+    "export": export,
 }

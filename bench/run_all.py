@@ -14,6 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # Flags of the harness that a script without its rounds understands; all others have them all.
 FEWER = {
+    "bench_export.py": ("--out",),
     "bench_launches.py": ("--out",),
     "bench_run.py": ("--device", "--out"),
     "bench_memory.py": ("--device", "--out"),

@@ -26,8 +26,8 @@ OUT = Path(__file__).parent / "api.md"
 COMMAND = "python docs/make_api.py"
 MODULES = (
     "hast_cuda", "hast_cuda.run", "hast_cuda.methods", "hast_cuda.synthesis", "hast_cuda.finetune",
-    "hast_cuda.posttraining", "hast_cuda.nn", "hast_cuda.analysis", "hast_cuda.data",
-    "hast_cuda.evaluate", "hast_cuda.zoo",
+    "hast_cuda.posttraining", "hast_cuda.export", "hast_cuda.nn", "hast_cuda.analysis",
+    "hast_cuda.data", "hast_cuda.evaluate", "hast_cuda.zoo",
 )  # fmt: skip
 OPTIONS = {"Network": Network, "Budget": Budget, "Execution": Execution}  # of the verbs
 HEAD = f"""# API reference

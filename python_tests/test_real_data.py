@@ -43,3 +43,24 @@ def test_resnet20_gains_from_a_short_run(tmp_path: Path) -> None:
     result = json.loads((out / "result.json").read_text())
     assert result["full_precision"] > 90
     assert result["rounded"] < result["start_of_finetuning"] < result["quantized"]
+
+
+@pytest.mark.skipif(
+    not os.environ.get("HAST_CUDA_DATA") or not (DATA / WEIGHTS).exists(),
+    reason="HAST_CUDA_DATA does not name a folder with CIFAR-10 images and weights",
+)
+@pytest.mark.parametrize("bits", ["3", "4"])
+def test_resnet20_is_exported_with_the_same_classes(tmp_path: Path, bits: str) -> None:
+    arguments = [
+        "quantize", "--method", "squant", "--model", "resnet20_cifar10", "--weights", WEIGHTS,
+        "--normalization", "cifar10", "--data", "cifar10_test.npz", "--weight-bits", bits,
+        "--act-bits", bits, "--device", "cpu", "--out", str(tmp_path),
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    kinds = ["onnx-ort", "onnx-portable", "onnx-uint4", "packed", "pt2"]
+    assert main(["export", str(tmp_path), "--to", *kinds, "--no-latency"]) == 0
+    for kind in kinds:
+        checks = json.loads((tmp_path / "exports" / f"{kind}.json").read_text())["checks"]
+        assert checks["images"] == 4000
+        assert checks["top1_agreement"] >= 99.9
+        assert checks["cosine"] >= 0.9995
