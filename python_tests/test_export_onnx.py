@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda.export import OnnxInfo, check, onnx_network, save_onnx
+from hast_cuda.export.grid import activation_grid
+from hast_cuda.nn import activation_quantizers
 
 onnx = pytest.importorskip("onnx")
 numpy_helper = pytest.importorskip("onnx.numpy_helper")
@@ -266,3 +268,41 @@ def test_damaged_files_do_not_load(case: Maker, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(bad)
         with pytest.raises(ValueError, match=f"cannot load .*{name}"):
             onnx_network(tmp_path / name)
+
+
+@pytest.mark.parametrize("form", ["ort", "portable", "uint4"])
+def test_every_quantizer_gives_what_it_gives_in_pytorch(
+    case: Maker, form: str, tmp_path: Path
+) -> None:
+    """Layer by layer: the activations behind every quantizer, not the logits alone."""
+    import onnxruntime
+
+    made = case("all4", form)
+    model = onnx.load(made.info.file)
+    suffix = ".codes" if form == "ort" else ".dequantized"
+    quantizers = activation_quantizers(made.student)
+    outputs = {value for node in model.graph.node for value in node.output}
+    names = {name: name + suffix for name in quantizers if name + suffix in outputs}
+    assert len(names) == len(quantizers) == 8
+    for value in names.values():
+        model.graph.output.append(onnx.helper.make_empty_tensor_value_info(value))
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    x, seen = _images(64, seed=4), {}
+    hooks = [
+        module.register_forward_hook(lambda m, i, o, name=name: seen.update({name: o.detach()}))
+        for name, module in quantizers.items()
+    ]
+    with torch.no_grad():
+        made.student(x)
+    for hook in hooks:
+        hook.remove()
+    found = session.run(list(names.values()), {"images": x.numpy()})
+    for name, array in zip(names, found, strict=True):
+        values = torch.from_numpy(array).double()
+        if form == "ort":
+            grid = activation_grid(quantizers[name])
+            values = (values - grid.zero_point) * grid.step
+        expected = seen[name].double().flatten()
+        assert float(torch.cosine_similarity(values.flatten(), expected, 0)) > 0.9995, name
