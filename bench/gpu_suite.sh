@@ -71,7 +71,9 @@ export PATH="$work/venv/bin:$PATH"
 # The folder of a script comes first on the path, that of `python -m pytest` is the source tree,
 # whose package has no compiled core.
 printf 'import sys\n\nimport pytest\n\nsys.exit(pytest.main())\n' >"$work/run_tests.py"
-tests=(python "$work/run_tests.py" -q -p no:cacheprovider)
+# One process on the one GPU, and no need for pytest-xdist.
+tests=(python "$work/run_tests.py" -o "addopts=-ra --strict-markers -m 'not slow'"
+  -q -p no:cacheprovider)
 
 nvidia-smi >>"$log" 2>&1 || say "no GPU found"
 if [ -n "${WHEELS:-}" ]; then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,11 @@ OP_TESTS = {
 }  # fmt: skip
 
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the workers share the cores
+    count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    torch.set_num_threads(max(1, torch.get_num_threads() // count))
+
+
 def devices() -> list[str]:
     """The devices of this machine."""
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -49,7 +55,18 @@ def emulated_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(given)
     if compiler() is None:
         cannot_run("there is no C++ compiler: the CUDA sources cannot be emulated")
-    return compile_module(tmp_path_factory.mktemp("emulated"))
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return compile_module(tmp_path_factory.mktemp("emulated"))
+    # The workers' folders lie in one: whoever comes first compiles for all.
+    shared = base.parent / "emulated"
+    shared.mkdir(exist_ok=True)
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = shared / "path"
+        if not found.exists():
+            found.write_text(str(compile_module(shared)), encoding="utf-8")
+        return Path(found.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,7 @@ def test_ops_stay_inside_their_tensors(tmp_path: Path, emulated_path: Path) -> N
     module = compile_module(tmp_path, sanitizer.FLAGS, reuse=emulated_path.parent)
     done = subprocess.run(
         [
-            sys.executable, "-m", "pytest", "-q", "-s", "-x", "--tb=short",
+            sys.executable, "-m", "pytest", "-n", "0", "-q", "-s", "-x", "--tb=short",
             "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT,
             "-k", sanitizer.SELECTED,
             *FILES,

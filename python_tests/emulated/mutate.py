@@ -63,8 +63,8 @@ def test_files(mistake: Mistake) -> list[Path]:
 def first_failure(module: Path, mistake: Mistake) -> str | None:
     """The test, or what the sanitizer calls it, that ends a run of the op tests."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-s", "-x", "--tb=no", "-p", "no:cacheprovider",
-         "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-k",
+        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-s", "-x", "--tb=no",
+         "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-k",
          sanitizer.SELECTED if mistake.sanitized else "emulated or baseline",
          *test_files(mistake)],
         cwd=module.parent, capture_output=True, text=True, check=False,
