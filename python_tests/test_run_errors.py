@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -151,6 +150,7 @@ def test_log_line_cut_short_by_a_kill(tmp_path: Path) -> None:
     with directory.metrics.open("a") as file:
         file.write('{"iterat')
     assert RunDirectory.open(tmp_path).read_log() == [{"iteration": 1}]
+    directory.close()
     directory = RunDirectory(tmp_path, {"a": 1}, CPU)
     directory.log({"iteration": 2})
     assert directory.read_log() == [{"iteration": 1}, {"iteration": 2}]
@@ -184,15 +184,19 @@ def test_configuration_of_a_student(tmp_path: Path, content: str) -> None:
         load_student(tiny(), tmp_path)
 
 
-def test_corrupt_shard_is_named_and_can_be_made_again(tmp_path: Path) -> None:
-    run(tmp_path, test=None)
-    whole = (tmp_path / "student.safetensors").read_bytes()
+@pytest.mark.parametrize("damage", [b"", None])
+def test_images_of_a_finished_run_are_made_again(tmp_path: Path, damage: bytes | None) -> None:
+    before = run(tmp_path, test=None)
     shard = tmp_path / "images" / "batch_00001.safetensors"
-    shard.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"batch_00001.safetensors is corrupt .*delete it"):
-        run(tmp_path, test=None)
-    shard.unlink()
-    run(tmp_path, test=None)
-    again = json.loads((tmp_path / "result.json").read_text())
-    assert again["num_images"] == 12
-    assert len((tmp_path / "student.safetensors").read_bytes()) == len(whole)
+    whole = shard.read_bytes()
+    if damage is None:
+        shard.unlink()
+        again = run(tmp_path, test=None)
+    else:
+        shard.write_bytes(damage)
+        with pytest.warns(RuntimeWarning, match=r"batch_00001.safetensors is corrupt .*made again"):
+            again = run(tmp_path, test=None)
+    assert before.images is not None
+    assert again.images is not None
+    assert torch.equal(again.images.images, before.images.images)
+    assert shard.read_bytes() == whole

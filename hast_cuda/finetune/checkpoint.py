@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hast_cuda.files import replace_file
 from hast_cuda.synthesis.generator import GeneratorTrainer
+from hast_cuda.tensor_files import load_tensors, save_tensors
 
 GENERATOR = "generator."  # before the names of its tensors
 
@@ -50,8 +48,7 @@ class CheckpointFile:
             tensors |= {GENERATOR + k: _alone(v) for k, v in generator.state().items()}
         metadata = {"iteration": str(state.iteration), "accuracies": json.dumps(state.accuracies)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(self.path) as temporary:
-            save_file(tensors, temporary, metadata)
+        save_tensors(self.path, tensors, metadata)
 
     def load(
         self, student: nn.Module, optimizer: torch.optim.Optimizer,
@@ -64,11 +61,8 @@ class CheckpointFile:
         """
         if not self.path.exists():
             return Checkpoint(0, [])
-        device = str(next(student.parameters()).device)
         try:
-            with safe_open(self.path, framework="pt", device=device) as file:
-                metadata = file.metadata() or {}
-                tensors: dict[str, Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            tensors, metadata = load_tensors(self.path)
             weights = {k[8:]: v for k, v in tensors.items() if k.startswith("student.")}
             student.load_state_dict(weights)
             if generator is not None:
@@ -79,7 +73,7 @@ class CheckpointFile:
             state = Checkpoint(
                 int(metadata["iteration"]), [(i, a) for i, a in json.loads(metadata["accuracies"])]
             )
-        except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
             message = (
                 f"checkpoint {self.path} does not fit this run or is corrupt ({error}); "
                 "delete it to start fine-tuning again"
@@ -88,5 +82,5 @@ class CheckpointFile:
         for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
             buffer = tensors.get(f"momentum.{index}")
             if buffer is not None:
-                optimizer.state[parameter]["momentum_buffer"] = buffer
+                optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device)
         return state

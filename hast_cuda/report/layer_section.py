@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hast_cuda.posttraining import prepare
@@ -14,6 +12,7 @@ from hast_cuda.report.document import Block, Section, Table, Text
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.layers import LayerRow, layer_rows, tensor_rows
 from hast_cuda.run import load_student
+from hast_cuda.tensor_files import DamagedFileError, load_tensors
 
 
 def layer_section(facts: RunFacts, teacher: nn.Module | None, problem: str) -> Section | None:
@@ -65,8 +64,8 @@ def layer_section(facts: RunFacts, teacher: nn.Module | None, problem: str) -> S
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        return load_tensors(path)[0]
+    except DamagedFileError as error:
         message = f"{path} is corrupt ({error}); delete it and run again to make it anew"
         raise ValueError(message) from error
 
@@ -90,3 +89,11 @@ def _table(rows: Sequence[LayerRow], *, with_error: bool) -> Table:
 
 def _bits(bits: int | None) -> str:
     return "-" if bits is None else str(bits)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_tensors(path)[0]
+    except DamagedFileError as error:
+        message = f"{path} is corrupt: {error}; delete it and run again to make it anew"
+        raise ValueError(message) from error

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hast_cuda.files import write_json
+from hast_cuda.files import sweep, write_json
 from hast_cuda.ops import build_info
+from hast_cuda.run import records
+from hast_cuda.run.lock import RunLock
 from hast_cuda.run.tensorboard import TensorBoardLog
 
 if TYPE_CHECKING:
@@ -61,19 +63,24 @@ def _processor() -> str:
 class RunDirectory:
     """``config.json``, ``environment.json``, ``metrics.jsonl``, images, checkpoints, results.
 
+    It is locked against other processes until :meth:`close`, or the end of a ``with``; to read from
+    it, see :meth:`open`, needs no lock. Where the file system has none there is a RuntimeWarning.
+
     Args:
         path: created if it does not exist.
         config: every value of the run.
         device: where it runs.
         tensorboard: write what is logged as event files too, in ``tensorboard/``, with what earlier
-            attempts logged. They are open until :meth:`close`, or the end of a ``with``.
+            attempts logged.
 
     Raises:
         ValueError: the directory holds a run with another configuration; the difference is shown.
-        OSError: it cannot be written. ImportError: no tensorboard.
+        BlockingIOError: another process works in it. OSError: it cannot be written. ImportError: no
+            tensorboard.
     """
 
     events: TensorBoardLog | None = None
+    _lock: RunLock | None = None  # none on one that was opened to read
 
     def __init__(
         self, path: Path, config: dict[str, Any], device: torch.device, *, tensorboard: bool = False
@@ -91,13 +98,25 @@ class RunDirectory:
         if not os.access(path, os.W_OK):
             message = f"run directory {path} is not writable"
             raise PermissionError(message)
-        config = plain(config)
-        existing = path / "config.json"
+        self._lock = RunLock(path)
+        try:
+            self._begin(plain(config), device, events)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(
+        self, config: dict[str, Any], device: torch.device, events: TensorBoardLog | None
+    ) -> None:
+        """Compare with what is there, clear up after a kill, and describe this attempt."""
+        existing = self.path / "config.json"
         if existing.exists():
             self._compare(existing, config)
+        for folder in (self.path, self.checkpoint.parent):
+            sweep(folder)
         write_json(existing, config)
-        write_json(path / "environment.json", environment(device))
-        self._end_last_line()
+        write_json(self.path / "environment.json", environment(device))
+        records.cut_last_line(self.metrics)
         if events is not None:
             self.events = events
             for record in self.read_log():
@@ -155,8 +174,7 @@ class RunDirectory:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``, and its figures to the event files if asked for."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        records.append(self.metrics, record)
         if self.events is not None:
             self.events(record)
 
@@ -166,9 +184,13 @@ class RunDirectory:
             self.events.sheet(images)
 
     def close(self) -> None:
-        """Close the event files, if there are any."""
-        if self.events is not None:
-            self.events.close()
+        """Close the event files, if there are any, and let another process in."""
+        try:
+            if self.events is not None:
+                self.events.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -179,22 +201,9 @@ class RunDirectory:
     ) -> None:  # fmt: skip
         self.close()
 
-    def _end_last_line(self) -> None:
-        """A line that a kill cut short must not swallow the next one."""
-        if self.metrics.exists() and not self.metrics.read_bytes().endswith(b"\n"):
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write("\n")
-
     def read_log(self) -> list[dict[str, Any]]:
         """All lines of ``metrics.jsonl``; one cut short by a kill is left out."""
-        records = []
-        if self.metrics.exists():
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
-                try:
-                    records.append(json.loads(line))
-                except json.JSONDecodeError:
-                    continue  # a line that the process did not live to finish
-        return records
+        return records.read(self.metrics)
 
     def remember(self, key: str, value: Any) -> None:
         """Keep a figure across restarts (``progress.json``)."""

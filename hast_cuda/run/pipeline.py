@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from hast_cuda import methods
 from hast_cuda.data import ImageSet
 from hast_cuda.evaluate import evaluate
 from hast_cuda.execution import Execution
-from hast_cuda.files import replace_file
 from hast_cuda.finetune import finetune
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
@@ -26,10 +23,12 @@ from hast_cuda.nn import Override, quantize, shrink_ranges
 from hast_cuda.posttraining import finish, prepare
 from hast_cuda.run.directory import RunDirectory, plain
 from hast_cuda.run.inputs import check_images, infer_shape
+from hast_cuda.run.phases import Phases
 from hast_cuda.run.sources import check_source, labels_for, make_trainer, search_images
 from hast_cuda.run.student import load_weights
 from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.synthesis import ImageShape, ImageStore, SyntheticImages, synthesize
+from hast_cuda.tensor_files import save_tensors
 
 
 @dataclass(frozen=True)
@@ -56,25 +55,6 @@ class QuantizationResult:
     """What it was trained on; None where a generator made images, or none were needed."""
     result: dict[str, Any]
     """Accuracies in percent, seconds per phase, and what was asked for."""
-
-
-class Phases:
-    """Seconds per phase, summed over the attempts of a run (one that was killed does not count)."""
-
-    def __init__(self, run: RunDirectory | None) -> None:
-        self.run = run
-        self.seconds: dict[str, float] = {} if run is None else run.recall().get("seconds", {})
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            elapsed = time.perf_counter() - start
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + elapsed, 3)
-            if self.run is not None:
-                self.run.remember("seconds", self.seconds)
 
 
 def zero_shot_quantize(
@@ -139,8 +119,12 @@ def zero_shot_quantize(
     if out is not None:
         run = RunDirectory(Path(out), config, device, tensorboard=tensorboard)
     with run or nullcontext():
-        log = (lambda _: None) if run is None else run.log
         phases = Phases(run)
+
+        def log(record: dict[str, Any]) -> None:
+            if run is not None:
+                run.log(record)
+                phases.keep()
 
         def accuracy(network: nn.Module) -> float | None:
             if test is None:
@@ -149,8 +133,11 @@ def zero_shot_quantize(
 
         if run is not None and (found := run.result()) is not None:
             kept = ImageStore(run.images)
-            if images is None and kept.finished():
-                images = kept.load_all()
+            if images is None and kept.finished():  # makes what was deleted or is damaged again
+                images = synthesize(
+                    teacher, shape, chosen.synthesis, seed=seed, device=device, log=run.log,
+                    store=kept, execution=execution,
+                )  # fmt: skip
             if images is not None:
                 run.show(images.images)
             return QuantizationResult(load_weights(student, run.student), images, found)
@@ -217,5 +204,4 @@ def save_student(student: nn.Module, path: Path, described: Mapping[str, Any]) -
         for k, v in student.state_dict().items()
     }
     metadata = {k: str(v) for k, v in described.items()}
-    with replace_file(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    save_tensors(path, tensors, metadata)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from hast_cuda.nn import Override, quantize
 from hast_cuda.posttraining import PostTrainingConfig, prepare
+from hast_cuda.tensor_files import DamagedFileError, load_tensors
 
 
 def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
@@ -48,8 +47,11 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
 def load_weights(student: nn.Module, weights: Path) -> nn.Module:
     """``student`` with the weights of a finished run; ValueError if they do not fit."""
     try:
-        student.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError) as error:
-        message = f"{weights} is corrupt or belongs to another network: {error}"
+        student.load_state_dict(load_tensors(weights)[0])
+    except (DamagedFileError, RuntimeError) as error:
+        message = (
+            f"{weights} is corrupt or belongs to another network: {error}. Of a corrupt one: "
+            "delete it, and the command of the run makes it again from what else it kept"
+        )
         raise ValueError(message) from error
     return student

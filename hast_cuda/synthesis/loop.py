@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from hast_cuda.augment import CropStream
 from hast_cuda.execution import Execution, convolution_rules
+from hast_cuda.files import sweep
 from hast_cuda.nn import BatchStatistics
 from hast_cuda.seeding import generator
 from hast_cuda.synthesis.config import SynthesisConfig
@@ -20,6 +22,7 @@ from hast_cuda.synthesis.draws import draw_labels, draw_noise, draw_targets
 from hast_cuda.synthesis.step import Step
 from hast_cuda.synthesis.store import ImageStore, SyntheticImages
 from hast_cuda.synthesis.terms import Terms, make_terms
+from hast_cuda.tensor_files import DamagedFileError
 
 if TYPE_CHECKING:
     from typing_extensions import Never
@@ -77,9 +80,18 @@ def synthesize_batch(
     return step.images.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _stored(store: ImageStore, index: int, labels: Tensor, shape: ImageShape) -> Tensor:
-    """Images of a batch made before; ValueError if they are not those of this run."""
-    batch, expected = store.load(index), (len(labels), shape.channels, shape.height, shape.width)
+def _stored(store: ImageStore, index: int, labels: Tensor, shape: ImageShape) -> Tensor | None:
+    """Images of a batch made before, None where they are damaged and must be made again.
+
+    Raises:
+        ValueError: they are not those of this run.
+    """
+    expected = (len(labels), shape.channels, shape.height, shape.width)
+    try:
+        batch = store.load(index)
+    except DamagedFileError as error:
+        warnings.warn(f"{error}. It is made again now", RuntimeWarning, stacklevel=3)
+        return None
     if tuple(batch.images.shape) != expected or not torch.equal(batch.labels, labels):
         message = (
             f"shard {store.path(index)} belongs to another run: its images are "
@@ -104,8 +116,9 @@ def synthesize(
         seed: every batch has its own stream derived from it. With margins (IntraQ), and only then,
             a batch depends on others: its classes' mean features are those of the batches before.
         device: where to compute.
-        store: keeps each finished batch; finished batches found there are not made again. Margins
-            take the features of their images anew, so a run that was cut off ends as if it was not.
+        store: keeps each finished batch; finished batches found there are not made again, damaged
+            ones are, with a RuntimeWarning. Margins take the features of their images anew, so a
+            run that was cut off ends as if it was not.
         log: called with a dict of figures every 50 iterations.
         execution: how to compute; default :class:`Execution`.
 
@@ -123,9 +136,14 @@ def synthesize(
     )
     labels = draw_labels(config, shape.num_classes, seed)
     batches = labels.split(config.batch_size)
-    found = set() if store is None else store.finished()
-    last = max(set(range(len(batches))) - found, default=-1)  # to be made
+    if store is not None:
+        sweep(store.directory)
     results: dict[int, Tensor] = {}
+    for index in sorted(set() if store is None else store.finished() & set(range(len(batches)))):
+        assert store is not None
+        if (stored := _stored(store, index, batches[index], shape)) is not None:
+            results[index] = stored
+    last = max(set(range(len(batches))) - results.keys(), default=-1)  # to be made
     terms: Terms | None = None
     steps: dict[int, Step] = {}  # by batch size: the last batch may be smaller
     progress = tqdm(
@@ -137,8 +155,8 @@ def synthesize(
             full = (len(batches[0]), *image_shape)
             terms = make_terms(statistics, full, config, execution, device, seed)
         for index, batch_labels in enumerate(batches):
-            if store is not None and index in found:
-                images = _stored(store, index, batch_labels, shape)
+            if index in results:
+                images = results[index]
                 progress.update(config.iterations)
             else:
                 size = len(batch_labels)

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hast_cuda.files import replace_file
+from hast_cuda.tensor_files import DamagedFileError, load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
@@ -49,24 +47,32 @@ class ImageStore:
     def save(self, index: int, batch: SyntheticImages) -> None:
         """Write one batch; a reader never sees half of it."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        with replace_file(self.path(index)) as temporary:
-            save_file(
-                {"images": batch.images.contiguous(), "labels": batch.labels.contiguous()},
-                temporary,
-            )
+        tensors = {"images": batch.images.contiguous(), "labels": batch.labels.contiguous()}
+        save_tensors(self.path(index), tensors)
 
     def load(self, index: int) -> SyntheticImages:
-        """Read one batch; ValueError names a shard that is corrupt."""
+        """Read one batch; DamagedFileError, a ValueError, names a shard that is corrupt."""
         path = self.path(index)
         try:
-            tensors = load_file(path)
+            tensors, _ = load_tensors(path)
             batch = SyntheticImages(tensors["images"], tensors["labels"])
-        except (SafetensorError, KeyError) as error:
+        except (DamagedFileError, KeyError) as error:
             message = f"shard {path} is corrupt ({error}); delete it and run again to make it anew"
-            raise ValueError(message) from error
-        if len(batch.images) != len(batch.labels) or not len(batch):
-            message = f"shard {path} has {len(batch.images)} images and {len(batch.labels)} labels"
-            raise ValueError(message)
+            raise DamagedFileError(message) from error
+        images, labels = batch.images, batch.labels
+        if images.dim() != 4 or images.dtype != torch.float32 or labels.dtype != torch.int64:
+            message = (
+                f"shard {path} is corrupt (images {images.dtype} {list(images.shape)}, labels "
+                f"{labels.dtype}; expected float32 [N, C, H, W] and int64); delete it and run "
+                "again to make it anew"
+            )
+            raise DamagedFileError(message)
+        if labels.dim() != 1 or len(images) != len(labels) or not len(batch):
+            message = (
+                f"shard {path} has {len(images)} images and {labels.numel()} labels; delete it "
+                "and run again to make it anew"
+            )
+            raise DamagedFileError(message)
         return batch
 
     def load_all(self) -> SyntheticImages:
