@@ -26,6 +26,7 @@ HOLDER = """
 import fcntl, json, os, sys, time
 number = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
 fcntl.flock(number, fcntl.LOCK_EX)
+os.ftruncate(number, 0)
 os.write(number, sys.argv[2].replace("PID", str(os.getpid())).encode())
 print("held", flush=True)
 time.sleep(60)
