@@ -71,16 +71,32 @@ class CheckpointFile:
                     {k[size:]: v for k, v in tensors.items() if k.startswith(GENERATOR)}
                 )
             state = Checkpoint(
-                int(metadata["iteration"]), [(i, a) for i, a in json.loads(metadata["accuracies"])]
+                int(metadata["iteration"]),
+                [(int(i), float(a)) for i, a in json.loads(metadata["accuracies"])],
             )
+            if state.iteration < 0:
+                raise ValueError(f"iteration {state.iteration}")
+            buffers = _buffers(tensors, optimizer)
         except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
             message = (
                 f"checkpoint {self.path} does not fit this run or is corrupt ({error}); "
                 "delete it to start fine-tuning again"
             )
             raise ValueError(message) from error
-        for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
-            buffer = tensors.get(f"momentum.{index}")
-            if buffer is not None:
-                optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device)
+        for parameter, buffer in buffers:
+            optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device)
         return state
+
+
+def _buffers(
+    tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> list[tuple[Tensor, Tensor]]:
+    """Parameters and their momentum; ValueError if one is of another shape."""
+    found = []
+    for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+        buffer = tensors.get(f"momentum.{index}")
+        if buffer is not None:
+            if buffer.shape != parameter.shape or buffer.dtype != parameter.dtype:
+                raise ValueError(f"momentum.{index} is {buffer.dtype} {list(buffer.shape)}")
+            found.append((parameter, buffer))
+    return found

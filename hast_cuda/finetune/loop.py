@@ -132,6 +132,13 @@ def finetune(
     state = Checkpoint(0, [])
     if checkpoint is not None:
         state = checkpoint.load(student, step.optimizer, trainer)
+        if state.iteration > config.iterations:
+            step.close()
+            message = (
+                f"checkpoint {checkpoint.path} has {state.iteration} iterations, more than those "
+                f"of {config.iterations} to do; delete it to start fine-tuning again"
+            )
+            raise ValueError(message)
     interval = max(1, -(-config.iterations // config.evaluations))
     training = _Training(step, images, labels, seed, state.iteration)
     progress = tqdm(
