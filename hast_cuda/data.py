@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hast_cuda.demo import digits
+from hast_cuda.image_archives import npz_arrays
 from hast_cuda.image_folders import cifar_folder, image_folder, is_cifar_folder
 from hast_cuda.input_spec import InputSpec
 from hast_cuda.resize import fit
@@ -109,7 +108,7 @@ def load_images(
         elif location.is_dir():
             read, labels = image_folder(location, spec, split)
         else:
-            images, labels = _npz(location)
+            images, labels = npz_arrays(location)
             read = _memory(images, spec, str(path))
     _check_labels(labels, spec, str(path))
     if limit is not None and limit < len(labels):
@@ -132,45 +131,6 @@ def _memory(images: Tensor, spec: InputSpec, source: str) -> Reader:
 
 def _subset(read: Reader, kept: Sequence[int]) -> Reader:
     return lambda indices: read([kept[i] for i in indices])
-
-
-def _npz(path: Path) -> tuple[Tensor, Tensor]:
-    """uint8 [N, C, H, W] and int64 [N] of an .npz file."""
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array; images and labels are needed")
-            missing = [key for key in ("images", "labels") if key not in archive]
-            if missing:
-                raise ValueError(f"no {' and no '.join(missing)} among its arrays {archive.files}")
-            images, labels = archive["images"], archive["labels"]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"data={path} is not a usable image archive: {error}. Fix: np.savez(file, "
-            "images=uint8 [N, H, W, C], labels=int64 [N])"
-        ) from error
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise ValueError(
-            f"data={path}: images are {images.dtype} {list(images.shape)}; they must be uint8 "
-            "[N, H, W, C] or [N, H, W]"
-        )
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.shape[3] not in (1, 3):
-        raise ValueError(
-            f"data={path}: images are {list(images.shape)}, the last axis must be 1 or 3 channels; "
-            "transpose [N, C, H, W] with images.transpose(0, 2, 3, 1)"
-        )
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"data={path}: labels are {labels.dtype} {list(labels.shape)}; they must be integers "
-            f"[{len(images)}], one per image"
-        )
-    if images.size == 0:
-        raise ValueError(f"data={path}: images are {list(images.shape)}; at least one is needed")
-    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return pixels, torch.from_numpy(labels.astype(np.int64))
 
 
 def _check_labels(labels: Tensor, spec: InputSpec, source: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 from torchvision.transforms.v2 import functional as transforms
@@ -17,6 +19,16 @@ from hast_cuda.input_spec import InputSpec
 from hast_cuda.resize import fit
 
 _CIFAR = {CIFAR10.base_folder: (CIFAR10, 10), CIFAR100.base_folder: (CIFAR100, 100)}
+_LARGEST_CIFAR = 2**28  # bytes of one of CIFAR's files; the largest published one has 1.6e8
+_LARGEST_IMAGE = 8 * 10**7  # pixels, of 3 bytes each; PIL warns of 9e7 itself
+# By content, not by name: PIL would start Ghostscript for a PostScript file called a.png.
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# What PIL raises on broken files.
+_UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
+    MemoryError, struct.error, zlib.error, Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)  # fmt: skip
 # Some data sets, ImageNet among them, publish the labels of "val" only.
 _SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
 
@@ -45,6 +57,13 @@ def cifar_folder(path: Path, spec: InputSpec, split: str) -> tuple[Tensor, Tenso
                 "classes: give the one folder to use"
             )
     kind, _ = _CIFAR[names[0]]
+    for file in sorted((root / names[0]).iterdir()):
+        # Checksums of a device or a giant file would never come to an end.
+        if not file.is_file() or file.stat().st_size > _LARGEST_CIFAR:
+            raise ValueError(
+                f"data={file} is none of the published files: unpack {kind.filename} from "
+                f"{kind.url} again"
+            )
     try:
         with warnings.catch_warnings():
             # The published pickles predate NumPy 2.4, which warns about how they spell a dtype.
@@ -84,27 +103,48 @@ def image_folder(
         ) from error
     names: list[str] = dataset.classes
     numbered = all(name.isdecimal() for name in names)
+    if numbered and (high := max(map(int, names))) >= 2**31:
+        raise ValueError(f"data={root} has a folder for label {high}, which no network has")
     if not numbered and len(names) != spec.num_classes:
         raise ValueError(
             f"data={root} has {len(names)} class folders, the network has {spec.num_classes} "
             "classes: give all of them, or name the folders by their labels (0, 1, ...)"
         )
     files: list[tuple[str, int]] = dataset.samples
+    _check_places(root, [name for name, _ in files])
     labels = [int(names[index]) if numbered else index for _, index in files]
 
     def read(indices: Sequence[int]) -> Tensor:
-        return torch.stack([_read_image(dataset.loader, files[i][0], spec) for i in indices])
+        return torch.stack([_read_image(files[i][0], spec) for i in indices])
 
     return read, torch.tensor(labels, dtype=torch.int64)
 
 
-def _read_image(loader: Callable[[str], object], file: str, spec: InputSpec) -> Tensor:
-    """uint8 [C, H, W]; torchvision's loader gives RGB."""
+def _check_places(root: Path, files: Sequence[str]) -> None:
+    """ValueError for what is no file, or lies elsewhere behind a link."""
+    inside = root.resolve()
+    for name in files:
+        place = Path(name).resolve()
+        if not place.is_relative_to(inside):
+            raise ValueError(
+                f"data={name} is a link to {place}, outside of {root}: copy the images, or give "
+                "the folder where they are"
+            )
+        if not place.is_file():
+            raise ValueError(f"data={name} is not a file: remove it from the folder")
+
+
+def _read_image(file: str, spec: InputSpec) -> Tensor:
+    """uint8 [C, H, W]."""
     try:
-        image = loader(file)
-    except (UnidentifiedImageError, OSError) as error:
+        with Image.open(file, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > _LARGEST_IMAGE:
+                raise ValueError(f"{width}x{height} pixels, more than {_LARGEST_IMAGE} in all")
+            colours = image.convert("RGB")
+    except _UNREADABLE as error:
         raise ValueError(f"data: {file} is not a readable image ({error})") from error
-    pixels: Tensor = transforms.pil_to_tensor(image)
+    pixels: Tensor = transforms.pil_to_tensor(colours)
     if spec.channels == 1:
         pixels = transforms.rgb_to_grayscale(pixels)
     return fit(pixels, spec, file)

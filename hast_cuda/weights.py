@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from hast_cuda.pickles import check_pickles
+from hast_cuda.tensor_files import DamagedFileError, load_tensors
 
 _SHOWN = 4  # keys listed per kind of mismatch
 
@@ -36,8 +39,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"weights={path} is not a file")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
-        except SafetensorError as error:
+            return load_tensors(path)[0]
+        except DamagedFileError as error:
             raise ValueError(f"weights={path} is not a safetensors file: {error}") from error
     return _tensors(_read_torch(path), path)
 
@@ -64,7 +67,17 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         raise ValueError(
             f"weights={source} do not fit {type(network).__name__}: {found}. Fix: {fix}"
         )
-    broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    mixed = [
+        f"{k} (file {v.dtype}, network {expected[k].dtype})"
+        for k, v in state.items()
+        if expected[k].is_floating_point() != v.is_floating_point()
+        and not k.endswith(".num_batches_tracked")
+    ]
+    if mixed:
+        raise ValueError(f"weights={source} have another type of numbers: {_first(mixed)}")
+    broken = [
+        k for k, v in state.items() if v.is_floating_point() and not v.float().isfinite().all()
+    ]
     if broken:
         raise ValueError(
             f"weights={source} contain NaN or infinity in {_first(broken)}: export them again"
@@ -74,9 +87,11 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 def _read_torch(path: Path) -> object:
     try:
+        check_pickles(path)
         with warnings.catch_warnings():
             # torch warns of a foreign pickle protocol before it refuses the file.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)
             content: object = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
@@ -84,7 +99,10 @@ def _read_torch(path: Path) -> object:
             "any code and is refused. Fix: where you trust the file, save the tensors alone with "
             "safetensors.torch.save_file(network.state_dict(), 'weights.safetensors')"
         ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
+    except (
+        RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
+        OverflowError, MemoryError, AssertionError, OSError, zipfile.BadZipFile, struct.error,
+    ) as error:  # fmt: skip
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
             f"weights={path} is not a torch state dict ({reason}). Fix: save "
@@ -100,18 +118,28 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"weights={path} holds a {type(content).__name__}; it must hold a state dict"
         )
-    others = [str(k) for k, v in content.items() if not isinstance(v, Tensor)]
+    # Only texts are shown: nested tuples can share parts and be endless to write out.
+    strange = [type(k).__name__ for k in content if not isinstance(k, str)]
+    if strange:
+        raise ValueError(f"weights={path} is not a state dict; keys are: {_first(strange)}")
+    others = [k for k, v in content.items() if not isinstance(v, Tensor)]
     if others or not content:
         raise ValueError(
             f"weights={path} is not a state dict; not tensors: {_first(others) or 'it is empty'}. "
             "Fix: save network.state_dict(), bare or as {'state_dict': ...}"
         )
-    state = {str(k): v for k, v in content.items()}
+    for name, tensor in content.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise ValueError(
+                f"weights={path}: {name[:80]!r} is a {tensor.dtype} tensor of layout "
+                f"{tensor.layout} on {tensor.device}: save dense tensors with their values"
+            )
+    state = dict(content)
     if all(k.startswith("module.") for k in state):
         state = {k.removeprefix("module."): v for k, v in state.items()}
     return state
 
 
 def _first(names: Iterable[str]) -> str:
-    names = list(names)
+    names = [name[:200] for name in names]
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -20,7 +20,7 @@ def network_of(config: dict[str, Any]) -> Network:
     """The network that a run names; ValueError if it names none that options can."""
     found = config.get("network")
     known = {f.name for f in dataclasses.fields(Network)}
-    if not isinstance(found, dict) or "model" not in found or found.keys() - known:
+    if not isinstance(found, dict) or found.keys() - known or not _is_network(found):
         message = (
             f"the network in config.json is {found!r}, made from Python: no option names it; give "
             "--model"
@@ -28,6 +28,34 @@ def network_of(config: dict[str, Any]) -> Network:
         raise ValueError(message)
     weights = found.get("weights")
     return Network(**{**found, "weights": None if weights is None else Path(weights)})
+
+
+def _is_network(found: dict[str, Any]) -> bool:
+    """Whether the values have the types of :class:`Network`'s fields."""
+    texts = all(
+        isinstance(found.get(name), (str, type(None))) for name in ("weights", "normalization")
+    )
+    counts = all(
+        found.get(name) is None or (type(found[name]) is int and 0 < found[name] < 2**20)
+        for name in ("image_size", "num_classes")
+    )
+    return isinstance(found.get("model"), str) and texts and counts
+
+
+def loadable_network_of(config: dict[str, Any]) -> Network:
+    """The same, if it can be built without importing what the file names.
+
+    Raises:
+        ValueError: a "module:callable"; only whoever runs a command may name code to run.
+    """
+    found = network_of(config)
+    if ":" in found.model:
+        message = (
+            f"the network in config.json is {found.model!r}, code that is not run because a file "
+            f"says so; if you trust it, give --model {found.model}"
+        )
+        raise ValueError(message)
+    return found
 
 
 def command_of(run: Path, out: Path, device: str | None = None) -> list[str]:

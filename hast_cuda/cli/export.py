@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from hast_cuda.cli.command import network_of
+from hast_cuda.cli.command import loadable_network_of
 from hast_cuda.cli.options import Network, labelled_images
 from hast_cuda.cli.report import write_page
 from hast_cuda.export.formats import Exported, Images, export_network
@@ -69,7 +69,7 @@ def export(
     given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     network = (
         Network(**given) if "model" in given
-        else dataclasses.replace(network_of(read_config(run)), **given)
+        else dataclasses.replace(loadable_network_of(read_config(run)), **given)
     )  # fmt: skip
     if any(kind.startswith("onnx") for kind in to) and (verify or latency):
         require_onnxruntime()

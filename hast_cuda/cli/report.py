@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 from torch import nn
 
-from hast_cuda.cli.command import command_of, network_of, shell
+from hast_cuda.cli.command import command_of, loadable_network_of, shell
 from hast_cuda.cli.options import Network
 from hast_cuda.input_spec import InputSpec
 from hast_cuda.report import Context, write_comparison, write_report
@@ -81,7 +81,7 @@ def _teacher(
         if "model" in given:
             network = Network(**given)
         else:
-            network = dataclasses.replace(network_of(facts.config), **given)
+            network = dataclasses.replace(loadable_network_of(facts.config), **given)
         spec = network.spec()
         teacher = network.load()
         if facts.result is not None:

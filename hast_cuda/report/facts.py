@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hast_cuda.analysis import Histogram
+from hast_cuda.json_files import read_object
 from hast_cuda.methods import Recipe
 from hast_cuda.run import (
     RunDirectory,
@@ -82,8 +82,8 @@ def read_facts(run: Path) -> RunFacts:
     if recipe is not None and not isinstance(config.get("bits"), dict):
         message = f"{run / 'config.json'} says nothing about bits; it is not that of a run"
         raise ValueError(message)
-    result = _read(run / "result.json") if directory.student.exists() else None
-    progress = _read(run / "progress.json") or {}
+    result = directory.result()
+    progress = directory.recall()
     return RunFacts(
         path=run, config=config, environment=_read(run / "environment.json") or {},
         recipe=recipe, synthesis=recipe.synthesis if recipe else read_synthesis_config(run),
@@ -99,17 +99,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     """A JSON object, None where there is no file."""
     if not path.exists():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no UTF-8
-        message = f"{path} is not valid JSON ({error}); delete it, or make it anew"
-        raise ValueError(message) from error
-    if not isinstance(found, dict):
-        message = (
-            f"{path} holds a {type(found).__name__}, not an object; delete it, or make it anew"
-        )
-        raise ValueError(message)
-    return found
+    return read_object(path, "delete it, or make it anew")
 
 
 def _histograms(path: Path) -> dict[str, Histogram]:

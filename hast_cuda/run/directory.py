@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 from pathlib import Path
@@ -14,8 +13,10 @@ import torch
 from torch import Tensor
 
 from hast_cuda.files import sweep, write_json
+from hast_cuda.json_files import read_object
 from hast_cuda.ops import build_info
 from hast_cuda.run import records
+from hast_cuda.run.figures import read_progress, read_result
 from hast_cuda.run.lock import RunLock
 from hast_cuda.run.tensorboard import TensorBoardLog
 
@@ -135,13 +136,7 @@ class RunDirectory:
         return run
 
     def _compare(self, path: Path, config: dict[str, Any]) -> None:
-        try:
-            old = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            message = (
-                f"{path} is not valid JSON ({error}); delete the directory or give another --out"
-            )
-            raise ValueError(message) from error
+        old = read_object(path, "delete the directory or give another --out")
         differences = [
             f"{key}: there {a!r}, now {b!r}" for key, a, b in _differences("", old, config)
         ]
@@ -214,18 +209,12 @@ class RunDirectory:
     def recall(self) -> dict[str, Any]:
         """Figures kept by :meth:`remember`."""
         path = self.path / "progress.json"
-        if not path.exists():
-            return {}
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        return read_progress(path) if path.exists() else {}
 
     def result(self) -> dict[str, Any] | None:
         """``result.json`` of a finished run, or None."""
         path = self.path / "result.json"
-        if not path.exists() or not self.student.exists():
-            return None
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        return read_result(path) if path.exists() and self.student.exists() else None
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``, and its accuracies to the event files if asked for."""

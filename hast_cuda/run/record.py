@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.json_files import read_object
 from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import PostTrainingConfig
 from hast_cuda.synthesis import GeneratorConfig, ImageStore, SynthesisConfig, SyntheticImages
@@ -27,13 +27,10 @@ def read_config(run: Path | str) -> dict[str, Any]:
     if not path.exists():
         message = f"{run} is not a run directory (no config.json)"
         raise FileNotFoundError(message)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        message = f"{path} is not valid JSON ({error})"
-        raise ValueError(message) from error
-    if not isinstance(found, dict):
-        message = f"{path} is not the configuration of a run: it holds a {type(found).__name__}"
+    found = read_object(path, "it is not the configuration of a run")
+    given = found.get("images")
+    if not (given is None or isinstance(given, str)):
+        message = f"{path}: images is a {type(given).__name__}, not the name of a directory"
         raise ValueError(message)
     return found
 
@@ -53,7 +50,7 @@ def read_finetune_config(run: Path | str) -> FinetuneConfig:
     except (KeyError, TypeError, ValueError) as error:
         message = f"{run} holds no fine-tuning (config.json: {error!r}): make it with quantize"
         raise ValueError(message) from error
-    return _settings(FinetuneConfig, values, run)
+    return settings(FinetuneConfig, values, run)
 
 
 def read_synthesis_config(run: Path | str) -> SynthesisConfig:
@@ -63,7 +60,7 @@ def read_synthesis_config(run: Path | str) -> SynthesisConfig:
     except (KeyError, TypeError, ValueError) as error:
         message = f"{run} holds no synthesis (config.json: {error!r}): make it with synthesize"
         raise ValueError(message) from error
-    return _settings(SynthesisConfig, values, run)
+    return settings(SynthesisConfig, values, run)
 
 
 def read_recipe(run: Path | str) -> Recipe:
@@ -77,20 +74,43 @@ def read_recipe(run: Path | str) -> Recipe:
     except (KeyError, TypeError, ValueError) as error:
         message = f"{run} holds no recipe (config.json: {error!r}): make it with quantize"
         raise ValueError(message) from error
-    parts = {name: _settings(kinds[name], part, run) for name, part in parts.items()}
+    parts = {name: settings(kinds[name], part, run) for name, part in parts.items()}
     if "images" in values:
         parts["images"] = values["images"]
-    return Recipe(_settings(SynthesisConfig, synthesis, run), read_finetune_config(run), **parts)
+    return Recipe(settings(SynthesisConfig, synthesis, run), read_finetune_config(run), **parts)
 
 
-def _settings(kind: type[C], values: dict[str, Any], run: Path | str) -> C:
-    """The dataclass that :func:`hast_cuda.run.plain` took apart."""
+def settings(kind: type[C], values: dict[str, Any], run: Path | str) -> C:
+    """The dataclass that :func:`hast_cuda.run.plain` took apart; ValueError for other values."""
     fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(values.keys() - fields)
     if unknown:
         message = f"{run} was made with settings that this version does not know: {unknown}"
         raise ValueError(message)
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    defaults = {f.name: f.default for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for name, value in chosen.items():
+        if not _like(value, defaults[name]):
+            message = (
+                f"{run} has {name}={str(value)[:80]!r} in config.json; expected a value like "
+                f"{defaults[name]!r}"
+            )
+            raise ValueError(message)
+    return kind(**chosen)
+
+
+def _like(value: Any, default: Any) -> bool:
+    """Whether ``value`` has the type of ``default``; None is an absent number."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_like(v, 0.0) for v in value)
+    if type(default) in (float, int) or default is None:
+        whole = type(value) is int and abs(value) < 2**53
+        return (
+            whole
+            or (type(value) is float and not isinstance(default, int))
+            or (value is None and default is None)
+        )
+    return type(value) is type(default)
 
 
 def image_store(run: Path | str) -> ImageStore:

@@ -7,6 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hast_cuda.json_files import LONGEST, parse
+
+_COUNTS = ("iteration", "batch")
+
 
 def append(path: Path, record: dict[str, Any]) -> None:
     """Add one line in one write; what a full disk cuts short is taken back."""
@@ -29,19 +33,44 @@ def cut_last_line(path: Path) -> None:
     """Drop a last line that a kill cut short; its figures will be logged again."""
     if path.exists():
         content = path.read_bytes()
-        if whole := content.rpartition(b"\n")[0] + b"\n" if b"\n" in content else b"":
-            os.truncate(path, len(whole))
-        else:
-            path.unlink()
+        if not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All records; a line cut short by a kill is left out."""
-    records = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+    """All records; a line cut short by a kill is left out.
+
+    Raises:
+        ValueError: what no run has logged: no text, NaN, lists, another type of a count.
+    """
+    if not path.exists():
+        return []
+    if (size := path.stat().st_size) > LONGEST:
+        message = f"{path} has {size} bytes, more than the {LONGEST} that a log may have; delete it"
+        raise ValueError(message)
+    found = []
+    try:
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             try:
-                records.append(json.loads(line))
+                record = parse(line)
             except json.JSONDecodeError:
                 continue  # a line that the process did not live to finish
-    return records
+            found.append(_checked(record, number))
+    except ValueError as error:
+        message = f"{path} is not the log of a run ({error}); delete it, or make it anew"
+        raise ValueError(message) from error
+    return found
+
+
+def _checked(record: Any, number: int) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise ValueError(f"line {number} holds a {type(record).__name__}")
+    for name, value in record.items():
+        count = name in _COUNTS
+        if count and (type(value) is not int or not 0 <= value < 2**53):
+            raise ValueError(f"line {number}: {name} is {str(value)[:40]!r}, no count")
+        if not (value is None or isinstance(value, (str, int, float))):
+            raise ValueError(f"line {number}: {name[:40]!r} is a {type(value).__name__}")
+    if not isinstance(record.get("phase", ""), str):
+        raise ValueError(f"line {number}: phase is {record['phase']!r}")
+    return record

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from torch import nn
 
 from hast_cuda.nn import Override, quantize
 from hast_cuda.posttraining import PostTrainingConfig, prepare
+from hast_cuda.run.record import read_config, settings
 from hast_cuda.tensor_files import DamagedFileError, load_tensors
 
 
@@ -29,16 +29,16 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
             message = f"{path} does not exist: {run} is not a finished run directory"
             raise FileNotFoundError(message)
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
+        config = read_config(run)
         bits, before = config["bits"], config.get("recipe", {}).get("posttraining")
         if before is not None:
-            teacher = prepare(teacher, PostTrainingConfig(**before))
-        overrides = {name: Override(**o) for name, o in bits["overrides"].items()}
+            teacher = prepare(teacher, settings(PostTrainingConfig, before, run))
+        overrides = {name: settings(Override, o, run) for name, o in bits["overrides"].items()}
         student = quantize(
             teacher, bits["weights"], bits["activations"], placement=bits["placement"],
             overrides=overrides,
         )  # fmt: skip
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         message = f"{config_path} is not the configuration of a run ({error!r})"
         raise ValueError(message) from error
     return load_weights(student, weights).eval()

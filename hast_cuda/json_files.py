@@ -1,0 +1,68 @@
+"""JSON files that others may have written: an object, of sane size, with finite numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+LONGEST = 64 * 2**20  # bytes; what this package writes has kilobytes
+LARGEST = 2**64  # of whole numbers: seeds have 64 bits
+
+
+def read_object(path: Path, fix: str) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Args:
+        path: of the file.
+        fix: what to do about a broken one, for the message.
+
+    Raises:
+        ValueError: no object, too long or too deep, or NaN, infinity or an absurd number in it.
+        OSError: it cannot be read.
+    """
+    size = path.stat().st_size
+    if size > LONGEST:
+        message = f"{path} has {size} bytes, more than the {LONGEST} that such a file may have"
+        raise ValueError(f"{message}; {fix}")
+    try:
+        found = parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no UTF-8 is one, too
+        message = f"{path} is not valid JSON ({error}); {fix}"
+        raise ValueError(message) from error
+    if not isinstance(found, dict):
+        message = f"{path} holds a {type(found).__name__}, not an object; {fix}"
+        raise ValueError(message)
+    return found
+
+
+def parse(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        json.JSONDecodeError, a ValueError: no JSON. ValueError: too deep, or NaN, infinity or an
+            absurd number in it.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+    except RecursionError as error:
+        raise ValueError("too many brackets inside each other") from error
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text) if len(text) < 40 else LARGEST
+    if abs(value) >= LARGEST:
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
