@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PART = re.compile(r"\..+\.(\d+)\.part")
 
 
@@ -17,15 +22,34 @@ _PART = re.compile(r"\..+\.(\d+)\.part")
 def replace_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` on success and vanishes on failure."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.unlink(missing_ok=True)  # a link of this name would lead the write elsewhere
+    with explained(path):
+        temporary.unlink(missing_ok=True)  # a link of this name would lead the write elsewhere
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_names(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """OSErrors of writing ``path``, with its name, the free space where that is why, and a fix."""
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_names(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except (OSError, SafetensorError) as error:
+        code = _code(error)
+        if code is None:
+            raise
+        if code in _FULL:
+            why = f"{_free(path.parent)}; finished files are intact: make room, then run again"
+        elif not path.parent.is_dir():
+            why = f"the directory {path.parent} is not there (any more): create it, or run again"
+        else:
+            why = "give a place that you may write to"
+        raise OSError(code, f"{path} cannot be written, {os.strerror(code)}: {why}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -64,3 +88,18 @@ def _sync_names(directory: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
+
+
+def _code(error: OSError | SafetensorError) -> int | None:
+    """The system's number; safetensors has it in its text."""
+    if isinstance(error, OSError):
+        return error.errno
+    match = re.search(r"os error (\d+)", str(error))
+    return int(match.group(1)) if match else None
+
+
+def _free(directory: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(directory).free:,} bytes are free there"
+    except OSError as error:
+        return f"how much is free there is not known ({error})"

@@ -20,6 +20,7 @@ from hast_cuda.finetune.iteration import Iteration
 from hast_cuda.finetune.objective import loss_weights
 from hast_cuda.finetune.source import GeneratedImages, Source, StoredImages
 from hast_cuda.finetune.step import Step
+from hast_cuda.memory import explained_memory
 from hast_cuda.synthesis.generator import GeneratorTrainer
 
 __all__ = ["FinetuneResult", "Iteration", "finetune"]
@@ -110,6 +111,7 @@ def finetune(
 
     Raises:
         FloatingPointError: a loss that is not finite, naming the iteration.
+        torch.OutOfMemoryError: with the peak and a batch size that should fit.
         ValueError: feature layers that the networks do not have; no images; labels that are missing
             or do not fit; a generator with another batch size or device.
     """
@@ -145,8 +147,13 @@ def finetune(
         total=config.iterations, initial=state.iteration, desc="fine-tuning", unit="it",
         disable=None,
     )  # fmt: skip
+    kept = (
+        "Images and the last checkpoint are kept." if checkpoint is not None
+        else "Nothing was kept (no directory)."
+    )  # fmt: skip
+    memory = explained_memory("fine-tuning", config.batch_size, "finetune.batch_size", kept, device)
     try:
-        with convolution_rules(execution), progress:
+        with convolution_rules(execution), progress, memory:
             for iteration in range(state.iteration, config.iterations):
                 training.source.train(iteration)
                 progress.update()

@@ -96,7 +96,7 @@ class RunDirectory:
         except PermissionError as error:
             message = f"run directory {path} cannot be created; give --out a place you may write to"
             raise PermissionError(message) from error
-        if not os.access(path, os.W_OK):
+        if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             message = f"run directory {path} is not writable"
             raise PermissionError(message)
         self._lock = RunLock(path)
@@ -169,9 +169,16 @@ class RunDirectory:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``, and its figures to the event files if asked for."""
+        self._check_presence()
         records.append(self.metrics, record)
         if self.events is not None:
             self.events(record)
+
+    def _check_presence(self) -> None:
+        """Shards and checkpoints make their folders: a run must not go on in what was deleted."""
+        if not (self.path / "config.json").exists():
+            message = f"run directory {self.path} was removed or emptied meanwhile; run again"
+            raise FileNotFoundError(message)
 
     def show(self, images: Tensor) -> None:
         """Put a sheet of synthetic images [N, C, H, W] into the event files if asked for."""
@@ -218,6 +225,7 @@ class RunDirectory:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``, and its accuracies to the event files if asked for."""
+        self._check_presence()
         write_json(self.path / "result.json", plain(result))
         if self.events is not None:
             self.events.result(result)

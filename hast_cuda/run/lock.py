@@ -11,6 +11,8 @@ import warnings
 import weakref
 from pathlib import Path
 
+from hast_cuda.files import explained
+
 if sys.platform != "win32":
     import fcntl
 
@@ -34,7 +36,8 @@ class RunLock:
 
     def __init__(self, directory: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # a note overwrites no file
-        number = os.open(directory / NAME, flags, 0o666)
+        with explained(directory / NAME):
+            number = os.open(directory / NAME, flags, 0o666)
         self._close = weakref.finalize(self, os.close, number)
         try:
             _take(number, directory)
@@ -49,9 +52,14 @@ class RunLock:
         except OSError:
             self.release()
             raise
-        os.ftruncate(number, 0)
         note = {"pid": os.getpid(), "host": socket.gethostname()}
-        os.write(number, json.dumps(note).encode())
+        try:
+            with explained(directory / NAME):
+                os.ftruncate(number, 0)
+                os.write(number, json.dumps(note).encode())
+        except OSError:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let others in; nothing happens the second time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from hast_cuda.run.directory import RunDirectory
 
@@ -29,8 +29,13 @@ class Phases:
         self._name, self._since = name, time.monotonic()
         try:
             yield
-        finally:
+        except BaseException:
+            with suppress(OSError):  # a full disk: what is on its way says so, and says more
+                self._count()
+            raise
+        else:
             self._count()
+        finally:
             self._name = None
 
     def keep(self) -> None:

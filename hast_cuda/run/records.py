@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hast_cuda.files import explained
 from hast_cuda.json_files import LONGEST, parse
 
 _COUNTS = ("iteration", "batch")
@@ -15,18 +16,19 @@ _COUNTS = ("iteration", "batch")
 def append(path: Path, record: dict[str, Any]) -> None:
     """Add one line in one write; what a full disk cuts short is taken back."""
     line = (json.dumps(record) + "\n").encode()
-    number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        before = os.fstat(number).st_size
+    with explained(path):
+        number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            rest = line
-            while rest:
-                rest = rest[os.write(number, rest) :]
-        except OSError:
-            os.ftruncate(number, before)
-            raise
-    finally:
-        os.close(number)
+            before = os.fstat(number).st_size
+            try:
+                rest = line
+                while rest:
+                    rest = rest[os.write(number, rest) :]
+            except OSError:
+                os.ftruncate(number, before)
+                raise
+        finally:
+            os.close(number)
 
 
 def cut_last_line(path: Path) -> None:

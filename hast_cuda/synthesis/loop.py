@@ -15,6 +15,7 @@ from tqdm import tqdm
 from hast_cuda.augment import CropStream
 from hast_cuda.execution import Execution, convolution_rules
 from hast_cuda.files import sweep
+from hast_cuda.memory import explained_memory
 from hast_cuda.nn import BatchStatistics
 from hast_cuda.seeding import generator
 from hast_cuda.synthesis.config import SynthesisConfig
@@ -128,6 +129,7 @@ def synthesize(
     Raises:
         ValueError: no BatchNorm, a store of another run, or margins for a network whose classifier
             cannot be found. FloatingPointError: a loss that is not finite.
+        torch.OutOfMemoryError: with the peak and a batch size that should fit.
     """
     device, execution = torch.device(device), execution or Execution()
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
@@ -150,7 +152,9 @@ def synthesize(
         total=len(batches) * config.iterations, desc="synthesis", unit="it", disable=None
     )
     image_shape = (shape.channels, shape.height, shape.width)
-    with convolution_rules(execution), progress:
+    kept = "Finished batches are kept." if store is not None else "Nothing was kept (no directory)."
+    memory = explained_memory("synthesis", config.batch_size, "synthesis.batch_size", kept, device)
+    with convolution_rules(execution), progress, memory:
         if last >= 0:
             full = (len(batches[0]), *image_shape)
             terms = make_terms(statistics, full, config, execution, device, seed)
