@@ -41,7 +41,9 @@ RECIPES = {
     "generated": replace(
         _STORED, images="generated",
         generator=GeneratorConfig(warmup=24, latent_size=8),
-        finetune=replace(_STORED.finetune, calibration="generator"),
+        finetune=replace(
+            _STORED.finetune, calibration="generator", iterations=24, evaluations=6
+        ),
         posttraining=PostTrainingConfig(rounding="squant"),
     ),
 }  # fmt: skip

@@ -193,14 +193,17 @@ def test_network_that_is_gone(
     call("report", tmp_path)
     assert "could not be loaded, so the page says less: " in capsys.readouterr().out
     assert (
-        "could not be loaded (model=&#x27;gone.module:net&#x27;"
+        "could not be loaded (the network in config.json is &#x27;gone.module:net&#x27;"
         in (tmp_path / "report.html").read_text()
     )
     call("report", tmp_path, *OWN[:-2])
     assert "weight error" in (tmp_path / "report.md").read_text()
     weights = tmp_path / "weights.pt"
     torch.save(tiny().state_dict(), weights)
-    call("report", quantized, "--weights", weights, "--out", tmp_path / "other.html")
+    call(
+        "report", quantized, "--model", "networks:tiny", "--weights", weights, "--out",
+        tmp_path / "other.html",
+    )  # fmt: skip
     assert "weight error" in (tmp_path / "other.md").read_text()
 
 
@@ -224,7 +227,7 @@ def test_comparison(quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         (("report", "run", "other", "--model", "digits"), "model: only for the page of one run"),
         (("report", "run", "--out", "page"), "expected a name that ends with .html"),
         (("report", "run", "--model", "digitz"), "digitz"),
-        (("report", "run", "--weights", "absent.pt"), "absent.pt is not a file"),
+        (("report", "run", *OWN[:2], "--weights", "absent.pt"), "absent.pt is not a file"),
     ],
 )
 def test_refusals(

@@ -17,7 +17,7 @@ from networks import same_state, snapshot
 from test_run import run
 
 from hast_cuda import files, tensor_files
-from hast_cuda.run import RunDirectory, records
+from hast_cuda.run import QuantizationResult, RunDirectory, records
 from hast_cuda.tensor_files import load_tensors
 
 CPU = torch.device("cpu")
@@ -32,6 +32,12 @@ def file_limit(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture(scope="module")
+def whole() -> QuantizationResult:
+    """A run that had room."""
+    return run(None)
 
 
 def fill(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -65,8 +71,10 @@ def fill(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     ["batch_00001.safetensors", "last.safetensors", "metrics.jsonl", "student.safetensors",
      "result.json", "config.json", "progress.json"],
 )  # fmt: skip
-def test_no_room_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    whole, out = run(None), tmp_path / "run"
+def test_no_room_for_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: QuantizationResult, name: str
+) -> None:
+    out = tmp_path / "run"
     fill(monkeypatch, name)
     with pytest.raises(
         OSError, match=rf"{name} cannot be written, .*[\d,]+ bytes are free"
@@ -124,7 +132,9 @@ def test_a_directory_that_is_removed_meanwhile(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_whose_directory_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_directory_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: QuantizationResult
+) -> None:
     out = tmp_path / "run"
     log = RunDirectory.log
 
@@ -136,7 +146,6 @@ def test_a_run_whose_directory_is_removed(tmp_path: Path, monkeypatch: pytest.Mo
         patched.setattr(RunDirectory, "log", remove)
         with pytest.raises(FileNotFoundError, match=r"run was removed or emptied meanwhile"):
             run(out)
-    whole = run(None)
     shutil.rmtree(out, ignore_errors=True)
     assert same_state(run(out).student, snapshot(whole.student))
 

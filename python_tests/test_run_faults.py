@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -116,6 +117,20 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
         when = (kind, int(place * known.files) if kind == "file" else int(place))
     fault(nursery, out, recipe, when, 0.5 * known.seconds)
     check(nursery, known, out, recipe)
+
+
+def test_a_second_process_is_refused_while_the_first_goes_on(
+    nursery: Nursery, undisturbed: dict[str, Undisturbed], tmp_path: Path
+) -> None:
+    nursery.start(tmp_path, "stored")
+    try:
+        while not (tmp_path / "metrics.jsonl").exists():
+            time.sleep(0.001)
+        with pytest.raises(BlockingIOError, match=rf"process \d+ on {socket.gethostname()!r}"):
+            RunDirectory(tmp_path, {}, torch.device("cpu"))
+    finally:
+        assert nursery.wait()["status"] == 0
+    assert left(tmp_path) == undisturbed["stored"].left
 
 
 @pytest.mark.slow

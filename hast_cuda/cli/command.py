@@ -42,20 +42,29 @@ def _is_network(found: dict[str, Any]) -> bool:
     return isinstance(found.get("model"), str) and texts and counts
 
 
-def loadable_network_of(config: dict[str, Any]) -> Network:
-    """The same, if it can be built without importing what the file names.
+def chosen_network(config: dict[str, Any], given: dict[str, Any]) -> Network:
+    """The network of a command about a run: what was given, completed by what the run names.
+
+    Args:
+        config: of the run.
+        given: values of :class:`Network`; those of another model than the run's stand alone.
 
     Raises:
-        ValueError: a "module:callable"; only whoever runs a command may name code to run.
+        ValueError: see :func:`network_of`; or "module:callable" that nobody gave: only whoever runs
+            a command may name code to run, not a file.
     """
+    named = config.get("network")
+    model = named.get("model") if isinstance(named, dict) else None
+    if given.get("model", model) != model:
+        return Network(**given)
     found = network_of(config)
-    if ":" in found.model:
+    if "model" not in given and ":" in found.model:
         message = (
             f"the network in config.json is {found.model!r}, code that is not run because a file "
             f"says so; if you trust it, give --model {found.model}"
         )
         raise ValueError(message)
-    return found
+    return dataclasses.replace(found, **given)
 
 
 def command_of(run: Path, out: Path, device: str | None = None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 from dataclasses import asdict
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from hast_cuda.cli.command import loadable_network_of
-from hast_cuda.cli.options import Network, labelled_images
+from hast_cuda.cli.command import chosen_network
+from hast_cuda.cli.options import labelled_images
 from hast_cuda.cli.report import write_page
 from hast_cuda.export.formats import Exported, Images, export_network
 from hast_cuda.export.verify import measure, plain_onnx, require_onnxruntime
@@ -67,10 +66,7 @@ def export(
         "image_size": image_size, "num_classes": num_classes,
     }  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-    network = (
-        Network(**given) if "model" in given
-        else dataclasses.replace(loadable_network_of(read_config(run)), **given)
-    )  # fmt: skip
+    network = chosen_network(read_config(run), given)
     if any(kind.startswith("onnx") for kind in to) and (verify or latency):
         require_onnxruntime()
     spec, teacher = network.spec(), network.load()

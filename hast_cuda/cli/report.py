@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import tyro
 from torch import nn
 
-from hast_cuda.cli.command import command_of, loadable_network_of, shell
-from hast_cuda.cli.options import Network
+from hast_cuda.cli.command import chosen_network, command_of, shell
 from hast_cuda.input_spec import InputSpec
 from hast_cuda.report import Context, write_comparison, write_report
 from hast_cuda.report.facts import RunFacts, read_facts
@@ -78,10 +76,7 @@ def _teacher(
     """The network, what images it takes, and why there is none."""
     spec = None
     try:
-        if "model" in given:
-            network = Network(**given)
-        else:
-            network = dataclasses.replace(loadable_network_of(facts.config), **given)
+        network = chosen_network(facts.config, given)
         spec = network.spec()
         teacher = network.load()
         if facts.result is not None:
