@@ -89,11 +89,3 @@ def _table(rows: Sequence[LayerRow], *, with_error: bool) -> Table:
 
 def _bits(bits: int | None) -> str:
     return "-" if bits is None else str(bits)
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_tensors(path)[0]
-    except DamagedFileError as error:
-        message = f"{path} is corrupt: {error}; delete it and run again to make it anew"
-        raise ValueError(message) from error
