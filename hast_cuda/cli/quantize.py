@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +22,13 @@ from hast_cuda.input_spec import InputSpec
 from hast_cuda.methods import Recipe
 from hast_cuda.nn import Override, QuantizationTable, quantization_table, require_batch_norm
 from hast_cuda.nn import quantize as quantize_network
+from hast_cuda.ranks import join
 from hast_cuda.report import ACCURACIES
 from hast_cuda.run import (
     Bits,
     QuantizationResult,
     RunDirectory,
+    check_same_work,
     load_student,
     require_tensorboard,
     zero_shot_quantize,
@@ -65,18 +68,20 @@ def quantize(
     if tensorboard:
         require_tensorboard()
     spec = network.spec()
-    recipe, device = budget.recipe(spec), budget.torch_device()
+    recipe, world = budget.recipe(spec), join(budget.torch_device())
     test = labelled_images(data, spec, test_limit)
     bits = Bits(weight_bits, act_bits, placement, {name: Override() for name in full_precision})
-    teacher = network.load()
-    print(table_of(teacher, bits))
+    with world.first_goes_first():  # weights may have to be downloaded
+        teacher = network.load()
+    world.say(table_of(teacher, bits))
     ready = _ready_images(images, train_data, recipe, spec)
     done = zero_shot_quantize(
-        teacher, shape_of(spec), bits, recipe=recipe, seed=budget.seed, device=device, out=out,
-        images=ready, test=test, execution=execution, tensorboard=tensorboard,
+        teacher, shape_of(spec), bits, recipe=recipe, seed=budget.seed, out=out, images=ready,
+        test=test, execution=execution, tensorboard=tensorboard, world=world,
         describe=_described(network, budget, data, test_limit, images, train_data),
     )  # fmt: skip
-    print_accuracies(done, out)
+    if world.first:
+        print_accuracies(done, out)
 
 
 def _ready_images(
@@ -146,8 +151,9 @@ def synthesize(
     if tensorboard:
         require_tensorboard()
     spec = network.spec()
-    recipe, device = budget.recipe(spec), budget.torch_device()
-    teacher = network.load()
+    recipe, world = budget.recipe(spec), join(budget.torch_device())
+    with world.first_goes_first():
+        teacher = network.load()
     require_batch_norm(teacher)
     config = {
         "network": network,
@@ -155,13 +161,24 @@ def synthesize(
         "synthesis": recipe.synthesis,
         "execution": execution,
     }
-    with RunDirectory(out, config, device, tensorboard=tensorboard) as run:
+    check_same_work(world, config, teacher, None, out=str(out), tensorboard=tensorboard)
+    run: RunDirectory | None = None  # of rank 0
+
+    def open_directory() -> None:
+        nonlocal run
+        run = RunDirectory(out, config, world.device, tensorboard=tensorboard, ranks=world.size)
+
+    world.on_first(open_directory)
+    store = ImageStore(out / "images")
+    with run or nullcontext():
         found = make_images(
-            teacher, shape_of(spec), recipe.synthesis, seed=budget.seed, device=device,
-            store=ImageStore(run.images), log=run.log, execution=execution,
+            teacher, shape_of(spec), recipe.synthesis, seed=budget.seed, device=world.device,
+            store=store, log=run.log if run is not None else lambda _: None, execution=execution,
+            world=world,
         )  # fmt: skip
-        run.show(found.images)
-    print(f"{len(found)} images in {run.images}")
+        if run is not None:
+            run.show(found.images)
+    world.say(f"{len(found)} images in {store.directory}")
 
 
 def finetune(

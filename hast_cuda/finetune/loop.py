@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from hast_cuda.execution import Execution, convolution_rules
 from hast_cuda.failures import FiniteGuard
-from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
+from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.checks import check_classes, check_images
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.features import feature_layers
@@ -20,7 +20,9 @@ from hast_cuda.finetune.iteration import Iteration
 from hast_cuda.finetune.objective import loss_weights
 from hast_cuda.finetune.source import GeneratedImages, Source, StoredImages
 from hast_cuda.finetune.step import Step
+from hast_cuda.finetune.together import begin, check_equal
 from hast_cuda.memory import explained_memory
+from hast_cuda.ranks import World
 from hast_cuda.synthesis.generator import GeneratorTrainer
 
 __all__ = ["FinetuneResult", "Iteration", "finetune"]
@@ -45,7 +47,7 @@ class _Training:
 
     def __init__(
         self, step: Step, images: Tensor | GeneratorTrainer, labels: Tensor | None, seed: int,
-        start: int,
+        start: int, world: World,
     ) -> None:  # fmt: skip
         self.step, self.config, self.start = step, step.config, start
         device = step.rate.device
@@ -53,12 +55,12 @@ class _Training:
         self.guard.reset("fine-tuning", start)
         self.source: Source
         if isinstance(images, GeneratorTrainer):
-            self.source = GeneratedImages(step, images, self.guard)
+            self.source = GeneratedImages(step, images, self.guard, world)
         else:
             counted = labels if self.config.label_weight else None
             self.source = StoredImages(
                 step, images.to(device), None if counted is None else counted.to(device),
-                self.guard, seed, start,
+                self.guard, seed, start, world,
             )  # fmt: skip
 
     def check(self, done: int, *results: Tensor) -> None:
@@ -86,6 +88,7 @@ def finetune(
     device: torch.device | str = "cpu", evaluate: Evaluate | None = None,
     checkpoint: CheckpointFile | None = None, log: Log = lambda _: None,
     layers: list[str] | None = None, execution: Execution | None = None,
+    world: World | None = None,
 ) -> FinetuneResult:  # fmt: skip
     """Fine-tune a calibrated student on synthetic images (Algorithm 1, second loop).
 
@@ -108,6 +111,9 @@ def finetune(
         log: called with a dict of figures every 50 iterations.
         layers: feature layers; default :func:`feature_layers` of the teacher.
         execution: how to compute; default :class:`Execution`.
+        world: processes that each take a part of every batch, each on its device; gradients are
+            summed, so the step is that of one process up to rounding. All need the same images and
+            get the student of rank 0, which alone evaluates, logs and keeps the state.
 
     Raises:
         FloatingPointError: a loss that is not finite, naming the iteration.
@@ -131,28 +137,31 @@ def finetune(
         raise ValueError(message)
     step = Step(frozen, student, layers, config, execution)
     trainer = images if isinstance(images, GeneratorTrainer) else None
-    state = Checkpoint(0, [])
-    if checkpoint is not None:
-        state = checkpoint.load(student, step.optimizer, trainer)
-        if state.iteration > config.iterations:
-            step.close()
-            message = (
-                f"checkpoint {checkpoint.path} has {state.iteration} iterations, more than those "
-                f"of {config.iterations} to do; delete it to start fine-tuning again"
-            )
-            raise ValueError(message)
+    world = world or World()
     interval = max(1, -(-config.iterations // config.evaluations))
-    training = _Training(step, images, labels, seed, state.iteration)
-    progress = tqdm(
-        total=config.iterations, initial=state.iteration, desc="fine-tuning", unit="it",
-        disable=None,
-    )  # fmt: skip
     kept = (
         "Images and the last checkpoint are kept." if checkpoint is not None
         else "Nothing was kept (no directory)."
     )  # fmt: skip
     memory = explained_memory("fine-tuning", config.batch_size, "finetune.batch_size", kept, device)
+
+    def look() -> list[tuple[int, float]]:
+        """Rank 0's evaluation and checkpoint, after ``done`` iterations."""
+        if evaluate is not None:
+            state.accuracies.append((done, evaluate(student)))
+            log({"phase": "test", "iteration": done, "top1": state.accuracies[-1][1]})
+        if checkpoint is not None:
+            state.iteration = done
+            checkpoint.save(state, student, step.optimizer, trainer)
+        return state.accuracies
+
     try:
+        state = begin(checkpoint, student, step.optimizer, trainer, config.iterations, world)
+        training = _Training(step, images, labels, seed, state.iteration, world)
+        progress = tqdm(
+            total=config.iterations, initial=state.iteration, desc="fine-tuning", unit="it",
+            disable=None if world.first else True,
+        )  # fmt: skip
         with convolution_rules(execution), progress, memory:
             for iteration in range(state.iteration, config.iterations):
                 training.source.train(iteration)
@@ -160,15 +169,12 @@ def finetune(
                 done = iteration + 1
                 if iteration % LOG_EVERY == 0 or done == config.iterations:
                     training.check(done)
-                    log(training.figures(iteration))
+                    if world.first:
+                        log(training.figures(iteration))
                 if done % interval == 0 or done == config.iterations:
                     training.check(done, *step.parameters)
-                    if evaluate is not None:
-                        state.accuracies.append((done, evaluate(student)))
-                        log({"phase": "test", "iteration": done, "top1": state.accuracies[-1][1]})
-                    if checkpoint is not None:
-                        state.iteration = done
-                        checkpoint.save(state, student, step.optimizer, trainer)
+                    check_equal(student, done, world)
+                    state.accuracies = world.on_first(look)
     finally:
         step.close()
     return FinetuneResult(student, state.accuracies)

@@ -21,7 +21,8 @@ TERMS = {"distillation": 0, "alignment": 1}  # what perturb_by names, in the ord
 class Step:
     """Both networks, the optimizer, and what one batch does to them; nothing reads the device.
 
-    Both networks are in eval mode. Gradients are left in the student's parameters.
+    Both networks are in eval mode. Gradients are left in the student's parameters. A call is
+    :meth:`differentiate`, then :meth:`update`.
     """
 
     def __init__(
@@ -79,7 +80,8 @@ class Step:
 
         ``only`` picks one of the terms.
         """
-        weights = [weight * factor for factor in loss_weights(self.config)]
+        factors = loss_weights(self.config)
+        weights = [weight * factor for factor in factors]
         key = terms[0].dtype, weight
         if key not in self._upstream:  # made once: a new constant is a launch
             self._upstream[key] = [
@@ -88,7 +90,7 @@ class Step:
         counted = [
             (term, upstream)
             for index, (term, upstream, factor) in enumerate(
-                zip(terms, self._upstream[key], weights, strict=True)
+                zip(terms, self._upstream[key], factors, strict=True)
             )
             if factor and term.requires_grad and only in (None, index)
         ]
@@ -100,11 +102,12 @@ class Step:
         )
 
     def _clean_gradients(
-        self, terms: tuple[Tensor, ...], x: Tensor
+        self, terms: tuple[Tensor, ...], x: Tensor, share: float
     ) -> tuple[Gradients, Tensor | None]:
         """The clean loss's gradients for the student, and what perturbs ``x`` if it needs one."""
         config = self.config
-        weight, wanted = config.clean_weight or 1.0, self.parameters if config.clean_weight else []
+        weight = (config.clean_weight or 1.0) * share
+        wanted = self.parameters if config.clean_weight else []
         if not x.requires_grad:
             return self.gradients(terms, weight, wanted), None
         if config.perturb_by == "both":
@@ -124,24 +127,40 @@ class Step:
             labels: classes [N] int64 or probabilities [N, classes], where the configuration has a
                 ``label_weight``.
         """
+        terms = self.differentiate(x, labels)
+        self.update()
+        return terms
+
+    def differentiate(
+        self, x: Tensor, labels: Tensor | None = None, share: float = 1.0
+    ) -> tuple[Tensor, ...]:
+        """The terms of the clean loss on ``x``; gradients, times ``share``, go to the parameters.
+
+        ``share`` is the part of a batch that ``x`` is. The perturbation's sign does not depend on
+        it: the loss is a sum over images, each with a gradient of its own.
+        """
         config = self.config
         perturbed = config.perturbation > 0
         x = x.detach().requires_grad_(perturbed)
         with quantized_once(self.student):
             terms = self.losses(x, labels, teacher_grad=perturbed)
-            gradients, towards = self._clean_gradients(terms, x)
+            gradients, towards = self._clean_gradients(terms, x, share)
             if perturbed and config.perturbed_weight:
                 assert towards is not None
                 harder = torch.add(x.detach(), towards.sign(), alpha=config.perturbation)  # Eq. 10
                 again = self.losses(harder, labels, teacher_grad=False)
-                more = self.gradients(again, config.perturbed_weight, self.parameters)
+                more = self.gradients(again, config.perturbed_weight * share, self.parameters)
                 gradients = _sum(gradients, more) if gradients else more
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        if config.max_grad_norm:
-            _clip([g for g in gradients if g is not None], config.max_grad_norm)
-        self.optimizer.step()
         return tuple(term.detach() for term in terms)
+
+    def update(self) -> None:
+        """Clip the gradients that the parameters have, and take the optimizer's step."""
+        if self.config.max_grad_norm:
+            found = [p.grad for p in self.parameters if p.grad is not None]
+            _clip(found, self.config.max_grad_norm)
+        self.optimizer.step()
 
     def close(self) -> None:
         """Take the hooks out of both networks."""

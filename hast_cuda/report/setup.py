@@ -114,9 +114,11 @@ def _environment(found: dict[str, Any]) -> list[tuple[str, str]]:
     if not found:
         return [("Device", "not recorded (environment.json is missing)")]
     device = f"{shown(found.get('device'))}, {shown(found.get('device_name'))}"
+    ranks = found.get("ranks", 1)
+    processes = "" if ranks == 1 else f" in each of {shown(ranks)} processes"
     versions = [f"{k} {shown(found[k])}" for k in ("hast_cuda", "torch", "python") if k in found]
     pairs = [
-        ("Device", f"{device}, {shown(found.get('threads'))} CPU threads"),
+        ("Device", f"{device}, {shown(found.get('threads'))} CPU threads{processes}"),
         ("Versions", ", ".join(versions)),
     ]
     return [*pairs, ("Build", shown(found["build"]))] if "build" in found else pairs

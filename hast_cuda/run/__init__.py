@@ -21,12 +21,14 @@ from hast_cuda.run.record import (
 )
 from hast_cuda.run.student import load_student
 from hast_cuda.run.tensorboard import TensorBoardLog, require_tensorboard
+from hast_cuda.run.together import check_same_work
 
 __all__ = [
     "Bits",
     "QuantizationResult",
     "RunDirectory",
     "TensorBoardLog",
+    "check_same_work",
     "environment",
     "image_store",
     "infer_shape",

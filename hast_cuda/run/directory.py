@@ -35,8 +35,8 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, build and device, as needed to reproduce a figure."""
+def environment(device: torch.device, ranks: int = 1) -> dict[str, Any]:
+    """Versions, build, device and number of processes, as needed to reproduce a figure."""
     from hast_cuda import __version__  # noqa: PLC0415 - the package imports this module
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
@@ -48,6 +48,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "device_name": name,
         "threads": torch.get_num_threads(),
+        "ranks": ranks,
     }
 
 
@@ -73,6 +74,7 @@ class RunDirectory:
         device: where it runs.
         tensorboard: write what is logged as event files too, in ``tensorboard/``, with what earlier
             attempts logged.
+        ranks: processes that work on it, for ``environment.json``; only rank 0 has this object.
 
     Raises:
         ValueError: the directory holds a run with another configuration; the difference is shown.
@@ -84,8 +86,9 @@ class RunDirectory:
     _lock: RunLock | None = None  # none on one that was opened to read
 
     def __init__(
-        self, path: Path, config: dict[str, Any], device: torch.device, *, tensorboard: bool = False
-    ) -> None:
+        self, path: Path, config: dict[str, Any], device: torch.device, *,
+        tensorboard: bool = False, ranks: int = 1,
+    ) -> None:  # fmt: skip
         events = TensorBoardLog(path / "tensorboard") if tensorboard else None
         self.path = path
         try:
@@ -101,13 +104,13 @@ class RunDirectory:
             raise PermissionError(message)
         self._lock = RunLock(path)
         try:
-            self._begin(plain(config), device, events)
+            self._begin(plain(config), environment(device, ranks), events)
         except BaseException:
             self.close()
             raise
 
     def _begin(
-        self, config: dict[str, Any], device: torch.device, events: TensorBoardLog | None
+        self, config: dict[str, Any], where: dict[str, Any], events: TensorBoardLog | None
     ) -> None:
         """Compare with what is there, clear up after a kill, and describe this attempt."""
         existing = self.path / "config.json"
@@ -116,7 +119,7 @@ class RunDirectory:
         for folder in (self.path, self.checkpoint.parent):
             sweep(folder)
         write_json(existing, config)
-        write_json(self.path / "environment.json", environment(device))
+        write_json(self.path / "environment.json", where)
         records.cut_last_line(self.metrics)
         if events is not None:
             self.events = events

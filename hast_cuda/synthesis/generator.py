@@ -49,7 +49,7 @@ class GeneratorTrainer:
     ) -> None:  # fmt: skip
         self.config = config = config or GeneratorConfig()
         self.device, self.seed = torch.device(device), seed
-        self.batch_size, self.num_classes = batch_size, num_classes
+        self.batch_size, self.num_classes, self.shape = batch_size, num_classes, shape
         rows = classifier_rows(teacher, num_classes) if config.embedding == "classifier" else None
         self.latent_size = config.latent_size if rows is None else rows.shape[1]
         frozen = copy.deepcopy(teacher).to(self.device).eval().requires_grad_(False)
@@ -100,6 +100,14 @@ class GeneratorTrainer:
         self.guard.observe(self.loss)
         self.iteration += 1
         return images.detach(), labels
+
+    def like_step(self) -> tuple[Tensor, Tensor]:
+        """Zeros of the shapes and dtypes that :meth:`step` gives, without a step."""
+        count, device = self.batch_size, self.device
+        images = torch.zeros(count, *self.shape, device=device)
+        if self.config.superpose_probability:
+            return images, torch.zeros(count, self.num_classes, device=device)
+        return images, torch.zeros(count, dtype=torch.int64, device=device)
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Noise, classes and, if they are superposed, their weights, of this iteration."""

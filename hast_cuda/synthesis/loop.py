@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,14 @@ from hast_cuda.execution import Execution, convolution_rules
 from hast_cuda.files import sweep
 from hast_cuda.memory import explained_memory
 from hast_cuda.nn import BatchStatistics
+from hast_cuda.ranks import World
 from hast_cuda.seeding import generator
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.draws import draw_labels, draw_noise, draw_targets
+from hast_cuda.synthesis.owners import Records, collected, owners
 from hast_cuda.synthesis.step import Step
 from hast_cuda.synthesis.store import ImageStore, SyntheticImages
-from hast_cuda.synthesis.terms import Terms, make_terms
+from hast_cuda.synthesis.terms import Terms, has_margins, make_terms
 from hast_cuda.tensor_files import DamagedFileError
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def _stored(store: ImageStore, index: int, labels: Tensor, shape: ImageShape) ->
     try:
         batch = store.load(index)
     except DamagedFileError as error:
-        warnings.warn(f"{error}. It is made again now", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"{error}. It is made again now", RuntimeWarning, stacklevel=6)
         return None
     if tuple(batch.images.shape) != expected or not torch.equal(batch.labels, labels):
         message = (
@@ -103,10 +105,30 @@ def _stored(store: ImageStore, index: int, labels: Tensor, shape: ImageShape) ->
     return batch.images
 
 
+def _found(
+    store: ImageStore | None, batches: Sequence[Tensor], shape: ImageShape
+) -> dict[int, Tensor]:
+    """Images of the whole batches of a store, by number, after what killed processes left is gone.
+
+    Args:
+        store: of a run, or None.
+        batches: the labels of each.
+        shape: of the images.
+    """
+    if store is None:
+        return {}
+    sweep(store.directory)
+    found = {}
+    for index in sorted(store.finished() & set(range(len(batches)))):
+        if (images := _stored(store, index, batches[index], shape)) is not None:
+            found[index] = images
+    return found
+
+
 def synthesize(
     teacher: nn.Module, shape: ImageShape, config: SynthesisConfig, *, seed: int = 0,
     device: torch.device | str = "cpu", store: ImageStore | None = None,
-    log: Log = lambda _: None, execution: Execution | None = None,
+    log: Log = lambda _: None, execution: Execution | None = None, world: World | None = None,
 ) -> SyntheticImages:  # fmt: skip
     """Make ``config.num_images`` images from ``teacher`` alone (Algorithm 1, first loop).
 
@@ -122,6 +144,9 @@ def synthesize(
             run that was cut off ends as if it was not.
         log: called with a dict of figures every 50 iterations.
         execution: how to compute; default :class:`Execution`.
+        world: processes that make batches by turns, each on its device; all get all images, equal
+            to those of one process. Rank 0 reads the store and logs; with margins it works alone,
+            since every batch waits for the one before.
 
     Returns:
         Images [N, C, H, W] float32 in the teacher's input space and labels [N] int64, on the CPU.
@@ -136,21 +161,27 @@ def synthesize(
     statistics = BatchStatistics(
         execution.network(frozen), merge=execution.merge, segments=execution.checkpoint_segments
     )
+    world = world or World()
     labels = draw_labels(config, shape.num_classes, seed)
     batches = labels.split(config.batch_size)
-    if store is not None:
-        sweep(store.directory)
     results: dict[int, Tensor] = {}
-    for index in sorted(set() if store is None else store.finished() & set(range(len(batches)))):
-        assert store is not None
-        if (stored := _stored(store, index, batches[index], shape)) is not None:
-            results[index] = stored
-    last = max(set(range(len(batches))) - results.keys(), default=-1)  # to be made
+
+    def read() -> set[int]:
+        """Rank 0's look into the store."""
+        results.update(_found(store, batches, shape))
+        return set(results)
+
+    found = world.on_first(read)
+    owner = owners(len(batches), found, world, dependent=has_margins(config))
+    own = [index for index, rank in enumerate(owner) if rank == world.rank]
+    last = max(set(own) - found, default=-1)  # to be made here
     terms: Terms | None = None
     steps: dict[int, Step] = {}  # by batch size: the last batch may be smaller
+    records = Records(log, world)
     progress = tqdm(
-        total=len(batches) * config.iterations, desc="synthesis", unit="it", disable=None
-    )
+        total=len(own) * config.iterations, desc="synthesis", unit="it",
+        disable=None if world.first else True,
+    )  # fmt: skip
     image_shape = (shape.channels, shape.height, shape.width)
     kept = "Finished batches are kept." if store is not None else "Nothing was kept (no directory)."
     memory = explained_memory("synthesis", config.batch_size, "synthesis.batch_size", kept, device)
@@ -158,7 +189,8 @@ def synthesize(
         if last >= 0:
             full = (len(batches[0]), *image_shape)
             terms = make_terms(statistics, full, config, execution, device, seed)
-        for index, batch_labels in enumerate(batches):
+        for index in own:
+            batch_labels = batches[index]
             if index in results:
                 images = results[index]
                 progress.update(config.iterations)
@@ -169,11 +201,13 @@ def synthesize(
                         statistics, (size, *image_shape), config, execution, device, terms
                     )
                 images = synthesize_batch(
-                    steps[size], batch_labels.to(device), seed, index, log, progress
+                    steps[size], batch_labels.to(device), seed, index, records, progress
                 ).cpu()
                 if store is not None:
                     store.save(index, SyntheticImages(images, batch_labels))
             results[index] = images
             if terms is not None and terms.features is not None and index < last:
                 terms.features.add(images, batch_labels)
-    return SyntheticImages(torch.cat([results[i] for i in range(len(batches))]), labels)
+    everything = collected(results, batches, owner, store, world)
+    records.finish()
+    return SyntheticImages(everything, labels)

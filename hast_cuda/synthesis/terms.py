@@ -25,6 +25,11 @@ class Terms:
     """None without margins: then batches do not depend on each other."""
 
 
+def has_margins(config: SynthesisConfig) -> bool:
+    """Whether a batch depends on the images of those before it."""
+    return tuple(config.margins) != NO_MARGINS
+
+
 def make_terms(
     statistics: BatchStatistics, shape: tuple[int, int, int, int], config: SynthesisConfig,
     execution: Execution, device: torch.device, seed: int = 0,
@@ -38,6 +43,6 @@ def make_terms(
     if config.slack_percentile:
         matching.slack = measure_slack(matching, shape, execution, device, seed)
     features = None
-    if tuple(config.margins) != NO_MARGINS:
+    if has_margins(config):
         features = ClassFeatures(matching, shape[1:], execution, device)
     return Terms(matching, features)

@@ -1,0 +1,56 @@
+"""What the processes of a run must have in common before they start."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from hast_cuda.fingerprint import fingerprint
+from hast_cuda.ops import build_info
+from hast_cuda.ranks import World
+from hast_cuda.run.directory import plain
+from hast_cuda.synthesis import SyntheticImages
+
+
+def check_same_work(
+    world: World, config: Mapping[str, Any], teacher: nn.Module, images: SyntheticImages | None,
+    **others: Any,
+) -> None:  # fmt: skip
+    """ValueError on every rank unless all have the same settings, network, images and versions.
+
+    Args:
+        world: the processes; one agrees with itself.
+        config: what goes into ``config.json``.
+        teacher: the full-precision network.
+        images: those that were given.
+        others: more that must be equal, such as the run directory.
+    """
+    if world.size == 1:
+        return
+    from hast_cuda import __version__  # noqa: PLC0415 - the package imports this module
+
+    given = None
+    if images is not None:
+        given = fingerprint({"images": images.images, "labels": images.labels})
+    world.agree({
+        **_flat("", plain({**config, **others})),
+        "hast_cuda's version": __version__, "its build": build_info(),
+        "torch's version": torch.__version__, "Python's version": platform.python_version(),
+        "the kind of device": world.device.type,
+        "the network's weights": fingerprint(teacher.state_dict()),
+        "the images given": given,
+    })  # fmt: skip
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    """Values of nested dicts by dotted name."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= _flat(f"{prefix}.{key}" if prefix else key, item)
+    return found
