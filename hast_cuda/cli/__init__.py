@@ -15,6 +15,7 @@ from hast_cuda.cli.info import info
 from hast_cuda.cli.quantize import evaluate, finetune, quantize, synthesize
 from hast_cuda.cli.report import report
 from hast_cuda.cli.reproduce import reproduce
+from hast_cuda.ranks import launched
 
 # What a user can mend: shown as one line. Anything else is a bug and keeps its traceback.
 _EXPECTED = (ValueError, TypeError, OSError, ImportError, FloatingPointError, RuntimeError)
@@ -47,14 +48,31 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 
 
+TOGETHER = ("quantize", "synthesize", "finetune", "demo", "reproduce")  # verbs of several processes
+
+
+def _refuse_alone(arguments: list[str]) -> None:
+    """ValueError for a verb that several processes would each do in full."""
+    verb = arguments[0] if arguments else ""
+    if launched() > 1 and verb in VERBS and verb not in TOGETHER:
+        message = (
+            f"{verb} is the work of one process, and {launched()} were started: call it without "
+            f"torchrun (with it: {', '.join(TOGETHER)})"
+        )
+        raise ValueError(message)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status (0 done, 1 error, 2 bad command line)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
+        _refuse_alone(given)
+        _run(given)
     except _EXPECTED as error:
         if os.environ.get("HAST_CUDA_DEBUG"):
             raise
-        print(f"hast-cuda: error: {error}", file=sys.stderr)
+        who = f"rank {os.environ['RANK']}: " if launched() > 1 else ""
+        print(f"hast-cuda: {who}error: {error}", file=sys.stderr)
         print("(HAST_CUDA_DEBUG=1 shows the traceback)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from hast_cuda.cli.options import Budget, Network, labelled_images, shape_of
 from hast_cuda.cli.quantize import print_accuracies
 from hast_cuda.cli.report import write_page
 from hast_cuda.methods import Recipe, hast
+from hast_cuda.ranks import join
 from hast_cuda.report import draw_curves, draw_images
 from hast_cuda.run import Bits, RunDirectory, zero_shot_quantize
 
@@ -47,14 +48,18 @@ def demo(
     network = Network("digits")
     spec = network.spec()
     test = labelled_images("digits", spec)
-    target = Budget(device=device).torch_device()
-    print(f"digits network, {BITS}-bit weights and activations, no training data, on {target}")
+    world = join(Budget(device=device).torch_device())
+    world.say(
+        f"digits network, {BITS}-bit weights and activations, no training data, on {world.device}"
+    )
     recipe = demo_recipe()
     described = {"method": "hast", "network": network, "preset": "default", "data": "digits"}
     done = zero_shot_quantize(
         network.load(), shape_of(spec), Bits(BITS, BITS), recipe=recipe, seed=seed,
-        device=target, out=out, test=test, describe=described, tensorboard=tensorboard,
+        out=out, test=test, describe=described, tensorboard=tensorboard, world=world,
     )  # fmt: skip
+    if not world.first:
+        return
     assert done.images is not None
     draw_images(done.images.images, done.images.labels, spec, out / "images.png")
     records = RunDirectory.open(out).read_log()

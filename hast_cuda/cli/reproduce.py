@@ -13,6 +13,7 @@ from hast_cuda.cli.options import Budget, Method, Network, find, labelled_images
 from hast_cuda.cli.options import training_images as training
 from hast_cuda.execution import Execution
 from hast_cuda.files import replace_file
+from hast_cuda.ranks import join
 from hast_cuda.reproduce import (
     NETWORKS,
     TABLES,
@@ -79,11 +80,14 @@ def reproduce(
     test = labelled_images(data or _found(f"{dataset}_test.npz", "--data"), spec, test_limit)
     assert test is not None
     train = train_data or _in_folder(f"{dataset}_train.npz")
+    world = join(Budget(device=device).torch_device())
+    with world.first_goes_first():  # weights may have to be downloaded
+        teacher = network.load()
     name = f"{table}-{dataset}-w{bits}-{preset}-{budget.replace('%', 'pct')}"
     setting = Setting(
-        teacher=network.load(), shape=shape_of(spec), dataset=dataset, bits=bits, preset=preset,
-        budget=budget, device=Budget(device=device).torch_device(),
-        out=out or Path("runs") / name, test=test, train=training(train, spec),
+        teacher=teacher, shape=shape_of(spec), dataset=dataset, bits=bits, preset=preset,
+        budget=budget, device=world.device, world=world, out=out or Path("runs") / name,
+        test=test, train=training(train, spec),
         describe={"network": network}, execution=execution,
     )  # fmt: skip
     chosen = [row for row in rows_of(table, methods) if not rows or row.name in rows]
@@ -95,11 +99,12 @@ def reproduce(
     paper = paper_figures(table, dataset, model, bits)
     outcomes: list[Outcome] = []
     for row in chosen:
-        outcomes.append(run_row(row, setting, range(seeds), print))
+        outcomes.append(run_row(row, setting, range(seeds), world.say))
         document = _document(table, setting, outcomes, seeds, paper)
-        write(document, outcomes, setting)
-    print(to_markdown(document))
-    print(f"written: {setting.out / 'table.md'}, table.csv, table.html, table.json")
+        if world.first:
+            write(document, outcomes, setting)
+    world.say(to_markdown(document))
+    world.say(f"written: {setting.out / 'table.md'}, table.csv, table.html, table.json")
 
 
 def write(document: Document, outcomes: list[Outcome], setting: Setting) -> None:
@@ -121,7 +126,8 @@ def write(document: Document, outcomes: list[Outcome], setting: Setting) -> None
 def _document(
     table: str, setting: Setting, outcomes: list[Outcome], seeds: int, paper: dict[str, Any]
 ) -> Document:
-    where = environment(setting.device)
+    where, ranks = environment(setting.device), setting.ranks.size
+    processes = "" if ranks == 1 else f" in each of {ranks} processes"
     facts = {
         "network": str(setting.describe["network"].model),
         "test images": f"{len(setting.test)} of {setting.dataset}",
@@ -129,7 +135,7 @@ def _document(
         "preset": setting.preset,
         "budget": setting.budget,
         "seeds": ", ".join(map(str, range(seeds))),
-        "device": f"{where['device_name']}, {where['threads']} threads",
+        "device": f"{where['device_name']}, {where['threads']} threads{processes}",
         "versions": f"hast_cuda {where['hast_cuda']}, torch {torch.__version__}",
     }
     if setting.train is not None:

@@ -15,6 +15,7 @@ from torch import nn
 from hast_cuda.data import ImageSet
 from hast_cuda.execution import Execution
 from hast_cuda.methods import Recipe, change, recipe
+from hast_cuda.ranks import World
 from hast_cuda.reproduce.budget import apply_budget
 from hast_cuda.reproduce.tables import Row
 from hast_cuda.run import Bits, plain, zero_shot_quantize
@@ -45,6 +46,13 @@ class Setting:
     describe: dict[str, Any]
     """Entries of every run's ``config.json``: the network and its weights."""
     execution: Execution = Execution()
+    world: World | None = None
+    """Processes that share the work, each on its ``device``; None is this one alone."""
+
+    @property
+    def ranks(self) -> World:
+        """The processes."""
+        return self.world or World(device=self.device)
 
 
 @dataclass
@@ -91,7 +99,7 @@ def images_for(
     name = f"images/{key}-{setting.device.type}"
     found = synthesize(
         setting.teacher, setting.shape, chosen.synthesis, seed=seed, device=setting.device,
-        store=ImageStore(setting.out / name), execution=setting.execution,
+        store=ImageStore(setting.out / name), execution=setting.execution, world=setting.ranks,
     )  # fmt: skip
     return found, f"../../{name}"
 
@@ -111,7 +119,7 @@ def run_row(
         done = zero_shot_quantize(
             setting.teacher, setting.shape, Bits(setting.bits, setting.bits), recipe=chosen,
             seed=seed, device=setting.device, out=out, images=images,
-            test=setting.test, execution=setting.execution,
+            test=setting.test, execution=setting.execution, world=setting.ranks,
             describe={
                 "method": row.method, "row": row.name, "preset": setting.preset,
                 "budget": setting.budget, "images": folder, **setting.describe,

@@ -93,8 +93,8 @@ def zero_shot_quantize(
         execution: precision, memory layout, CUDA graphs; default :class:`Execution`.
         tensorboard: write what is logged as event files too, in ``out``/tensorboard; may change
             between the attempts of a run.
-        world: the processes; default :func:`hast_cuda.ranks.join`. ``World(device=device)`` keeps
-            this process to itself.
+        world: the processes; default :func:`hast_cuda.ranks.join` on ``device``, else its device
+            counts. ``World(device=...)`` keeps this process to itself.
 
     Raises:
         ValueError, TypeError: bad arguments, or others than those of the other processes, before
