@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import pickle
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -167,7 +168,8 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            # without gloo's source file and line
+            reason = re.sub(r"^\[[^\]]*:\d+\] ", "", str(error).strip()).splitlines()[0]
             message = (
                 f"rank {self.rank} of {self.size} lost another process, which died or stood still "
                 f"({reason}). See what that one printed, then give the same command again, with "

@@ -1,0 +1,247 @@
+"""What test_ranks.py runs in several processes.
+
+It imports once and forks the ranks of every launch, which saves most of the time. Launches come as
+JSON lines: {"ranks": 2, "work": "methods losses", "folder": ..., "value": ..., "environment": {}};
+a line for each has the ranks' exit codes and the seconds. Their output is in the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from networks import CHANNELS, CLASSES, SIZE, tiny
+from test_method_runs import SHAPE, small
+from test_run import real_images
+from torch import Tensor, nn
+
+import hast_cuda as hc
+from hast_cuda import methods
+from hast_cuda.execution import Execution
+from hast_cuda.failures import FiniteGuard
+from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.finetune.source import StoredImages
+from hast_cuda.finetune.step import Step
+from hast_cuda.methods import Recipe, change
+from hast_cuda.ranks import World, join
+from hast_cuda.run import Bits, zero_shot_quantize
+from hast_cuda.synthesis import SyntheticImages
+from hast_cuda.synthesis.step import Step as SynthesisStep
+
+COUNT = 9  # images: a pass is a batch of 8, and one of 1, of which all ranks but one have nothing
+LAYERS = ["features.1", "features.4"]
+# Every way that a loss reduces over the batch, and what is done to the gradients.
+LOSSES: dict[str, FinetuneConfig] = {
+    "hast": FinetuneConfig(),
+    "clipped": FinetuneConfig(max_grad_norm=0.5, learning_rate=0.1),
+    "plain": FinetuneConfig(normalized_attention=False, perturbation=0.0),
+    "direct": FinetuneConfig(alignment="direct", perturb_by="alignment", clean_weight=0.5),
+    "classes": FinetuneConfig(
+        label_weight=1.0, distillation_reduction="mean", perturb_by="distillation"
+    ),
+    "perturbed": FinetuneConfig(clean_weight=0.0, perturbed_weight=2.0),
+    "codes": FinetuneConfig(flip_fraction=0.01, feature_weight=0.0, learning_rate=1e-3),
+}
+
+
+def recipe_of(name: str) -> Recipe:
+    """A small run of a method."""
+    return change(small(name), {"synthesis.num_images": COUNT})
+
+
+def given_images() -> SyntheticImages:
+    """Images for the method that wants real ones."""
+    random = torch.Generator().manual_seed(3)
+    labels = torch.arange(COUNT) % CLASSES
+    return SyntheticImages(torch.randn(COUNT, CHANNELS, SIZE, SIZE, generator=random), labels)
+
+
+def quantize(name: str, out: Path | None, **changed: Any) -> Any:
+    """One run, of which every rank returns the result."""
+    recipe = recipe_of(name)
+    images = given_images() if recipe.images == "real" else None
+    arguments: dict[str, Any] = {
+        "recipe": recipe, "images": images, "test": real_images(), "seed": 1, "out": out,
+    }  # fmt: skip
+    return zero_shot_quantize(tiny(), SHAPE, Bits(3, 3), **arguments | changed)
+
+
+def every_method(folder: Path, device: str = "cpu") -> None:
+    """What each rank gets from every method; ``hast`` without a directory too."""
+    world = join(device)
+    for name in methods.available():
+        keep(quantize(name, folder / name, device=device), folder / f"{name}-{world.rank}.pt")
+    keep(quantize("hast", None, device=device), folder / f"nowhere-{world.rank}.pt")
+
+
+def keep(done: Any, path: Path) -> None:
+    """Write a result for the test to compare."""
+    images = None if done.images is None else done.images.images
+    state = {k: v.cpu() for k, v in done.student.state_dict().items()}
+    figures = {k: v for k, v in done.result.items() if not isinstance(v, (dict, list))}
+    torch.save({"images": images, "student": state, "result": figures}, path)
+
+
+def every_loss(folder: Path) -> None:
+    """The largest relative difference of a student's update from that of one process, float64."""
+    world = join()
+    found = {}
+    for name, config in LOSSES.items():
+        for soft in (False, True) if config.label_weight else (False,):
+            updates = [update(config, soft, own) for own in (world, World())]
+            scale = torch.cat([u.flatten() for u in updates[1]]).abs().max()
+            gaps = [(a - b).abs().max() for a, b in zip(*updates, strict=True)]
+            found[f"{name}, {soft=}"] = float(torch.stack(gaps).max() / scale)
+    torch.save(found, folder / f"losses-{world.rank}.pt")
+
+
+def update(config: FinetuneConfig, soft: bool, world: World) -> list[Tensor]:
+    """What three steps, with the order and crops of the loop, do to the parameters."""
+    config = replace(config, batch_size=8)
+    teacher = tiny().double().requires_grad_(False)
+    student = hc.quantize(teacher, 3, 3)
+    images = given_images().images.double()
+    hc.calibrate(student, [images])
+    student.requires_grad_(True)
+    before = [p.detach().clone() for p in student.parameters()]
+    step = Step(teacher, student, LAYERS, config, Execution())
+    step.rate = step.rate.double()
+    random = torch.Generator().manual_seed(5)
+    labels = torch.arange(COUNT) % CLASSES
+    probabilities = torch.rand(COUNT, CLASSES, generator=random).softmax(1)
+    counted = (probabilities if soft else labels) if config.label_weight else None
+    guard = FiniteGuard("test", torch.device("cpu"))
+    source = StoredImages(step, images, counted, guard, 4, 0, world)
+    for iteration in range(3):
+        source.train(iteration)
+    guard.check(3)
+    step.close()
+    return [p.detach() - b for p, b in zip(student.parameters(), before, strict=True)]
+
+
+def refusals(folder: Path) -> None:
+    """What the ranks say to work that differs; they go on together afterwards."""
+    world = join()
+
+    def other_weights() -> nn.Module:
+        network = tiny()
+        network.output.weight.data += world.rank
+        return network
+
+    attempts: dict[str, Callable[[], Any]] = {
+        "seed": lambda: quantize("hast", folder / "none", seed=world.rank),
+        "recipe": lambda: quantize(
+            "hast", None, recipe=change(recipe_of("hast"), {"finetune.momentum": world.rank / 2})
+        ),
+        "out": lambda: quantize("hast", folder / f"none{world.rank}"),
+        "weights": lambda: zero_shot_quantize(other_weights(), SHAPE, recipe=recipe_of("hast")),
+        "images": lambda: quantize(
+            "real_data", None,
+            images=SyntheticImages(given_images().images + world.rank, given_images().labels),
+        ),
+        "broken directory": lambda: quantize("hast", folder / "file"),
+    }  # fmt: skip
+    if world.first:
+        (folder / "file").touch()
+    said = {}
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except (ValueError, OSError) as error:
+            said[name] = str(error)
+    torch.save(said, folder / f"refusals-{world.rank}.pt")
+
+
+def interrupted(folder: Path, where: str) -> None:
+    """A run of which the last rank kills or stops itself, at one place."""
+    world = join()
+    phase, _, action = where.partition("-")
+    if phase != "never" and world.rank == world.size - 1:
+        kind = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[action]
+        calls = iter(range(1000))
+
+        def ended(original: Callable[..., Any], at: int) -> Callable[..., Any]:
+            def call(*given: Any) -> Any:
+                if next(calls) == at:
+                    os.kill(os.getpid(), kind)
+                return original(*given)
+
+            return call
+
+        if phase == "synthesis":
+            SynthesisStep.__call__ = ended(SynthesisStep.__call__, 4)  # type: ignore[method-assign]
+        else:  # one step after the first checkpoint
+            StoredImages.train = ended(StoredImages.train, 4)  # type: ignore[method-assign]
+    recipe = change(
+        recipe_of("hast"),
+        {"synthesis.num_images": 28, "finetune.iterations": 6, "finetune.evaluations": 2},
+    )
+    keep(quantize("hast", folder / "run", recipe=recipe), folder / f"whole-{world.rank}.pt")
+
+
+WORK: dict[str, Callable[..., None]] = {
+    "methods": every_method, "losses": every_loss, "refusals": refusals, "interrupted": interrupted
+}  # fmt: skip
+
+
+def rank(number: int, port: int, launch: dict[str, Any]) -> NoReturn:
+    """One process of a launch, with the variables that torchrun sets."""
+    folder = Path(launch["folder"])
+    with (folder / f"output-{number}.txt").open("w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    if launch["ranks"] > 1:
+        os.environ |= {
+            "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(launch["ranks"]),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **launch["environment"],
+        }  # fmt: skip
+    code = 1
+    try:
+        for name in launch["work"].split():
+            WORK[name](folder, *launch["values"])
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # what the parent would do at its end is not for its children
+
+
+def run(launch: dict[str, Any]) -> dict[str, Any]:
+    """Fork the ranks and wait; one that stands still is killed once all others have ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = time.monotonic()
+    ranks = {os.fork() or rank(i, port, launch): i for i in range(launch["ranks"])}
+    running, codes = set(ranks), {}
+    while running:
+        process, status = os.waitpid(-1, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            running.remove(process)
+        else:
+            codes[ranks[process]] = os.waitstatus_to_exitcode(status)
+            running.discard(process)
+    seconds = time.monotonic() - start
+    for process, number in ranks.items():
+        if number not in codes:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+    return {"codes": [codes.get(i) for i in range(launch["ranks"])], "seconds": seconds}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        print(json.dumps(run(json.loads(line))), flush=True)

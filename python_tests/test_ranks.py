@@ -1,0 +1,294 @@
+"""Runs over several processes (gloo), beside those of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hast_cuda import methods, ranks
+from hast_cuda.cli import main
+from hast_cuda.fingerprint import fingerprint
+from hast_cuda.ranks import World, join
+from hast_cuda.synthesis.owners import owners
+
+SCRIPT = Path(__file__).with_name("rank_work.py")
+ALONE, MOST = 1, 3
+# Sums over the ranks have another order than those of one process, so gradients differ in their
+# last bits, and every one of the 3 to 6 updates is rounded to the weight's grid: half a unit in the
+# last place each. Measured: 1 unit.
+ULPS = 6 * torch.finfo(torch.float32).eps
+# The same in float64, relative to the largest update: a few hundred sums of some 1e4 terms. A part
+# with a wrong weight, or a loss that is no mean over images, is wrong by more than 1e-3.
+UPDATE_GAP = 1e-10
+
+
+@dataclass
+class Ended:
+    """How the processes of a launch ended; None stood still."""
+
+    codes: list[int | None]
+    seconds: float
+    said: list[str]
+
+
+class Launcher:
+    """One process that forks the ranks of every launch."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", str(SCRIPT)], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def __call__(self, count: int, work: str, folder: Path, *values: str, **env: str) -> Ended:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        launch = {
+            "ranks": count, "work": work, "folder": str(folder), "values": values,
+            "environment": env,
+        }  # fmt: skip
+        print(json.dumps(launch), file=self.process.stdin, flush=True)
+        found = json.loads(self.process.stdout.readline())
+        return Ended(**found, said=[(folder / f"output-{i}.txt").read_text() for i in range(count)])
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[Launcher]:
+    launcher = Launcher()
+    with launcher.process:  # closes its input, which ends it
+        yield launcher
+    assert launcher.process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def folders(launch: Launcher, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """By number of processes, what every method gave."""
+    found = {}
+    for count in range(ALONE, MOST + 1):
+        found[count] = tmp_path_factory.mktemp(f"ranks{count}")
+        work = "methods" if count == ALONE else "methods losses refusals"
+        ended = launch(count, work, found[count])
+        assert ended.codes == [0] * count, "\n".join(ended.said)
+    return found
+
+
+def load(path: Path) -> Any:
+    return torch.load(path, weights_only=True)
+
+
+def assert_equal_runs(found: dict[str, Any], alone: dict[str, Any]) -> None:
+    """Images, ranges and figures of one process; the student within rounding."""
+    assert (found["images"] is None) == (alone["images"] is None)
+    if alone["images"] is not None:
+        assert torch.equal(found["images"], alone["images"])
+    assert found["student"].keys() == alone["student"].keys()
+    for name, expected in alone["student"].items():
+        value: Tensor = found["student"][name]
+        if name.endswith(("range_state", "frozen", "num_batches_tracked")):
+            assert torch.equal(value, expected), name
+        else:
+            gap, largest = (value - expected).abs().max(), expected.abs().max()
+            assert gap <= ULPS * largest, name
+    assert found["result"] == alone["result"]
+
+
+@pytest.mark.parametrize("count", range(ALONE + 1, MOST + 1))
+@pytest.mark.parametrize("name", [*methods.available(), "nowhere"])
+def test_every_method_gives_what_one_process_gives(
+    name: str, count: int, folders: dict[int, Path]
+) -> None:
+    alone = load(folders[ALONE] / f"{name}-0.pt")
+    everyone = [load(folders[count] / f"{name}-{rank}.pt") for rank in range(count)]
+    for found in everyone:
+        assert_equal_runs(found, alone)
+        assert fingerprint(found["student"]) == fingerprint(everyone[0]["student"])
+    if name != "nowhere":
+        environment = json.loads((folders[count] / name / "environment.json").read_text())
+        assert environment["ranks"] == count
+        config, other = (folders[n] / name / "config.json" for n in (count, ALONE))
+        assert config.read_text() == other.read_text()
+
+
+@pytest.mark.parametrize("count", range(ALONE + 1, MOST + 1))
+def test_steps_are_those_of_one_process(count: int, folders: dict[int, Path]) -> None:
+    for rank in range(count):
+        gaps = load(folders[count] / f"losses-{rank}.pt")
+        assert len(gaps) == 8
+        for name, gap in gaps.items():
+            assert gap < UPDATE_GAP, name
+
+
+def test_all_batches_are_logged_and_kept_once(folders: dict[int, Path]) -> None:
+    for count, folder in folders.items():
+        lines = (folder / "hast" / "metrics.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        batches = [r["batch"] for r in records if r["phase"] == "synthesis"]
+        assert batches == [0, 0, 1, 1], count
+        names = sorted(p.name for p in (folder / "hast" / "images").iterdir())
+        assert names == ["batch_00000.safetensors", "batch_00001.safetensors"]
+
+
+@pytest.mark.parametrize("count", range(ALONE + 1, MOST + 1))
+def test_work_that_differs_is_refused_on_every_rank(count: int, folders: dict[int, Path]) -> None:
+    for rank in range(count):
+        said = load(folders[count] / f"refusals-{rank}.pt")
+        assert "seed is 0 on rank 0 and 1 on rank 1; start all with the same" in said["seed"]
+        assert "recipe.finetune.momentum is 0.0 on rank 0 and 0.5 on rank 1" in said["recipe"]
+        assert "out is '" in said["out"]
+        assert "the network's weights is '" in said["weights"]
+        assert "the images given is '" in said["images"]
+        assert "is a file; give --out another name" in said["broken directory"]
+        assert len(said) == 6
+    assert not list(folders[count].glob("none*"))
+
+
+def test_a_killed_rank_ends_the_others_and_other_numbers_go_on(
+    launch: Launcher, tmp_path: Path
+) -> None:
+    (tmp_path / "whole").mkdir()
+    assert launch(1, "interrupted", tmp_path / "whole", "never").codes == [0]
+    alone = load(tmp_path / "whole" / "whole-0.pt")
+    for count, phase in ((2, "synthesis"), (3, "finetune")):
+        ended = launch(count, "interrupted", tmp_path, f"{phase}-kill")
+        assert ended.codes == [*[1] * (count - 1), -9], ended.said
+        assert ended.seconds < 30  # and not 600: a closed connection is noticed
+        for said in ended.said[:-1]:
+            assert "RankLostError: rank " in said
+            assert "then give the same command again, with any number of processes" in said
+        images = sorted(p.name for p in (tmp_path / "run" / "images").glob("*.safetensors"))
+        kept = [0, 1, 2] if phase == "synthesis" else [0, 1, 2, 3]
+        assert images == [f"batch_{i:05d}.safetensors" for i in kept]
+        assert (tmp_path / "run" / "checkpoints").exists() == (phase == "finetune")
+    assert launch(2, "interrupted", tmp_path, "never").codes == [0, 0]
+    for rank in range(2):
+        assert_equal_runs(load(tmp_path / f"whole-{rank}.pt"), alone)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    tests = [r["iteration"] for r in map(json.loads, lines) if r["phase"] == "test"]
+    assert tests == [3, 6]
+    assert launch(3, "interrupted", tmp_path, "never").codes == [0, 0, 0]  # finds it done
+    for rank in range(3):
+        assert_equal_runs(load(tmp_path / f"whole-{rank}.pt"), alone)
+
+
+def test_a_rank_that_stands_still_ends_the_others(launch: Launcher, tmp_path: Path) -> None:
+    ended = launch(2, "interrupted", tmp_path, "finetune-stop", HAST_CUDA_RANK_TIMEOUT="2")
+    assert ended.codes == [1, None]
+    assert 2 <= ended.seconds < 30
+    assert "(Timed out waiting 2000ms" in ended.said[0]
+
+
+def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [
+        "hast_cuda", "quantize", "--model", "digits", "--data", "digits", "--test-limit", "60",
+        "--num-images", "8", "--batch-size", "4", "--synthesis-iterations", "2",
+        "--finetune-iterations", "2", "--set", "finetune.calibration_updates=2",
+        "finetune.calibration_batch_size=4", "--device", "cpu", "--out", str(out),
+    ]  # fmt: skip
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    done = subprocess.run(
+        [sys.executable, *launcher, *command], capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run directory:") == 1
+    assert done.stdout.count("top-1 on 60 test images") == 1
+    assert json.loads((out / "environment.json").read_text())["ranks"] == 2
+    assert (out / "result.json").exists()
+    assert main(command[1:]) == 0  # one process finds it done
+
+
+def test_parts_cover_every_batch() -> None:
+    for size in range(1, 6):
+        worlds = [World(rank, size) for rank in range(size)]
+        for count in range(1, 12):
+            parts = [world.part(count) for world in worlds]
+            owned = [i for part, share in parts if share for i in range(count)[part]]
+            assert owned == list(range(count))
+            assert sum(share for _, share in parts) == pytest.approx(1, abs=1e-15)
+            sizes = [len(range(count)[part]) for part, share in parts if share]
+            assert max(sizes) - min(sizes) <= 1
+            assert all(part == slice(0, 1) for part, share in parts if not share)
+
+
+def test_batches_go_round_and_dependent_ones_stay() -> None:
+    world = World(1, 3)
+    assert owners(7, set(), world, dependent=False) == [0, 1, 2, 0, 1, 2, 0]
+    assert owners(6, {0, 3, 9}, world, dependent=False) == [0, 0, 1, 0, 2, 0]
+    assert owners(5, {1}, world, dependent=True) == [0] * 5
+
+
+def test_one_process_asks_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    world = join("cpu")
+    assert (world, world.first) == (World(), True)
+    tensors = {"a": torch.ones(2)}
+    assert world.share(tensors)["a"] is tensors["a"]
+    assert world.gather(3) == [3]
+    assert world.on_first(lambda: 5) == 5
+    assert world.part(7) == (slice(0, 7), 1.0)
+    with world.first_goes_first():
+        world.sum_(tensors["a"])
+        world.spread_(tensors["a"])
+    assert tensors["a"].tolist() == [1, 1]
+    world.say("here")
+    World(1, 2).say("there")
+    assert capsys.readouterr().out == "here\n"
+
+
+def torchrun(monkeypatch: pytest.MonkeyPatch, **changed: str) -> None:
+    found = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in (found | changed).items():
+        monkeypatch.setenv(name, value)
+
+
+def test_verbs_of_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torchrun(monkeypatch)
+    assert main(["evaluate", "--model", "digits", "--data", "digits"]) == 1
+    message = "hast-cuda: rank 1: error: evaluate is the work of one process, and 2 were started"
+    assert message in capsys.readouterr().err
+    torchrun(monkeypatch, WORLD_SIZE="1")
+    assert main(["info"]) == 0
+
+
+def test_what_cannot_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    torchrun(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ValueError, match=r"LOCAL_RANK is not set, .* start with torchrun"):
+        join("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match=r"to use cuda:1, but torch sees 1 GPUs: start at most 1"):
+        join("cuda")
+    monkeypatch.setenv(ranks.TIMEOUT, "soon")
+    with pytest.raises(ValueError, match="HAST_CUDA_RANK_TIMEOUT is 'soon'; it must be a positive"):
+        join("cpu")
+    monkeypatch.setenv(ranks.TIMEOUT, "1")
+    with pytest.raises(ranks.RankLostError, match=r"not all of the 2 processes .* within 1 s"):
+        join("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL wants a GPU for each rank")
+def test_every_method_on_two_gpus(launch: Launcher, tmp_path: Path) -> None:
+    folders = [tmp_path / "alone", tmp_path / "both"]
+    for count, folder in enumerate(folders, 1):
+        folder.mkdir()
+        ended = launch(count, "methods", folder, "cuda")
+        assert ended.codes == [0] * count, "\n".join(ended.said)
+    for name in [*methods.available(), "nowhere"]:
+        for rank in range(2):
+            assert_equal_runs(
+                load(folders[1] / f"{name}-{rank}.pt"), load(folders[0] / f"{name}-0.pt")
+            )
