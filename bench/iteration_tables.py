@@ -145,10 +145,48 @@ def _shape(latency: dict[str, Any]) -> str:
     return f"batch {latency['batch']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def ranks(document: Document) -> list[str]:
+    """Rates over several processes, beside those predicted from one."""
+    budget = document["budget"]
+    megabytes = document["bytes_summed"] / 1e6
+    text = (
+        f"{budget['network']} (random weights), {budget['batches']} batches of {budget['batch']} "
+        f"images and steps on {budget['batch']}, median of {budget['rounds']} rounds of "
+        f"{budget['iterations']} iterations; {document['threads']} thread per process. Images per "
+        f"second are those of {document['iterations']} iterations each; a sum is of "
+        f"{megabytes:.1f} MB. Other work ran beside it where the load, "
+        f"{document['load']:.1f} processes before it began, is above 0: then the wall clock "
+        "says little, and the processor's seconds say how the work divides."
+    )
+    head = [
+        "processes", "images/s", "predicted", "steps/s", "predicted", "processor ms per step",
+        "per iteration of synthesis", "ms per sum",
+    ]  # fmt: skip
+    rows, absent = [], []
+    for row in document["rows"]:
+        if "absent" in row:
+            absent.append(f"{row['ranks']} processes: {row['absent']}")
+            continue
+        seconds = row["seconds"]
+        rates = [
+            row[key]
+            for name in ("images_per_second", "steps_per_second")
+            for key in (name, f"predicted_{name}")
+        ]
+        rows.append([
+            str(row["ranks"]), *(f"{rate:.2f}" for rate in rates),
+            f"{1e3 * seconds['finetune_step'][1]:.0f}",
+            f"{1e3 * seconds['synthesis_iteration'][1]:.0f}",
+            f"{1e3 * seconds['sum'][0]:.1f}" if row["ranks"] > 1 else "",
+        ])  # fmt: skip
+    return [text, *_table(head, rows), *([f"Absent: {'; '.join(absent)}.", ""] if absent else [])]
+
+
 TABLES: dict[str, Callable[[Document], list[str]]] = {
     "launches": launches,
     "step": step,
     "run": run,
+    "ranks": ranks,
     "memory": memory,
     "export": export,
 }

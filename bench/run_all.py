@@ -18,6 +18,7 @@ FEWER = {
     "bench_launches.py": ("--out",),
     "bench_run.py": ("--device", "--out"),
     "bench_memory.py": ("--device", "--out"),
+    "bench_ranks.py": ("--device", "--out"),
 }
 
 
