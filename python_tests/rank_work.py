@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import torch.distributed as dist
 from networks import CHANNELS, CLASSES, SIZE, tiny
 from test_method_runs import SHAPE, small
 from test_run import real_images
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda import methods
+from hast_cuda import methods, ranks
+from hast_cuda.cli import main
 from hast_cuda.execution import Execution
 from hast_cuda.failures import FiniteGuard
 from hast_cuda.finetune import FinetuneConfig
@@ -164,24 +166,10 @@ def refusals(folder: Path) -> None:
 
 def interrupted(folder: Path, where: str) -> None:
     """A run of which the last rank kills or stops itself, at one place."""
+    if where == "never" and ranks.launched() > 1:
+        dist.init_process_group("gloo")  # a script may have one of its own
     world = join()
-    phase, _, action = where.partition("-")
-    if phase != "never" and world.rank == world.size - 1:
-        kind = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[action]
-        calls = iter(range(1000))
-
-        def ended(original: Callable[..., Any], at: int) -> Callable[..., Any]:
-            def call(*given: Any) -> Any:
-                if next(calls) == at:
-                    os.kill(os.getpid(), kind)
-                return original(*given)
-
-            return call
-
-        if phase == "synthesis":
-            SynthesisStep.__call__ = ended(SynthesisStep.__call__, 4)  # type: ignore[method-assign]
-        else:  # one step after the first checkpoint
-            StoredImages.train = ended(StoredImages.train, 4)  # type: ignore[method-assign]
+    end_last(where)
     recipe = change(
         recipe_of("hast"),
         {"synthesis.num_images": 28, "finetune.iterations": 6, "finetune.evaluations": 2},
@@ -189,8 +177,45 @@ def interrupted(folder: Path, where: str) -> None:
     keep(quantize("hast", folder / "run", recipe=recipe), folder / f"whole-{world.rank}.pt")
 
 
+def end_last(where: str) -> None:
+    """Let the last rank kill or stop itself in a phase; "never" does nothing."""
+    phase, _, action = where.partition("-")
+    if phase == "never" or int(os.environ["RANK"]) < ranks.launched() - 1:
+        return
+    kind = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[action]
+    calls = iter(range(1000))
+
+    def ended(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            if next(calls) == 4:  # in fine-tuning one step after the first checkpoint
+                os.kill(os.getpid(), kind)
+            return original(*given)
+
+        return call
+
+    if phase == "synthesis":
+        SynthesisStep.__call__ = ended(SynthesisStep.__call__)  # type: ignore[method-assign]
+    else:
+        StoredImages.train = ended(StoredImages.train)  # type: ignore[method-assign]
+
+
+def command(folder: Path, where: str, *more: str) -> None:
+    """The command line; "RANK" in its last words is the rank."""
+    end_last(where)
+    words = [word.replace("RANK", os.environ["RANK"]) for word in more]
+    given = [
+        "quantize", "--model", "digits", "--num-images", "4", "--batch-size", "4",
+        "--synthesis-iterations", "2", "--finetune-iterations", "8", "--set",
+        "finetune.calibration_updates=2", "finetune.calibration_batch_size=4", "--device", "cpu",
+        "--out", str(folder / "run"),
+    ]  # fmt: skip
+    if main([*given, *words]):
+        raise SystemExit(1)
+
+
 WORK: dict[str, Callable[..., None]] = {
-    "methods": every_method, "losses": every_loss, "refusals": refusals, "interrupted": interrupted
+    "methods": every_method, "losses": every_loss, "refusals": refusals,
+    "interrupted": interrupted, "command": command,
 }  # fmt: skip
 
 
@@ -212,7 +237,10 @@ def rank(number: int, port: int, launch: dict[str, Any]) -> NoReturn:
         code = 0
     except Exception:
         traceback.print_exc()
+    except SystemExit as end:
+        code = int(end.code or 0)
     finally:
+        ranks._leave()  # as at the end of a process
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # what the parent would do at its end is not for its children

@@ -187,6 +187,25 @@ def test_a_rank_that_stands_still_ends_the_others(launch: Launcher, tmp_path: Pa
     assert "(Timed out waiting 2000ms" in ended.said[0]
 
 
+def test_the_command_line_says_in_one_line_what_happened(launch: Launcher, tmp_path: Path) -> None:
+    ended = launch(2, "command", tmp_path, "never", "--seed", "RANK")
+    assert ended.codes == [1, 1], ended.said
+    for rank, said in enumerate(ended.said):
+        errors = said[said.index("hast-cuda: ") :].splitlines()
+        assert len(errors) == 2
+        start = f"hast-cuda: rank {rank}: error: the processes were given different work: seed is 0"
+        assert errors[0].startswith(start)
+        assert "HAST_CUDA_DEBUG=1" in errors[1]
+    assert not (tmp_path / "run").exists()
+    ended = launch(2, "command", tmp_path, "finetune-kill")
+    assert ended.codes == [1, -9], ended.said
+    errors = ended.said[0][ended.said[0].index("hast-cuda: ") :].splitlines()
+    assert len(errors) == 2
+    assert errors[0].startswith("hast-cuda: rank 0: error: rank 0 of 2 lost another process")
+    assert launch(3, "command", tmp_path, "never").codes == [0, 0, 0]
+    assert (tmp_path / "run" / "result.json").exists()
+
+
 def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [
