@@ -154,9 +154,9 @@ def ranks(document: Document) -> list[str]:
         f"images and steps on {budget['batch']}, median of {budget['rounds']} rounds of "
         f"{budget['iterations']} iterations; {document['threads']} thread per process. Images per "
         f"second are those of {document['iterations']} iterations each; a sum is of "
-        f"{megabytes:.1f} MB. Other work ran beside it where the load, "
-        f"{document['load']:.1f} processes before it began, is above 0: then the wall clock "
-        "says little, and the processor's seconds say how the work divides."
+        f"{megabytes:.1f} MB. {document['load']:.1f} other processes wanted the "
+        f"{document['cores']} cores when it began: the more, the less the wall clock says, and "
+        "the processor time of rank 0 shows how the work divides."
     )
     head = [
         "processes", "images/s", "predicted", "steps/s", "predicted", "processor ms per step",

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from networks import CHANNELS, CLASSES, SIZE, tiny
-from test_method_runs import SHAPE, small
+from test_method_runs import SHAPE, TINY, small
 from test_run import real_images
 from torch import Tensor, nn
 
@@ -36,6 +36,7 @@ from hast_cuda.finetune.source import StoredImages
 from hast_cuda.finetune.step import Step
 from hast_cuda.methods import Recipe, change
 from hast_cuda.ranks import World, join
+from hast_cuda.reproduce import Row, Setting, run_row, runner
 from hast_cuda.run import Bits, zero_shot_quantize
 from hast_cuda.synthesis import SyntheticImages
 from hast_cuda.synthesis.step import Step as SynthesisStep
@@ -78,12 +79,14 @@ def quantize(name: str, out: Path | None, **changed: Any) -> Any:
     return zero_shot_quantize(tiny(), SHAPE, Bits(3, 3), **arguments | changed)
 
 
-def every_method(folder: Path, device: str = "cpu") -> None:
+def every_method(folder: Path, device: str = "cpu", backend: str | None = None) -> None:
     """What each rank gets from every method; ``hast`` without a directory too."""
-    world = join(device)
+    world = join(device, backend=backend)
+    # None: the run joins by itself
+    given = {"device": device} if backend is None else {"world": world}
     for name in methods.available():
-        keep(quantize(name, folder / name, device=device), folder / f"{name}-{world.rank}.pt")
-    keep(quantize("hast", None, device=device), folder / f"nowhere-{world.rank}.pt")
+        keep(quantize(name, folder / name, **given), folder / f"{name}-{world.rank}.pt")
+    keep(quantize("hast", None, **given), folder / f"nowhere-{world.rank}.pt")
 
 
 def keep(done: Any, path: Path) -> None:
@@ -199,12 +202,12 @@ def end_last(where: str) -> None:
         StoredImages.train = ended(StoredImages.train)  # type: ignore[method-assign]
 
 
-def command(folder: Path, where: str, *more: str) -> None:
+def command(folder: Path, where: str, verb: str, *more: str) -> None:
     """The command line; "RANK" in its last words is the rank."""
     end_last(where)
     words = [word.replace("RANK", os.environ["RANK"]) for word in more]
     given = [
-        "quantize", "--model", "digits", "--num-images", "4", "--batch-size", "4",
+        verb, "--model", "digits", "--num-images", "4", "--batch-size", "4",
         "--synthesis-iterations", "2", "--finetune-iterations", "8", "--set",
         "finetune.calibration_updates=2", "finetune.calibration_batch_size=4", "--device", "cpu",
         "--out", str(folder / "run"),
@@ -213,9 +216,29 @@ def command(folder: Path, where: str, *more: str) -> None:
         raise SystemExit(1)
 
 
+def rows(folder: Path) -> None:
+    """Two rows of a table, which share their images."""
+    world = join()
+
+    def limited(recipe: Recipe, _: str) -> Recipe:
+        return change(recipe, TINY | {"synthesis.num_images": COUNT, "finetune.iterations": 3})
+
+    runner.apply_budget = limited
+    setting = Setting(
+        teacher=tiny(), shape=SHAPE, dataset="cifar10", bits=3, preset="default", budget="full",
+        device=world.device, out=folder, test=real_images(), train=None,
+        describe={"network": "tiny"}, world=world,
+    )  # fmt: skip
+    found = {}
+    for row in (Row("1:1", "hast"), Row("1:0", "hast", {"finetune.perturbed_weight": 0.0})):
+        (result,) = run_row(row, setting, [0], world.say).results
+        found[row.name] = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
+    torch.save(found, folder / f"rows-{world.rank}.pt")
+
+
 WORK: dict[str, Callable[..., None]] = {
     "methods": every_method, "losses": every_loss, "refusals": refusals,
-    "interrupted": interrupted, "command": command,
+    "interrupted": interrupted, "command": command, "rows": rows,
 }  # fmt: skip
 
 

@@ -15,11 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hast_cuda import methods, ranks
+from hast_cuda import methods
 from hast_cuda.cli import main
 from hast_cuda.fingerprint import fingerprint
-from hast_cuda.ranks import World, join
-from hast_cuda.synthesis.owners import owners
 
 SCRIPT = Path(__file__).with_name("rank_work.py")
 ALONE, MOST = 1, 3
@@ -30,6 +28,9 @@ ULPS = 6 * torch.finfo(torch.float32).eps
 # The same in float64, relative to the largest update: a few hundred sums of some 1e4 terms. A part
 # with a wrong weight, or a loss that is no mean over images, is wrong by more than 1e-3.
 UPDATE_GAP = 1e-10
+# On a GPU convolutions of other batch sizes are other algorithms, and the sign of a tiny gradient
+# may turn, which is then worth a whole step of a pixel.
+GPU_GAP = 1e-4
 
 
 @dataclass
@@ -86,8 +87,8 @@ def load(path: Path) -> Any:
     return torch.load(path, weights_only=True)
 
 
-def assert_equal_runs(found: dict[str, Any], alone: dict[str, Any]) -> None:
-    """Images, ranges and figures of one process; the student within rounding."""
+def assert_equal_runs(found: dict[str, Any], alone: dict[str, Any], bound: float = ULPS) -> None:
+    """Images, ranges and figures of one process; the student within ``bound`` of its largest."""
     assert (found["images"] is None) == (alone["images"] is None)
     if alone["images"] is not None:
         assert torch.equal(found["images"], alone["images"])
@@ -98,8 +99,9 @@ def assert_equal_runs(found: dict[str, Any], alone: dict[str, Any]) -> None:
             assert torch.equal(value, expected), name
         else:
             gap, largest = (value - expected).abs().max(), expected.abs().max()
-            assert gap <= ULPS * largest, name
-    assert found["result"] == alone["result"]
+            assert gap <= bound * largest, name
+    if bound == ULPS:
+        assert found["result"] == alone["result"]
 
 
 @pytest.mark.parametrize("count", range(ALONE + 1, MOST + 1))
@@ -187,8 +189,29 @@ def test_a_rank_that_stands_still_ends_the_others(launch: Launcher, tmp_path: Pa
     assert "(Timed out waiting 2000ms" in ended.said[0]
 
 
+def test_rows_of_a_table(launch: Launcher, tmp_path: Path) -> None:
+    found = []
+    for count in (ALONE, MOST):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        ended = launch(count, "rows", folder)
+        assert ended.codes == [0] * count, ended.said
+        found.append(load(folder / "rows-0.pt"))
+        assert len(list((folder / "images").iterdir())) == 1
+    assert found[0] == found[1]
+
+
+def test_images_from_the_command_line(launch: Launcher, tmp_path: Path) -> None:
+    ended = launch(2, "command", tmp_path, "never", "synthesize")
+    assert ended.codes == [0, 0], ended.said
+    assert ended.said[0].endswith(f"4 images in {tmp_path / 'run' / 'images'}\n")
+    assert ended.said[1] == ""
+    names = [p.name for p in (tmp_path / "run" / "images").iterdir()]
+    assert names == ["batch_00000.safetensors"]
+
+
 def test_the_command_line_says_in_one_line_what_happened(launch: Launcher, tmp_path: Path) -> None:
-    ended = launch(2, "command", tmp_path, "never", "--seed", "RANK")
+    ended = launch(2, "command", tmp_path, "never", "quantize", "--seed", "RANK")
     assert ended.codes == [1, 1], ended.said
     for rank, said in enumerate(ended.said):
         errors = said[said.index("hast-cuda: ") :].splitlines()
@@ -197,12 +220,12 @@ def test_the_command_line_says_in_one_line_what_happened(launch: Launcher, tmp_p
         assert errors[0].startswith(start)
         assert "HAST_CUDA_DEBUG=1" in errors[1]
     assert not (tmp_path / "run").exists()
-    ended = launch(2, "command", tmp_path, "finetune-kill")
+    ended = launch(2, "command", tmp_path, "finetune-kill", "quantize")
     assert ended.codes == [1, -9], ended.said
     errors = ended.said[0][ended.said[0].index("hast-cuda: ") :].splitlines()
     assert len(errors) == 2
     assert errors[0].startswith("hast-cuda: rank 0: error: rank 0 of 2 lost another process")
-    assert launch(3, "command", tmp_path, "never").codes == [0, 0, 0]
+    assert launch(3, "command", tmp_path, "never", "quantize").codes == [0, 0, 0]
     assert (tmp_path / "run" / "result.json").exists()
 
 
@@ -227,87 +250,26 @@ def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
     assert main(command[1:]) == 0  # one process finds it done
 
 
-def test_parts_cover_every_batch() -> None:
-    for size in range(1, 6):
-        worlds = [World(rank, size) for rank in range(size)]
-        for count in range(1, 12):
-            parts = [world.part(count) for world in worlds]
-            owned = [i for part, share in parts if share for i in range(count)[part]]
-            assert owned == list(range(count))
-            assert sum(share for _, share in parts) == pytest.approx(1, abs=1e-15)
-            sizes = [len(range(count)[part]) for part, share in parts if share]
-            assert max(sizes) - min(sizes) <= 1
-            assert all(part == slice(0, 1) for part, share in parts if not share)
-
-
-def test_batches_go_round_and_dependent_ones_stay() -> None:
-    world = World(1, 3)
-    assert owners(7, set(), world, dependent=False) == [0, 1, 2, 0, 1, 2, 0]
-    assert owners(6, {0, 3, 9}, world, dependent=False) == [0, 0, 1, 0, 2, 0]
-    assert owners(5, {1}, world, dependent=True) == [0] * 5
-
-
-def test_one_process_asks_nobody(capsys: pytest.CaptureFixture[str]) -> None:
-    world = join("cpu")
-    assert (world, world.first) == (World(), True)
-    tensors = {"a": torch.ones(2)}
-    assert world.share(tensors)["a"] is tensors["a"]
-    assert world.gather(3) == [3]
-    assert world.on_first(lambda: 5) == 5
-    assert world.part(7) == (slice(0, 7), 1.0)
-    with world.first_goes_first():
-        world.sum_(tensors["a"])
-        world.spread_(tensors["a"])
-    assert tensors["a"].tolist() == [1, 1]
-    world.say("here")
-    World(1, 2).say("there")
-    assert capsys.readouterr().out == "here\n"
-
-
-def torchrun(monkeypatch: pytest.MonkeyPatch, **changed: str) -> None:
-    found = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    for name, value in (found | changed).items():
-        monkeypatch.setenv(name, value)
-
-
-def test_verbs_of_one_process(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torchrun(monkeypatch)
-    assert main(["evaluate", "--model", "digits", "--data", "digits"]) == 1
-    message = "hast-cuda: rank 1: error: evaluate is the work of one process, and 2 were started"
-    assert message in capsys.readouterr().err
-    torchrun(monkeypatch, WORLD_SIZE="1")
-    assert main(["info"]) == 0
-
-
-def test_what_cannot_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    torchrun(monkeypatch)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    with pytest.raises(ValueError, match=r"LOCAL_RANK is not set, .* start with torchrun"):
-        join("cuda")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(ValueError, match=r"to use cuda:1, but torch sees 1 GPUs: start at most 1"):
-        join("cuda")
-    monkeypatch.setenv(ranks.TIMEOUT, "soon")
-    with pytest.raises(ValueError, match="HAST_CUDA_RANK_TIMEOUT is 'soon'; it must be a positive"):
-        join("cpu")
-    monkeypatch.setenv(ranks.TIMEOUT, "1")
-    with pytest.raises(ranks.RankLostError, match=r"not all of the 2 processes .* within 1 s"):
-        join("cpu")
+def assert_equal_on_gpus(launch: Launcher, folder: Path, *where: str) -> None:
+    """Two processes on ``where`` against one on a GPU."""
+    folders = [folder / "alone", folder / "both"]
+    for count, place, values in ((1, folders[0], ("cuda",)), (2, folders[1], where)):
+        place.mkdir()
+        ended = launch(count, "methods", place, *values)
+        assert ended.codes == [0] * count, "\n".join(ended.said)
+    for name in [*methods.available(), "nowhere"]:
+        alone = load(folders[0] / f"{name}-0.pt")
+        for rank in range(2):
+            assert_equal_runs(load(folders[1] / f"{name}-{rank}.pt"), alone, GPU_GAP)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL wants a GPU for each rank")
 def test_every_method_on_two_gpus(launch: Launcher, tmp_path: Path) -> None:
-    folders = [tmp_path / "alone", tmp_path / "both"]
-    for count, folder in enumerate(folders, 1):
-        folder.mkdir()
-        ended = launch(count, "methods", folder, "cuda")
-        assert ended.codes == [0] * count, "\n".join(ended.said)
-    for name in [*methods.available(), "nowhere"]:
-        for rank in range(2):
-            assert_equal_runs(
-                load(folders[1] / f"{name}-{rank}.pt"), load(folders[0] / f"{name}-0.pt")
-            )
+    assert_equal_on_gpus(launch, tmp_path, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_every_method_of_two_processes_on_one_gpu(launch: Launcher, tmp_path: Path) -> None:
+    assert_equal_on_gpus(launch, tmp_path, "cuda:0", "gloo")

@@ -1,0 +1,82 @@
+"""One process by itself, what is refused before several start, and who does what."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hast_cuda import ranks
+from hast_cuda.cli import main
+from hast_cuda.ranks import World, join
+from hast_cuda.synthesis.owners import owners
+
+
+def test_parts_cover_every_batch() -> None:
+    for size in range(1, 6):
+        worlds = [World(rank, size) for rank in range(size)]
+        for count in range(1, 12):
+            parts = [world.part(count) for world in worlds]
+            owned = [i for part, share in parts if share for i in range(count)[part]]
+            assert owned == list(range(count))
+            assert sum(share for _, share in parts) == pytest.approx(1, abs=1e-15)
+            sizes = [len(range(count)[part]) for part, share in parts if share]
+            assert max(sizes) - min(sizes) <= 1
+            assert all(part == slice(0, 1) for part, share in parts if not share)
+
+
+def test_batches_go_round_and_dependent_ones_stay() -> None:
+    world = World(1, 3)
+    assert owners(7, set(), world, dependent=False) == [0, 1, 2, 0, 1, 2, 0]
+    assert owners(6, {0, 3, 9}, world, dependent=False) == [0, 0, 1, 0, 2, 0]
+    assert owners(5, {1}, world, dependent=True) == [0] * 5
+
+
+def test_one_process_asks_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    world = join("cpu")
+    assert (world, world.first) == (World(), True)
+    tensors = {"a": torch.ones(2)}
+    assert world.share(tensors)["a"] is tensors["a"]
+    assert world.gather(3) == [3]
+    assert world.on_first(lambda: 5) == 5
+    assert world.part(7) == (slice(0, 7), 1.0)
+    with world.first_goes_first():
+        world.sum_(tensors["a"])
+        world.spread_(tensors["a"])
+    assert tensors["a"].tolist() == [1, 1]
+    world.say("here")
+    World(1, 2).say("there")
+    assert capsys.readouterr().out == "here\n"
+
+
+def torchrun(monkeypatch: pytest.MonkeyPatch, **changed: str) -> None:
+    found = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in (found | changed).items():
+        monkeypatch.setenv(name, value)
+
+
+def test_verbs_of_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torchrun(monkeypatch)
+    assert main(["evaluate", "--model", "digits", "--data", "digits"]) == 1
+    message = "hast-cuda: rank 1: error: evaluate is the work of one process, and 2 were started"
+    assert message in capsys.readouterr().err
+    torchrun(monkeypatch, WORLD_SIZE="1")
+    assert main(["info"]) == 0
+
+
+def test_what_cannot_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    torchrun(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ValueError, match=r"LOCAL_RANK is not set, .* start with torchrun"):
+        join("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match=r"to use cuda:1, but torch sees 1 GPUs: start at most 1"):
+        join("cuda")
+    monkeypatch.setenv(ranks.TIMEOUT, "soon")
+    with pytest.raises(ValueError, match="HAST_CUDA_RANK_TIMEOUT is 'soon'; it must be a positive"):
+        join("cpu")
+    monkeypatch.setenv(ranks.TIMEOUT, "1")
+    with pytest.raises(ranks.RankLostError, match=r"not all of the 2 processes .* within 1 s"):
+        join("cpu")
