@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+import harness
 import pytest
 import torch
 from bench_launches import EAGER, MERGED, WASTEFUL, Count, count
@@ -139,7 +144,40 @@ def test_runs_render() -> None:
     assert "a network (random weights), 4 bits" in text
     assert "| synthesis | 1.2 |" in text
     assert "| some rate | 2.50 |" in text
-    assert set(TABLES) == {"launches", "step", "run", "memory"}
+    assert set(TABLES) == {"launches", "step", "run", "ranks", "memory", "export"}
+
+
+def test_ranks_render() -> None:
+    seconds = {"synthesis_iteration": [0.5, 0.25], "finetune_step": [0.75, 0.5], "sum": [0.002, 0]}
+    rates = {"images_per_second": 0.5, "steps_per_second": 1.5}
+    expected = {f"predicted_{name}": 2 * rate for name, rate in rates.items()}
+    document = {
+        "budget": {"network": "a network", "batch": 64, "batches": 2, "rounds": 3, "iterations": 5},
+        "bytes_summed": 1_090_000, "iterations": 1000, "threads": 1, "cores": 2, "load": 1.26,
+        "rows": [
+            {"ranks": 1, "seconds": seconds, **rates, **expected},
+            {"ranks": 2, "seconds": seconds, **rates, **expected},
+            {"ranks": 8, "absent": "2 GPUs"},
+        ],
+    }  # fmt: skip
+    text, *lines = TABLES["ranks"](document)
+    assert "a sum is of 1.1 MB. 1.3 other processes wanted the 2 cores" in text
+    assert "| 1 | 0.50 | 1.00 | 1.50 | 3.00 | 500 | 250 |  |" in lines
+    assert "| 2 | 0.50 | 1.00 | 1.50 | 3.00 | 500 | 250 | 2.0 |" in lines
+    assert lines[-2] == "Absent: 8 processes: 2 GPUs."
+
+
+@pytest.mark.slow
+def test_ranks_are_measured(tmp_path: Path) -> None:
+    script = Path(harness.__file__).with_name("bench_ranks.py")
+    flags = ["--device", "cpu", "--batch", "4", "--iterations", "1", "--rounds", "1", "--out"]
+    subprocess.run(
+        [sys.executable, str(script), *flags, str(tmp_path)], check=True, capture_output=True
+    )
+    document = json.loads((tmp_path / "ranks-cpu.json").read_text(encoding="utf-8"))
+    assert [row["ranks"] for row in document["rows"]] == [1, 2]
+    assert document["bytes_summed"] == 4 * 272_474
+    assert document["rows"][1]["seconds"]["sum"][0] > 0
 
 
 def test_memory_renders() -> None:
