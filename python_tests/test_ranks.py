@@ -19,7 +19,7 @@ from hast_cuda import methods
 from hast_cuda.cli import main
 from hast_cuda.fingerprint import fingerprint
 
-SCRIPT = Path(__file__).with_name("rank_work.py")
+SCRIPT = Path(__file__).with_name("rank_server.py")
 ALONE, MOST = 1, 3
 # Sums over the ranks have another order than those of one process, so gradients differ in their
 # last bits, and every one of the 3 to 6 updates is rounded to the weight's grid: half a unit in the
@@ -150,7 +150,9 @@ def test_work_that_differs_is_refused_on_every_rank(count: int, folders: dict[in
         assert "the network's weights is '" in said["weights"]
         assert "the images given is '" in said["images"]
         assert "is a file; give --out another name" in said["broken directory"]
-        assert len(said) == 6
+        assert "seed is 0 on rank 0 and 1 on rank 1; start all with the same" in said["synthesis"]
+        assert "the images given is '" in said["steps"]
+        assert len(said) == 8
     assert not list(folders[count].glob("none*"))
 
 

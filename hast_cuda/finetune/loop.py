@@ -20,7 +20,7 @@ from hast_cuda.finetune.iteration import Iteration
 from hast_cuda.finetune.objective import loss_weights
 from hast_cuda.finetune.source import GeneratedImages, Source, StoredImages
 from hast_cuda.finetune.step import Step
-from hast_cuda.finetune.together import begin, check_equal
+from hast_cuda.finetune.together import agree, begin, check_equal
 from hast_cuda.memory import explained_memory
 from hast_cuda.ranks import World
 from hast_cuda.synthesis.generator import GeneratorTrainer
@@ -119,10 +119,13 @@ def finetune(
         FloatingPointError: a loss that is not finite, naming the iteration.
         torch.OutOfMemoryError: with the peak and a batch size that should fit.
         ValueError: feature layers that the networks do not have; no images; labels that are missing
-            or do not fit; a generator with another batch size or device.
+            or do not fit; a generator with another batch size or device; other arguments than those
+            of the other processes. RuntimeError: the processes' students are not the same bits.
     """
     device, execution = torch.device(device), execution or Execution()
+    world = world or World()
     check_images(images, labels, config, device)
+    agree(world, images, labels, config, seed)
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     frozen = execution.network(frozen)
     student = execution.network(student.to(device).eval().requires_grad_(True))
@@ -137,7 +140,6 @@ def finetune(
         raise ValueError(message)
     step = Step(frozen, student, layers, config, execution)
     trainer = images if isinstance(images, GeneratorTrainer) else None
-    world = world or World()
     interval = max(1, -(-config.iterations // config.evaluations))
     kept = (
         "Images and the last checkpoint are kept." if checkpoint is not None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
+from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.fingerprint import fingerprint
 from hast_cuda.ranks import World
 from hast_cuda.synthesis.generator import GeneratorTrainer
@@ -17,6 +20,19 @@ def spread_student(student: nn.Module, world: World) -> None:
     """Give every rank the parameters, buffers and ranges of rank 0's student."""
     if world.size > 1:
         student.load_state_dict(world.share(student.state_dict()))
+
+
+def agree(
+    world: World, images: Tensor | GeneratorTrainer, labels: Tensor | None, config: FinetuneConfig,
+    seed: int,
+) -> None:  # fmt: skip
+    """ValueError on every rank unless all are to take the same steps."""
+    if world.size == 1:
+        return
+    given = {} if labels is None else {"labels": labels}
+    if isinstance(images, Tensor):
+        given["images"] = images
+    world.agree({"seed": seed, **asdict(config), "the images given": fingerprint(given)})
 
 
 def begin(

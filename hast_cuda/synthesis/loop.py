@@ -21,7 +21,7 @@ from hast_cuda.ranks import World
 from hast_cuda.seeding import generator
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.draws import draw_labels, draw_noise, draw_targets
-from hast_cuda.synthesis.owners import Records, collected, owners
+from hast_cuda.synthesis.owners import Records, agree, collected, owners
 from hast_cuda.synthesis.step import Step
 from hast_cuda.synthesis.store import ImageStore, SyntheticImages
 from hast_cuda.synthesis.terms import Terms, has_margins, make_terms
@@ -152,8 +152,9 @@ def synthesize(
         Images [N, C, H, W] float32 in the teacher's input space and labels [N] int64, on the CPU.
 
     Raises:
-        ValueError: no BatchNorm, a store of another run, or margins for a network whose classifier
-            cannot be found. FloatingPointError: a loss that is not finite.
+        ValueError: no BatchNorm, a store of another run, margins for a network whose classifier
+            cannot be found, or other arguments than those of the other processes.
+        FloatingPointError: a loss that is not finite.
         torch.OutOfMemoryError: with the peak and a batch size that should fit.
     """
     device, execution = torch.device(device), execution or Execution()
@@ -162,6 +163,7 @@ def synthesize(
         execution.network(frozen), merge=execution.merge, segments=execution.checkpoint_segments
     )
     world = world or World()
+    agree(world, teacher, shape, config, seed)
     labels = draw_labels(config, shape.num_classes, seed)
     batches = labels.split(config.batch_size)
     results: dict[int, Tensor] = {}

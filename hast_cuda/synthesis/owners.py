@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hast_cuda.fingerprint import fingerprint
 from hast_cuda.ranks import World
+from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.store import ImageStore, SyntheticImages
 from hast_cuda.tensor_files import DamagedFileError
 
+if TYPE_CHECKING:
+    from hast_cuda.synthesis.loop import ImageShape
+
 Record = dict[str, float | int | str]
+
+
+def agree(
+    world: World, teacher: nn.Module, shape: ImageShape, config: SynthesisConfig, seed: int
+) -> None:
+    """ValueError on every rank unless all are to make the same images."""
+    if world.size > 1:
+        world.agree({
+            "seed": seed, "shape": shape, **asdict(config),
+            "the network's weights": fingerprint(teacher.state_dict()),
+        })  # fmt: skip
 
 
 def owners(count: int, found: set[int], world: World, *, dependent: bool) -> list[int]:
