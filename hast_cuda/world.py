@@ -168,11 +168,14 @@ class World:
 
 
 def _portable(error: Exception | None) -> Exception | None:
-    """``error``, or its text as a RuntimeError if it does not survive pickling."""
+    """``error``, or its text as a RuntimeError if it must not or cannot be passed on."""
     if error is None:
         return None
+    text = RuntimeError(f"{type(error).__name__}: {error}")
+    if isinstance(error, torch.OutOfMemoryError):
+        return text  # the others would explain it with the figures of their own devices
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        return text
     return error

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from networks import CHANNELS, CLASSES, SIZE, tiny
+from rank_faults import every_fault
 from test_method_runs import SHAPE, TINY, small
 from test_run import real_images
 from torch import Tensor, nn
@@ -235,5 +236,5 @@ def rows(folder: Path) -> None:
 
 WORK: dict[str, Callable[..., None]] = {
     "methods": every_method, "losses": every_loss, "refusals": refusals,
-    "interrupted": interrupted, "command": command, "rows": rows,
+    "interrupted": interrupted, "command": command, "rows": rows, "faults": every_fault,
 }  # fmt: skip

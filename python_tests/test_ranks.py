@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -189,6 +190,28 @@ def test_a_rank_that_stands_still_ends_the_others(launch: Launcher, tmp_path: Pa
     assert ended.codes == [1, None]
     assert 2 <= ended.seconds < 30
     assert "(Timed out waiting 2000ms" in ended.said[0]
+
+
+@pytest.mark.parametrize("count", range(ALONE + 1, MOST + 1))
+def test_faults_are_found_by_rank_0_and_told_to_all(
+    launch: Launcher, tmp_path: Path, count: int
+) -> None:
+    ended = launch(count, "faults", tmp_path)
+    assert ended.codes == [0] * count, "\n".join(ended.said)
+    for rank in range(count):
+        said = load(tmp_path / f"faults-{rank}.pt")
+        for name in ("finished", "unfinished"):
+            assert said[name].count("It is made again now") == (2 if rank == 0 else 0)
+        assert re.match("BlockingIOError: .* is in use by process", said["lock"])
+        assert "has 99 iterations, more than those of 3 to do" in said["checkpoint"]
+        own = "OutOfMemoryError: fine-tuning ran out of memory on cpu"
+        told = "RuntimeError: OutOfMemoryError: CUDA out of memory"
+        assert said["memory of rank 0"].startswith(told if rank else own)
+        last = said["memory of the last"]
+        assert last.startswith(own if rank == count - 1 else "RankLostError: ")
+        assert ("Images and the last checkpoint are kept." in last) == (rank == count - 1)
+    left = sorted(p.name for p in (tmp_path / "run" / "images").iterdir())
+    assert left == [f"batch_{i:05d}.safetensors" for i in range(3)]
 
 
 def test_rows_of_a_table(launch: Launcher, tmp_path: Path) -> None:

@@ -142,9 +142,10 @@ def finetune(
     trainer = images if isinstance(images, GeneratorTrainer) else None
     interval = max(1, -(-config.iterations // config.evaluations))
     kept = (
-        "Images and the last checkpoint are kept." if checkpoint is not None
+        "Images and the last checkpoint are kept."
+        if world.on_first(lambda: checkpoint is not None)
         else "Nothing was kept (no directory)."
-    )  # fmt: skip
+    )
     memory = explained_memory("fine-tuning", config.batch_size, "finetune.batch_size", kept, device)
 
     def look() -> list[tuple[int, float]]:
