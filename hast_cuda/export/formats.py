@@ -38,8 +38,11 @@ class Exported:
     """One file, its sizes and its proof: what ``exports/<kind>.json`` of a run holds."""
 
     kind: str
+    """One of :data:`KINDS`."""
     file: Path
+    """Where it is."""
     bytes: int
+    """Of the file."""
     float_bytes: int
     """Of the network's parameters as float32."""
     weight_bits: float | None = None
@@ -51,7 +54,9 @@ class Exported:
     float_layers: dict[str, str] = field(default_factory=dict)
     """"onnx-ort": the others, and why."""
     checks: Check | None = None
+    """The file beside the quantized network; None if they were not compared."""
     latency: Latency | None = None
+    """ONNX: measured by whoever asks for it."""
 
     def record(self) -> dict[str, Any]:
         """As JSON values, the file by its name alone."""

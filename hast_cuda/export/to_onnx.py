@@ -25,7 +25,9 @@ class OnnxInfo:
     """What was written."""
 
     file: Path
+    """Where it is."""
     bytes: int
+    """Of the file."""
     float_bytes: int
     """Of the network's parameters as float32."""
     weight_bits: float

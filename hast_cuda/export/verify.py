@@ -25,6 +25,7 @@ class Check:
     """An exported network beside the PyTorch student, on the same images."""
 
     images: int
+    """How many were compared."""
     source: str
     """"given", "synthetic" or "noise"."""
     top1_agreement: float
@@ -49,8 +50,11 @@ class Latency:
     """Median time of a batch in onnxruntime on the CPU."""
 
     batch: int
+    """Images per run."""
     threads: int
+    """Of onnxruntime."""
     milliseconds: float
+    """Of the exported network."""
     float_milliseconds: float
     """Of the full-precision network, exported with BatchNorm as onnxruntime optimises it."""
 
