@@ -130,4 +130,16 @@ def test_ranges_without_images_need_another_source() -> None:
 
 
 def test_posttraining_is_off_unless_asked() -> None:
-    assert methods.recipe("hast").posttraining == PostTrainingConfig()
+    for name in ("intraq", "zeroq_il", "dsg_il", "real_data"):
+        assert methods.recipe(name).posttraining == PostTrainingConfig()
+    for preset in ("paper", "released"):
+        assert methods.recipe("hast", preset).posttraining == PostTrainingConfig()
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "imagenet"])
+def test_hasts_default_matches_first_and_starts_from_squant(dataset: str) -> None:
+    ours, paper = (methods.recipe("hast", preset, dataset) for preset in ("default", "paper"))
+    assert ours.posttraining == PostTrainingConfig(rounding="squant")
+    assert ours.synthesis.label_weight == 0.1
+    assert ours.synthesis.difficulty_exponent == paper.synthesis.difficulty_exponent
+    assert ours.synthesis.augment_probability == 0.5
