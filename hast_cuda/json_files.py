@@ -37,15 +37,20 @@ def read_object(path: Path, fix: str) -> dict[str, Any]:
     return found
 
 
-def parse(text: str) -> Any:
+def parse(text: str, *, finite: bool = True) -> Any:
     """The value of a JSON text.
 
+    Args:
+        text: one value.
+        finite: False allows NaN, Infinity and -Infinity, as ``json.dumps`` writes them.
+
     Raises:
-        json.JSONDecodeError, a ValueError: no JSON. ValueError: too deep, or NaN, infinity or an
-            absurd number in it.
+        json.JSONDecodeError, a ValueError: no JSON. ValueError: too deep, or an absurd number in
+            it.
     """
+    constants = _refuse if finite else float
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+        return json.loads(text, parse_constant=constants, parse_float=_finite, parse_int=_whole)
     except RecursionError as error:
         raise ValueError("too many brackets inside each other") from error
 

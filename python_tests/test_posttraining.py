@@ -128,10 +128,17 @@ def test_student_of_a_run_without_these_steps(tmp_path: Path, recipe: dict[str, 
     assert same_state(loaded, snapshot(student))
 
 
-@pytest.mark.parametrize("content", [{"unknown": 1}, 3, [1]])
-def test_broken_configuration_of_a_run(tmp_path: Path, content: Any) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"unknown": 1}, r"settings that this version does not know: \['unknown'\]"),
+        (3, "config.json is not the configuration of a run"),
+        ([1], "config.json is not the configuration of a run"),
+    ],
+)
+def test_broken_configuration_of_a_run(tmp_path: Path, content: Any, message: str) -> None:
     run = saved(tmp_path, hc.quantize(tiny(), 3, 3), {"posttraining": content})
-    with pytest.raises(ValueError, match=r"config.json is not the configuration of a run"):
+    with pytest.raises(ValueError, match=message):
         load_student(tiny(), run)
 
 

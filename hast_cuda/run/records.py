@@ -43,7 +43,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     """All records; a line cut short by a kill is left out.
 
     Raises:
-        ValueError: what no run has logged: no text, NaN, lists, another type of a count.
+        ValueError: what no run has logged: no text, lists, another type of a count.
     """
     if not path.exists():
         return []
@@ -54,7 +54,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     try:
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             try:
-                record = parse(line)
+                record = parse(line, finite=False)  # a loss that diverged is logged as it is
             except json.JSONDecodeError:
                 continue  # a line that the process did not live to finish
             found.append(_checked(record, number))
