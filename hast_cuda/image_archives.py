@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import lzma
 import math
+import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -58,7 +61,7 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except (
         ValueError, OSError, EOFError, KeyError, RuntimeError, NotImplementedError, zlib.error,
-        zipfile.BadZipFile, SyntaxError, RecursionError, MemoryError,
+        zipfile.BadZipFile, lzma.LZMAError, struct.error, SyntaxError, RecursionError, MemoryError,
     ) as error:  # fmt: skip
         reason = str(error) or type(error).__name__
         raise ValueError(
@@ -74,8 +77,8 @@ class _Misfit(ValueError):
 def _header(archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype that an entry claims, compared with its size."""
     entry = archive.getinfo(f"{key}.npy")
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{key} is compressed by a method that numpy does not write")
+    if entry.compress_type == zipfile.ZIP_LZMA:
+        _check_dictionary(archive, entry, key)
     with archive.open(entry) as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
@@ -97,6 +100,33 @@ def _header(archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], np.dty
             f"{key} unpacks {entry.compress_size} bytes to {claimed}, as no photographs do"
         )
     return shape, dtype
+
+
+def _check_dictionary(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, key: str) -> None:
+    """LZMA allocates at once what its header says; its highest preset says 64 MiB."""
+    assert archive.filename is not None
+    with Path(archive.filename).open("rb") as file:
+        file.seek(entry.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+        file.seek(name + extra + 5, os.SEEK_CUR)  # version, size and one byte of properties
+        (size,) = struct.unpack("<I", file.read(4))
+    if size > _SMALL:
+        raise ValueError(f"{key} wants a dictionary of {size} bytes to be unpacked")
+
+
+class _ByPieces:
+    """A file that is read 4 kB at a time: so much, packed by LZMA, unpacks to 30 MB at most."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; fewer at the end alone."""
+        pieces = []
+        while size > 0 and (piece := self.file.read(min(size, 4096))):
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
 
 
 def _check_shapes(
@@ -126,7 +156,8 @@ def _read(
     archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> np.ndarray[Any, np.dtype[Any]]:
     with archive.open(f"{key}.npy") as file:
-        found: np.ndarray[Any, np.dtype[Any]] = np.lib.format.read_array(file, allow_pickle=False)
+        pieces: Any = _ByPieces(file)
+        found: np.ndarray[Any, np.dtype[Any]] = np.lib.format.read_array(pieces, allow_pickle=False)
     if found.shape != shape or found.dtype != dtype:
         raise ValueError(f"{key} changed while it was read")
     return found

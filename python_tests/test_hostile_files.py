@@ -23,6 +23,7 @@ from test_data import SPEC, Payload, image_tree
 from hast_cuda import image_folders
 from hast_cuda.data import load_images
 from hast_cuda.export import read_packed
+from hast_cuda.image_archives import npz_arrays
 from hast_cuda.synthesis import ImageStore
 from hast_cuda.tensor_files import DamagedFileError, load_tensors
 from hast_cuda.weights import load_weights
@@ -193,6 +194,22 @@ def npz(images: bytes, compression: int = zipfile.ZIP_STORED, **more: bytes) -> 
     return buffer.getvalue()
 
 
+def with_method(number: int) -> bytes:
+    """Images that claim to be compressed in another way."""
+    content = bytearray(npz(npy("(2, 4, 4, 3)", bytes(96))))
+    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        content[content.index(signature) + offset] = number
+    return bytes(content)
+
+
+def with_dictionary(size: int) -> bytes:
+    """Images packed by LZMA, whose header asks for so much memory."""
+    content = bytearray(npz(npy("(2, 4, 4, 3)", bytes(96)), zipfile.ZIP_LZMA))
+    start = 30 + len("images.npy") + 5
+    content[start : start + 4] = size.to_bytes(4, "little")
+    return bytes(content)
+
+
 def bomb() -> bytes:
     """100 MB of zeros in 100 kB."""
     return npz(npy("(2, 4096, 4096, 3)", bytes(2 * 4096 * 4096 * 3)), zipfile.ZIP_DEFLATED)
@@ -210,9 +227,8 @@ NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
     "deep header": (lambda: npz(npy("(" * 3000 + ")" * 3000)), "not a usable"),
     "floats": (lambda: npz(npy("(2, 4, 4, 3)", bytes(768), "<f8")), "images are float64"),
     "cut": (lambda: npz(npy("(2, 4, 4, 3)", bytes(96)))[:-40], "not a usable"),
-    "other method": (
-        lambda: npz(npy("(2, 4, 4, 3)", bytes(96)), zipfile.ZIP_LZMA), "numpy does not write",
-    ),
+    "unknown method": (lambda: with_method(99), "not a usable"),
+    "greedy dictionary": (lambda: with_dictionary(2**32 - 1), "wants a dictionary of 4294967295"),
 }  # fmt: skip
 
 
@@ -222,6 +238,19 @@ def test_npz(tmp_path: Path, name: str) -> None:
     (tmp_path / "set.npz").write_bytes(make())
     with pytest.raises(ValueError, match=rf"(?s)data=.*set.npz.*{message}"):
         load_images(tmp_path / "set.npz", spec=SPEC)
+
+
+@pytest.mark.parametrize(
+    "compression",
+    [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA],
+)
+def test_npz_of_every_compression(tmp_path: Path, compression: int) -> None:
+    (tmp_path / "set.npz").write_bytes(npz(npy("(2, 4, 4, 3)", bytes(range(96))), compression))
+    with np.load(tmp_path / "set.npz") as archive:
+        assert np.array_equal(archive["images"].ravel(), np.arange(96))
+    pixels, labels = npz_arrays(tmp_path / "set.npz")
+    assert torch.equal(pixels.permute(0, 2, 3, 1).flatten(), torch.arange(96, dtype=torch.uint8))
+    assert labels.tolist() == [0, 0]
 
 
 def test_npz_extracts_nothing(tmp_path: Path) -> None:
