@@ -78,11 +78,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    names = [name for name, *_ in NETWORKS]
+    parser.add_argument("--networks", nargs="+", choices=names, default=names)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     flags = parser.parse_args()
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name, weights, images, normalization in NETWORKS:
+            if name not in flags.networks:
+                continue
             if weights is not None and not (DATA / weights).exists():
                 print(f"{name}: HAST_CUDA_DATA does not name a folder with {weights}")
                 continue
