@@ -114,3 +114,21 @@ def test_constant_channels_have_a_code() -> None:
         for k, b, s in zip(found.multiplier, found.bias, found.scale, strict=True)
     ]
     assert codes == [6, 0]
+
+
+def test_without_room_nothing_is_multiplied() -> None:
+    """8-bit codes with zero points are stored as they are: k must be 1 in every channel."""
+    before, after = Affine(4, 1.0, 0), Affine(4, 2 / 3, 0)
+    rows, scale = np.full((1, 40), 15), np.array([1.0])
+
+    def multipliers(largest: int) -> set[int]:
+        found = [
+            exact_requantization(
+                rows, scale, np.array([bias]), before, after, first=0, last=15, largest=largest
+            )
+            for bias in np.linspace(0, 1, 21)
+        ]
+        return {int(f.multiplier[0]) for f in found if f is not None}
+
+    assert max(multipliers(127)) > 1
+    assert multipliers(0) == {1}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hast_cuda.data import ImageSet
 from hast_cuda.export.float_network import save_float, to_float
+from hast_cuda.export.grid import float_bytes
 from hast_cuda.export.packed import load_packed, save_packed
 from hast_cuda.export.program import save_program
 from hast_cuda.export.to_onnx import save_onnx
@@ -109,7 +110,7 @@ def _write(
     student: nn.Module, file: Path, kind: str, shape: tuple[int, int, int],
     describe: Mapping[str, Any],
 ) -> Exported:  # fmt: skip
-    whole = 4 * sum(p.numel() for p in student.parameters())
+    whole = float_bytes(student)
     if kind.startswith("onnx"):
         info = save_onnx(student, file, shape, form=kind.removeprefix("onnx-"), describe=describe)
         return Exported(

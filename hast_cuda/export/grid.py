@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.ops.reference import arithmetic_dtype, quantize_integers, quantizer_parameters
@@ -102,6 +102,11 @@ def grid_of(lower: Tensor, upper: Tensor, bits: int) -> Grid:
     scale, zero = quantizer_parameters(lower, upper, bits)
     zero_point = (2 ** (bits - 1) - zero).to(torch.int64)
     return Grid(bits, 1 / scale, zero_point, torch.stack([lower, upper]))
+
+
+def float_bytes(student: nn.Module) -> int:
+    """What the parameters of a network take as float32."""
+    return 4 * sum(p.numel() for p in student.parameters())
 
 
 def values_of(codes: Tensor, grid: Grid, axis: int = 0) -> Tensor:

@@ -212,13 +212,16 @@ def _requantized_weights(
     # Channels that BatchNorm or their weights make constant: any scale will do.
     dead = (np.abs(rows).max(axis=1, initial=0) == 0) | (layer.multiplier == 0)
     rows, scale = rows * ~dead[:, None], np.where(dead, after.step / before.step, scale)
-    largest = min(LARGEST_INT8, _LARGEST_PAIR // (2 * before.largest))
+    wide = bool(np.abs(rows).max(initial=0) > LARGEST_INT8)  # 8 bits: codes with zero points,
+    largest = (
+        0 if wide else min(LARGEST_INT8, _LARGEST_PAIR // (2 * before.largest))
+    )  # unmultiplied
     found = exact_requantization(
         rows, scale, bias, before, after, first=first, last=last, largest=largest
     )
     if found is None:
         return None
-    if np.abs(rows).max(initial=0) > LARGEST_INT8:  # 8 bits: codes with zero points
+    if wide:
         codes, zero_point, _ = flipped(layer)
         column = (-1, *[1] * (codes.ndim - 1))
         codes = np.where(dead.reshape(column), zero_point.reshape(column), codes)

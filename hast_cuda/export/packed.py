@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.export.grid import activation_grid
+from hast_cuda.export.grid import activation_grid, float_bytes
 from hast_cuda.export.packed_weight import packed_weight
 from hast_cuda.export.placement import Placement, QuantizedLayer, key, own_keys
 from hast_cuda.export.rebuild import rebuild
@@ -68,8 +68,7 @@ def save_packed(
         "describe": dict(describe or {}),
     }
     write_sealed(path, tensors, content, FORMAT)
-    parameters = sum(p.numel() for p in student.parameters())
-    return PackedInfo(path.stat().st_size, 4 * parameters, 8 * weight_bytes / max(1, weights))
+    return PackedInfo(path.stat().st_size, float_bytes(student), 8 * weight_bytes / max(1, weights))
 
 
 def load_packed(path: Path | str, network: nn.Module) -> nn.Module:

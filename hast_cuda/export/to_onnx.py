@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from hast_cuda.export.grid import float_bytes
 from hast_cuda.export.marked import DOMAIN, INPUT, OUTPUT, QUANTIZE, MarkedModel, mark, require_onnx
 from hast_cuda.files import replace_file
 from hast_cuda.validate import check_choice
@@ -82,7 +83,7 @@ def save_onnx(
     nodes = Counter(node.op_type for node in model.graph)
     integer = sum(nodes[op] for op in ("QLinearConv", "ConvInteger", "MatMulInteger"))
     return OnnxInfo(
-        path, path.stat().st_size, _float_bytes(student), bits, dict(nodes), integer, reasons
+        path, path.stat().st_size, float_bytes(student), bits, dict(nodes), integer, reasons
     )
 
 
@@ -131,7 +132,3 @@ def _rewrite(marked: MarkedModel, form: str) -> tuple[dict[str, str], float]:
     widths = [4 if form == "uint4" and narrow else 8 for narrow in small]
     mean = sum(n * w for n, w in zip(counts, widths, strict=True)) / max(sum(counts), 1)
     return reasons, mean
-
-
-def _float_bytes(student: nn.Module) -> int:
-    return 4 * sum(p.numel() for p in student.parameters())
