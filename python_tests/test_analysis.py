@@ -91,6 +91,8 @@ def test_gradient_cosines_are_those_of_the_losses() -> None:
     step.close()
     assert found["alignment_distillation"] == pytest.approx([cosine(fa, kl).item()], abs=1e-5)
     assert found["cross_entropy_distillation"] == pytest.approx([cosine(ce, kl).item()], abs=1e-5)
+    # of a student that is trained with labels, the same
+    assert gradient_cosines(teacher, student, [(x, y)], config, layers=LAYERS) == found
     with pytest.raises(ValueError, match="batches is empty"):
         gradient_cosines(teacher, student, [], layers=LAYERS)
 
@@ -193,8 +195,10 @@ def test_the_twin_is_the_student() -> None:
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "distillation", "alignment"])
-def test_hessians_of_the_losses(name: str) -> None:
-    losses = StudentLosses(tiny(), quantized(), pictures(), labels(), layers=LAYERS)
+@pytest.mark.parametrize("label_weight", [0.0, 1.0])
+def test_hessians_of_the_losses(name: str, label_weight: float) -> None:
+    config = FinetuneConfig(label_weight=label_weight)
+    losses = StudentLosses(tiny(), quantized(), pictures(), labels(), config, layers=LAYERS)
     hessian = Hessian(getattr(losses, name), losses.parameters)
     v, w = (torch.randn(hessian.size) for _ in range(2))
     torch.testing.assert_close(  # symmetric

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +91,8 @@ def _terms(
     with torch.no_grad():
         target = teacher(x)
     output = student(x)
-    terms = loss_terms(config, target, output)
+    # The cross entropy on labels is taken below, whether or not this student was trained with it.
+    terms = loss_terms(replace(config, label_weight=0.0), target, output)
     named = {"distillation": terms[0], "alignment": terms[1]}
     if labels is not None:
         wide = arithmetic_dtype(output.logits.dtype)
