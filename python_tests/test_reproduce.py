@@ -27,6 +27,7 @@ from hast_cuda.reproduce import (
     to_html,
     to_markdown,
 )
+from hast_cuda.reproduce.render import divergence_notes
 from hast_cuda.synthesis import ImageShape, SynthesisConfig
 
 SHAPE = ImageShape(3, 8, 8, 5)
@@ -140,6 +141,18 @@ def test_lines() -> None:
     expected = ["hast", "81.00", "1.41", "2", "81.50", "71.00", "88.34 ± 0.06", "-7.34", "11.00",
                 "5.66", "4"]  # fmt: skip
     assert lines[2] == expected
+
+
+def test_diverged_runs_are_named() -> None:
+    lost = Outcome(Row("ait", "ait"), [], "diverged", {0: "the loss is not finite", 2: "the loss"})
+    part = replace(outcome("hast", 80.0), diverged={1: "fine-tuning: the loss is not finite"})
+    lines = lines_of([lost, part], {})
+    assert lines[1][:4] == ["ait", "diverged", "-", "-"]
+    assert lines[2][:4] == ["hast", "80.00", "-", "1"]
+    assert divergence_notes([lost, part, outcome("intraq", 1.0)]) == [
+        "ait, seeds 0, 2: the loss is not finite; the loss.",
+        "hast, seed 1: fine-tuning: the loss is not finite.",
+    ]
 
 
 def test_order() -> None:

@@ -1,40 +1,35 @@
-"""``hast-cuda reproduce``: a table of the paper, our figures beside the paper's."""
+"""``hast-cuda reproduce``: a table or figure of the paper, our values beside the paper's."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import torch
 import tyro
 
 from hast_cuda.cli.options import Budget, Method, Network, find, labelled_images, shape_of
 from hast_cuda.cli.options import training_images as training
 from hast_cuda.execution import Execution
-from hast_cuda.files import replace_file
-from hast_cuda.ranks import join
+from hast_cuda.ranks import join, launched
+from hast_cuda.report.canvas import pyplot
 from hast_cuda.reproduce import (
+    FIGURES,
     NETWORKS,
-    TABLES,
-    Document,
     Outcome,
     Setting,
-    lines_of,
-    order_note,
     paper_figures,
-    paper_source,
     rows_of,
     run_row,
-    to_csv,
-    to_html,
     to_markdown,
+    write_figure,
+    write_table,
 )
-from hast_cuda.run import environment
+from hast_cuda.validate import check_range
 
 TableName = Literal[
-    "table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "figure5"
-]
+    "table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8",
+    "figure2", "figure4", "figure5", "figure6",
+]  # fmt: skip
 Flat = tyro.conf.arg(name="")
 
 
@@ -47,13 +42,13 @@ def reproduce(
     out: Path | None = None, device: str = "auto",
     execution: Annotated[Execution, Flat] = Execution(),
 ) -> None:  # fmt: skip
-    """Reproduce a table of the paper; the same command goes on where it was killed.
+    """Reproduce a table or figure of the paper; the same command goes on where it was killed.
 
     Files not named are looked for in $HAST_CUDA_DATA: DATASET_test.npz, DATASET_train.npz,
     MODEL.safetensors and weights/MODEL.safetensors; weights not found are downloaded by pytorchcv.
 
     Args:
-        table: table1 to table8, or figure5 (as a table).
+        table: table1 to table8; figure2, figure4, figure5, figure6 (a table and pictures).
         dataset: hyper-parameters, network and images.
         bits: of weights and activations.
         budget: "full" (as published), "small" (about half an hour for table1 on two CPU cores) or a
@@ -73,6 +68,7 @@ def reproduce(
         device: "auto", "cpu", "cuda".
         execution: how to compute.
     """
+    _check(table, bits, seeds)
     preset = preset or ("paper" if budget == "full" else "default")
     model = model or NETWORKS[dataset]
     network = Network(model, weights or _weights(model), normalization)
@@ -96,61 +92,36 @@ def reproduce(
         known = ", ".join(row.name for row in rows_of(table, methods))
         message = f"{table} has no rows {sorted(unknown)}; it has: {known}"
         raise ValueError(message)
+    if table in FIGURES:
+        drawing = FIGURES[table](chosen, setting, range(seeds), world.say)
+        document = write_figure(table, drawing, setting, seeds)
+        files = ", ".join(sorted(drawing.pictures))
+        world.say(to_markdown(document))
+        world.say(f"written: {setting.out / table}.md, .csv, .html, .json; {files}")
+        return
     paper = paper_figures(table, dataset, model, bits)
     outcomes: list[Outcome] = []
     for row in chosen:
         outcomes.append(run_row(row, setting, range(seeds), world.say))
-        document = _document(table, setting, outcomes, seeds, paper)
         if world.first:
-            write(document, outcomes, setting)
-    world.say(to_markdown(document))
+            document = write_table(table, outcomes, setting, seeds, paper)
+    if world.first:
+        world.say(to_markdown(document))
     world.say(f"written: {setting.out / 'table.md'}, table.csv, table.html, table.json")
 
 
-def write(document: Document, outcomes: list[Outcome], setting: Setting) -> None:
-    """Put the table beside its runs, in every format; whole or not at all."""
-    raw = {
-        "title": document.title, "facts": document.facts, "notes": document.notes,
-        "rows": {o.row.name: o.results or o.absent for o in outcomes},
-    }  # fmt: skip
-    texts = {
-        "table.md": to_markdown(document), "table.csv": to_csv(document),
-        "table.html": to_html(document),
-        "table.json": json.dumps(raw, indent=1, default=str) + "\n",
-    }  # fmt: skip
-    for name, text in texts.items():
-        with replace_file(setting.out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-
-
-def _document(
-    table: str, setting: Setting, outcomes: list[Outcome], seeds: int, paper: dict[str, Any]
-) -> Document:
-    where, ranks = environment(setting.device), setting.ranks.size
-    processes = "" if ranks == 1 else f" in each of {ranks} processes"
-    facts = {
-        "network": str(setting.describe["network"].model),
-        "test images": f"{len(setting.test)} of {setting.dataset}",
-        "bits": f"{setting.bits} for weights and activations",
-        "preset": setting.preset,
-        "budget": setting.budget,
-        "seeds": ", ".join(map(str, range(seeds))),
-        "device": f"{where['device_name']}, {where['threads']} threads{processes}",
-        "versions": f"hast_cuda {where['hast_cuda']}, torch {torch.__version__}",
-    }
-    if setting.train is not None:
-        facts["training images of real_data"] = str(len(setting.train))
-    reading = (
-        "Last iteration: nothing is chosen by test accuracy; best seen is, and is shown because "
-        "published figures often are. Differences to the paper compare other weights and another "
-        "budget unless both are the paper's; the drops from full precision compare better."
-    )
-    notes = [reading, f"Paper: {paper_source()}"]
-    order = order_note(outcomes, paper)
-    return Document(
-        f"{table}: {TABLES[table].title}", facts, lines_of(outcomes, paper),
-        notes if order is None else [order, *notes],
-    )  # fmt: skip
+def _check(table: str, bits: int, seeds: int) -> None:
+    """What would be found out late otherwise."""
+    check_range("bits", bits, 2, 8)
+    check_range("seeds", seeds, 1)
+    if table.startswith("figure"):
+        pyplot()
+    if table in FIGURES and launched() > 1:
+        message = (
+            f"{table} is measured by one process, and {launched()} were started: call it without "
+            "torchrun"
+        )
+        raise ValueError(message)
 
 
 def _in_folder(name: str) -> str | None:

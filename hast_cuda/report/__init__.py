@@ -7,6 +7,8 @@ from hast_cuda.report.cosines import draw_cosines
 from hast_cuda.report.difficulty import draw_difficulty
 from hast_cuda.report.error_by_difficulty import draw_error_by_difficulty
 from hast_cuda.report.figures import draw_curves, draw_images
+from hast_cuda.report.gaps import draw_gaps
+from hast_cuda.report.inception import draw_inception, inception_loss
 from hast_cuda.report.learning_rate import draw_learning_rate
 from hast_cuda.report.loss_curves import draw_loss_curves
 from hast_cuda.report.results import ACCURACIES
@@ -22,11 +24,14 @@ __all__ = [
     "draw_curves",
     "draw_difficulty",
     "draw_error_by_difficulty",
+    "draw_gaps",
     "draw_images",
+    "draw_inception",
     "draw_learning_rate",
     "draw_loss_curves",
     "draw_sensitivity",
     "draw_spectrum",
+    "inception_loss",
     "write_comparison",
     "write_report",
 ]

@@ -9,12 +9,15 @@ from hast_cuda.analysis import Histogram
 from hast_cuda.report.canvas import label, plain_log_labels, pyplot, require, save
 
 
-def draw_difficulty(histograms: Mapping[str, Histogram], path: Path) -> None:
+def draw_difficulty(
+    histograms: Mapping[str, Histogram], path: Path, network: str = "the full-precision network"
+) -> None:
     """Fraction of images per difficulty bin, on a log scale, one curve per set of images.
 
     Args:
         histograms: by the name of their images; empty bins are gaps.
         path: of the SVG or PNG file.
+        network: whose probabilities make the difficulty, for the axis.
 
     Raises:
         ValueError: no histogram. ImportError: no matplotlib.
@@ -29,7 +32,7 @@ def draw_difficulty(histograms: Mapping[str, Histogram], path: Path) -> None:
     axis.set_yscale("log")
     plain_log_labels(axis.yaxis)
     axis.set_xlim(0, 1)
-    axis.set_xlabel("difficulty, 1 - p(label)")
+    axis.set_xlabel(f"difficulty under {network}, 1 - p(label)")
     axis.set_ylabel("fraction of images")
     axis.grid(alpha=0.3, which="both")
     axis.legend(title="images (number)")

@@ -1,8 +1,14 @@
-"""The paper's tables: their rows, their figures, and runs of them."""
+"""The paper's tables and figures: their rows, their values, and runs of them."""
 
 from __future__ import annotations
 
 from hast_cuda.reproduce.budget import SMALL, apply_budget
+from hast_cuda.reproduce.drawing import Drawing
+from hast_cuda.reproduce.figure2 import measure_figure2
+from hast_cuda.reproduce.figure4 import measure_figure4
+from hast_cuda.reproduce.figure5 import draw_figure5
+from hast_cuda.reproduce.figure6 import measure_figure6
+from hast_cuda.reproduce.figures import FIGURES
 from hast_cuda.reproduce.render import (
     Document,
     lines_of,
@@ -22,20 +28,27 @@ from hast_cuda.reproduce.tables import (
     paper_source,
     rows_of,
 )
+from hast_cuda.reproduce.written import write_figure, write_table
 
 __all__ = [
+    "FIGURES",
     "NETWORKS",
     "SMALL",
     "TABLES",
     "Document",
+    "Drawing",
     "Figure",
     "Outcome",
     "Row",
     "Setting",
     "Table",
     "apply_budget",
+    "draw_figure5",
     "image_key",
     "lines_of",
+    "measure_figure2",
+    "measure_figure4",
+    "measure_figure6",
     "order_note",
     "paper_figures",
     "paper_source",
@@ -45,4 +58,6 @@ __all__ = [
     "to_csv",
     "to_html",
     "to_markdown",
+    "write_figure",
+    "write_table",
 ]

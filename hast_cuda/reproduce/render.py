@@ -28,6 +28,7 @@ class Document:
     """Network, data, bits, preset, budget, seeds, device, versions."""
     lines: list[list[str]]
     notes: list[str]
+    header: tuple[str, ...] = HEADER
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
@@ -108,9 +109,19 @@ def order_note(outcomes: Sequence[Outcome], paper: dict[str, Figure]) -> str | N
     return note + (f": {', '.join(turned)}." if turned else ".")
 
 
+def divergence_notes(outcomes: Sequence[Outcome]) -> list[str]:
+    """Of every row with runs that have no result: which seeds, and why."""
+    return [
+        f"{o.row.name}, {'seed' if len(o.diverged) == 1 else 'seeds'} "
+        f"{', '.join(map(str, o.diverged))}: {'; '.join(dict.fromkeys(o.diverged.values()))}."
+        for o in outcomes if o.diverged
+    ]  # fmt: skip
+
+
 def to_markdown(document: Document) -> str:
     """Title, facts, table and notes."""
-    rows = [HEADER, ["---", *["---:"] * (len(HEADER) - 1)], *document.lines]
+    header = document.header
+    rows = [header, ["---", *["---:"] * (len(header) - 1)], *document.lines]
     table = "\n".join("| " + " | ".join(_escape_cell(c) for c in row) + " |" for row in rows)
     facts = "\n".join(f"- {key}: {value}" for key, value in document.facts.items())
     notes = "\n\n".join(document.notes)
@@ -125,7 +136,7 @@ def to_csv(document: Document) -> str:
     """Header and rows; empty cells where nothing was measured."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(HEADER)
+    writer.writerow(document.header)
     writer.writerows([["" if cell == "-" else cell for cell in line] for line in document.lines])
     return buffer.getvalue()
 
@@ -148,7 +159,7 @@ def to_html(document: Document) -> str:
     facts = "".join(
         f"<li>{html.escape(k)}: {html.escape(v)}</li>" for k, v in document.facts.items()
     )
-    body = cells("th", HEADER) + "".join(cells("td", line) for line in document.lines)
+    body = cells("th", document.header) + "".join(cells("td", line) for line in document.lines)
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in document.notes)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'

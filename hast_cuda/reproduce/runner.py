@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hast_cuda.methods import Recipe, change, recipe
 from hast_cuda.ranks import World
 from hast_cuda.reproduce.budget import apply_budget
 from hast_cuda.reproduce.tables import Row
-from hast_cuda.run import Bits, plain, zero_shot_quantize
+from hast_cuda.run import Bits, QuantizationResult, plain, zero_shot_quantize
 from hast_cuda.synthesis import (
     ImageShape,
     ImageStore,
@@ -62,6 +62,8 @@ class Outcome:
     row: Row
     results: list[dict[str, Any]]
     absent: str | None = None
+    diverged: dict[int, str] = field(default_factory=dict)
+    """By seed, why a run has no result: its loss was not finite."""
 
 
 def recipe_of(row: Row, setting: Setting) -> Recipe:
@@ -104,29 +106,51 @@ def images_for(
     return found, f"../../{name}"
 
 
+def run_folder(row: Row, setting: Setting, seed: int) -> Path:
+    """Where the run of one row and seed is kept."""
+    return setting.out / "runs" / f"{_file_name(row.name)}-w{setting.bits}-seed{seed}"
+
+
+def missing(chosen: Recipe, setting: Setting) -> str | None:
+    """Why a recipe cannot be run here, or None."""
+    if chosen.images == "real" and setting.train is None:
+        return "no training images given (--train-data)"
+    return None
+
+
+def run_seed(row: Row, chosen: Recipe, setting: Setting, seed: int) -> QuantizationResult:
+    """One run of a row; a finished one is read."""
+    images, folder = images_for(chosen, setting, seed)
+    return zero_shot_quantize(
+        setting.teacher, setting.shape, Bits(setting.bits, setting.bits), recipe=chosen,
+        seed=seed, device=setting.device, out=run_folder(row, setting, seed), images=images,
+        test=setting.test, execution=setting.execution, world=setting.ranks,
+        describe={
+            "method": row.method, "row": row.name, "preset": setting.preset,
+            "budget": setting.budget, "images": folder, **setting.describe,
+        },
+    )  # fmt: skip
+
+
 def run_row(
     row: Row, setting: Setting, seeds: Sequence[int], say: Callable[[str], None]
 ) -> Outcome:
-    """All seeds of one row."""
+    """All seeds of one row. A run whose loss is not finite is a finding, and ends only itself."""
     chosen = recipe_of(row, setting)
-    if chosen.images == "real" and setting.train is None:
-        return Outcome(row, [], "no training images given (--train-data)")
-    results = []
+    absent = missing(chosen, setting)
+    if absent is not None:
+        return Outcome(row, [], absent)
+    outcome = Outcome(row, [])
     for seed in seeds:
-        out = setting.out / "runs" / f"{_file_name(row.name)}-w{setting.bits}-seed{seed}"
-        say(f"{row.name}, seed {seed}: {out}")
-        images, folder = images_for(chosen, setting, seed)
-        done = zero_shot_quantize(
-            setting.teacher, setting.shape, Bits(setting.bits, setting.bits), recipe=chosen,
-            seed=seed, device=setting.device, out=out, images=images,
-            test=setting.test, execution=setting.execution, world=setting.ranks,
-            describe={
-                "method": row.method, "row": row.name, "preset": setting.preset,
-                "budget": setting.budget, "images": folder, **setting.describe,
-            },
-        )  # fmt: skip
-        results.append(done.result)
-    return Outcome(row, results)
+        say(f"{row.name}, seed {seed}: {run_folder(row, setting, seed)}")
+        try:
+            outcome.results.append(run_seed(row, chosen, setting, seed).result)
+        except FloatingPointError as error:
+            say(f"{row.name}, seed {seed}: {error}")
+            outcome.diverged[seed] = str(error).partition(". ")[0]
+    if not outcome.results:
+        outcome.absent = "diverged"
+    return outcome
 
 
 def _file_name(name: str) -> str:

@@ -116,6 +116,18 @@ TABLES = {
             for value in values
         ),
     ),
+    "figure2": Table(
+        "Training and test accuracy, errors on hard images, difficulty of images",
+        tuple(Row(name, name) for name in ("real_data", "intraq", "hast")),
+    ),
+    "figure4": Table(
+        "Inception loss without (IL, Eq. 5) and with (HIL, Eq. 8) the weight of difficulty",
+        (Row("IL", "hast", NO_HSS), Row("HIL", "hast")),
+    ),
+    "figure6": Table(
+        "Gradients and curvature of the losses",
+        (Row("intraq", "intraq"), Row("hast", "hast")),
+    ),
 }
 
 
@@ -129,7 +141,7 @@ def paper_figures(table: str, dataset: str, model: str, bits: int) -> dict[str, 
     """The paper's top-1 by row; empty where it does not have this table for these images or bits.
 
     Args:
-        table: "table1" to "table8".
+        table: "table1" to "table8"; figures have none.
         dataset: "cifar10", "cifar100" or "imagenet".
         model: distinguishes the networks of Table 3.
         bits: of weights and activations.

@@ -1,0 +1,31 @@
+"""Figure 5: the table of the sweeps as curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hast_cuda import report
+from hast_cuda.reproduce.runner import Outcome
+
+
+def draw_figure5(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Top-1 of the last iteration against the one value that each row changes.
+
+    Args:
+        outcomes: of rows of figure5; those without results are left out.
+        path: of the PNG file.
+
+    Raises:
+        ValueError: no outcome, or a row that changes several values. ImportError: no matplotlib.
+    """
+    sweeps: dict[str, dict[float, list[float]]] = {}
+    for outcome in outcomes:
+        if len(outcome.row.changes) != 1:
+            message = f"row {outcome.row.name} changes {len(outcome.row.changes)} values, not one"
+            raise ValueError(message)
+        ((name, value),) = outcome.row.changes.items()
+        if outcome.results:
+            sweep = sweeps.setdefault(name.partition(".")[2], {})
+            sweep[float(value)] = [result["quantized"] for result in outcome.results]
+    report.draw_sensitivity(sweeps, path)
