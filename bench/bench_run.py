@@ -17,7 +17,7 @@ from provenance import device_label, keep_freed_memory, provenance
 from pytorchcv.model_provider import get_model
 
 from hast_cuda.methods import PRESETS, hast
-from hast_cuda.run.pipeline import Bits, zero_shot_quantize
+from hast_cuda.run import Bits, zero_shot_quantize
 from hast_cuda.zoo import load_teacher
 
 SCHEMA = 1

@@ -18,7 +18,7 @@ from hast_cuda.finetune.source import StoredImages
 from hast_cuda.memory import MemoryFigures
 from hast_cuda.methods import change
 from hast_cuda.ranks import World, join
-from hast_cuda.run import Bits, pipeline, zero_shot_quantize
+from hast_cuda.run import Bits, work, zero_shot_quantize
 from hast_cuda.run.lock import RunLock
 from hast_cuda.tensor_files import load_tensors, save_tensors
 
@@ -70,14 +70,14 @@ def out_of_memory(folder: Path, world: World) -> dict[str, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "device_figures", lambda _: MemoryFigures(2**30, 2**31))
         with patch.context() as first:
-            evaluate = pipeline.evaluate
+            evaluate = work.evaluate
 
             def failing(*given: Any, **more: Any) -> float:
                 if next(calls) == before:
                     fail_for_memory()
                 return evaluate(*given, **more)
 
-            first.setattr(pipeline, "evaluate", failing)
+            first.setattr(work, "evaluate", failing)
             found["memory of rank 0"] = said(lambda: quantize(folder / "memory"))
         if world.rank == world.size - 1:
             patch.setattr(StoredImages, "train", fail_for_memory)

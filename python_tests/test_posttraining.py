@@ -19,8 +19,7 @@ from hast_cuda.finetune.features import feature_layers
 from hast_cuda.finetune.step import Step
 from hast_cuda.nn import FakeQuantConv2d, FakeQuantLinear, batch_norm_ranges
 from hast_cuda.posttraining import PostTrainingConfig, finish, prepare
-from hast_cuda.run import load_student
-from hast_cuda.run.pipeline import save_student
+from hast_cuda.run import load_student, save_student
 
 DFQ = PostTrainingConfig(
     fold=True, equalize=True, absorb_biases=True, correct_biases=True, keep_relu6=False

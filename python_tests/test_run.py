@@ -18,7 +18,7 @@ from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.input_spec import InputSpec
 from hast_cuda.methods import Recipe
 from hast_cuda.nn import Override
-from hast_cuda.run import Bits, QuantizationResult, load_student, pipeline, zero_shot_quantize
+from hast_cuda.run import Bits, QuantizationResult, load_student, work, zero_shot_quantize
 from hast_cuda.synthesis import ImageStore, SynthesisConfig, SyntheticImages
 
 SHAPE = (CHANNELS, SIZE, SIZE)
@@ -106,7 +106,7 @@ def test_the_last_accuracy_counts_and_the_best_is_told_beside_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     accuracies = iter([90.0, 50.0, 60.0, 70.0, 65.0])
-    monkeypatch.setattr(pipeline, "evaluate", lambda *_, **__: next(accuracies))
+    monkeypatch.setattr(work, "evaluate", lambda *_, **__: next(accuracies))
     result = run(None).result
     keys = ("full_precision", "rounded", "start_of_finetuning", "quantized", "quantized_best_epoch")
     assert [result[key] for key in keys] == [90, 50, 60, 65, 70]

@@ -207,7 +207,7 @@ def test_a_missing_package_is_told_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("hast_cuda.run.pipeline.prepare", None)  # the first that takes time
+        patch.setattr("hast_cuda.run.work.prepare", None)  # the first that takes time
         with pytest.raises(ImportError, match=r"pip install 'hast_cuda\[tensorboard\]'"):
             run(tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()

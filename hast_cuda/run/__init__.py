@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
+from hast_cuda.run.bits import Bits
 from hast_cuda.run.directory import RunDirectory, environment, plain
 from hast_cuda.run.inputs import infer_shape
-from hast_cuda.run.pipeline import (
-    Bits,
-    QuantizationResult,
-    save_student,
-    zero_shot_quantize,
-)
+from hast_cuda.run.pipeline import QuantizationResult, zero_shot_quantize
 from hast_cuda.run.record import (
     image_store,
     read_config,
@@ -19,7 +15,7 @@ from hast_cuda.run.record import (
     read_recipe,
     read_synthesis_config,
 )
-from hast_cuda.run.student import load_student
+from hast_cuda.run.student import load_student, save_student
 from hast_cuda.run.tensorboard import TensorBoardLog, require_tensorboard
 from hast_cuda.run.together import check_same_work
 

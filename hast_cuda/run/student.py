@@ -1,15 +1,18 @@
-"""The finished network of a run directory."""
+"""The finished network of a run directory, written and read."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from hast_cuda.nn import Override, quantize
 from hast_cuda.posttraining import PostTrainingConfig, prepare
 from hast_cuda.run.record import read_config, settings
-from hast_cuda.tensor_files import DamagedFileError, load_tensors
+from hast_cuda.tensor_files import DamagedFileError, load_tensors, save_tensors
 
 
 def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
@@ -55,3 +58,13 @@ def load_weights(student: nn.Module, weights: Path) -> nn.Module:
         )
         raise ValueError(message) from error
     return student
+
+
+def save_student(student: nn.Module, path: Path, described: Mapping[str, Any]) -> None:
+    """Write the state dict of the quantized network; the metadata says how it was made."""
+    tensors = {  # clone: safetensors refuses tensors that share memory (a shared module)
+        k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for k, v in student.state_dict().items()
+    }
+    metadata = {k: str(v) for k, v in described.items()}
+    save_tensors(path, tensors, metadata)
