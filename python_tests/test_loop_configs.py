@@ -90,7 +90,11 @@ def test_finetune_configurations_refused(changed: dict[str, Any], message: str) 
         ("schedule", "linear", "schedule is 'linear'; allowed: 'plateau', 'cosine'"),
         ("match_reduction", "max", "match_reduction is 'max'; allowed: 'mse', 'norm', 'sum'"),
         ("match_weight", -1.0, "match_weight is -1.0"),
-        ("noise", "laplace", "noise is 'laplace'; allowed: 'gaussian', 'uniform', 'narrow'"),
+        (
+            "noise",
+            "laplace",
+            "noise is 'laplace'; allowed: 'gaussian', 'natural', 'uniform'",
+        ),
         ("statistics", "layer", "statistics is 'layer'; allowed: 'batch', 'sample'"),
         ("spread", "iqr", "spread is 'iqr'; allowed: 'variance', 'std'"),
         ("slack_percentile", 90.0, "slack_percentile is 90.0; allowed: from 0 to 1"),

@@ -141,5 +141,7 @@ def test_hasts_default_matches_first_and_starts_from_squant(dataset: str) -> Non
     ours, paper = (methods.recipe("hast", preset, dataset) for preset in ("default", "paper"))
     assert ours.posttraining == PostTrainingConfig(rounding="squant")
     assert ours.synthesis.label_weight == 0.1
+    assert (ours.synthesis.noise, ours.synthesis.learning_rate) == ("natural", 0.03)
+    assert paper.synthesis.noise == "gaussian"
     assert ours.synthesis.difficulty_exponent == paper.synthesis.difficulty_exponent
     assert ours.synthesis.augment_probability == 0.5

@@ -104,6 +104,28 @@ def test_noise_is_what_its_name_says() -> None:
     assert not torch.equal(uniform, draw_noise(SynthesisConfig(noise="uniform"), shape, 1, 3))
 
 
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 33), (1, 1)])
+def test_natural_noise_has_the_spectrum_of_photographs(height: int, width: int) -> None:
+    shape = (2000, 3, height, width)
+    noise = draw_noise(SynthesisConfig(noise="natural"), shape, seed=1, batch=0)
+    assert noise.shape == shape
+    assert noise.dtype == torch.float32
+    assert noise.mean().item() == pytest.approx(0, abs=0.06)
+    assert noise.var().item() == pytest.approx(1, abs=0.06)
+    flat = noise.transpose(0, 1).flatten(1)
+    correlations = torch.corrcoef(flat)[~torch.eye(3, dtype=torch.bool)]
+    torch.testing.assert_close(correlations, torch.full((6,), 0.8), atol=0.03, rtol=0)
+    power = torch.fft.fft2(noise).abs().square().mean((0, 1))
+    if height > 4:  # power falls like 1/f^2: a quarter at twice the frequency
+        for axis in (power[0], power[:, 0]):
+            ratios = axis[2] / axis[1], axis[4] / axis[2]
+            assert ratios == pytest.approx((0.25, 0.25), abs=0.03)
+        if height == width:  # frequency 0 has the power of the lowest one
+            assert (power[0, 0] / power[0, 1]).item() == pytest.approx(1, abs=0.1)
+    again = draw_noise(SynthesisConfig(noise="natural"), shape, seed=1, batch=1)
+    assert not torch.equal(noise, again)
+
+
 @pytest.mark.parametrize("lost", [[0], [1, 2], [2], [0, 1, 2]])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_gives_the_same_images(

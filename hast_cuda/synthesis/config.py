@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hast_cuda.validate import check_choice, check_positive, check_range, check_scale
 
 SCHEDULES = ("plateau", "cosine")
-NOISES = ("gaussian", "uniform", "narrow")
+NOISES = ("gaussian", "natural", "uniform", "narrow")
 STATISTICS = ("batch", "sample")
 SPREADS = ("variance", "std")
 REDUCTIONS = ("mse", "norm", "sum")
@@ -40,7 +40,8 @@ class SynthesisConfig:
     min_learning_rate: float = 1e-4
     """Floor of the learning rate."""
     noise: str = "gaussian"
-    """Where images start: "gaussian" N(0, 1), "uniform" [0, 1) (DSG), "narrow" +-0.0235 (ZeroQ)."""
+    """Where images start: "gaussian" N(0, 1), "natural" Gaussian with the 1/f spectrum and the
+    correlated channels of photographs, "uniform" [0, 1) (DSG), "narrow" +-0.0235 (ZeroQ)."""
     statistics: str = "batch"
     """Matched: those of the "batch" over N, H, W (Eq. 3), or of each "sample" over H, W (ZeroQ)."""
     spread: str = "variance"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,9 @@ from hast_cuda.synthesis.config import SynthesisConfig
 # ZeroQ's published code divides integers in +-127.5 by 5418.75, a variance where a standard
 # deviation was meant.
 NARROW = 127.5 / 5418.75
+
+# Photographs have spectra that fall like 1/frequency and channels that go together.
+CHANNEL_CORRELATION = 0.8
 
 
 def draw_labels(config: SynthesisConfig, num_classes: int, seed: int) -> Tensor:
@@ -30,8 +35,28 @@ def draw_noise(
     random = generator(seed, "noise", batch)
     if config.noise == "gaussian":
         return torch.randn(shape, generator=random)
+    if config.noise == "natural":
+        return _natural(shape, random)
     draws = torch.rand(shape, generator=random)
     return draws if config.noise == "uniform" else NARROW * (2 * draws - 1)
+
+
+def _natural(shape: tuple[int, int, int, int], random: torch.Generator) -> Tensor:
+    """Gaussian noise of mean 0 and variance 1 with amplitudes ``1 / max(f, 1/max(H, W))``.
+
+    ``f`` is the distance from frequency 0 in cycles per pixel. Every pixel is
+    ``sqrt(r) s + sqrt(1 - r) y_c`` with ``s`` for all channels, ``y_c`` for one, and
+    ``r = CHANNEL_CORRELATION``.
+    """
+    count, channels, height, width = shape
+    white = torch.randn(count, channels + 1, height, width, generator=random)
+    rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None]
+    amplitudes = 1 / torch.hypot(rows, columns).clamp(min=1 / max(height, width))
+    amplitudes = amplitudes / amplitudes.square().mean().sqrt()
+    half = amplitudes[:, : width // 2 + 1]
+    coloured: Tensor = torch.fft.irfft2(torch.fft.rfft2(white) * half, s=(height, width))
+    shared, own = coloured[:, :1], coloured[:, 1:]
+    return math.sqrt(CHANNEL_CORRELATION) * shared + math.sqrt(1 - CHANNEL_CORRELATION) * own
 
 
 def draw_targets(config: SynthesisConfig, count: int, seed: int, batch: int) -> Tensor:
