@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.typed import check_fields
 from hast_cuda.validate import check_choice, check_range
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -35,6 +36,7 @@ class Execution:
     the others again; 0 keeps all."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_choice("cuda_graphs", self.cuda_graphs, GRAPHS)
         check_choice("precision", self.precision, PRECISIONS)
         check_range("checkpoint_segments", self.checkpoint_segments, 0)

@@ -1,13 +1,74 @@
-"""Checks of configuration values: the message names field, value and what is allowed."""
+"""Checks of values: the message names the argument or field, the value and what is allowed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LARGEST_FLOAT = sys.float_info.max
+
+
+def check_flag(name: str, value: Any) -> None:
+    """``value`` is True or False; the text "False" would count as true."""
+    if not isinstance(value, bool):
+        message = f"{name} must be True or False, got {value!r}"
+        raise TypeError(message)
+
+
+def check_whole(name: str, value: Any) -> None:
+    """``value`` is an int."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        message = f"{name} must be an int, got {value!r} ({type(value).__name__})"
+        raise TypeError(message)
+
+
+def check_number(name: str, value: Any) -> None:
+    """``value`` is a float, or an int that a float can hold; NaN and infinity are."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        message = f"{name} must be a number, got {value!r} ({type(value).__name__})"
+        raise TypeError(message)
+    if isinstance(value, int) and not -_LARGEST_FLOAT <= value <= _LARGEST_FLOAT:
+        message = f"{name} is an int of {value.bit_length()} bits, more than a float can hold"
+        raise ValueError(message)
+
+
+def as_device(value: Any, name: str = "device", *, meta: bool = False) -> torch.device:
+    """The device that ``value`` means; ValueError unless it is the CPU or a CUDA device here.
+
+    Args:
+        value: name or device.
+        name: of the argument, for the message.
+        meta: allow the meta device too.
+    """
+    if not isinstance(value, (str, torch.device)):
+        message = f"{name} must be a torch.device or its name, got {value!r}"
+        raise TypeError(message)
+    try:
+        device = torch.device(value)
+    except RuntimeError as error:
+        message = f"{name} is {value!r}; allowed: cpu, cuda, cuda:N"
+        raise ValueError(message) from error
+    if device.type not in ("cpu", "cuda") and not (meta and device.type == "meta"):
+        message = f"{name} is {str(value)!r}; hast_cuda runs on cpu and cuda"
+        raise ValueError(message)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        message = (
+            f"{name} is {str(value)!r} but torch sees {torch.cuda.device_count()} CUDA devices"
+        )
+        raise ValueError(message)
+    return device
 
 
 def check_positive(name: str, value: float) -> None:
     """``value`` is finite and > 0."""
+    check_number(name, value)
     if not (math.isfinite(value) and value > 0):
         message = f"{name} is {value}; it must be greater than 0"
         raise ValueError(message)
@@ -15,6 +76,7 @@ def check_positive(name: str, value: float) -> None:
 
 def check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
     """``value`` is finite and in [low, high]."""
+    check_number(name, value)
     if not (math.isfinite(value) and low <= value <= high):
         bound = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
         message = f"{name} is {value}; allowed: {bound}"
@@ -23,6 +85,8 @@ def check_range(name: str, value: float, low: float, high: float = math.inf) -> 
 
 def check_scale(name: str, value: Sequence[float]) -> None:
     """``value`` is a (low, high) pair of fractions."""
+    for number in value:
+        check_number(name, number)
     if len(value) != 2 or not 0 < value[0] <= value[1] <= 1:
         message = f"{name} is {value}; allowed: (low, high) with 0 < low <= high <= 1"
         raise ValueError(message)
@@ -30,6 +94,40 @@ def check_scale(name: str, value: Sequence[float]) -> None:
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     """``value`` is one of ``allowed``."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         message = f"{name} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}"
         raise ValueError(message)
+
+
+def as_path(name: str, value: Path | str) -> Path:
+    """A path that the system can be asked for; ValueError if it cannot."""
+    if not str(value) or "\0" in str(value):
+        message = f"{name} is {str(value)!r}; expected the name of a file or directory"
+        raise ValueError(message)
+    return Path(value)
+
+
+def check_images(name: str, images: Tensor) -> None:
+    """``images`` are [N, C, H, W], floating point and not empty."""
+    if images.dim() != 4 or not images.numel() or not images.is_floating_point():
+        message = (
+            f"{name} is {list(images.shape)} {images.dtype}; expected normalised images "
+            "[N, C, H, W], floating point and not empty"
+        )
+        raise ValueError(message)
+    if images.layout != torch.strided:
+        message = f"{name} is a {images.layout} tensor; expected an ordinary dense one"
+        raise TypeError(message)
+
+
+@contextmanager
+def explained_forward(name: str, images: Tensor) -> Iterator[None]:
+    """What a network raises at images that it does not take, as a ValueError that names them."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        message = f"the network does not take {name}, {list(images.shape)} {images.dtype}: {reason}"
+        raise ValueError(message) from error

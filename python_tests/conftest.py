@@ -25,7 +25,8 @@ SHAPES = [
 OP_TESTS = {
     "test_fake_quant", "test_channel_range", "test_batch_stats", "test_batch_norm_activation",
     "test_channel_attention", "test_distillation_loss", "test_hard_sample_loss", "test_plateau",
-    "test_schedule", "test_emulated",
+    "test_schedule", "test_emulated", "test_fuzz_quantizers", "test_fuzz_batch_norm",
+    "test_fuzz_losses",
 }  # fmt: skip
 
 

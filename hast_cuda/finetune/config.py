@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hast_cuda.typed import check_fields
 from hast_cuda.validate import check_choice, check_positive, check_range, check_scale
 
 SCHEDULES = ("step", "cosine")
@@ -83,6 +84,7 @@ class FinetuneConfig:
     """How often the test accuracy is looked at, evenly spread; the last one is the result."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_range("iterations", self.iterations, 0)
         check_positive("batch_size", self.batch_size)
         check_positive("learning_rate", self.learning_rate)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.posttraining import PostTrainingConfig
 from hast_cuda.synthesis import GeneratorConfig, SynthesisConfig
+from hast_cuda.typed import check_fields, typed
 from hast_cuda.validate import check_choice
 
 PRESETS = ("default", "paper", "released")
 DATASETS = ("cifar10", "cifar100", "imagenet")
+SECTIONS = ("synthesis", "finetune", "generator", "posttraining")
 IMAGES = ("synthetic", "generated", "real", "none")
 
 
@@ -34,6 +36,7 @@ class Recipe:
     (given by the user) or "none"."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_choice("images", self.images, IMAGES)
         if self.images == "none":
             if self.finetune.iterations:
@@ -53,6 +56,7 @@ def check_names(preset: str, dataset: str) -> None:
     check_choice("dataset", dataset, DATASETS)
 
 
+@typed
 def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """``recipe`` with values replaced by dotted name, e.g. {"finetune.perturbation": 0.0}.
 
@@ -62,6 +66,13 @@ def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     parts: dict[str, dict[str, Any]] = defaultdict(dict)
     for name, value in changes.items():
         section, _, field_name = name.partition(".")
+        known = getattr(recipe, section) if section in SECTIONS else None
+        if known is None or field_name not in {f.name for f in fields(known)}:
+            message = (
+                f"changes has {name!r}; expected a field of one of the sections "
+                f"{', '.join(SECTIONS)}, such as finetune.perturbation"
+            )
+            raise ValueError(message)
         parts[section][field_name] = value
     return replace(
         recipe,

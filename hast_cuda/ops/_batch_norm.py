@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -116,20 +118,23 @@ def parameters(
     return [_parameter(name, value, x, dtype) for name, value in named.items()]
 
 
-def _parameter(name: str, value: Tensor | None, x: Tensor, dtype: torch.dtype) -> Tensor | None:
-    if value is None:
+def _parameter(name: str, value: Any, x: Tensor, dtype: torch.dtype) -> Tensor | None:
+    if value is None and name in ("weight", "bias"):
         return None
+    _checks.floating(name, value)
     _checks.same_device(name, value, "x", x)
     if value.shape != (x.shape[1],):
         message = f"{name} has shape {tuple(value.shape)}; expected ({x.shape[1]},) as x.shape[1]"
         raise ValueError(message)
-    return value.to(dtype).contiguous()
+    ready: Tensor = value.to(dtype).contiguous()
+    return ready
 
 
 def check_residual(residual: Tensor | None, x: Tensor) -> None:
     """The residual has the shape, dtype and device of ``x``."""
     if residual is None:
         return
+    _checks.floating("residual", residual)
     _checks.same_device("residual", residual, "x", x)
     if residual.shape != x.shape or residual.dtype != x.dtype:
         message = (

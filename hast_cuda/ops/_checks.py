@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from hast_cuda.ops._registry import ACTIVATIONS, DTYPES
+from hast_cuda.validate import check_flag, check_number, check_whole
 
 STE = ("identity", "clipped")
 ZERO_POINTS = ("integer", "real")
+LARGEST = 2**38  # elements: a terabyte in float32; what has more is a view that nobody can copy
+
+
+def tensor(name: str, x: Tensor) -> None:
+    """``x`` is an ordinary tensor, of a size that memory can hold."""
+    if not isinstance(x, Tensor):
+        message = f"{name} must be a torch.Tensor, got {type(x).__name__}"
+        raise TypeError(message)
+    if x.layout != torch.strided or x.is_quantized:
+        message = f"{name} is a {x.layout} tensor of {x.dtype}; expected an ordinary dense one"
+        raise TypeError(message)
+    # a guard on the size would bound the dynamic axes of an exported program
+    if not torch.compiler.is_compiling() and x.numel() > LARGEST:
+        message = f"{name} has shape {tuple(x.shape)}, which is more than {LARGEST} elements"
+        raise ValueError(message)
+
+
+def tensors(name: str, values: Sequence[Tensor]) -> list[Tensor]:
+    """``values`` as a list; it is a sequence, whose items are not looked at."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        message = f"{name} must be a list of tensors, got {type(values).__name__}"
+        raise TypeError(message)
+    return list(values)
+
+
+def whole_numbers(name: str, values: Sequence[int]) -> list[int]:
+    """``values`` as a list; it is a sequence of ints above 0."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        message = f"{name} must be a list of ints, got {type(values).__name__}"
+        raise TypeError(message)
+    for index, value in enumerate(values):
+        check_whole(f"{name}[{index}]", value)
+        if not 0 < value <= LARGEST:
+            message = f"{name}[{index}] is {value}; allowed: 1 to {LARGEST}"
+            raise ValueError(message)
+    return list(values)
 
 
 def floating(name: str, x: Tensor) -> None:
     """``x`` is a tensor of a dtype and on a device that the kernels support."""
-    if not isinstance(x, Tensor):
-        message = f"{name} must be a torch.Tensor, got {type(x).__name__}"
-        raise TypeError(message)
+    tensor(name, x)
     if x.dtype not in DTYPES:
         message = f"{name} has dtype {x.dtype}; allowed: float32, float16, bfloat16, float64"
         raise TypeError(message)
@@ -49,13 +83,14 @@ def bit_width(name: str, bits: int) -> None:
 
 def choice(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
     """``value`` is one of ``allowed``."""
-    if value not in allowed:
+    if not isinstance(value, (str, type(None))) or value not in allowed:
         message = f"{name} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}"
         raise ValueError(message)
 
 
 def decay(beta: float) -> None:
     """``beta`` is a decay of a moving average."""
+    check_number("beta", beta)
     if not 0 <= beta < 1:
         message = f"beta is {beta}; allowed: 0 <= beta < 1"
         raise ValueError(message)
@@ -63,16 +98,23 @@ def decay(beta: float) -> None:
 
 def positive(name: str, value: float) -> None:
     """``value`` is a finite number above 0."""
-    if not (math.isfinite(value) and value > 0):
+    check_number(name, value)
+    if not 0 < value < float("inf"):
         message = f"{name} is {value}; allowed: above 0, finite"
         raise ValueError(message)
 
 
 def not_negative(name: str, value: float) -> None:
     """``value`` is a finite number from 0 on."""
-    if not (math.isfinite(value) and value >= 0):
+    check_number(name, value)
+    if not 0 <= value < float("inf"):
         message = f"{name} is {value}; allowed: 0 or more, finite"
         raise ValueError(message)
+
+
+def flag(name: str, value: bool) -> None:
+    """``value`` is True or False."""
+    check_flag(name, value)
 
 
 def logits(name: str, x: Tensor) -> None:
@@ -93,6 +135,7 @@ def channel_axis(x: Tensor, axis: int | None) -> int | None:
     """``axis`` as a non-negative index of ``x``, or None for one range per tensor."""
     if axis is None:
         return None
+    check_whole("channel_axis", axis)
     if not -x.dim() <= axis < x.dim():
         message = f"channel_axis is {axis} but x has {x.dim()} dimensions"
         raise ValueError(message)
@@ -101,6 +144,7 @@ def channel_axis(x: Tensor, axis: int | None) -> int | None:
 
 def range_state(state: Tensor, x: Tensor) -> None:
     """``state`` is a range state for the activations ``x``."""
+    tensor("state", state)
     same_device("state", state, "x", x)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if state.shape != (5,) or state.dtype != dtype or not state.is_contiguous():

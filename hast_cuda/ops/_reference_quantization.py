@@ -99,7 +99,7 @@ def fake_quantize_weights(
         if weight.numel() == 0:
             outputs.append(torch.empty_like(weight))
             continue
-        rows = weight.to(arithmetic_dtype(weight.dtype)).flatten(1)
+        rows = weight.to(arithmetic_dtype(weight.dtype)).reshape(weight.shape[0], -1)
         lower, upper = rows.aminmax(dim=1)
         outputs.append(
             fake_quantize(weight, lower, upper, width, 0, real_zero_point=real_zero_point)

@@ -121,21 +121,35 @@ def attention_energy_loss(
         TypeError: wrong dtype. ValueError: no vectors, or pairs that differ in shape, dtype or
             device.
     """
-    teacher, student, spatial = list(teacher), list(student), list(spatial)
+    teacher = _checks.tensors("teacher", teacher)
+    student = _checks.tensors("student", student)
+    spatial = _checks.whole_numbers("spatial", spatial)
+    _checks.flag("normalized", normalized)
     if not teacher or not len(teacher) == len(student) == len(spatial):
         counts = len(teacher), len(student), len(spatial)
-        message = f"expected equally many vectors and sizes (at least 1), got {counts}"
+        message = (
+            f"expected equally many teacher and student vectors and spatial sizes (at least 1), "
+            f"got {counts}"
+        )
         raise ValueError(message)
     first = teacher[0]
     for index, (a_t, a_s) in enumerate(zip(teacher, student, strict=True)):
         _checks.floating(f"teacher[{index}]", a_t)
+        _checks.floating(f"student[{index}]", a_s)
         same = a_t.shape == a_s.shape and a_t.dtype == a_s.dtype == first.dtype
-        if not same or a_t.dim() != 2 or a_t.shape[0] != first.shape[0]:
+        if not same or a_t.dim() != 2 or a_t.shape[0] != first.shape[0] or not a_t.numel():
             message = (
                 f"vector {index}: teacher {tuple(a_t.shape)} {a_t.dtype} and student "
-                f"{tuple(a_s.shape)} {a_s.dtype} must both be [N, C] with N = {first.shape[0]}"
+                f"{tuple(a_s.shape)} {a_s.dtype} must both be [N, C], not empty, of one dtype, "
+                "with the same N for all vectors"
             )
             raise ValueError(message)
+        if a_t.dtype not in (torch.float32, torch.float64):
+            message = (
+                f"teacher[{index}] has dtype {a_t.dtype}; attention vectors are float32, or float64"
+            )
+            raise TypeError(message)
+        _checks.same_device(f"teacher[{index}]", a_t, "teacher[0]", first)
         _checks.same_device(f"student[{index}]", a_s, "teacher[0]", first)
     loss: Tensor = _EnergyLoss.apply(normalized, len(teacher), spatial, *teacher, *student)
     return loss
@@ -158,13 +172,17 @@ def attention_loss(
     Raises:
         TypeError: wrong dtype. ValueError: no maps, or pairs that differ in shape, dtype or device.
     """
-    teacher, student = list(teacher), list(student)
+    teacher = _checks.tensors("teacher", teacher)
+    student = _checks.tensors("student", student)
+    _checks.flag("normalized", normalized)
     if not teacher or len(teacher) != len(student):
-        message = f"expected equally many maps (at least 1), got {len(teacher)} and {len(student)}"
+        counts = len(teacher), len(student)
+        message = f"expected equally many teacher and student maps (at least 1), got {counts}"
         raise ValueError(message)
     for index, (map_t, map_s) in enumerate(zip(teacher, student, strict=True)):
         check_map(f"teacher[{index}]", map_t)
         check_map(f"student[{index}]", map_s)
+        _checks.same_device(f"teacher[{index}]", map_t, "teacher[0]", teacher[0])
         _checks.same_device(f"student[{index}]", map_s, "teacher[0]", teacher[0])
         if map_t.shape != map_s.shape or map_t.shape[0] != teacher[0].shape[0]:
             message = (

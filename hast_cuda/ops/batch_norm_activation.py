@@ -156,9 +156,12 @@ def batch_norm_activation(
     _checks.choice("ste", ste, _checks.STE)
     ready = _batch_norm.parameters(x, running_mean, running_var, weight, bias)
     _batch_norm.check_residual(residual, x)
+    _checks.not_negative("eps", eps)
+    _checks.flag("energy", energy)
+    _checks.flag("twice", twice)
+    _checks.bit_width("bits", bits)
     bounds = None
     if state is not None:
-        _checks.bit_width("bits", bits)
         _checks.range_state(state, x)
         bounds = state.detach()[:2]
     y, energies, *again = _BatchNormActivation.apply(

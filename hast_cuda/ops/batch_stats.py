@@ -135,5 +135,7 @@ def batch_norm_match(
     code = _checks.activation_code(activation)
     ready = _batch_norm.parameters(x, running_mean, running_var, weight, bias)
     _batch_norm.check_residual(residual, x)
+    _checks.not_negative("eps", eps)
+    _checks.flag("twice", twice)
     result: tuple[Tensor, ...] = _BatchNormMatch.apply(x, *ready, eps, code, residual, twice)
     return result

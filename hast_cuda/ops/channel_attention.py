@@ -132,7 +132,14 @@ def channel_attention(feature: Tensor) -> Tensor:
 
 
 def channel_attentions(features: Sequence[Tensor]) -> list[Tensor]:
-    """:func:`channel_attention` of several maps in one launch."""
+    """:func:`channel_attention` of several maps in one launch.
+
+    Raises:
+        TypeError: no list, wrong dtype. ValueError: as :func:`channel_attention`; maps on different
+            devices.
+    """
+    features = _checks.tensors("features", features)
     for index, feature in enumerate(features):
         check_map(f"features[{index}]", feature)
+        _checks.same_device(f"features[{index}]", feature, "features[0]", features[0])
     return list(_ChannelAttention.apply(*features)) if features else []

@@ -19,6 +19,7 @@ from hast_cuda.ops._registry import (
     register,
 )
 from hast_cuda.ops.fake_quant import FakeQuantizeFunction
+from hast_cuda.validate import as_device
 
 EMA = ("corrected", "released")
 
@@ -105,8 +106,12 @@ def fake_quantize_weights(
     Raises:
         TypeError: wrong dtype. ValueError: bits out of range, lengths that differ, a 0-d weight.
     """
-    weights = list(weights)
-    widths = [bits] * len(weights) if isinstance(bits, int) else list(bits)
+    weights = _checks.tensors("weights", weights)
+    if isinstance(bits, int) or not isinstance(bits, Sequence):
+        _checks.bit_width("bits", bits)
+        widths = [bits] * len(weights)
+    else:
+        widths = list(bits)
     _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
     if len(widths) != len(weights):
         message = f"bits has {len(widths)} entries for {len(weights)} weights"
@@ -124,7 +129,15 @@ def fake_quantize_weights(
 
 
 def new_range_state(dtype: torch.dtype = torch.float32, device: Any = None) -> Tensor:
-    """Empty range state [lower, upper, m_lower, m_upper, beta^t] = [0, 0, 0, 0, 1]."""
+    """Empty range state [lower, upper, m_lower, m_upper, beta^t] = [0, 0, 0, 0, 1].
+
+    Raises:
+        TypeError: a dtype other than float32 and float64. ValueError: no such device.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        message = f"dtype is {dtype}; allowed: torch.float32, torch.float64"
+        raise TypeError(message)
+    device = None if device is None else as_device(device, meta=True)
     return torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0], dtype=dtype, device=device)
 
 
@@ -161,6 +174,7 @@ def quantize_activation(
     code = _checks.activation_code(activation)
     _checks.range_state(state, x)
     _checks.decay(beta)
+    _checks.flag("observe", observe)
     if observe:
         _update_range_(x.detach(), state, code, beta, ema == "released")
     clipped = ste == "clipped"

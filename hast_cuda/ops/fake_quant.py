@@ -16,6 +16,7 @@ from hast_cuda.ops._registry import (
     pointer,
     register,
 )
+from hast_cuda.validate import check_number
 
 
 def _forward(
@@ -108,7 +109,15 @@ def as_range(name: str, value: Tensor | float, x: Tensor, channels: int) -> Tens
     """One bound of the range as ``channels`` values in the arithmetic dtype of ``x``."""
     dtype = reference.arithmetic_dtype(x.dtype)
     if not isinstance(value, Tensor):
+        check_number(name, value)
+        if abs(value) > torch.finfo(dtype).max:
+            message = f"{name} is {value}, and the range is {dtype}: too large"
+            raise ValueError(message)
         return torch.full((channels,), float(value), dtype=dtype, device=x.device)
+    _checks.tensor(name, value)
+    if value.dtype == torch.bool or value.dtype.is_complex:
+        message = f"{name} has dtype {value.dtype}; allowed: numbers, e.g. {dtype}"
+        raise TypeError(message)
     _checks.same_device(name, value, "x", x)
     if value.numel() != channels:
         message = (

@@ -74,9 +74,7 @@ class _HardSampleLoss(torch.autograd.Function):
 
 
 def _check_labels(logits: Tensor, labels: Tensor, *, values: bool) -> None:
-    if not isinstance(labels, Tensor):
-        message = f"labels must be a torch.Tensor, got {type(labels).__name__}"
-        raise TypeError(message)
+    _checks.tensor("labels", labels)
     if labels.dtype != torch.int64:
         message = f"labels has dtype {labels.dtype}; allowed: int64"
         raise TypeError(message)
@@ -124,6 +122,8 @@ def hard_sample_loss(
             a label that is no class.
     """
     _checks.logits("logits", logits)
+    _checks.flag("detach", detach)
+    _checks.flag("check_labels", check_labels)
     _check_labels(logits, labels, values=check_labels)
     _checks.not_negative("exponent", exponent)
     loss, difficulty = _HardSampleLoss.apply(logits, labels, float(exponent), detach)

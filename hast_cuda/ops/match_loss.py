@@ -90,20 +90,36 @@ def match_loss(
         ValueError: no layers, lengths, shapes, dtypes or devices that differ, unknown reduction.
     """
     _checks.choice("reduction", reduction, ("mse", "norm"))
-    groups = [list(g) for g in (means, variances, running_means, running_vars)]
+    named = {
+        "means": means, "variances": variances, "running_means": running_means,
+        "running_vars": running_vars,
+    }  # fmt: skip
+    groups = [_checks.tensors(name, values) for name, values in named.items()]
     layers = len(groups[0])
     if layers == 0 or any(len(g) != layers for g in groups):
-        message = f"expected equally many (at least 1) statistics, got {[len(g) for g in groups]}"
+        counts = [len(g) for g in groups]
+        message = (
+            "expected equally many (at least 1) means, variances, running_means and running_vars, "
+            f"got {counts}"
+        )
         raise ValueError(message)
+    dtype = getattr(groups[0][0], "dtype", None)
     for index, row in enumerate(zip(*groups, strict=True)):
         first = row[0]
-        _checks.floating(f"means[{index}]", first)
+        for name, t in zip(named, row, strict=True):
+            _checks.floating(f"{name}[{index}]", t)
         if any(
-            t.shape != first.shape or t.dtype != first.dtype or t.device != groups[0][0].device
+            t.shape != first.shape or t.dtype != dtype or t.device != groups[0][0].device
             for t in row
-        ) or first.dim() != 1:  # fmt: skip
-            message = f"layer {index}: all four statistics must be [C], one dtype and device"
+        ) or first.dim() != 1 or not first.numel():  # fmt: skip
+            message = (
+                f"layer {index}: means, variances, running_means and running_vars must be [C], not "
+                "empty, of one dtype and device in all layers"
+            )
             raise ValueError(message)
+        if dtype not in (torch.float32, torch.float64):
+            message = f"means[{index}] has dtype {dtype}; statistics are float32, or float64"
+            raise TypeError(message)
     flat = [t.contiguous() for group in groups for t in group]
     loss: Tensor = _MatchLoss.apply(reduction == "norm", layers, *flat)
     return loss

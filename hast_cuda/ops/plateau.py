@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hast_cuda.ops import _checks, reference
 from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.validate import as_device, check_whole
 
 
 def _step(
@@ -36,8 +37,12 @@ def new_plateau_state(
     Returns:
         float64 [3]: learning rate, best loss (infinity), steps in a row that were not better (0);
         and the learning rate as 0-d float32, which an optimizer may hold.
+
+    Raises:
+        TypeError, ValueError: learning_rate is no number above 0; no such device.
     """
     _checks.positive("learning_rate", learning_rate)
+    device = as_device(device, meta=True)
     state = torch.tensor([learning_rate, float("inf"), 0.0], dtype=torch.float64, device=device)
     return state, state[0].float()
 
@@ -69,6 +74,7 @@ def plateau_step(
         ("rate", rate, torch.float32, ()),
         ("loss", loss, loss.dtype, ()),
     ):
+        _checks.tensor(name, tensor)
         if tensor.dtype != dtype:
             message = f"{name} has dtype {tensor.dtype}; allowed: {dtype}"
             raise TypeError(message)
@@ -76,5 +82,9 @@ def plateau_step(
             message = f"{name} has shape {tuple(tensor.shape)}; expected {shape}, contiguous"
             raise ValueError(message)
         _checks.same_device(name, tensor, "loss", loss)
-    _checks.not_negative("patience", patience)
+    check_whole("patience", patience)
+    for name, value in (
+        ("patience", patience), ("factor", factor), ("threshold", threshold), ("minimum", minimum),
+    ):  # fmt: skip
+        _checks.not_negative(name, value)
     _plateau_step_(state, rate, loss.detach(), patience, factor, threshold, minimum)

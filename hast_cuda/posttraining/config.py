@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hast_cuda.typed import check_fields
 from hast_cuda.validate import check_choice, check_range
 
 ROUNDINGS = ("nearest", "squant")
@@ -29,6 +30,7 @@ class PostTrainingConfig:
     """False replaces ReLU6 by ReLU, as DFQ does: equalization cannot cross a ReLU6."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_choice("rounding", self.rounding, ROUNDINGS)
         check_range("range_width", self.range_width, 0)
         for name in ("equalize", "absorb_biases"):

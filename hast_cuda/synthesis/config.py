@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hast_cuda.typed import check_fields
 from hast_cuda.validate import check_choice, check_positive, check_range, check_scale
 
 SCHEDULES = ("plateau", "cosine")
@@ -80,6 +81,7 @@ class SynthesisConfig:
     """Area fraction of the crops."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_positive("num_images", self.num_images)
         check_positive("batch_size", self.batch_size)
         check_positive("iterations", self.iterations)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hast_cuda.typed import check_fields
 from hast_cuda.validate import check_choice, check_positive, check_range
 
 EMBEDDINGS = ("random", "classifier")
@@ -34,6 +35,7 @@ class GeneratorConfig:
     product of embedding and noise."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_positive("latent_size", self.latent_size)
         check_positive("learning_rate", self.learning_rate)
         for fraction in self.decay_at:

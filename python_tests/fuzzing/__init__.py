@@ -1,0 +1,3 @@
+"""What the fuzz tests share: hostile values, calls that work, the judgement of what happens."""
+
+from __future__ import annotations
