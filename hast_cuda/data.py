@@ -15,6 +15,8 @@ from hast_cuda.image_archives import npz_arrays
 from hast_cuda.image_folders import cifar_folder, image_folder, is_cifar_folder
 from hast_cuda.input_spec import InputSpec
 from hast_cuda.resize import fit
+from hast_cuda.typed import check_fields, typed
+from hast_cuda.validate import as_path, check_range, check_whole
 
 __all__ = ["ImageSet", "load_images"]
 
@@ -42,6 +44,13 @@ class ImageSet:
     white: int
     source: str
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_range("white", self.white, 1)
+        if self.labels.dim() != 1 or self.labels.dtype != torch.int64 or not len(self.labels):
+            found = f"{list(self.labels.shape)} {self.labels.dtype}"
+            raise ValueError(f"labels={found} must be [N] torch.int64, not empty")
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -56,6 +65,7 @@ class ImageSet:
         Raises:
             ValueError: ``batch_size`` below 1.
         """
+        check_whole("batch_size", batch_size)
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
         mean = torch.tensor(self.spec.mean).view(1, -1, 1, 1)
@@ -66,6 +76,7 @@ class ImageSet:
             yield (images - mean) / std, self.labels[indices.start : indices.stop]
 
 
+@typed
 def load_images(
     path: str | Path, *, spec: InputSpec, split: Split = "test", limit: int | None = None
 ) -> ImageSet:
@@ -89,7 +100,7 @@ def load_images(
         raise ValueError(f"split={split!r} must be 'train' or 'test'")
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be at least 1 image")
-    location = Path(path)
+    location = as_path("path", path)
     read: Reader
     if str(path) == DIGITS:
         white = digits.WHITE

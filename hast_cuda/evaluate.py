@@ -7,10 +7,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hast_cuda.data import ImageSet
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_device, check_range, explained_forward
 
 __all__ = ["evaluate"]
 
 
+@typed
 @torch.no_grad()  # not inference_mode: a network may keep a buffer that it makes here
 def evaluate(
     model: nn.Module,
@@ -31,7 +34,8 @@ def evaluate(
         ValueError: logits of another shape, fewer of them than labels, or not finite.
     """
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
-    target = home if device is None else torch.device(device)
+    target = home if device is None else as_device(device)
+    check_range("batch_size", batch_size, 1)
     training = {module: module.training for module in model.modules()}
     highest = int(images.labels.max())
     correct = torch.zeros((), dtype=torch.int64, device=target)
@@ -44,7 +48,8 @@ def evaluate(
         for x, labels in tqdm(
             images.batches(batch_size), total=batches, desc="evaluate", leave=False, disable=None
         ):
-            logits: Tensor = model(x.to(target))
+            with explained_forward("images", x):
+                logits: Tensor = model(x.to(target))
             _check_logits(logits, len(labels), highest)
             correct += (logits.argmax(1) == labels.to(target)).sum()
             finite &= logits.isfinite().all()
@@ -61,6 +66,8 @@ def evaluate(
 
 
 def _check_logits(logits: Tensor, batch: int, highest: int) -> None:
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"the model gives a {type(logits).__name__}; it must give logits")
     if logits.ndim != 2 or len(logits) != batch:
         raise ValueError(
             f"the model gives logits {list(logits.shape)} for {batch} images; it must give "

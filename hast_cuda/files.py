@@ -54,8 +54,13 @@ def explained(path: Path) -> Iterator[None]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, whole or not at all."""
+    try:
+        text = json.dumps(value, indent=2)
+    except (TypeError, ValueError) as error:
+        message = f"{path.name} cannot hold what it was given: {error}"
+        raise TypeError(message) from error
     with replace_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def sweep(directory: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hast_cuda.typed import check_fields, typed
+from hast_cuda.validate import LARGEST_CLASSES, LARGEST_IMAGE
+
 Channels = tuple[float, ...]
 
 # name -> (mean, std) per channel, of pixels in [0, 1]
@@ -50,9 +53,17 @@ class InputSpec:
     resize: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("height", "width", "num_classes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.num_classes > LARGEST_CLASSES:
+            raise ValueError(f"num_classes={self.num_classes} must be at most {LARGEST_CLASSES}")
+        if self.channels * self.height * self.width > LARGEST_IMAGE:
+            size = f"{self.channels}x{self.height}x{self.width}"
+            raise ValueError(
+                f"height={self.height}: an image of {size} has more than {LARGEST_IMAGE} values"
+            )
         if self.channels not in (1, 3):
             raise ValueError(f"channels={self.channels} must be 1 (grey) or 3 (RGB)")
         if not len(self.mean) == len(self.std) == self.channels:
@@ -62,12 +73,15 @@ class InputSpec:
             )
         if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
             raise ValueError(f"mean={self.mean}, std={self.std}: must be finite, std above 0")
-        if self.resize is not None and self.resize < max(self.height, self.width):
+        largest = 64 * max(self.height, self.width)
+        if self.resize is not None and not largest // 64 <= self.resize <= largest:
             raise ValueError(
-                f"resize={self.resize} must be at least the crop, {self.height}x{self.width}"
+                f"resize={self.resize} must be at least the crop, {self.height}x{self.width}, and "
+                "at most 64 times as much"
             )
 
 
+@typed
 def parse_normalization(text: str) -> tuple[Channels, Channels]:
     """(mean, std) from a name in NORMALIZATIONS or from numbers, "0.49,0.48,0.44/0.2,0.2,0.2".
 

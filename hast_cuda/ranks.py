@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_device
 from hast_cuda.world import TIMEOUT, RankLostError, World
 
 __all__ = ["RankLostError", "World", "join", "launched"]
@@ -26,12 +28,17 @@ def launched() -> int:
     """How many processes torchrun (or who else set its variables) started; 1 without it."""
     if not all(name in os.environ for name in _LAUNCH):
         return 1
-    return int(os.environ["WORLD_SIZE"])
+    text = os.environ["WORLD_SIZE"]
+    if not (text.isdecimal() and text.isascii() and int(text)):
+        message = f"WORLD_SIZE is {text!r}; torchrun sets it to the number of processes"
+        raise ValueError(message)
+    return int(text)
 
 
 _worlds: dict[tuple[Any, torch.device, str], World] = {}
 
 
+@typed
 def join(device: torch.device | str = "cpu", *, backend: str | None = None) -> World:
     """The world of this process: what torchrun started, a group that is there, or it alone.
 
@@ -43,7 +50,10 @@ def join(device: torch.device | str = "cpu", *, backend: str | None = None) -> W
     Raises:
         ValueError: more processes than GPUs, or two on one. RankLostError: not all processes came.
     """
-    device = torch.device(device)
+    device = as_device(device)
+    if backend not in (None, "nccl", "gloo"):
+        message = f'backend is {backend!r}; allowed: None, "nccl", "gloo"'
+        raise ValueError(message)
     count = launched()
     if not dist.is_available():
         if count > 1:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 P = ParamSpec("P")
@@ -44,7 +43,11 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
         hints = _hints(function)
         for name, value in bound.arguments.items():
             kind = signature.parameters[name].kind
-            if name in hints and kind not in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD):
+            if name not in hints or kind is kind.VAR_KEYWORD:
+                continue
+            if kind is kind.VAR_POSITIONAL:
+                checked_value(name, value, tuple[hints[name], ...])
+            else:
                 bound.arguments[name] = checked_value(name, value, hints[name])
         return function(*bound.args, **bound.kwargs)
 
@@ -82,7 +85,13 @@ class _Items(Iterable[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         for index, value in enumerate(self.values):
-            yield checked_value(f"{self.name}[{index}]", value, self.hint)
+            checked_value(f"{self.name}[{index}]", _as_tuple(value), self.hint)
+            yield value
+
+
+def _as_tuple(item: Any) -> Any:
+    """A DataLoader gives its pairs as lists."""
+    return tuple(item) if isinstance(item, list) else item
 
 
 @functools.cache
@@ -104,7 +113,8 @@ def _wrong(name: str, value: Any, hint: Any) -> tuple[str, Any, Any] | None:
         deeper = [w for w in found if w is not None and w[0] != name]
         return deeper[0] if deeper else (name, value, hint)
     if origin is typing.Literal:
-        return None if value in inner else (name, value, hint)
+        # which of them it is, the function itself knows best
+        return None if isinstance(value, type(inner[0])) else (name, value, hint)
     if not _is(value, origin or hint):
         return name, value, hint
     return _wrong_items(name, value, origin, inner)
@@ -128,7 +138,8 @@ def _wrong_items(
             return name, value, tuple[inner]
         items = list(zip(value, inner, strict=True))
     elif origin in (tuple, list, Sequence) or (origin is Iterable and isinstance(value, Sequence)):
-        items = [(item, inner[0]) for item in value]
+        each = _as_tuple if origin is Iterable else lambda item: item
+        items = [(each(item), inner[0]) for item in value]
     elif origin in (dict, Mapping):
         keys = (_wrong(f"the key {key!r} of {name}", key, inner[0]) for key in value)
         values = (_wrong(f"{name}[{key!r}]", item, inner[1]) for key, item in value.items())

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LARGEST_CLASSES = 2**20
+LARGEST_IMAGE = 2**28  # values: a gigabyte in float32
 _LARGEST_FLOAT = sys.float_info.max
 
 
@@ -66,9 +68,12 @@ def as_device(value: Any, name: str = "device", *, meta: bool = False) -> torch.
     return device
 
 
-def check_positive(name: str, value: float) -> None:
-    """``value`` is finite and > 0."""
+def check_positive(name: str, value: float, *, most: float = math.inf) -> None:
+    """``value`` is finite, > 0 and at most ``most``."""
     check_number(name, value)
+    if value > most:
+        message = f"{name} is {value}; allowed: at most {most}"
+        raise ValueError(message)
     if not (math.isfinite(value) and value > 0):
         message = f"{name} is {value}; it must be greater than 0"
         raise ValueError(message)
@@ -107,13 +112,28 @@ def as_path(name: str, value: Path | str) -> Path:
     return Path(value)
 
 
+def check_image_size(name: str, size: Sequence[int]) -> None:
+    """``size`` is (C, H, W) of images that a network can take."""
+    for number in size:
+        check_whole(name, number)
+    if len(size) != 3 or min(size) < 1 or math.prod(size) > LARGEST_IMAGE:
+        message = (
+            f"{name} is {tuple(size)}; allowed: (channels, height, width), each at least 1, with "
+            f"at most {LARGEST_IMAGE} values together"
+        )
+        raise ValueError(message)
+
+
 def check_images(name: str, images: Tensor) -> None:
-    """``images`` are [N, C, H, W], floating point and not empty."""
-    if images.dim() != 4 or not images.numel() or not images.is_floating_point():
+    """``images`` are [N, ...], floating point, on a device that has values, and not empty."""
+    if images.dim() < 2 or not images.numel() or not images.is_floating_point():
         message = (
             f"{name} is {list(images.shape)} {images.dtype}; expected normalised images "
             "[N, C, H, W], floating point and not empty"
         )
+        raise ValueError(message)
+    if images.is_meta:
+        message = f"{name} is on the meta device, which has no values"
         raise ValueError(message)
     if images.layout != torch.strided:
         message = f"{name} is a {images.layout} tensor; expected an ordinary dense one"

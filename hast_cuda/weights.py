@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from hast_cuda.pickles import check_pickles
 from hast_cuda.tensor_files import DamagedFileError, load_tensors
+from hast_cuda.typed import typed
 
 _SHOWN = 4  # keys listed per kind of mismatch
 
 
+@typed
 def load_weights(network: nn.Module, path: Path) -> None:
     """Replaces the network's weights by those of a file, strictly.
 

@@ -15,6 +15,8 @@ from torch import nn
 
 from hast_cuda.demo import DigitsResNet, digits, load_digits_network
 from hast_cuda.input_spec import NORMALIZATIONS, InputSpec, parse_normalization
+from hast_cuda.typed import typed
+from hast_cuda.validate import LARGEST_CLASSES, check_range
 from hast_cuda.weights import load_state, load_weights, read_state
 
 __all__ = [
@@ -38,6 +40,7 @@ _OTHER_PREFIXES = (
 _SMALL = {"_cifar10": "pytorchcv-cifar", "_cifar100": "pytorchcv-cifar", "_svhn": "pytorchcv-cifar"}
 
 
+@typed
 def load_teacher(
     model: str | nn.Module, *, weights: Path | None = None, num_classes: int | None = None
 ) -> nn.Module:
@@ -59,6 +62,8 @@ def load_teacher(
         TypeError: ``model`` or the callable's result is not an nn.Module.
         RuntimeError: the download failed.
     """
+    if num_classes is not None:
+        check_range("num_classes", num_classes, 1, LARGEST_CLASSES)
     if not isinstance(model, str):
         network = _as_network(model, "model")
     elif model == DIGITS:
@@ -78,6 +83,7 @@ def load_teacher(
     return network.eval()
 
 
+@typed
 def input_spec(
     model: str,
     *,
@@ -220,7 +226,7 @@ def _import_network(path: str) -> nn.Module:
     module_name, _, attribute = path.partition(":")
     try:
         target = getattr(importlib.import_module(module_name), attribute)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+    except (ModuleNotFoundError, AttributeError, ValueError, TypeError) as error:
         raise ImportError(
             f"model={path!r} cannot be imported ({error}): write 'package.module:callable' and put "
             "its folder on PYTHONPATH"

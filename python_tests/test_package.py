@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import hast_cuda
-from hast_cuda.ops import core
+from hast_cuda.ops._registry import core
 
 PACKAGE = Path(__file__).parents[1] / "hast_cuda"
 

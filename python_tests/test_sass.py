@@ -13,7 +13,7 @@ from gates import cannot_run
 from sass import Kernel, architectures, cuobjdump, kernels
 
 import hast_cuda
-from hast_cuda.ops import core
+from hast_cuda.ops._registry import core
 
 
 class Family(NamedTuple):

@@ -6,10 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hast_cuda.typed import typed
+
 Curve = list[tuple[int, float]]
 _NOT_CURVES = ("iteration", "batch", "learning_rate")
 
 
+@typed
 def loss_curves(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
     """Figures of ``metrics.jsonl`` by phase and name, each a list of (iteration, value).
 
@@ -19,6 +22,9 @@ def loss_curves(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Cur
     Args:
         records: of :meth:`hast_cuda.run.RunDirectory.read_log`.
 
+    Raises:
+        ValueError: a batch or an iteration that is no int.
+
     Returns:
         For example ``{"synthesis": {"match": ...}, "finetune": {"distillation": ...}, "test":
         {"top1": ...}}``; losses carry the weights of the objective.
@@ -27,10 +33,13 @@ def loss_curves(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Cur
     for record in records:
         if "phase" not in record or "iteration" not in record:
             continue  # a note, not a figure
-        batch = int(record.get("batch", 0))
+        batch, iteration = record.get("batch", 0), record["iteration"]
+        if type(batch) is not int or type(iteration) is not int:
+            message = f"records has batch {batch!r} and iteration {iteration!r}; expected ints"
+            raise ValueError(message)
         for name, value in record.items():
             if name not in _NOT_CURVES and type(value) in (int, float):
-                last[str(record["phase"]), name, int(record["iteration"])][batch] = float(value)
+                last[str(record["phase"]), name, iteration][batch] = float(value)
     curves: dict[str, dict[str, Curve]] = {}
     for (phase, name, iteration), values in sorted(last.items()):
         curve = curves.setdefault(phase, {}).setdefault(name, [])

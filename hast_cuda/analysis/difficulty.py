@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.synthesis import difficulty
-from hast_cuda.validate import check_positive
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_device, check_images, check_range, explained_forward
 
 BINS = 10
 
@@ -38,6 +39,9 @@ class Histogram:
     def fractions(self) -> tuple[float, ...]:
         """Of all images, adding up to 1 (Figure 2c)."""
         total = sum(self.counts)
+        if total <= 0:
+            message = f"counts is {self.counts}: without images there are no fractions"
+            raise ValueError(message)
         return tuple(count / total for count in self.counts)
 
 
@@ -53,6 +57,7 @@ class ErrorRates:
     """Percent, or None."""
 
 
+@typed
 @torch.no_grad()
 def judge(
     network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *,
@@ -72,10 +77,13 @@ def judge(
         ValueError: no images, logits of another shape, labels beyond the classes, or logits that
             are not finite.
     """
+    device = as_device(device)
     model = copy.deepcopy(network).to(device).eval()
     difficulties, wrong, finite = [], [], []
     for images, labels in batches:
-        logits: Tensor = model(images.to(device))
+        check_images("batches: images", images)
+        with explained_forward("batches: images", images):
+            logits: Tensor = model(images.to(device))
         _check(logits, labels)
         target = labels.to(device)
         difficulties.append(difficulty(logits, target))
@@ -93,6 +101,7 @@ def judge(
     return Judged(torch.cat(difficulties).cpu(), torch.cat(wrong).cpu())
 
 
+@typed
 def difficulty_histogram(difficulties: Tensor, bins: int = BINS) -> Histogram:
     """Counts over ``bins`` equal bins of [0, 1] (GHM's unit regions).
 
@@ -107,6 +116,7 @@ def difficulty_histogram(difficulties: Tensor, bins: int = BINS) -> Histogram:
     return Histogram(_edges(bins), tuple(counts.tolist()))
 
 
+@typed
 def error_by_difficulty(difficulties: Tensor, wrong: Tensor, bins: int = BINS) -> ErrorRates:
     """Error rate of one network by difficulty, which is usually measured under another.
 
@@ -118,6 +128,9 @@ def error_by_difficulty(difficulties: Tensor, wrong: Tensor, bins: int = BINS) -
     Raises:
         ValueError: lengths that differ, and as :func:`difficulty_histogram`.
     """
+    if wrong.is_meta or wrong.layout != torch.strided:
+        message = "wrong has no values to count: it is sparse or on the meta device"
+        raise ValueError(message)
     if wrong.shape != difficulties.shape or wrong.dtype != torch.bool:
         message = (
             f"wrong is {wrong.dtype} {list(wrong.shape)}; expected torch.bool "
@@ -137,9 +150,15 @@ def _edges(bins: int) -> tuple[float, ...]:
 
 def _bin(difficulties: Tensor, bins: int) -> Tensor:
     """Index of the bin of each difficulty, int64 [N]."""
-    check_positive("bins", bins)
-    if difficulties.dim() != 1 or not len(difficulties):
-        message = f"difficulties have shape {list(difficulties.shape)}; expected [N], not empty"
+    check_range("bins", bins, 1, 2**20)
+    if difficulties.dim() != 1 or not len(difficulties) or not difficulties.is_floating_point():
+        message = (
+            f"difficulties is {list(difficulties.shape)} {difficulties.dtype}; expected [N], "
+            "floating point, not empty"
+        )
+        raise ValueError(message)
+    if difficulties.is_meta or difficulties.layout != torch.strided:
+        message = "difficulties has no values to count: it is sparse or on the meta device"
         raise ValueError(message)
     if not bool(((difficulties >= 0) & (difficulties <= 1)).all()):  # False for NaN too
         message = "difficulties must lie in [0, 1]; those of Eq. 7 do"
@@ -148,11 +167,22 @@ def _bin(difficulties: Tensor, bins: int) -> Tensor:
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
+    if not isinstance(logits, Tensor):
+        message = f"the network gives a {type(logits).__name__} for batches; expected logits"
+        raise ValueError(message)
+    if labels.dim() != 1 or labels.dtype != torch.int64:
+        message = (
+            f"batches: labels are {list(labels.shape)} {labels.dtype}; expected [N] torch.int64"
+        )
+        raise ValueError(message)
     if logits.dim() != 2 or len(logits) != len(labels):
         message = (
             f"the network gives logits {list(logits.shape)} for {len(labels)} labels; expected "
             f"[{len(labels)}, classes]"
         )
+        raise ValueError(message)
+    if labels.is_meta:
+        message = "batches: labels are on the meta device, which has no values"
         raise ValueError(message)
     if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
         message = (

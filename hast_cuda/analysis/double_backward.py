@@ -14,6 +14,8 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hast_cuda.typed import typed
+
 # torch raises for a function so marked only where its incoming gradient has a graph of its own;
 # directly under a sum it gives a constant. All that are marked share the code of the wrapper.
 _ONCE = once_differentiable(lambda *_: None).__code__
@@ -27,6 +29,7 @@ class NotTwiceDifferentiableError(RuntimeError):
     """A loss depends on an op without a second derivative."""
 
 
+@typed
 def require_double_backward(*tensors: Tensor) -> None:
     """NotTwiceDifferentiableError if an op behind ``tensors`` is known to break double backward.
 

@@ -14,26 +14,55 @@ from hast_cuda.finetune import FinetuneConfig, feature_layers
 from hast_cuda.finetune.features import Followed, follow
 from hast_cuda.finetune.objective import loss_terms
 from hast_cuda.nn import quantized_once
+from hast_cuda.ops import _checks
+from hast_cuda.ops.hard_sample_loss import check_labels
 from hast_cuda.ops.reference import arithmetic_dtype
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_device, check_images, explained_forward
 
 
+@typed
 def flat_gradient(
     loss: Tensor, parameters: Sequence[Tensor], *, retain_graph: bool = False
 ) -> Tensor:
-    """Gradient of a 0-d loss, flattened, [P]; 0 for parameters that it does not depend on."""
+    """Gradient of a 0-d loss, flattened, [P]; 0 for parameters that it does not depend on.
+
+    Raises:
+        ValueError: a loss that is no scalar with a gradient; parameters without one, or none.
+    """
+    if loss.dim() != 0 or not loss.requires_grad:
+        message = f"loss has shape {list(loss.shape)}; expected a scalar, [], that has a gradient"
+        raise ValueError(message)
+    if not parameters or not all(p.requires_grad for p in parameters):
+        message = "parameters must be at least one tensor, and all must require a gradient"
+        raise ValueError(message)
     found = torch.autograd.grad(
         loss, list(parameters), retain_graph=retain_graph, materialize_grads=True
     )
     return torch.cat([g.reshape(-1) for g in found])
 
 
+@typed
 def cosine(first: Tensor, second: Tensor) -> Tensor:
-    """``a.b / (|a| |b|)`` of two vectors [P], 0-d float64; NaN if one of them is 0."""
+    """``a.b / (|a| |b|)`` of two vectors [P], 0-d float64; NaN if one of them is 0.
+
+    Raises:
+        TypeError, ValueError: no vectors of real numbers, of one length and device.
+    """
+    _checks.floating("first", first)
+    _checks.floating("second", second)
+    _checks.same_device("second", second, "first", first)
+    if first.dim() != 1 or first.shape != second.shape:
+        message = (
+            f"first has shape {list(first.shape)} and second {list(second.shape)}; expected [P]"
+        )
+        raise ValueError(message)
     a, b = first.double(), second.double()
     result: Tensor = a.dot(b) / (torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b))
     return result
 
 
+@typed
 def gradient_cosines(
     teacher: nn.Module, student: nn.Module, batches: Iterable[tuple[Tensor, Tensor | None]],
     config: FinetuneConfig | None = None, *, layers: list[str] | None = None,
@@ -61,7 +90,7 @@ def gradient_cosines(
         ValueError: no batches, labels for some batches only, no layer to align at, or a gradient
             that is 0 or not finite, which has no direction.
     """
-    config = config or FinetuneConfig()
+    config, device = config or FinetuneConfig(), as_device(device)
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     tuned = copy.deepcopy(student).to(device).eval().requires_grad_(True)
     layers = layers or feature_layers(frozen)
@@ -73,7 +102,8 @@ def gradient_cosines(
     found: list[dict[str, Tensor]] = []
     for images, labels in batches:
         target = None if labels is None else labels.to(device)
-        with quantized_once(tuned):
+        check_images("batches: images", images)
+        with quantized_once(tuned), explained_forward("batches: images", images):
             terms = _terms(networks, images.to(device), target, config)
             gradients = {k: flat_gradient(t, parameters, retain_graph=True) for k, t in
                          terms.items()}  # fmt: skip
@@ -95,6 +125,7 @@ def _terms(
     terms = loss_terms(replace(config, label_weight=0.0), target, output)
     named = {"distillation": terms[0], "alignment": terms[1]}
     if labels is not None:
+        check_labels(output.logits, labels, values=True)
         wide = arithmetic_dtype(output.logits.dtype)
         named["cross_entropy"] = F.cross_entropy(output.logits.to(wide), labels)
     return named

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hast_cuda.analysis.double_backward import require_double_backward
+from hast_cuda.typed import typed
 
 
 class Hessian:
@@ -30,6 +31,7 @@ class Hessian:
             scalar that depends on one of them.
     """
 
+    @typed
     def __init__(self, loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> None:
         self.parameters = list(parameters)
         _check_parameters(self.parameters)
@@ -54,14 +56,18 @@ class Hessian:
         """Of the parameters and of the products."""
         return self.parameters[0].device
 
+    @typed
     def product(self, vector: Tensor) -> Tensor:
         """``H v``, [P] -> [P], P the number of all parameters in the order given.
 
         Raises:
-            ValueError: a vector of another shape.
+            ValueError: a vector of another shape, dtype or device.
         """
-        if vector.shape != (self.size,):
-            message = f"vector has shape {list(vector.shape)}; expected [{self.size}]"
+        if (vector.shape, vector.dtype, vector.device) != ((self.size,), self.dtype, self.device):
+            message = (
+                f"vector has shape {list(vector.shape)} {vector.dtype} on {vector.device}; "
+                f"expected [{self.size}] {self.dtype} on {self.device}"
+            )
             raise ValueError(message)
         parts = vector.split([p.numel() for p in self.parameters])
         # a part of the gradient that is constant adds nothing
@@ -95,6 +101,9 @@ def _check_parameters(parameters: list[Tensor]) -> None:
 
 
 def _check_loss(value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        message = f"loss gives a {type(value).__name__}; expected a scalar torch.Tensor"
+        raise ValueError(message)
     if value.dim() != 0:
         message = f"loss gives a tensor of shape {list(value.shape)}; expected a scalar, []"
         raise ValueError(message)

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from hast_cuda.analysis.hessian import Hessian
 from hast_cuda.seeding import generator
+from hast_cuda.typed import typed
 from hast_cuda.validate import check_positive, check_range
 
+MOST = 100_000  # vectors, and steps of each: more have no end, and no memory
 Product = Callable[[Tensor], Tensor]
 
 
@@ -50,11 +52,17 @@ class Spectrum:
     bounds: tuple[tuple[float, ...], ...]
     """Of each node's distance to an eigenvalue."""
 
+    @typed
     def largest(self, count: int = 1) -> list[Eigenvalue]:
         """The ``count`` eigenvalues of largest magnitude, as the first start vector sees them."""
+        check_range("count", count, 1)
+        if not self.nodes or not self.bounds:
+            message = "nodes and bounds are empty: this spectrum has no start vector"
+            raise ValueError(message)
         found = [Eigenvalue(*pair) for pair in zip(self.nodes[0], self.bounds[0], strict=True)]
         return sorted(found, key=lambda e: -abs(e.value))[:count]
 
+    @typed
     def density(self, points: int = 10_000, variance: float = 1e-5) -> tuple[Tensor, Tensor]:
         """Density ``1/V sum_v sum_i w_vi N(t; node_vi, s^2)`` on a grid of ``points`` values t.
 
@@ -64,6 +72,11 @@ class Spectrum:
         Returns:
             (t, density), float64 [points] each; the density's integral is 1.
         """
+        check_range("points", points, 2, 2**24)
+        check_positive("variance", variance)
+        if not any(self.nodes):
+            message = "nodes is empty: this spectrum has no start vector"
+            raise ValueError(message)
         nodes = torch.tensor([x for row in self.nodes for x in row], dtype=torch.float64)
         weights = torch.tensor([x for row in self.weights for x in row], dtype=torch.float64)
         low, high = float(nodes.min()), float(nodes.max())
@@ -116,6 +129,7 @@ def lanczos(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Tensor
     return alphas[:kept], betas[:kept]
 
 
+@typed
 def hessian_spectrum(
     hessian: Hessian, *, vectors: int = 1, steps: int = 100, seed: int = 0
 ) -> Spectrum:
@@ -130,8 +144,8 @@ def hessian_spectrum(
     Raises:
         ValueError: vectors or steps below 1. FloatingPointError: a product is not finite.
     """
-    check_range("vectors", vectors, 1)
-    check_range("steps", steps, 1)
+    check_range("vectors", vectors, 1, MOST)
+    check_range("steps", steps, 1, MOST)
     nodes, weights, bounds = [], [], []
     for index in range(vectors):
         start = random_signs(hessian, seed, "spectrum", index)
@@ -147,6 +161,7 @@ def hessian_spectrum(
     return Spectrum(tuple(nodes), tuple(weights), tuple(bounds))
 
 
+@typed
 def top_eigenvalues(
     hessian: Hessian, count: int = 1, *, steps: int = 100, seed: int = 0
 ) -> list[Eigenvalue]:
@@ -161,6 +176,7 @@ def top_eigenvalues(
     return hessian_spectrum(hessian, steps=steps, seed=seed).largest(count)
 
 
+@typed
 def hessian_trace(hessian: Hessian, *, vectors: int = 32, seed: int = 0) -> Trace:
     """Hutchinson's estimate: the mean of ``v^T H v`` over random signs v.
 
@@ -172,7 +188,7 @@ def hessian_trace(hessian: Hessian, *, vectors: int = 32, seed: int = 0) -> Trac
     Raises:
         ValueError: vectors below 2. FloatingPointError: a product is not finite.
     """
-    check_range("vectors", vectors, 2)
+    check_range("vectors", vectors, 2, MOST)
     samples = []
     for index in range(vectors):
         v = random_signs(hessian, seed, "trace", index)

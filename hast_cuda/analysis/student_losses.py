@@ -15,6 +15,9 @@ from hast_cuda.finetune.objective import loss_terms
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.swap import swap_modules
 from hast_cuda.ops import reference
+from hast_cuda.ops.hard_sample_loss import check_labels
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_device, check_images, explained_forward
 
 NAMES = ("cross_entropy", "distillation", "alignment")
 
@@ -50,6 +53,7 @@ class EagerActivation(nn.Module):
         return (quantized + passed).to(x.dtype)
 
 
+@typed
 def twice_differentiable(network: nn.Module) -> nn.Module:
     """A copy of a quantized network whose activation quantizers have a second derivative.
 
@@ -100,6 +104,7 @@ class StudentLosses:
         RuntimeError: the objective is not the one known here.
     """
 
+    @typed
     def __init__(
         self, teacher: nn.Module, student: nn.Module, images: Tensor, labels: Tensor,
         config: FinetuneConfig | None = None, *, layers: list[str] | None = None,
@@ -112,6 +117,8 @@ class StudentLosses:
                 "twin with a second derivative"
             )
             raise ValueError(message)
+        device = as_device(device)
+        check_images("images", images)
         frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
         layers = layers or feature_layers(frozen)
         if not layers:
@@ -123,8 +130,9 @@ class StudentLosses:
         self.images, self.labels = images.to(device), labels.to(device)
         self._tap = FeatureTap(self.student, layers)
         teacher_tap = FeatureTap(frozen, layers)
-        with torch.no_grad():
+        with torch.no_grad(), explained_forward("images", images):
             self._target = self._see(frozen, teacher_tap)
+        check_labels(self._target.logits, self.labels, values=True)
         teacher_tap.remove()
         self._compare(frozen, fused, layers)
 

@@ -8,7 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from hast_cuda import __version__
-from hast_cuda.ops import build_info, core
+from hast_cuda.ops import build_info
+from hast_cuda.ops._registry import core
 
 _PACKAGES = ("numpy", "pytorchcv", "safetensors", "torch", "torchvision", "tyro")
 

@@ -15,12 +15,15 @@ from hast_cuda.export.placement import QuantizedLayer
 from hast_cuda.files import replace_file
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.swap import swap_modules
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_path
 
 _PLAIN: dict[str | None, type[nn.Module]] = {
     "relu": nn.ReLU, "relu6": nn.ReLU6, None: nn.Identity,
 }  # fmt: skip
 
 
+@typed
 @torch.no_grad()
 def to_float(student: nn.Module) -> nn.Module:
     """A copy of ``student`` with its quantized weights in ``nn.Conv2d`` and ``nn.Linear``.
@@ -62,6 +65,7 @@ def plain_copy(
     return plain
 
 
+@typed
 def save_float(
     student: nn.Module, path: Path | str, describe: Mapping[str, Any] | None = None
 ) -> None:
@@ -76,7 +80,7 @@ def save_float(
         ValueError: see :func:`to_float`. TypeError: state-dict entries that are no tensors.
         FileNotFoundError: no such directory.
     """
-    path = Path(path)
+    path = as_path("path", path)
     if not path.parent.is_dir():
         message = f"{path.parent} is not a directory: create it, or give path another place"
         raise FileNotFoundError(message)

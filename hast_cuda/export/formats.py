@@ -19,7 +19,8 @@ from hast_cuda.export.program import save_program
 from hast_cuda.export.to_onnx import save_onnx
 from hast_cuda.export.verify import Check, Latency, check, onnx_network, require_onnxruntime
 from hast_cuda.synthesis import SyntheticImages
-from hast_cuda.validate import check_choice
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_path, check_choice, check_image_size
 
 SUFFIXES = {
     "onnx-ort": ".ort.onnx",
@@ -64,6 +65,7 @@ class Exported:
         return {**asdict(self), "file": self.file.name}
 
 
+@typed
 def export_network(
     student: nn.Module, folder: Path | str, kind: str, shape: tuple[int, int, int], *,
     network: nn.Module, images: Images | None = None, name: str = "student",
@@ -87,9 +89,13 @@ def export_network(
             that cannot be exported, a file that does not give what the student gives.
     """
     check_choice("kind", kind, KINDS)
+    check_image_size("shape", shape)
+    if not name or Path(name).name != name or "\0" in name:
+        message = f"name is {name!r}; expected that of a file, without a directory"
+        raise ValueError(message)
     if kind.startswith("onnx") and images is not None:
         require_onnxruntime()
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}{SUFFIXES[kind]}"
     done = _write(student, file, kind, shape, describe or {})

@@ -16,6 +16,7 @@ from hast_cuda.export.placement import Placement, QuantizedLayer, key, own_keys
 from hast_cuda.export.rebuild import rebuild
 from hast_cuda.export.sealed import read_sealed, write_sealed
 from hast_cuda.nn import FakeQuantActivation
+from hast_cuda.typed import typed
 
 FORMAT = "hast_cuda.packed.v1"
 
@@ -32,6 +33,7 @@ class PackedInfo:
     """Stored bits per quantized weight, scales and ranges included."""
 
 
+@typed
 def save_packed(
     student: nn.Module, path: Path | str, describe: Mapping[str, Any] | None = None
 ) -> PackedInfo:
@@ -71,6 +73,7 @@ def save_packed(
     return PackedInfo(path.stat().st_size, float_bytes(student), 8 * weight_bytes / max(1, weights))
 
 
+@typed
 def load_packed(path: Path | str, network: nn.Module) -> nn.Module:
     """The quantized network of a file, in eval mode; its outputs are the saved one's bit by bit.
 
@@ -95,6 +98,7 @@ def load_packed(path: Path | str, network: nn.Module) -> nn.Module:
         raise ValueError(message) from error
 
 
+@typed
 def read_packed(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a file of :func:`save_packed`, whole and checked, without a network.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import torch
@@ -15,10 +16,13 @@ from hast_cuda.export.placement import QuantizedLayer
 from hast_cuda.export.plain_quantizer import PlainQuantizer
 from hast_cuda.files import replace_file
 from hast_cuda.nn import FakeQuantActivation, activation_quantizers
+from hast_cuda.typed import typed
+from hast_cuda.validate import LARGEST_IMAGE, as_path
 
 _EXAMPLES = 2  # images to trace with: a batch of 1 would become a constant
 
 
+@typed
 def save_program(
     student: nn.Module, path: Path | str, shape: tuple[int, ...], *, own_ops: bool,
     batch: int | str = "dynamic",
@@ -40,7 +44,7 @@ def save_program(
         ValueError: arguments out of what is allowed, ranges that are not frozen, a network that
             torch.export cannot follow. FileNotFoundError: no such directory.
     """
-    path = Path(path)
+    path = as_path("path", path)
     if path.suffix != ".pt2":
         message = f"path is {path}: torch.export wants a name that ends in .pt2"
         raise ValueError(message)
@@ -52,6 +56,7 @@ def save_program(
         torch.export.save(program, file)
 
 
+@typed
 def export_program(
     student: nn.Module, shape: tuple[int, ...], *, own_ops: bool, batch: int | str = "dynamic"
 ) -> ExportedProgram:
@@ -109,9 +114,11 @@ def _require_plain(program: ExportedProgram) -> None:
 
 
 def _check(shape: tuple[int, ...], batch: int | str) -> None:
-    if not shape or not all(type(size) is int and size > 0 for size in shape):
+    sizes = all(type(size) is int and size > 0 for size in shape)
+    if not shape or not sizes or math.prod(shape) > LARGEST_IMAGE:
         message = f"shape is {shape!r}; expected the size of one image, e.g. (3, 32, 32)"
         raise ValueError(message)
-    if batch != "dynamic" and (type(batch) is not int or batch < 1):
+    most = LARGEST_IMAGE // math.prod(shape)
+    if batch != "dynamic" and (type(batch) is not int or not 0 < batch <= most):
         message = f'batch is {batch!r}; expected "dynamic" or a number of images'
         raise ValueError(message)

@@ -14,7 +14,8 @@ from torch import nn
 from hast_cuda.export.grid import float_bytes
 from hast_cuda.export.marked import DOMAIN, INPUT, OUTPUT, QUANTIZE, MarkedModel, mark, require_onnx
 from hast_cuda.files import replace_file
-from hast_cuda.validate import check_choice
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_path, check_choice, check_image_size
 
 FORMS = ("ort", "portable", "uint4")
 _OPSET = {"ort": 18, "portable": 18, "uint4": 21}
@@ -41,6 +42,7 @@ class OnnxInfo:
     """"ort": layers that compute in float, and why."""
 
 
+@typed
 def save_onnx(
     student: nn.Module, path: Path | str, shape: tuple[int, int, int], *, form: str = "ort",
     describe: Mapping[str, Any] | None = None,
@@ -63,6 +65,8 @@ def save_onnx(
             that cannot be exported (named), before anything is written.
     """
     check_choice("form", form, FORMS)
+    check_image_size("shape", shape)
+    path = as_path("path", path)
     require_onnx()
     import onnx  # noqa: PLC0415 - an optional package
     import onnx_ir as ir  # noqa: PLC0415
@@ -77,7 +81,6 @@ def save_onnx(
     )
     proto = ir.serde.serialize_model(model)
     onnx.checker.check_model(proto, full_check=True)
-    path = Path(path)
     with replace_file(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
     nodes = Counter(node.op_type for node in model.graph)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,6 +17,14 @@ from torch import Tensor, nn
 from hast_cuda.data import ImageSet
 from hast_cuda.export.marked import INPUT
 from hast_cuda.synthesis import SyntheticImages
+from hast_cuda.typed import typed
+from hast_cuda.validate import (
+    as_path,
+    check_image_size,
+    check_images,
+    check_range,
+    explained_forward,
+)
 
 _ROUNDS = 15
 
@@ -69,12 +78,15 @@ def require_onnxruntime() -> None:
         raise ImportError(message)
 
 
+@typed
 def onnx_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Tensor]:
     """A function from images [N, C, H, W] to logits that runs ``path`` in onnxruntime on the CPU.
 
     Raises:
         ImportError: no onnxruntime. ValueError: the file is truncated, altered or not ONNX.
     """
+    path = as_path("path", path)
+    check_range("threads", threads, 0, 4096)
     require_onnxruntime()
     import onnxruntime  # noqa: PLC0415 - an optional package
 
@@ -91,12 +103,18 @@ def onnx_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Tenso
         raise ValueError(message) from error
 
     def run(images: Tensor) -> Tensor:
-        (logits,) = session.run(None, {INPUT: np.ascontiguousarray(images.cpu().numpy())})
+        try:
+            (logits,) = session.run(None, {INPUT: np.ascontiguousarray(images.cpu().numpy())})
+        except Exception as error:  # as above
+            reason = str(error).partition("\n")[0]
+            message = f"{path} does not take images {list(images.shape)} {images.dtype}: {reason}"
+            raise ValueError(message) from error
         return torch.from_numpy(logits)
 
     return run
 
 
+@typed
 @torch.no_grad()
 def check(
     exported: Callable[[Tensor], Tensor], student: nn.Module,
@@ -114,15 +132,21 @@ def check(
     Raises:
         ValueError: no image; the outputs have different shapes or are not finite.
     """
+    check_range("batch_size", batch_size, 1)
     given = isinstance(images, ImageSet)
-    device = next(student.parameters()).device
+    device = next((p.device for p in student.parameters()), torch.device("cpu"))
     training = student.training
     student.eval()
     count = same = right = student_right = 0
     cosine, largest = 0.0, 0.0
     for x, labels in _batches(images, batch_size):
-        expected = student(x.to(device)).float().cpu()
+        check_images("images", x)
+        with explained_forward("images", x):
+            expected = student(x.to(device)).float().cpu()
         found = exported(x)
+        if not isinstance(found, Tensor):
+            message = f"exported gives a {type(found).__name__}; expected logits, a torch.Tensor"
+            raise ValueError(message)
         if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
             message = (
                 f"the exported network gives {list(found.shape)}, the student "
@@ -138,7 +162,7 @@ def check(
         largest = max(largest, float((found - expected).abs().max()))
     student.train(training)
     if not count:
-        message = "there is no image to compare the networks on"
+        message = "images is empty: there is nothing to compare the networks on"
         raise ValueError(message)
     kinds = {ImageSet: "given", SyntheticImages: "synthetic"}
     return Check(
@@ -155,10 +179,17 @@ def _batches(
     if isinstance(images, ImageSet):
         return images.batches(size)
     if isinstance(images, SyntheticImages):
+        if len(images.images) != len(images.labels):
+            message = (
+                f"images has {len(images.images)} images and {len(images.labels)} labels; expected "
+                "one label per image"
+            )
+            raise ValueError(message)
         return zip(images.images.split(size), images.labels.split(size), strict=True)
     return ((x, torch.full((len(x),), -1)) for x in images.split(size))
 
 
+@typed
 def measure(
     exported: Path, full_precision: Path, shape: tuple[int, int, int], *, batch: int = 8,
     threads: int = 0,
@@ -171,7 +202,13 @@ def measure(
         shape: (C, H, W).
         batch: images per run.
         threads: of onnxruntime; 0: as many as torch uses.
+
+    Raises:
+        ImportError: no onnxruntime. ValueError: a file that it cannot load, or that does not take
+            images of this shape; sizes out of what is allowed.
     """
+    check_image_size("shape", shape)
+    check_range("batch", batch, 1, 2**28 // math.prod(shape))
     threads = threads or torch.get_num_threads()
     networks = [onnx_network(path, threads) for path in (exported, full_precision)]
     images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))

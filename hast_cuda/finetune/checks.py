@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.synthesis.generator import GeneratorTrainer
+from hast_cuda.validate import check_images as check_normalised
 
 
 def check_images(
@@ -25,9 +26,10 @@ def check_images(
             )
             raise ValueError(message)
         return
-    if not len(images):
+    if not len(images.shape) or not len(images):
         message = "images is empty: fine-tuning needs at least one image"
         raise ValueError(message)
+    check_normalised("images", images)
     if not config.label_weight:
         return
     if labels is None:

@@ -85,8 +85,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_range("iterations", self.iterations, 0)
-        check_positive("batch_size", self.batch_size)
+        check_range("iterations", self.iterations, 0, 10**9)
+        check_positive("batch_size", self.batch_size, most=2**20)
         check_positive("learning_rate", self.learning_rate)
         check_choice("schedule", self.schedule, SCHEDULES)
         for fraction in self.decay_at:
@@ -111,7 +111,7 @@ class FinetuneConfig:
         check_choice("calibration", self.calibration, CALIBRATIONS)
         check_choice("ema", self.ema, ("corrected", "released"))
         check_positive("calibration_updates", self.calibration_updates)
-        check_positive("calibration_batch_size", self.calibration_batch_size)
+        check_positive("calibration_batch_size", self.calibration_batch_size, most=2**20)
         check_positive("evaluations", self.evaluations)
         if not (self.clean_weight or (self.perturbed_weight and self.perturbation)):
             message = "clean_weight and perturbed_weight are both without effect; one must count"

@@ -19,6 +19,7 @@ from hast_cuda.nn import (
     warn_unmerged,
 )
 from hast_cuda.ops import channel_attentions
+from hast_cuda.typed import typed
 
 # The published choice: the last BatchNorm of a block, before the residual sum and the activation.
 _KNOWN_BLOCKS = {
@@ -39,6 +40,7 @@ def _normalizers(module: nn.Module) -> list[str]:
     ]
 
 
+@typed
 def feature_layers(model: nn.Module) -> list[str]:
     """Names of the layers whose outputs are aligned.
 

@@ -24,6 +24,8 @@ from hast_cuda.finetune.together import agree, begin, check_equal
 from hast_cuda.memory import explained_memory
 from hast_cuda.ranks import World
 from hast_cuda.synthesis.generator import GeneratorTrainer
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_device
 
 __all__ = ["FinetuneResult", "Iteration", "finetune"]
 
@@ -82,6 +84,7 @@ class _Training:
         }  # fmt: skip
 
 
+@typed
 def finetune(
     teacher: nn.Module, student: nn.Module, images: Tensor | GeneratorTrainer,
     config: FinetuneConfig, *, labels: Tensor | None = None, seed: int = 0,
@@ -122,7 +125,7 @@ def finetune(
             or do not fit; a generator with another batch size or device; other arguments than those
             of the other processes. RuntimeError: the processes' students are not the same bits.
     """
-    device, execution = torch.device(device), execution or Execution()
+    device, execution = as_device(device), execution or Execution()
     world = world or World()
     check_images(images, labels, config, device)
     agree(world, images, labels, config, seed)

@@ -20,6 +20,7 @@ from hast_cuda.methods import (
     zeroq_il,
 )
 from hast_cuda.methods.recipe import DATASETS, PRESETS, Recipe, change
+from hast_cuda.typed import typed
 from hast_cuda.validate import check_choice
 
 _RECIPES: dict[str, Callable[..., Recipe]] = {
@@ -44,6 +45,7 @@ def available() -> tuple[str, ...]:
     return tuple(_RECIPES)
 
 
+@typed
 def recipe(method: str = "hast", preset: str = "default", dataset: str = "cifar10") -> Recipe:
     """The recipe of a method.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hast_cuda.ops import _checks, new_range_state, quantize_activation
 from hast_cuda.ops.channel_range import EMA
+from hast_cuda.typed import typed
 
 
 class FakeQuantActivation(nn.Module):
@@ -68,14 +69,25 @@ class FakeQuantActivation(nn.Module):
         self.observing = True
         self.frozen.fill_(False)
 
+    @typed
     def set_range(self, lower: float | Tensor, upper: float | Tensor) -> None:
-        """Set the range and its moving average by hand; it stays frozen or not as it was."""
-        dtype = self.range_state.dtype
-        low, high = (torch.as_tensor(v, dtype=dtype).detach().reshape(()) for v in (lower, upper))
+        """Set the range and its moving average by hand; it stays frozen or not as it was.
+
+        Raises:
+            TypeError, ValueError: ends that are no single numbers, not finite, or in wrong order.
+        """
+        low, high = self._end("lower", lower), self._end("upper", upper)
         _checks.ordered_range(low, high)
         self.range_state[0:4:2] = low
         self.range_state[1:4:2] = high
         self.range_state[4] = 0.0  # as after infinitely many equal batches
+
+    def _end(self, name: str, value: float | Tensor) -> Tensor:
+        number = torch.as_tensor(value, dtype=torch.float64).detach()
+        if number.numel() != 1:
+            message = f"{name} has shape {tuple(number.shape)}; expected one number"
+            raise ValueError(message)
+        return number.reshape(()).to(self.range_state.dtype)
 
     def state_for(self, x: Tensor) -> Tensor:
         """The range state in the dtype that ``x`` needs."""

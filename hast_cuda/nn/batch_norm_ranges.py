@@ -12,11 +12,13 @@ from hast_cuda.nn.propagation import Known, input_distributions
 from hast_cuda.nn.range_search import smallest_error_range
 from hast_cuda.nn.tracing import CannotMergeError
 from hast_cuda.ops import _checks
+from hast_cuda.typed import typed
 
 _INPUT = ".input_quantizer"  # of a layer, which is one node of the graph
 _ADVICE = "calibrate the network with images instead (hast_cuda.calibrate)"
 
 
+@typed
 @torch.no_grad()
 def batch_norm_ranges(model: nn.Module, width: float = 6.0) -> nn.Module:
     """Set and freeze every activation range of ``model`` from BatchNorm parameters alone.

@@ -13,19 +13,24 @@ from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.layers import quantized_once
 from hast_cuda.ops import fake_quantize, new_range_state
 from hast_cuda.ops.reference import activate
+from hast_cuda.typed import typed
+from hast_cuda.validate import check_images, check_positive, check_range, explained_forward
 
 
+@typed
 def activation_quantizers(model: nn.Module) -> dict[str, FakeQuantActivation]:
     """Every activation quantizer of ``model`` by name."""
     return {n: m for n, m in model.named_modules() if isinstance(m, FakeQuantActivation)}
 
 
+@typed
 def freeze_ranges(model: nn.Module) -> None:
     """Fix every activation range."""
     for quantizer in activation_quantizers(model).values():
         quantizer.freeze()
 
 
+@typed
 def unfreeze_ranges(model: nn.Module) -> None:
     """Let every activation range follow the data again."""
     for quantizer in activation_quantizers(model).values():
@@ -44,6 +49,7 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@typed
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """Set the activation ranges of ``model`` from images, then freeze them for ever.
@@ -59,7 +65,8 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
         ``model`` itself.
 
     Raises:
-        ValueError: no batch, or a range that is not finite afterwards.
+        ValueError: no batch, one that the network does not take, or a range that is not finite
+            afterwards.
     """
     quantizers = activation_quantizers(model)
     seen = 0
@@ -67,10 +74,13 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     try:
         with _eval_mode(model), quantized_once(model):
             for batch in batches:
+                name = f"batches[{seen}]"
+                check_images(name, batch)
                 if seen == 0:
                     for quantizer in quantizers.values():
                         quantizer.range_state.copy_(new_range_state())
-                model(batch)
+                with explained_forward(name, batch):
+                    model(batch)
                 seen += 1
     finally:
         freeze_ranges(model)
@@ -87,6 +97,7 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     return model
 
 
+@typed
 @torch.no_grad()
 def shrink_ranges(
     model: nn.Module, images: Tensor, *, candidates: int = 40, smallest: float = 0.2,
@@ -109,8 +120,14 @@ def shrink_ranges(
         ``model`` itself.
 
     Raises:
-        ValueError: a range that is not frozen.
+        ValueError: a range that is not frozen, images that the network does not take, a number out
+            of what is allowed.
     """
+    check_images("images", images)
+    check_range("candidates", candidates, 1, 10_000)
+    check_positive("smallest", smallest)
+    check_range("smallest", smallest, 0, 1)
+    check_positive("power", power)
 
     def search(quantizer: Any, args: tuple[Tensor, ...]) -> None:
         x = args[0]
@@ -132,7 +149,7 @@ def shrink_ranges(
         raise ValueError(message)
     handles = [q.register_forward_pre_hook(search) for q in activation_quantizers(model).values()]
     try:
-        with _eval_mode(model), quantized_once(model):
+        with _eval_mode(model), quantized_once(model), explained_forward("images", images):
             model(images)
     finally:
         for handle in handles:

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.nn.activation import FakeQuantActivation
-from hast_cuda.ops import batch_norm_activation
+from hast_cuda.nn.statistics import has_running_statistics
+from hast_cuda.ops import _checks, batch_norm_activation
 from hast_cuda.ops.reference import activate
+from hast_cuda.typed import typed
 
 
 class FusedBatchNorm2d(nn.Module):
@@ -25,10 +27,16 @@ class FusedBatchNorm2d(nn.Module):
     energy: Tensor | None = None
     positions: int = 1
 
+    @typed
     def __init__(
         self, norm: _BatchNorm, activation: str | None, quantizer: FakeQuantActivation | None
     ) -> None:
         super().__init__()
+        if not has_running_statistics(norm):
+            message = "norm has no running statistics (track_running_stats=True), which it needs"
+            raise ValueError(message)
+        if quantizer is None:
+            _checks.activation_code(activation)
         self.norm, self.quantizer = norm, quantizer
         self.activation = activation if quantizer is None else quantizer.activation
         self.watched = self.twice = False
@@ -48,7 +56,9 @@ class FusedBatchNorm2d(nn.Module):
     def take(self) -> tuple[Tensor, int]:
         """(energy, positions) of the last forward, forgotten here: they would keep its graph."""
         energy, self.energy = self.energy, None
-        assert energy is not None
+        if energy is None:
+            message = "there is no energy: set watched, and run a forward pass before each take()"
+            raise RuntimeError(message)
         return energy, self.positions
 
     def _run(

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from hast_cuda.nn.output_moments import share_output_moments
 from hast_cuda.nn.quantized_weight import QuantizedWeight
 from hast_cuda.ops import fake_quantize_weights
+from hast_cuda.typed import typed
 
 L = TypeVar("L", "FakeQuantConv2d", "FakeQuantLinear")
 P = TypeVar("P", nn.Conv2d, nn.Linear)
@@ -48,6 +49,7 @@ class FakeQuantConv2d(QuantizedWeight, nn.Conv2d):
         return f"{nn.Conv2d.extra_repr(self)}, weight_bits={self.weight_bits}"
 
     @classmethod
+    @typed
     def from_float(
         cls, conv: nn.Conv2d, *, weight_bits: int = 4, act_bits: int | None = None,
         zero_point: str = "integer",
@@ -90,6 +92,7 @@ class FakeQuantLinear(QuantizedWeight, nn.Linear):
         return f"{nn.Linear.extra_repr(self)}, weight_bits={self.weight_bits}"
 
     @classmethod
+    @typed
     def from_float(
         cls, linear: nn.Linear, *, weight_bits: int = 4, act_bits: int | None = None,
         zero_point: str = "integer",
@@ -144,6 +147,7 @@ def _bake(plain: P, source: FakeQuantConv2d | FakeQuantLinear) -> P:
     return plain.train(source.training)
 
 
+@typed
 @contextmanager
 def quantized_once(model: nn.Module) -> Iterator[None]:
     """Quantize all weights of ``model`` in one launch; every forward inside reuses them.

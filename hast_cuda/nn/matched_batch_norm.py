@@ -16,6 +16,8 @@ from hast_cuda.nn.swap import swap_modules
 from hast_cuda.nn.tracing import CannotMergeError
 from hast_cuda.ops import batch_norm_match, match_loss
 from hast_cuda.ops.reference import activate
+from hast_cuda.typed import typed
+from hast_cuda.validate import check_range
 
 _FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
@@ -56,6 +58,7 @@ class MatchedBatchNorm2d(nn.BatchNorm2d):
         return {key: value for key, value in vars(self).items() if key not in passing}
 
     @classmethod
+    @typed
     def from_float(cls, norm: _BatchNorm) -> MatchedBatchNorm2d:
         """Layer that uses the parameters and statistics of ``norm`` (shared, not copied)."""
         layer = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, device="meta")
@@ -87,7 +90,9 @@ class BatchStatistics:
             follow.
     """
 
+    @typed
     def __init__(self, model: nn.Module, *, merge: bool = False, segments: int = 0) -> None:
+        check_range("segments", segments, 0, 10_000)
         require_batch_norm(model)
         self.layers: list[Any] = []
         self.after_recomputing: list[Callable[[], None]] = [self.forget]

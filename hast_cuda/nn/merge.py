@@ -23,6 +23,7 @@ from hast_cuda.nn.tracing import (
     CannotMergeError,
     trace,
 )
+from hast_cuda.typed import typed
 
 # What stands for a BatchNorm and what follows it; None leaves the BatchNorm as it is.
 Fuse = Callable[[Any, str | None, FakeQuantActivation | None], nn.Module | None]
@@ -42,7 +43,9 @@ class Tap(nn.Module):
     def take(self) -> Tensor:
         """What passed, forgotten here: it would keep its graph."""
         found, self.found = self.found, None
-        assert found is not None
+        if found is None:
+            message = "nothing has passed this Tap since the last take(): run a forward pass first"
+            raise RuntimeError(message)
         return found
 
 
@@ -188,6 +191,7 @@ def _tap(merged: fx.GraphModule, name: str, nodes: Sequence[fx.Node]) -> Tap:
     return tap
 
 
+@typed
 def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -> Merged:
     """``model`` as a traced network in which ``fuse(norm, activation, quantizer)`` replaces chains.
 
@@ -238,10 +242,11 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
     return result
 
 
+@typed
 def warn_unmerged(reason: CannotMergeError) -> None:
     """Say that a loop runs with more launches than it could."""
     warnings.warn(
         f"BatchNorm layers are not merged with what follows them, which costs time: {reason}",
         UserWarning,
-        stacklevel=3,
+        stacklevel=4,
     )

@@ -15,6 +15,8 @@ from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.nn.swap import swap_modules
 from hast_cuda.nn.table import QuantizationTable, Row
 from hast_cuda.ops import _checks
+from hast_cuda.ops.channel_range import EMA
+from hast_cuda.typed import typed
 
 PLACEMENTS = ("relu", "all")
 _FUSED = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
@@ -120,6 +122,7 @@ class _Quantizer:
         self.rows.append(Row(name, type(module).__name__, None, None, text))
 
 
+@typed
 def quantize(
     model: nn.Module, weight_bits: int = 4, act_bits: int | None = 4, *, placement: str = "relu",
     overrides: Mapping[str, Override] | None = None, ema: str = "corrected",
@@ -158,6 +161,9 @@ def quantize(
     if act_bits is not None:
         _checks.bit_width("act_bits", act_bits)
     _checks.choice("placement", placement, PLACEMENTS)
+    _checks.choice("ema", ema, EMA)
+    _checks.choice("ste", ste, _checks.STE)
+    _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
     walk = _Quantizer(
         Override(weight_bits, act_bits), placement, dict(overrides or {}), ema, ste, zero_point
     )
@@ -183,7 +189,7 @@ def quantize(
             "no activation is quantized: the network has no nn.ReLU or nn.ReLU6 module (functional "
             'calls cannot be seen). Use placement="all", which quantizes the inputs of layers.',
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     student.quantization_table = table  # type: ignore[assignment]  # read by quantization_table()
     return student

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from hast_cuda.typed import typed
+
 
 @dataclass(frozen=True)
 class Row:
@@ -60,6 +62,7 @@ class QuantizationTable:
         return "\n".join(lines)
 
 
+@typed
 def quantization_table(model: nn.Module) -> QuantizationTable:
     """The table that :func:`hast_cuda.quantize` made; ValueError for any other network."""
     table = getattr(model, "quantization_table", None)

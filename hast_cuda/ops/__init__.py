@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hast_cuda.ops._registry import build_info, core
+from hast_cuda.ops._registry import build_info
 from hast_cuda.ops.attention_loss import attention_energy_loss, attention_loss
 from hast_cuda.ops.batch_norm_activation import batch_norm_activation
 from hast_cuda.ops.batch_stats import batch_norm_match
@@ -26,7 +26,6 @@ __all__ = [
     "build_info",
     "channel_attention",
     "channel_attentions",
-    "core",
     "distillation_loss",
     "fake_quantize",
     "fake_quantize_weights",

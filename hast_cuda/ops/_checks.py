@@ -27,6 +27,9 @@ def tensor(name: str, x: Tensor) -> None:
     if not torch.compiler.is_compiling() and x.numel() > LARGEST:
         message = f"{name} has shape {tuple(x.shape)}, which is more than {LARGEST} elements"
         raise ValueError(message)
+    if known_values(x) and x.data_ptr() % x.element_size():
+        message = f"{name} lies at an address that {x.dtype} may not have: give {name}.clone()"
+        raise ValueError(message)
 
 
 def tensors(name: str, values: Sequence[Tensor]) -> list[Tensor]:

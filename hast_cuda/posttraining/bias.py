@@ -11,8 +11,10 @@ from hast_cuda.nn.propagation import Known, input_distributions
 from hast_cuda.nn.tracing import CannotMergeError
 from hast_cuda.posttraining.channels import ensure_bias, through_weights
 from hast_cuda.posttraining.graph import LayerGraph
+from hast_cuda.typed import typed
 
 
+@typed
 @torch.no_grad()
 def absorb_biases(model: nn.Module) -> nn.Module:
     """Move the part of a bias that ReLU almost never cuts behind the next layer.
@@ -47,6 +49,7 @@ def absorb_biases(model: nn.Module) -> nn.Module:
     return model
 
 
+@typed
 @torch.no_grad()
 def correct_biases(student: nn.Module, model: nn.Module) -> nn.Module:
     """Take the expected error of every quantized layer's output out of its bias.

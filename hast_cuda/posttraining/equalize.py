@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from hast_cuda.nn.output_moments import output_moments, set_output_moments
 from hast_cuda.posttraining.channels import grouped, groups
 from hast_cuda.posttraining.graph import LayerGraph, Pair
+from hast_cuda.typed import typed
 
 _LARGEST_SCALE = 1e8
 _ROUNDS, _CONVERGED = 500, 1e-6
 
 
+@typed
 @torch.no_grad()
 def equalize(model: nn.Module) -> nn.Module:
     """Balance the channels of neighbouring layers; the network computes the same function.

@@ -12,10 +12,12 @@ from hast_cuda.nn.output_moments import set_output_moments
 from hast_cuda.nn.statistics import has_running_statistics
 from hast_cuda.nn.swap import swap_modules
 from hast_cuda.posttraining.graph import LayerGraph, only_user
+from hast_cuda.typed import typed
 
 _FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
+@typed
 @torch.no_grad()
 def fold_batch_norms(model: nn.Module, *, relu6: bool = False) -> nn.Module:
     """A copy of ``model`` in which convolutions have taken up the BatchNorm behind them.
@@ -52,6 +54,7 @@ def fold_batch_norms(model: nn.Module, *, relu6: bool = False) -> nn.Module:
     return replace_relu6(folded) if relu6 else folded
 
 
+@typed
 def replace_relu6(model: nn.Module) -> nn.Module:
     """Put ``nn.ReLU`` where ``model`` has ``nn.ReLU6``, which changes its function; edits it.
 

@@ -12,8 +12,10 @@ from hast_cuda.posttraining.config import PostTrainingConfig
 from hast_cuda.posttraining.equalize import equalize
 from hast_cuda.posttraining.fold import fold_batch_norms, replace_relu6
 from hast_cuda.posttraining.squant import squant
+from hast_cuda.typed import typed
 
 
+@typed
 def prepare(teacher: nn.Module, config: PostTrainingConfig) -> nn.Module:
     """A float copy of ``teacher`` to quantize: folded, equalized, biases absorbed as configured.
 
@@ -41,6 +43,7 @@ def prepare(teacher: nn.Module, config: PostTrainingConfig) -> nn.Module:
     return model
 
 
+@typed
 def finish(student: nn.Module, prepared: nn.Module, config: PostTrainingConfig) -> nn.Module:
     """Round the weights of ``student`` and correct its biases as configured; before any training.
 

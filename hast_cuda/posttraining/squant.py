@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from hast_cuda.nn import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.ops.reference import arithmetic_dtype, quantizer_parameters
+from hast_cuda.typed import typed
 
 
+@typed
 @torch.no_grad()
 def squant(model: nn.Module) -> nn.Module:
     """Round every quantized layer's weights so that their errors sum to almost nothing.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hast_cuda.files import replace_file
+from hast_cuda.validate import as_path
 
 # Of text and lines, and of what is behind them; a page puts colours of its own in their place.
 INK, PAPER = "#1c2125", "#fdfdfe"
@@ -45,6 +46,7 @@ def themed() -> Iterator[None]:
 
 def save(figure: Any, path: Path) -> None:
     """Write ``figure`` as SVG or PNG, whichever ``path`` ends with, and close it."""
+    path = as_path("path", path)
     kind = "svg" if path.suffix == ".svg" else "png"
     given: dict[str, Any] = (
         {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 110, "bbox_inches": "tight"}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hast_cuda.report.canvas import pyplot, require, save
+from hast_cuda.typed import typed
 
 LABELS = {
     "cross_entropy_distillation": "cross entropy and distillation (CE, KL)",
@@ -13,6 +14,7 @@ LABELS = {
 }
 
 
+@typed
 def draw_cosines(
     cosines: Mapping[str, Sequence[float]], path: Path, iterations: Sequence[int] | None = None
 ) -> None:
@@ -27,6 +29,8 @@ def draw_cosines(
         ValueError: no cosines, or not one per iteration. ImportError: no matplotlib.
     """
     require("cosines", cosines)
+    for name, values in cosines.items():
+        require(f"cosines[{name!r}]", values)
     if iterations is not None and any(len(v) != len(iterations) for v in cosines.values()):
         message = f"there are {len(iterations)} iterations; expected one per cosine"
         raise ValueError(message)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from hast_cuda.analysis import Histogram
 from hast_cuda.report.canvas import label, plain_log_labels, pyplot, require, save
+from hast_cuda.typed import typed
 
 
+@typed
 def draw_difficulty(
     histograms: Mapping[str, Histogram], path: Path, network: str = "the full-precision network"
 ) -> None:

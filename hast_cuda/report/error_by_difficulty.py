@@ -7,8 +7,10 @@ from pathlib import Path
 
 from hast_cuda.analysis import ErrorRates
 from hast_cuda.report.canvas import pyplot, require, save
+from hast_cuda.typed import typed
 
 
+@typed
 def draw_error_by_difficulty(rates: Mapping[str, ErrorRates], path: Path) -> None:
     """Error rate per difficulty bin, one curve per network, as PNG.
 

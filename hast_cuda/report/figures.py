@@ -11,12 +11,33 @@ from torch import Tensor
 
 from hast_cuda.input_spec import InputSpec
 from hast_cuda.report.canvas import pyplot, save
+from hast_cuda.typed import typed
+from hast_cuda.validate import check_images, check_range
 
 
+@typed
 def draw_images(
     images: Tensor, labels: Tensor, spec: InputSpec, path: Path, *, rows: int = 4, columns: int = 10
 ) -> None:
-    """A grid of synthetic images [N, C, H, W] (normalised), labels below, as PNG."""
+    """A grid of synthetic images [N, C, H, W] (normalised), labels below, as PNG.
+
+    Raises:
+        ValueError: images that are not those of ``spec``, fewer labels, a grid of another size than
+            1 to 100 rows and columns. ImportError: no matplotlib.
+    """
+    check_images("images", images)
+    check_range("rows", rows, 1, 100)
+    check_range("columns", columns, 1, 100)
+    if images.dim() != 4 or images.shape[1] != spec.channels:
+        message = (
+            f"images is {list(images.shape)}; expected [N, {spec.channels}, H, W], as spec has"
+        )
+        raise ValueError(message)
+    if labels.dim() != 1 or labels.is_meta or len(labels) < len(images):
+        message = (
+            f"labels is {list(labels.shape)}; expected a label for each of {len(images)} images"
+        )
+        raise ValueError(message)
     plt = pyplot()
     mean, std = (images.new_tensor(v).view(-1, 1, 1) for v in (spec.mean, spec.std))
     height = images.shape[2] / images.shape[3]  # of a column's width; one axis draws in no time
@@ -35,8 +56,13 @@ def draw_images(
     save(figure, path)
 
 
+@typed
 def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """Losses of synthesis (mean over batches) and of fine-tuning, and test accuracy, as PNG."""
+    """Losses of synthesis (mean over batches) and of fine-tuning, and test accuracy, as PNG.
+
+    Raises:
+        ValueError: a figure that is no number. ImportError: no matplotlib.
+    """
     plt = pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
     for axis, phase, keys, title in (
@@ -48,7 +74,13 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
             values: dict[int, list[float]] = defaultdict(list)
             for record in records:
                 if record.get("phase") == phase and key in record:
-                    values[int(record["iteration"])].append(float(record[key]))
+                    at, value = record.get("iteration"), record[key]
+                    if type(at) is not int or type(value) not in (int, float):
+                        message = (
+                            f"records has {key}={value!r} at iteration {at!r}; expected numbers"
+                        )
+                        raise ValueError(message)
+                    values[at].append(float(value))
             if values:
                 xs = sorted(values)
                 ys = [sum(values[x]) / len(values[x]) for x in xs]

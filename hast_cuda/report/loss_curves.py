@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hast_cuda.analysis.curves import Curve
 from hast_cuda.report.canvas import label, plain_log_labels, pyplot, require, save
+from hast_cuda.typed import typed
 
 COLUMNS = 3
 _PHASES = {"synthesis": "synthesis", "finetune": "fine-tuning", "test": "test"}
@@ -14,6 +15,7 @@ _PERCENT = {"top1": "top-1 accuracy, %"}
 _LINEAR = ("difficulty", "top1")
 
 
+@typed
 def draw_loss_curves(runs: Mapping[str, Mapping[str, Mapping[str, Curve]]], path: Path) -> None:
     """One panel per figure that the runs logged, one curve per run, over iterations.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hast_cuda.report.canvas import pyplot, require, save
+from hast_cuda.typed import typed
 
 SYMBOLS = {
     "difficulty_exponent": "$\\gamma$ of Eq. 8", "perturbation": "$\\epsilon$ of Eq. 10",
@@ -28,6 +29,7 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
 
 
+@typed
 def draw_sensitivity(sweeps: Mapping[str, Sweep], path: Path) -> None:
     """Accuracy against each hyper-parameter, mean and standard deviation over seeds, as PNG.
 

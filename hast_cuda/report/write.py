@@ -22,6 +22,8 @@ from hast_cuda.report.pictures import curves_section, difficulty_section, images
 from hast_cuda.report.results import accuracy_section, headline
 from hast_cuda.report.setup import seconds_section, setup_section
 from hast_cuda.report.words import title_of
+from hast_cuda.typed import check_fields, typed
+from hast_cuda.validate import as_path
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,11 @@ class Context:
     remarks: Sequence[str] = ()
     """What to know before running it, or why there is none."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
 
+
+@typed
 def write_report(run: Path | str, context: Context | None = None, out: Path | None = None) -> Path:
     """Write a page about one run, its Markdown twin and their pictures.
 
@@ -56,13 +62,14 @@ def write_report(run: Path | str, context: Context | None = None, out: Path | No
         FileNotFoundError: not a run directory. ValueError: a corrupt file, a network of another
             run, or an ``out`` that is not .html. ImportError: no matplotlib.
     """
-    facts, context = read_facts(Path(run)), context or Context()
+    facts, context = read_facts(as_path("run", run)), context or Context()
     page = _page(out or facts.path / "report.html")
     with themed():
         document = _document(facts, context, page.with_suffix(""))
     return _write(document, page)
 
 
+@typed
 def write_comparison(runs: Sequence[Path | str], out: Path | None = None) -> Path:
     """Write a page that compares runs; default ``<first run>/report/comparison.html``.
 
@@ -72,7 +79,7 @@ def write_comparison(runs: Sequence[Path | str], out: Path | None = None) -> Pat
     if len(runs) < 2:
         message = f"runs has {len(runs)} directories; a comparison needs at least 2"
         raise ValueError(message)
-    found = [read_facts(Path(run)) for run in runs]
+    found = [read_facts(as_path("runs", run)) for run in runs]
     page = _page(out or found[0].path / "report" / "comparison.html")
     with themed():
         document = comparison(found, page.with_suffix(""))
@@ -81,6 +88,7 @@ def write_comparison(runs: Sequence[Path | str], out: Path | None = None) -> Pat
 
 def _page(path: Path) -> Path:
     """``path``, with the folder for its pictures beside it."""
+    path = as_path("out", path)
     if path.suffix != ".html":
         message = f"out is {path}; expected a name that ends with .html"
         raise ValueError(message)

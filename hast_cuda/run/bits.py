@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hast_cuda.nn import Override
+from hast_cuda.typed import check_fields
 
 
 @dataclass(frozen=True)
@@ -20,3 +21,6 @@ class Bits:
     """"relu" (outputs of ReLU modules) or "all" (inputs of layers)."""
     overrides: Mapping[str, Override] = field(default_factory=dict)
     """Other bits for the layers that match a pattern; the last match wins."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)

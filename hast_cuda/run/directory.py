@@ -19,6 +19,8 @@ from hast_cuda.run import records
 from hast_cuda.run.figures import read_progress, read_result
 from hast_cuda.run.lock import RunLock
 from hast_cuda.run.tensorboard import TensorBoardLog
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_device, as_path, check_range
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,10 +37,12 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+@typed
 def environment(device: torch.device, ranks: int = 1) -> dict[str, Any]:
     """Versions, build, device and number of processes, as needed to reproduce a figure."""
     from hast_cuda import __version__  # noqa: PLC0415 - the package imports this module
 
+    device = as_device(device, meta=True)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "hast_cuda": __version__,
@@ -85,10 +89,13 @@ class RunDirectory:
     events: TensorBoardLog | None = None
     _lock: RunLock | None = None  # none on one that was opened to read
 
+    @typed
     def __init__(
         self, path: Path, config: dict[str, Any], device: torch.device, *,
         tensorboard: bool = False, ranks: int = 1,
     ) -> None:  # fmt: skip
+        path = as_path("path", path)
+        check_range("ranks", ranks, 1)
         events = TensorBoardLog(path / "tensorboard") if tensorboard else None
         self.path = path
         try:
@@ -129,8 +136,10 @@ class RunDirectory:
                 events.result(found)
 
     @classmethod
+    @typed
     def open(cls, path: Path) -> RunDirectory:
         """An existing directory, to read from; FileNotFoundError if there is none."""
+        path = as_path("path", path)
         if not (path / "config.json").exists():
             message = f"{path} is not a run directory (no config.json)"
             raise FileNotFoundError(message)
@@ -170,6 +179,7 @@ class RunDirectory:
         """The finished network."""
         return self.path / "student.safetensors"
 
+    @typed
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``, and its figures to the event files if asked for."""
         self._check_presence()
@@ -183,6 +193,7 @@ class RunDirectory:
             message = f"run directory {self.path} was removed or emptied meanwhile; run again"
             raise FileNotFoundError(message)
 
+    @typed
     def show(self, images: Tensor) -> None:
         """Put a sheet of synthetic images [N, C, H, W] into the event files if asked for."""
         if self.events is not None:
@@ -210,6 +221,7 @@ class RunDirectory:
         """All lines of ``metrics.jsonl``; one cut short by a kill is left out."""
         return records.read(self.metrics)
 
+    @typed
     def remember(self, key: str, value: Any) -> None:
         """Keep a figure across restarts (``progress.json``)."""
         progress = self.recall()
@@ -226,6 +238,7 @@ class RunDirectory:
         path = self.path / "result.json"
         return read_result(path) if path.exists() and self.student.exists() else None
 
+    @typed
     def finish(self, result: dict[str, Any]) -> None:
         """Write ``result.json``, and its accuracies to the event files if asked for."""
         self._check_presence()

@@ -6,14 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.synthesis import ImageShape, SyntheticImages
+from hast_cuda.typed import typed
+from hast_cuda.validate import check_image_size
 
 
+@typed
 def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> ImageShape:
     """The teacher's shape with its number of classes, from one forward pass on [1, C, H, W] zeros.
 
     Raises:
         ValueError: the network does not take images of this size, or gives no [N, classes] logits.
     """
+    check_image_size("size", size)
     parameter = next(teacher.parameters(), None)
     training = teacher.training
     try:
@@ -21,7 +25,7 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> ImageShape:
             device = None if parameter is None else parameter.device
             logits = teacher.eval()(torch.zeros(1, *size, device=device))
     except RuntimeError as error:
-        message = f"the network does not take images of shape {size}: {error}"
+        message = f"the network does not take images of size {size}: {error}"
         raise ValueError(message) from error
     finally:
         teacher.train(training)

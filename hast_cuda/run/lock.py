@@ -83,7 +83,7 @@ def _warn(directory: Path, reason: str) -> None:
         f"run directory {directory} is not locked: {reason}. Take care that no other process "
         "works in it",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

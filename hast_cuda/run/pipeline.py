@@ -21,6 +21,8 @@ from hast_cuda.run.sources import check_source
 from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.run.work import Work
 from hast_cuda.synthesis import ImageShape, SyntheticImages
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_path, check_range
 
 
 @dataclass
@@ -35,6 +37,7 @@ class QuantizationResult:
     """Accuracies in percent, seconds per phase, and what was asked for."""
 
 
+@typed
 def zero_shot_quantize(
     teacher: nn.Module, shape: ImageShape | tuple[int, int, int], bits: Bits | None = None, *,
     recipe: Recipe | str = "default", dataset: str = "cifar10", method: str = "hast",
@@ -77,9 +80,8 @@ def zero_shot_quantize(
         FloatingPointError: a loss that is not finite.
         OSError: the directory cannot be written.
     """
-    if not isinstance(teacher, nn.Module):
-        message = f"teacher must be an nn.Module, got {type(teacher).__name__}"
-        raise TypeError(message)
+    check_range("evaluation_batch", evaluation_batch, 1)
+    out = None if out is None else as_path("out", out)
     if tensorboard and out is None:
         message = "tensorboard=True writes to the run directory: give out"
         raise ValueError(message)
@@ -95,7 +97,7 @@ def zero_shot_quantize(
     work = Work(
         teacher, shape, bits, recipe, described, seed=seed, test=test,
         world=world or join(device), execution=execution or Execution(),
-        out=None if out is None else Path(out), evaluation_batch=evaluation_batch,
+        out=out, evaluation_batch=evaluation_batch,
     )  # fmt: skip
     with work.opened(images, tensorboard=tensorboard):
         if (found := work.look()) is not None:

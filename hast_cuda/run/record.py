@@ -13,17 +13,20 @@ from hast_cuda.json_files import read_object
 from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import PostTrainingConfig
 from hast_cuda.synthesis import GeneratorConfig, ImageStore, SynthesisConfig, SyntheticImages
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_path, check_range
 
 C = TypeVar("C")
 
 
+@typed
 def read_config(run: Path | str) -> dict[str, Any]:
     """``config.json`` of a run directory.
 
     Raises:
         FileNotFoundError: it is not a run directory. ValueError: the file is corrupt.
     """
-    path = Path(run) / "config.json"
+    path = as_path("run", run) / "config.json"
     if not path.exists():
         message = f"{run} is not a run directory (no config.json)"
         raise FileNotFoundError(message)
@@ -35,6 +38,7 @@ def read_config(run: Path | str) -> dict[str, Any]:
     return found
 
 
+@typed
 def read_finetune_config(run: Path | str) -> FinetuneConfig:
     """The fine-tuning settings that a run was made with.
 
@@ -53,6 +57,7 @@ def read_finetune_config(run: Path | str) -> FinetuneConfig:
     return settings(FinetuneConfig, values, run)
 
 
+@typed
 def read_synthesis_config(run: Path | str) -> SynthesisConfig:
     """The settings of a run of ``synthesize``; errors as :func:`read_finetune_config`."""
     try:
@@ -63,6 +68,7 @@ def read_synthesis_config(run: Path | str) -> SynthesisConfig:
     return settings(SynthesisConfig, values, run)
 
 
+@typed
 def read_recipe(run: Path | str) -> Recipe:
     """All settings of a run of ``quantize``; errors as :func:`read_finetune_config`."""
     config = read_config(run)
@@ -113,6 +119,7 @@ def _like(value: Any, default: Any) -> bool:
     return type(value) is type(default)
 
 
+@typed
 def image_store(run: Path | str) -> ImageStore:
     """Where the images of a run are: its own, or those of the directory that it was given.
 
@@ -124,6 +131,7 @@ def image_store(run: Path | str) -> ImageStore:
     return ImageStore(Path(given)) if given and not store.finished() else store
 
 
+@typed
 def read_images(run: Path | str) -> SyntheticImages:
     """The synthetic images of a run: its own, or those of the directory that it was given.
 
@@ -133,11 +141,13 @@ def read_images(run: Path | str) -> SyntheticImages:
     return image_store(run).load_all()
 
 
+@typed
 def read_first_images(run: Path | str, count: int) -> SyntheticImages | None:
     """At most ``count`` images, without reading the rest of a set that may be gigabytes.
 
     None where the run has none (yet). Errors as :func:`read_images`.
     """
+    check_range("count", count, 1)
     store = image_store(run)
     found: list[SyntheticImages] = []
     for index in sorted(store.finished()):

@@ -15,7 +15,11 @@ _COUNTS = ("iteration", "batch")
 
 def append(path: Path, record: dict[str, Any]) -> None:
     """Add one line in one write; what a full disk cuts short is taken back."""
-    line = (json.dumps(record) + "\n").encode()
+    try:
+        line = (json.dumps(record) + "\n").encode()
+    except (TypeError, ValueError) as error:
+        message = f"a record of {path.name} cannot hold what it was given: {error}"
+        raise TypeError(message) from error
     with explained(path):
         number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:

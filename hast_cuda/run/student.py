@@ -13,8 +13,11 @@ from hast_cuda.nn import Override, quantize
 from hast_cuda.posttraining import PostTrainingConfig, prepare
 from hast_cuda.run.record import read_config, settings
 from hast_cuda.tensor_files import DamagedFileError, load_tensors, save_tensors
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_path
 
 
+@typed
 def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
     """The quantized network of ``run``, built from its full-precision ``teacher``.
 
@@ -25,7 +28,7 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
         FileNotFoundError: the run is not finished. ValueError: its files are corrupt, or the
             teacher is another network.
     """
-    run = Path(run)
+    run = as_path("run", run)
     config_path, weights = run / "config.json", run / "student.safetensors"
     for path in (config_path, weights):
         if not path.exists():
@@ -60,6 +63,7 @@ def load_weights(student: nn.Module, weights: Path) -> nn.Module:
     return student
 
 
+@typed
 def save_student(student: nn.Module, path: Path, described: Mapping[str, Any]) -> None:
     """Write the state dict of the quantized network; the metadata says how it was made."""
     tensors = {  # clone: safetensors refuses tensors that share memory (a shared module)

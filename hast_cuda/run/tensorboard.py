@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_path
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -42,9 +45,10 @@ class TensorBoardLog:
         ImportError: tensorboard is not installed.
     """
 
+    @typed
     def __init__(self, path: Path | str) -> None:
         require_tensorboard()
-        self.path = Path(path)
+        self.path = as_path("path", path)
         self._writers: dict[Path, Any] = {}
         self._written: dict[Path, set[tuple[str, int]]] = {}
 

@@ -14,8 +14,10 @@ from hast_cuda.ops import build_info
 from hast_cuda.ranks import World
 from hast_cuda.run.directory import plain
 from hast_cuda.synthesis import SyntheticImages
+from hast_cuda.typed import typed
 
 
+@typed
 def check_same_work(
     world: World, config: Mapping[str, Any], teacher: nn.Module, images: SyntheticImages | None,
     **others: Any,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hast_cuda.typed import check_fields
-from hast_cuda.validate import check_choice, check_positive, check_range, check_scale
+from hast_cuda.validate import check_choice, check_number, check_positive, check_range, check_scale
 
 SCHEDULES = ("plateau", "cosine")
 NOISES = ("gaussian", "natural", "uniform", "narrow")
@@ -16,7 +16,13 @@ REDUCTIONS = ("mse", "norm", "sum")
 LABEL_LOSSES = ("hard_sample", "soft")
 
 
-def _check_margins(value: Sequence[float]) -> None:
+def check_margins(value: Sequence[float]) -> None:
+    """``value`` is a (lower, upper) pair of cosine distances."""
+    if not isinstance(value, (tuple, list)):
+        message = f"margins must be a pair of numbers, got {value!r}"
+        raise TypeError(message)
+    for number in value:
+        check_number("margins", number)
     if len(value) != 2 or not 0 <= value[0] <= value[1] <= 2:
         message = f"margins is {value}; allowed: (lower, upper) with 0 <= lower <= upper <= 2"
         raise ValueError(message)
@@ -82,9 +88,9 @@ class SynthesisConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_positive("num_images", self.num_images)
-        check_positive("batch_size", self.batch_size)
-        check_positive("iterations", self.iterations)
+        check_positive("num_images", self.num_images, most=10**8)
+        check_positive("batch_size", self.batch_size, most=2**20)
+        check_positive("iterations", self.iterations, most=10**8)
         check_positive("learning_rate", self.learning_rate)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("noise", self.noise, NOISES)
@@ -94,10 +100,10 @@ class SynthesisConfig:
         check_choice("label_loss", self.label_loss, LABEL_LOSSES)
         check_range("match_weight", self.match_weight, 0)
         check_range("slack_percentile", self.slack_percentile, 0, 1)
-        check_positive("slack_images", self.slack_images)
+        check_positive("slack_images", self.slack_images, most=10**6)
         check_range("layer_emphasis", self.layer_emphasis, 0)
         check_range("soft_target", self.soft_target, 0, 1)
-        _check_margins(self.margins)
+        check_margins(self.margins)
         if self.layer_emphasis and self.statistics != "sample":
             message = 'layer_emphasis weighs images one by one; it needs statistics="sample"'
             raise ValueError(message)

@@ -15,6 +15,8 @@ from hast_cuda.nn import BatchStatistics
 from hast_cuda.seeding import derive_seed
 from hast_cuda.synthesis.generator_config import GeneratorConfig
 from hast_cuda.synthesis.generator_network import Generator, soft_labels
+from hast_cuda.typed import typed
+from hast_cuda.validate import LARGEST_CLASSES, as_device, check_image_size, check_range
 
 CHECK_EVERY = 50  # iterations between reads of the device
 LARGE = 64  # images with longer sides are conditioned through BatchNorm
@@ -42,13 +44,17 @@ class GeneratorTrainer:
             no layer that gives the logits.
     """
 
+    @typed
     def __init__(
         self, teacher: nn.Module, shape: tuple[int, int, int], num_classes: int,
         config: GeneratorConfig | None = None, *, batch_size: int, seed: int = 0,
         device: torch.device | str = "cpu", merge: bool = True,
     ) -> None:  # fmt: skip
         self.config = config = config or GeneratorConfig()
-        self.device, self.seed = torch.device(device), seed
+        check_image_size("shape", shape)
+        check_range("num_classes", num_classes, 1, LARGEST_CLASSES)
+        check_range("batch_size", batch_size, 1)
+        self.device, self.seed = as_device(device), seed
         self.batch_size, self.num_classes, self.shape = batch_size, num_classes, shape
         rows = classifier_rows(teacher, num_classes) if config.embedding == "classifier" else None
         self.latent_size = config.latent_size if rows is None else rows.shape[1]

@@ -36,14 +36,14 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_positive("latent_size", self.latent_size)
+        check_positive("latent_size", self.latent_size, most=2**20)
         check_positive("learning_rate", self.learning_rate)
         for fraction in self.decay_at:
             check_range("decay_at", fraction, 0, 1)
         check_range("match_weight", self.match_weight, 0)
         check_positive("warmup", self.warmup)
         check_range("superpose_probability", self.superpose_probability, 0, 1)
-        check_positive("superpose_classes", self.superpose_classes)
+        check_positive("superpose_classes", self.superpose_classes, most=2**20)
         check_choice("embedding", self.embedding, EMBEDDINGS)
         check_range("embedding_noise", self.embedding_noise, 0)
 

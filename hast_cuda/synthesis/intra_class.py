@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hast_cuda.execution import Execution
+from hast_cuda.ops import _checks
 from hast_cuda.synthesis.classifier import FeatureTap, find_classifier
+from hast_cuda.synthesis.config import check_margins
 from hast_cuda.synthesis.matching import Matching
 
 
@@ -24,7 +26,23 @@ def margin_loss(
 
     Returns:
         0-d float32; 0 if nothing is known.
+
+    Raises:
+        TypeError, ValueError: dtypes, shapes, devices or margins that do not fit.
     """
+    _checks.floating("features", features)
+    for name, value, shape in (
+        ("references", references, features.shape), ("known", known, features.shape[:1]),
+    ):  # fmt: skip
+        _checks.floating(name, value)
+        _checks.same_device(name, value, "features", features)
+        if features.dim() != 2 or value.shape != shape:
+            message = (
+                f"{name} has shape {tuple(value.shape)} beside features {tuple(features.shape)}; "
+                "expected [N, D] features and references, [N] known"
+            )
+            raise ValueError(message)
+    check_margins(margins)
     lower, upper = margins
     distance = 1 - F.cosine_similarity(features, references, dim=1)
     outside = (lower - distance).clamp(min=0) + (distance - upper).clamp(min=0)

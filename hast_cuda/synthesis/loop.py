@@ -26,6 +26,8 @@ from hast_cuda.synthesis.step import Step
 from hast_cuda.synthesis.store import ImageStore, SyntheticImages
 from hast_cuda.synthesis.terms import Terms, has_margins, make_terms
 from hast_cuda.tensor_files import DamagedFileError
+from hast_cuda.typed import check_fields, typed
+from hast_cuda.validate import LARGEST_CLASSES, as_device, check_image_size, check_range
 
 if TYPE_CHECKING:
     from typing_extensions import Never
@@ -46,6 +48,11 @@ class ImageShape:
     """Pixels."""
     num_classes: int
     """Labels are 0 to this - 1."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_image_size("(channels, height, width)", (self.channels, self.height, self.width))
+        check_range("num_classes", self.num_classes, 1, LARGEST_CLASSES)
 
 
 def synthesize_batch(
@@ -93,7 +100,7 @@ def _stored(store: ImageStore, index: int, labels: Tensor, shape: ImageShape) ->
     try:
         batch = store.load(index)
     except DamagedFileError as error:
-        warnings.warn(f"{error}. It is made again now", RuntimeWarning, stacklevel=6)
+        warnings.warn(f"{error}. It is made again now", RuntimeWarning, stacklevel=7)
         return None
     if tuple(batch.images.shape) != expected or not torch.equal(batch.labels, labels):
         message = (
@@ -125,6 +132,7 @@ def _found(
     return found
 
 
+@typed
 def synthesize(
     teacher: nn.Module, shape: ImageShape, config: SynthesisConfig, *, seed: int = 0,
     device: torch.device | str = "cpu", store: ImageStore | None = None,
@@ -157,7 +165,7 @@ def synthesize(
         FloatingPointError: a loss that is not finite.
         torch.OutOfMemoryError: with the peak and a batch size that should fit.
     """
-    device, execution = torch.device(device), execution or Execution()
+    device, execution = as_device(device), execution or Execution()
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     statistics = BatchStatistics(
         execution.network(frozen), merge=execution.merge, segments=execution.checkpoint_segments

@@ -6,12 +6,25 @@ import torch
 from torch import Tensor
 
 from hast_cuda import ops
+from hast_cuda.ops import _checks
+from hast_cuda.ops.hard_sample_loss import check_labels
 
 LARGEST_PROBABILITY = 1 - 1e-6  # as in the op
 
 
+def _check(logits: Tensor, labels: Tensor) -> None:
+    """They are logits and their labels."""
+    _checks.logits("logits", logits)
+    check_labels(logits, labels, values=True)
+
+
 def difficulty(logits: Tensor, labels: Tensor) -> Tensor:
-    """Eq. 7: ``d = 1 - p_y``, [N, classes] and [N] -> [N] in float32; p is clamped to 1 - 1e-6."""
+    """Eq. 7: ``d = 1 - p_y``, [N, classes] and [N] -> [N] in float32; p is clamped to 1 - 1e-6.
+
+    Raises:
+        TypeError, ValueError: as :func:`hast_cuda.ops.hard_sample_loss`.
+    """
+    _check(logits, labels)
     log_p = torch.log_softmax(logits.float(), dim=1).gather(1, labels[:, None])[:, 0]
     return 1 - log_p.exp().clamp(max=LARGEST_PROBABILITY)
 
@@ -43,7 +56,16 @@ def soft_label_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> tuple[Te
 
     Returns:
         The loss and, without gradient, the mean difficulty (Eq. 7); 0-d float32.
+
+    Raises:
+        TypeError, ValueError: as :func:`hast_cuda.ops.hard_sample_loss`; targets of another shape.
     """
+    _check(logits, labels)
+    _checks.floating("targets", targets)
+    _checks.same_device("targets", targets, "logits", logits)
+    if targets.shape != labels.shape:
+        message = f"targets has shape {tuple(targets.shape)}; expected {tuple(labels.shape)}"
+        raise ValueError(message)
     p = torch.softmax(logits.float(), dim=1).gather(1, labels[:, None])[:, 0]
     d = 1 - p.detach().clamp(max=LARGEST_PROBABILITY)
     return (p - targets).square().mean(), d.mean()

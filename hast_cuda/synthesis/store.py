@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from hast_cuda.tensor_files import DamagedFileError, load_tensors, save_tensors
+from hast_cuda.typed import check_fields, typed
+from hast_cuda.validate import as_path, check_images, check_range
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,9 @@ class SyntheticImages:
     labels: Tensor
     """[N] int64."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -28,11 +33,14 @@ class SyntheticImages:
 class ImageStore:
     """Directory of ``batch_00000.safetensors`` shards."""
 
+    @typed
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self.directory = as_path("directory", directory)
 
+    @typed
     def path(self, index: int) -> Path:
         """File of one batch."""
+        check_range("index", index, 0, 99_999)
         return self.directory / f"batch_{index:05d}.safetensors"
 
     def finished(self) -> set[int]:
@@ -44,12 +52,15 @@ class ImageStore:
         )
         return {int(match.group(1)) for match in names if match}
 
+    @typed
     def save(self, index: int, batch: SyntheticImages) -> None:
         """Write one batch; a reader never sees half of it."""
+        check_images("batch.images", batch.images)
         self.directory.mkdir(parents=True, exist_ok=True)
         tensors = {"images": batch.images.contiguous(), "labels": batch.labels.contiguous()}
         save_tensors(self.path(index), tensors)
 
+    @typed
     def load(self, index: int) -> SyntheticImages:
         """Read one batch; DamagedFileError, a ValueError, names a shard that is corrupt."""
         path = self.path(index)

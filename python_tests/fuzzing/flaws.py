@@ -21,6 +21,14 @@ NO_CHOICE: list[Any] = ["", "ReLU", "real ", 3, b"relu", ["relu"], {"relu"}, Tru
 NO_AXIS: list[Any] = [7, -9, 2**70, 1.0, "1", [1], True, NAN]
 
 
+def misaligned(x: Tensor) -> Tensor:
+    """Zeros like ``x`` at an odd address, as a buffer of somebody else's may have it."""
+    count = max(x.numel(), 1)
+    buffer = bytearray(count * x.element_size() + 1)
+    flat = torch.frombuffer(buffer, dtype=x.dtype, offset=1, count=count)
+    return flat.view(x.shape) if x.numel() else flat
+
+
 def wrong_tensors(x: Tensor) -> list[Any]:
     """What no op takes in the place of ``x``."""
     return [
@@ -28,6 +36,7 @@ def wrong_tensors(x: Tensor) -> list[Any]:
         *(torch.zeros(x.shape, dtype=dtype) for dtype in WRONG_DTYPES),
         torch.eye(2, dtype=torch.float32).to_sparse(),
         torch.zeros((), dtype=x.dtype).expand(HUGE),
+        misaligned(x),
     ]
 
 

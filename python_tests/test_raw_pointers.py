@@ -1,0 +1,122 @@
+"""Raw pointers go to the compiled core from the ops alone, and the core looks at what it is given."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzzing.calls import MORE
+from make_api import MODULES
+
+from hast_cuda.ops._registry import core
+
+PACKAGE = Path(__file__).parents[1] / "hast_cuda"
+STUB = ast.parse((PACKAGE / "_core.pyi").read_text(encoding="utf-8"))
+ENTRIES = {n.name: n for n in STUB.body if isinstance(n, ast.FunctionDef) and n.args.args}
+# Asks for no memory; what "hast-cuda info" says.
+HARMLESS = {"build_info", "cuda_device_count"}
+DOOR = PACKAGE / "ops" / "_registry.py"
+GOOD: dict[str, Any] = {
+    "dtype": 0, "outer": 1, "channels": 1, "inner": 1, "rows": 1, "classes": 1, "size": 1,
+    "images": 1, "spatial": 1, "batch": 1, "batches": 1, "columns": 1, "bits": 4, "device": -1,
+    "eps": 1e-5, "beta": 0.9, "temperature": 1.0, "exponent": 1.0, "patience": 1.0, "factor": 0.1,
+    "threshold": 0.1, "minimum": 0.1,
+}  # fmt: skip
+
+
+def sources() -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_only_the_ops_call_the_core() -> None:
+    callers = set()
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in ENTRIES:
+                if isinstance(node.value, ast.Name) and node.value.id in ("core", "_core"):
+                    callers.add(path.parent.name)
+    assert callers == {"ops"}  # and this finds them
+
+
+def test_only_one_file_imports_the_core() -> None:
+    importers = set()
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                modules = [str(node.module), *(f"{node.module}.{a.name}" for a in node.names)]
+            if any(m.endswith("._core") for m in modules):
+                importers.add(path)
+        if '"hast_cuda._core"' in path.read_text(encoding="utf-8"):
+            importers.add(path)
+    assert importers == {DOOR}
+
+
+def test_no_public_name_is_the_core_or_takes_an_address() -> None:
+    for path in (*MODULES, *MORE, "hast_cuda.ops"):
+        module = importlib.import_module(path)
+        for name in module.__all__:
+            thing = getattr(module, name)
+            assert thing is not core, f"{path}.{name}"
+            assert not (inspect.isbuiltin(thing) and name in ENTRIES), f"{path}.{name}"
+
+
+def arguments(name: str, **changed: Any) -> dict[str, Any]:
+    """Sizes of one element, valid codes, and null pointers."""
+    found: dict[str, Any] = {}
+    for argument in ENTRIES[name].args.args:
+        kind = ast.unparse(argument.annotation) if argument.annotation else ""
+        value = GOOD.get(argument.arg, False if kind == "bool" else 0)
+        found[argument.arg] = [value] if "Sequence" in kind else value
+        if argument.arg in changed:
+            new = changed[argument.arg]
+            found[argument.arg] = [new] if "Sequence" in kind else new
+    return found
+
+
+def entry(name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(core, name)
+    return function
+
+
+@pytest.mark.parametrize("name", sorted(ENTRIES.keys() - HARMLESS))
+def test_null_pointers_are_refused(name: str) -> None:
+    if name.endswith("_scratch"):
+        assert entry(name)(**arguments(name)) >= 0
+        return
+    with pytest.raises(ValueError, match=rf"hast_cuda\.{name}: .* is a null pointer"):
+        entry(name)(**arguments(name))
+
+
+@pytest.mark.parametrize("name", sorted(ENTRIES.keys() - HARMLESS))
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("dtype", -1), ("dtype", 4), ("activation", -1), ("activation", 3), ("bits", 1), ("bits", 9),
+     ("gate", 3), ("device", -2), ("outer", -1), ("channels", -1), ("inner", -1), ("rows", -1),
+     ("size", -1), ("classes", 0), ("batch", 0), ("outer", 2**62), ("rows", 2**62),
+     ("size", 2**62), ("columns", 2**62)],
+)  # fmt: skip
+def test_codes_and_sizes_are_checked(name: str, argument: str, value: int) -> None:
+    given = {a.arg for a in ENTRIES[name].args.args}
+    if argument not in given:
+        pytest.skip(f"{name} has no {argument}")
+    pointers = {a: 8 for a in given if arguments(name).get(a) in (0, [0]) and a != "stream"}
+    pointers = {a: p for a, p in pointers.items() if a not in ("gate", "activation")}
+    if argument == "bits" and "range" in given:
+        pointers["range"] = 8
+    elif argument != "bits" or "lower" in given:
+        pointers = {}
+    with pytest.raises(ValueError, match=rf"hast_cuda\.{name}: "):
+        entry(name)(**arguments(name, **{**pointers, argument: value}))
+
+
+def test_lists_of_different_lengths_are_refused() -> None:
+    found = arguments("fake_quantize_weights", bits=4)
+    with pytest.raises(ValueError, match=r"outputs has 0 entries, expected 1"):
+        core.fake_quantize_weights(**{**found, "outputs": []})
