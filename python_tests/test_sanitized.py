@@ -1,7 +1,7 @@
-"""The emulated CUDA kernels and their CPU twins under AddressSanitizer and bounds checks.
+"""The emulated CUDA kernels and their CPU twins under AddressSanitizer and its companion for UB.
 
 Tensors get red zones, so a kernel that reads or writes outside of one ends the process, with the
-line of its source in the report.
+line of its source in the report. The slow tests run every op test, with every check that gcc has.
 """
 
 from __future__ import annotations
@@ -15,12 +15,28 @@ import pytest
 from conftest import OP_TESTS
 from emulated import sanitizer
 from emulated.broken import build_broken
-from emulated.build import compile_module, compiler
+from emulated.build import AVX2_FLAGS, compile_module, compiler
 from gates import cannot_run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 FILES = [HERE / f"{name}.py" for name in sorted(OP_TESTS - {"test_emulated"})]
+MISTAKES = [
+    ("read_past_the_end", "heap-buffer-overflow"),
+    ("write_past_the_end", "heap-buffer-overflow"),
+    ("read_past_the_end_late", "heap-buffer-overflow"),
+    ("write_past_shared_memory", "index 64 out of bounds"),
+    ("misaligned_load", "misaligned address"),
+    ("misaligned_store", "misaligned address"),
+]
+ONLY_WHOLE = [
+    ("number_too_large", "outside the range of representable values"),
+    ("division_by_zero", "division by zero"),
+    ("null_pointer", "load of null pointer"),
+    ("no_value_of_its_type", "not a valid value for type"),
+    ("pointer_beyond_memory", "overflowed to|applying non-zero offset|pointer index expression"),
+    ("no_bits_to_count", "not a valid argument"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,24 +52,31 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_broken(target, [*sanitizer.FLAGS, "-DHAST_BROKEN_PROGRAM"])
 
 
-@pytest.mark.parametrize(
-    ("kernel", "message"),
-    [
-        ("read_past_the_end", "heap-buffer-overflow"),
-        ("write_past_the_end", "heap-buffer-overflow"),
-        ("read_past_the_end_late", "heap-buffer-overflow"),
-        ("write_past_shared_memory", "index 64 out of bounds"),
-        ("misaligned_load", "misaligned address"),
-        ("misaligned_store", "misaligned address"),
-    ],
-)
+@pytest.fixture(scope="module")
+def whole_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with every check of the slow tests."""
+    target = tmp_path_factory.mktemp("whole") / "broken"
+    return build_broken(target, [*sanitizer.WHOLE, "-DHAST_BROKEN_PROGRAM"])
+
+
+@pytest.mark.parametrize(("kernel", "message"), MISTAKES)
 def test_planted_mistakes_are_found(program: Path, kernel: str, message: str) -> None:
+    find(program, kernel, message)
+
+
+@pytest.mark.parametrize(("kernel", "message"), MISTAKES + ONLY_WHOLE)
+def test_the_whole_sanitizer_finds_more(whole_program: Path, kernel: str, message: str) -> None:
+    find(whole_program, kernel, message)
+
+
+def find(program: Path, kernel: str, message: str) -> None:
+    """The program dies of the mistake, and its report has the line."""
     done = subprocess.run(
         [program, kernel], capture_output=True, text=True, check=False,
         env={"UBSAN_OPTIONS": "print_stacktrace=1"},
     )  # fmt: skip
     assert done.returncode != 0
-    assert message in done.stderr
+    assert re.search(message, done.stderr), done.stderr
     assert re.search(rf"#\d .* in {kernel} \S*broken\.cu:\d+", done.stderr), done.stderr
 
 
@@ -83,14 +106,34 @@ def test_tensors_have_red_zones(tmp_path: Path) -> None:
 
 def test_ops_stay_inside_their_tensors(tmp_path: Path, emulated_path: Path) -> None:
     module = compile_module(tmp_path, sanitizer.FLAGS, reuse=emulated_path.parent)
+    run_op_tests(module, sanitizer.SELECTED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("devices", "twin_flags"),
+    [("emulated or baseline", []), ("baseline", AVX2_FLAGS)],
+    ids=["emulated and baseline", "AVX2"],
+)
+def test_every_op_test_under_every_check(
+    tmp_path: Path, emulated_path: Path, devices: str, twin_flags: list[str]
+) -> None:
+    module = compile_module(
+        tmp_path, sanitizer.WHOLE, reuse=emulated_path.parent, twin_flags=twin_flags
+    )
+    run_op_tests(module, f"({devices}) and {sanitizer.UNVECTORISED}")
+
+
+def run_op_tests(module: Path, selected: str) -> None:
+    """Some op tests in a process that has loaded ``module``; none may fail or be found wrong."""
     done = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-n", "0", "-q", "-s", "-x", "--tb=short",
             "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT,
-            "-k", sanitizer.SELECTED,
+            "-k", selected,
             *FILES,
         ],
-        cwd=tmp_path,  # away from the source tree, which has no compiled core
+        cwd=module.parent,  # away from the source tree, which has no compiled core
         env={**sanitizer.environment(), "HAST_EMULATED_MODULE": str(module)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -89,17 +89,64 @@ __global__ void misaligned_store(const float* x, float* y) {
   if (threadIdx.x == 0) store_packed<4>(y + 2, load_packed<4>(x));
 }
 
+// What only the whole of `undefined` finds. Values come from memory: a compiler must not see them.
+__global__ void number_too_large(const float* x, float* y) {
+  y[threadIdx.x] = static_cast<float>(static_cast<int>(x[threadIdx.x] + 1e30f));
+}
+
+__global__ void division_by_zero(const float* x, float* y) {
+  y[threadIdx.x] = static_cast<float>(7 / static_cast<int>(x[0]));
+}
+
+__global__ void null_pointer(const float* x, float* y) {
+  const float* source = x[0] > 1.0f ? x : nullptr;
+  y[threadIdx.x] = source[0];
+}
+
+enum Loose { kFirst, kSecond };
+
+__global__ void no_value_of_its_type(const float* x, float* y) {
+  const int wrong = static_cast<int>(x[0]) + 7;
+  Loose loose;
+  memcpy(&loose, &wrong, sizeof loose);
+  y[threadIdx.x] = loose == kSecond ? 1.0f : 0.0f;
+}
+
+__global__ void pointer_beyond_memory(const float* x, float* y) {
+  const size_t far = (SIZE_MAX - static_cast<size_t>(x[0])) / sizeof(float) - 1;
+  y[threadIdx.x] = &x[far] > y ? 1.0f : 0.0f;
+}
+
+__global__ void no_bits_to_count(const float* x, float* y) {
+  y[threadIdx.x] = static_cast<float>(__builtin_clz(static_cast<unsigned>(x[0])));
+}
+
 struct Named {
   const char* name;
   void (*kernel)(const float*, float*);
 };
 #define NAMED(kernel) {#kernel, kernel}
 constexpr Named kKernels[] = {
-    NAMED(with_barrier),          NAMED(missing_barrier),          NAMED(barrier_in_a_branch),
-    NAMED(barrier_for_some),      NAMED(shuffle_after_exit),       NAMED(shuffle_names_exited_lane),
-    NAMED(one_element_unwritten), NAMED(shared_memory_unwritten),  NAMED(read_past_the_end),
-    NAMED(write_past_the_end),    NAMED(write_past_shared_memory), NAMED(read_past_the_end_late),
-    NAMED(misaligned_load),       NAMED(misaligned_store),
+    NAMED(with_barrier),
+    NAMED(missing_barrier),
+    NAMED(barrier_in_a_branch),
+    NAMED(barrier_for_some),
+    NAMED(shuffle_after_exit),
+    NAMED(shuffle_names_exited_lane),
+    NAMED(one_element_unwritten),
+    NAMED(shared_memory_unwritten),
+    NAMED(read_past_the_end),
+    NAMED(write_past_the_end),
+    NAMED(write_past_shared_memory),
+    NAMED(read_past_the_end_late),
+    NAMED(misaligned_load),
+    NAMED(misaligned_store),
+    NAMED(number_too_large),
+    NAMED(division_by_zero),
+    NAMED(null_pointer),
+    NAMED(no_value_of_its_type),
+    NAMED(pointer_beyond_memory),
+    NAMED(no_bits_to_count),
 };
 
 }  // namespace

@@ -26,6 +26,7 @@ FLAGS = [
 ]  # fmt: skip
 # As CMakeLists.txt has them: vectorised sums are other sums than serial ones.
 TWIN_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
+AVX2_FLAGS = ["-mavx2", "-mfma", "-mf16c"]
 if os.environ.get("HAST_WERROR") == "ON":
     # Conditions that depend on kernel arguments make g++ guess wrong about what is initialised.
     FLAGS += ["-Wall", "-Wextra", "-Wconversion", "-Werror", "-Wno-maybe-uninitialized"]
@@ -58,11 +59,13 @@ def run_compiler(command: Sequence[str | Path]) -> None:
 
 
 def compile_module(
-    folder: Path, kernel_flags: Sequence[str] = (), csrc: Path = CSRC, reuse: Path | None = None
-) -> Path:
+    folder: Path, kernel_flags: Sequence[str] = (), csrc: Path = CSRC, reuse: Path | None = None,
+    *, twin_flags: Sequence[str] = (),
+) -> Path:  # fmt: skip
     """Compile the core with emulated CUDA kernels; objects found in ``reuse`` are taken from there.
 
-    ``kernel_flags`` are for kernels alone, CUDA and CPU, whose objects are never reused with them.
+    ``kernel_flags`` are for kernels alone, CUDA and CPU, whose objects are never reused with them;
+    ``twin_flags`` for the CPU's, e.g. another instruction set.
     """
     includes = [f"-I{path}" for path in (HERE, csrc, pybind11.get_include())]
     includes.append(f"-I{sysconfig.get_paths()['include']}")
@@ -70,9 +73,10 @@ def compile_module(
     def compile_one(job: tuple[Path, str]) -> Path:
         source, backend = job
         flags = [] if backend == "host" else list(kernel_flags)
-        twin = TWIN_FLAGS if backend == "cpu_baseline" else []
+        twin = [*TWIN_FLAGS, *twin_flags] if backend == "cpu_baseline" else []
         name = f"{source.name}.{backend}.o"
-        if reuse is not None and not flags and (reuse / name).exists():
+        own = flags or (twin_flags and backend == "cpu_baseline")
+        if reuse is not None and not own and (reuse / name).exists():
             return reuse / name
         backend_define = f"-DHAST_BACKEND={backend}"
         run_compiler(
