@@ -46,7 +46,8 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
             if name not in hints or kind is kind.VAR_KEYWORD:
                 continue
             if kind is kind.VAR_POSITIONAL:
-                checked_value(name, value, tuple[hints[name], ...])
+                for index, item in enumerate(value):
+                    checked_value(f"{name}[{index}]", item, hints[name])
             else:
                 bound.arguments[name] = checked_value(name, value, hints[name])
         return function(*bound.args, **bound.kwargs)
@@ -56,7 +57,8 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
 
 def check_fields(config: Any) -> None:
     """Every field of a dataclass has a value that its annotation allows."""
-    hints = _hints(type(config))
+    kind: Any = type(config)
+    hints = _hints(kind)
     for field in dataclasses.fields(config):
         checked_value(field.name, getattr(config, field.name), hints[field.name])
 
@@ -135,7 +137,7 @@ def _wrong_items(
 ) -> tuple[str, Any, Any] | None:
     if origin is tuple and inner[-1:] != (...,):
         if len(value) != len(inner):
-            return name, value, tuple[inner]
+            return name, value, types.GenericAlias(tuple, inner)
         items = list(zip(value, inner, strict=True))
     elif origin in (tuple, list, Sequence) or (origin is Iterable and isinstance(value, Sequence)):
         each = _as_tuple if origin is Iterable else lambda item: item

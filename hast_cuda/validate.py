@@ -97,7 +97,7 @@ def check_scale(name: str, value: Sequence[float]) -> None:
         raise ValueError(message)
 
 
-def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
     """``value`` is one of ``allowed``."""
     if not isinstance(value, str) or value not in allowed:
         message = f"{name} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}"

@@ -15,7 +15,7 @@ from hast_cuda.finetune.features import Followed, follow
 from hast_cuda.finetune.objective import loss_terms
 from hast_cuda.nn import quantized_once
 from hast_cuda.ops import _checks
-from hast_cuda.ops.hard_sample_loss import check_labels
+from hast_cuda.ops.hard_sample_loss import check_classes
 from hast_cuda.ops.reference import arithmetic_dtype
 from hast_cuda.typed import typed
 from hast_cuda.validate import as_device, check_images, explained_forward
@@ -125,7 +125,7 @@ def _terms(
     terms = loss_terms(replace(config, label_weight=0.0), target, output)
     named = {"distillation": terms[0], "alignment": terms[1]}
     if labels is not None:
-        check_labels(output.logits, labels, values=True)
+        check_classes(output.logits, labels, values=True)
         wide = arithmetic_dtype(output.logits.dtype)
         named["cross_entropy"] = F.cross_entropy(output.logits.to(wide), labels)
     return named

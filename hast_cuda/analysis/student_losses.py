@@ -15,7 +15,7 @@ from hast_cuda.finetune.objective import loss_terms
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.swap import swap_modules
 from hast_cuda.ops import reference
-from hast_cuda.ops.hard_sample_loss import check_labels
+from hast_cuda.ops.hard_sample_loss import check_classes
 from hast_cuda.typed import typed
 from hast_cuda.validate import as_device, check_images, explained_forward
 
@@ -132,7 +132,7 @@ class StudentLosses:
         teacher_tap = FeatureTap(frozen, layers)
         with torch.no_grad(), explained_forward("images", images):
             self._target = self._see(frozen, teacher_tap)
-        check_labels(self._target.logits, self.labels, values=True)
+        check_classes(self._target.logits, self.labels, values=True)
         teacher_tap.remove()
         self._compare(frozen, fused, layers)
 

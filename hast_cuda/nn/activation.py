@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hast_cuda.ops import _checks, new_range_state, quantize_activation
 from hast_cuda.ops.channel_range import EMA
 from hast_cuda.typed import typed
+from hast_cuda.validate import check_number
 
 
 class FakeQuantActivation(nn.Module):
@@ -83,6 +84,10 @@ class FakeQuantActivation(nn.Module):
         self.range_state[4] = 0.0  # as after infinitely many equal batches
 
     def _end(self, name: str, value: float | Tensor) -> Tensor:
+        if isinstance(value, Tensor):
+            _checks.tensor(name, value)
+        else:
+            check_number(name, value)
         number = torch.as_tensor(value, dtype=torch.float64).detach()
         if number.numel() != 1:
             message = f"{name} has shape {tuple(number.shape)}; expected one number"
@@ -100,6 +105,7 @@ class FakeQuantActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``; the straight-through gradient passes, masked by the activation."""
+        _checks.floating("x", x)
         return quantize_activation(
             x, self.state_for(x), self.bits, activation=self.activation, observe=self.observing,
             ema=self.ema, beta=self.beta, ste=self.ste,

@@ -85,7 +85,7 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     finally:
         freeze_ranges(model)
     if seen == 0:
-        message = "calibration needs at least one batch of images, got none"
+        message = "batches is empty: calibration needs at least one batch of images, got none"
         raise ValueError(message)
     for name, quantizer in quantizers.items():
         if not bool(torch.isfinite(quantizer.range_state).all()):

@@ -29,6 +29,8 @@ class QuantizedWeight(nn.Module):
 
     def _set_up(self, weight_bits: int, act_bits: int | None, zero_point: str) -> None:
         _checks.bit_width("weight_bits", weight_bits)
+        if act_bits is not None:
+            _checks.bit_width("act_bits", act_bits)
         _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
         self.weight_bits, self.zero_point = weight_bits, zero_point
         self.input_quantizer = None if act_bits is None else FakeQuantActivation(act_bits)
@@ -63,6 +65,7 @@ class QuantizedWeight(nn.Module):
         dtype, channels = arithmetic_dtype(self.weight.dtype), self.weight.shape[0]
         if weight_range is None:
             weight_range = torch.stack(self.weight.to(dtype).flatten(1).aminmax(dim=1))
+        _checks.floating("weight_range", weight_range)
         if weight_range.shape != (2, channels):
             message = (
                 f"weight_range has shape {tuple(weight_range.shape)}; expected (2, {channels}): "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def tensor(name: str, x: Tensor) -> None:
         raise ValueError(message)
 
 
-def tensors(name: str, values: Sequence[Tensor]) -> list[Tensor]:
+def tensors(name: str, values: Any) -> list[Tensor]:
     """``values`` as a list; it is a sequence, whose items are not looked at."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         message = f"{name} must be a list of tensors, got {type(values).__name__}"
@@ -40,7 +41,7 @@ def tensors(name: str, values: Sequence[Tensor]) -> list[Tensor]:
     return list(values)
 
 
-def whole_numbers(name: str, values: Sequence[int]) -> list[int]:
+def whole_numbers(name: str, values: Any) -> list[int]:
     """``values`` as a list; it is a sequence of ints above 0."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         message = f"{name} must be a list of ints, got {type(values).__name__}"
@@ -84,7 +85,7 @@ def bit_width(name: str, bits: int) -> None:
         raise ValueError(message)
 
 
-def choice(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
+def choice(name: str, value: Any, allowed: Sequence[str | None]) -> None:
     """``value`` is one of ``allowed``."""
     if not isinstance(value, (str, type(None))) or value not in allowed:
         message = f"{name} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}"

@@ -73,7 +73,7 @@ class _HardSampleLoss(torch.autograd.Function):
         return scaled(gradient, grads[0], ctx.dtype), None, None, None
 
 
-def check_labels(logits: Tensor, labels: Tensor, *, values: bool) -> None:
+def check_classes(logits: Tensor, labels: Tensor, *, values: bool) -> None:
     """``labels`` are classes of the rows of ``logits``; ``values`` are read on the CPU alone."""
     _checks.tensor("labels", labels)
     if labels.dtype != torch.int64:
@@ -125,7 +125,7 @@ def hard_sample_loss(
     _checks.logits("logits", logits)
     _checks.flag("detach", detach)
     _checks.flag("check_labels", check_labels)
-    check_labels(logits, labels, values=check_labels)
+    check_classes(logits, labels, values=check_labels)
     _checks.not_negative("exponent", exponent)
     loss, difficulty = _HardSampleLoss.apply(logits, labels, float(exponent), detach)
     return loss, difficulty

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from hast_cuda.report.canvas import label, pyplot, require, save
+from hast_cuda.report.canvas import label, pyplot, require, require_numbers, save
 from hast_cuda.typed import typed
 
 
@@ -21,6 +21,7 @@ def draw_accuracies(accuracies: Mapping[str, float], path: Path) -> None:
         ValueError: no accuracies. ImportError: no matplotlib.
     """
     require("accuracies", accuracies)
+    require_numbers("accuracies", accuracies.values())
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(5, 0.7 + 0.36 * len(accuracies)), layout="constrained")
     colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,14 @@ def label(text: str) -> str:
     printable = "".join(c if c.isprintable() else " " for c in text)
     shown = printable.replace("$", r"\$")
     return f"\u200b{shown}" if shown.startswith("_") else shown
+
+
+def require_numbers(name: str, values: Iterable[float]) -> None:
+    """ValueError unless all are finite: an axis has no place for others."""
+    for value in values:
+        if not math.isfinite(value):
+            message = f"{name} has {value}; only finite numbers can be drawn"
+            raise ValueError(message)
 
 
 def require(name: str, values: Any) -> None:

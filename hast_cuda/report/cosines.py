@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hast_cuda.report.canvas import pyplot, require, save
+from hast_cuda.report.canvas import pyplot, require, require_numbers, save
 from hast_cuda.typed import typed
 
 LABELS = {
@@ -31,6 +31,7 @@ def draw_cosines(
     require("cosines", cosines)
     for name, values in cosines.items():
         require(f"cosines[{name!r}]", values)
+        require_numbers(f"cosines[{name!r}]", values)
     if iterations is not None and any(len(v) != len(iterations) for v in cosines.values()):
         message = f"there are {len(iterations)} iterations; expected one per cosine"
         raise ValueError(message)

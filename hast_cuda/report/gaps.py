@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from hast_cuda.report.canvas import label, pyplot, require, save
+from hast_cuda.report.canvas import label, pyplot, require, require_numbers, save
+from hast_cuda.typed import typed
 
 WIDTH = 0.38  # of a bar; two beside each other per network
 
 
+@typed
 def draw_gaps(top1: Mapping[str, tuple[float, float]], path: Path) -> None:
     """Two bars per network: top-1 on its training images and on test images, in percent.
 
@@ -21,6 +23,7 @@ def draw_gaps(top1: Mapping[str, tuple[float, float]], path: Path) -> None:
         ValueError: no network. ImportError: no matplotlib.
     """
     require("top1", top1)
+    require_numbers("top1", (value for pair in top1.values() for value in pair))
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(1.5 + 1.6 * len(top1), 4), layout="constrained")
     for shift, (index, kind) in zip((-0.5, 0.5), enumerate(("training", "test")), strict=True):

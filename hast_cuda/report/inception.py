@@ -7,17 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hast_cuda.report.canvas import label, pyplot, require, save
+from hast_cuda.typed import typed
+from hast_cuda.validate import check_range
 
 POINTS = 200
 HIGHEST = 0.99  # -log(1 - d) has no end at 1
 
 
+@typed
 def inception_loss(difficulty: float, exponent: float) -> float:
     """``-d^gamma log(1 - d)`` (Eq. 8) of an image of difficulty ``d = 1 - p_y`` in [0, 1).
 
     Raises:
-        ValueError: a difficulty outside of [0, 1).
+        ValueError: a difficulty outside of [0, 1), an exponent below 0 or not finite.
     """
+    check_range("exponent", exponent, 0)
     if not 0 <= difficulty < 1:
         message = f"difficulty is {difficulty}; expected [0, 1): at 1 the loss is infinite"
         raise ValueError(message)
@@ -25,6 +29,7 @@ def inception_loss(difficulty: float, exponent: float) -> float:
     return -weight * math.log1p(-difficulty)
 
 
+@typed
 def draw_inception(exponents: Mapping[str, float], marks: Mapping[str, float], path: Path) -> None:
     """Loss against difficulty, one curve per exponent, and the mean difficulty of image sets.
 
@@ -38,6 +43,10 @@ def draw_inception(exponents: Mapping[str, float], marks: Mapping[str, float], p
         ValueError: no exponent. ImportError: no matplotlib.
     """
     require("exponents", exponents)
+    for name, exponent in exponents.items():
+        check_range(f"exponents[{name!r}]", exponent, 0)
+    for name, difficulty in marks.items():
+        check_range(f"marks[{name!r}]", difficulty, 0, 1)
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     places = [HIGHEST * i / (POINTS - 1) for i in range(POINTS)]

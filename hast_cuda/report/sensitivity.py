@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hast_cuda.report.canvas import pyplot, require, save
+from hast_cuda.report.canvas import pyplot, require, require_numbers, save
 from hast_cuda.typed import typed
 
 SYMBOLS = {
@@ -43,6 +43,8 @@ def draw_sensitivity(sweeps: Mapping[str, Sweep], path: Path) -> None:
         ValueError: no sweep, or a value without an accuracy. ImportError: no matplotlib.
     """
     require("sweeps", sweeps)
+    for name, sweep in sweeps.items():
+        require_numbers(f"sweeps[{name!r}]", (v for x, found in sweep.items() for v in (x, *found)))
     points = {
         name: [(x, *mean_and_deviation(sweep[x])) for x in sorted(sweep)]
         for name, sweep in sweeps.items()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hast_cuda import ops
 from hast_cuda.ops import _checks
-from hast_cuda.ops.hard_sample_loss import check_labels
+from hast_cuda.ops.hard_sample_loss import check_classes
 
 LARGEST_PROBABILITY = 1 - 1e-6  # as in the op
 
@@ -15,7 +15,7 @@ LARGEST_PROBABILITY = 1 - 1e-6  # as in the op
 def _check(logits: Tensor, labels: Tensor) -> None:
     """They are logits and their labels."""
     _checks.logits("logits", logits)
-    check_labels(logits, labels, values=True)
+    check_classes(logits, labels, values=True)
 
 
 def difficulty(logits: Tensor, labels: Tensor) -> Tensor:

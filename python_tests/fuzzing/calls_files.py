@@ -101,6 +101,13 @@ CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
     "hast_cuda.report.draw_error_by_difficulty": (
         report.draw_error_by_difficulty, _drawn(rates={"a": _RATES}),
     ),
+    "hast_cuda.report.draw_gaps": (report.draw_gaps, _drawn(top1={"a": (60.0, 50.0)})),
+    "hast_cuda.report.draw_inception": (
+        report.draw_inception, _drawn(exponents={"a": 2.0}, marks={"a": 0.5}),
+    ),
+    "hast_cuda.report.inception_loss": (
+        report.inception_loss, lambda: {"difficulty": 0.5, "exponent": 2.0},
+    ),
     "hast_cuda.report.draw_images": (report.draw_images, lambda: {
         "images": things.images(), "labels": things.labels(), "spec": things.SPEC_OF_TINY,
         "path": things.fresh(".png"), "rows": 1, "columns": 2,
