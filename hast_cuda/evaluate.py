@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from hast_cuda.data import ImageSet
 from hast_cuda.typed import typed
-from hast_cuda.validate import as_device, check_range, explained_forward
+from hast_cuda.validate import as_device, check_range, check_values, explained_forward
 
 __all__ = ["evaluate"]
 
@@ -33,6 +33,7 @@ def evaluate(
     Raises:
         ValueError: logits of another shape, fewer of them than labels, or not finite.
     """
+    check_values("model", model)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     target = home if device is None else as_device(device)
     check_range("batch_size", batch_size, 1)

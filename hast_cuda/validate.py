@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LARGEST_CLASSES = 2**20
 LARGEST_IMAGE = 2**28  # values: a gigabyte in float32
@@ -138,6 +138,14 @@ def check_images(name: str, images: Tensor) -> None:
     if images.layout != torch.strided:
         message = f"{name} is a {images.layout} tensor; expected an ordinary dense one"
         raise TypeError(message)
+
+
+def check_values(name: str, network: nn.Module) -> None:
+    """``network`` has values: it is not on the meta device."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.is_meta:
+            message = f"{name} is on the meta device, without values: load its weights first"
+            raise ValueError(message)
 
 
 @contextmanager

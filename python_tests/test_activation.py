@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -248,3 +249,11 @@ def test_refused_range_changes_nothing(
     with pytest.raises(ValueError, match=message):
         quantizer.set_range(lower, upper)
     assert torch.equal(quantizer.range_state, before)
+
+
+@pytest.mark.parametrize("value", [10**400, "1", None, torch.zeros(2), float("nan")])
+def test_an_end_that_is_no_finite_number_is_refused(value: Any) -> None:
+    layer = hc.FakeQuantActivation()
+    with pytest.raises((TypeError, ValueError), match="upper"):
+        layer.set_range(0.0, value)
+    assert float(layer.upper) == 0.0

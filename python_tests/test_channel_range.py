@@ -179,3 +179,22 @@ def test_refusals(call: object, error: type[Exception], message: str) -> None:
 
 def test_no_weights_is_no_work() -> None:
     assert hc.fake_quantize_weights([], 4) == []
+
+
+def test_weights_of_one_axis_are_quantized_without_the_core_too() -> None:
+    weight = torch.tensor([0.5, -2.0, 0.0])
+    (y,) = reference.fake_quantize_weights([weight], [4])
+    assert torch.equal(y, hc.fake_quantize_weights([weight], 4)[0])
+
+
+def test_memory_at_an_odd_address_is_refused() -> None:
+    buffer = bytearray(4 * 4 + 1)
+    x = torch.frombuffer(buffer, dtype=torch.float32, offset=1, count=4)
+    with pytest.raises(ValueError, match=r"x lies at an address .* give x.clone\(\)"):
+        hc.fake_quantize(x, 0.0, 1.0, 4)
+    assert torch.equal(hc.fake_quantize(x.clone(), 0.0, 1.0, 4), torch.zeros(4))
+
+
+def test_sizes_beyond_any_memory_are_refused_before_a_copy() -> None:
+    with pytest.raises(ValueError, match=r"x has shape .* more than"):
+        hc.fake_quantize(torch.zeros(1).expand(2**40), 0.0, 1.0, 4)

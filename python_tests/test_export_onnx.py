@@ -306,3 +306,12 @@ def test_every_quantizer_gives_what_it_gives_in_pytorch(
             values = (values - grid.zero_point) * grid.step
         expected = seen[name].double().flatten()
         assert float(torch.cosine_similarity(values.flatten(), expected, 0)) > 0.9995, name
+
+
+def test_images_that_a_file_does_not_take_are_named(tmp_path: Path) -> None:
+    student = hc.calibrate(hc.quantize(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten())),
+                           [torch.randn(2, 3, 4, 4)])  # fmt: skip
+    save_onnx(student, tmp_path / "x.onnx", (3, 4, 4))
+    run = onnx_network(tmp_path / "x.onnx", 1)
+    with pytest.raises(ValueError, match=r"does not take images \[2, 5, 4, 4\]"):
+        run(torch.zeros(2, 5, 4, 4))

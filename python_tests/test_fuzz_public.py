@@ -80,7 +80,14 @@ def test_public(name: str, data: st.DataObject) -> None:
     if not pool:
         return
     call[argument] = pool[data.draw(st.integers(0, len(pool) - 1))]
-    names = {"network", *call, *(str(v) for v in call.values() if isinstance(v, (str, Path)) and v)}
+    # "labels" and "images" are what batches are made of
+    names = {
+        "network",
+        "labels",
+        "images",
+        *call,
+        *(str(v) for v in call.values() if isinstance(v, (str, Path)) and v),
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         answered, _ = attempt(lambda: function(**call), names)

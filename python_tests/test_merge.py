@@ -291,3 +291,8 @@ def test_a_batch_norm_called_twice_stays_as_it_is() -> None:
     assert not fused(merged)
     x = torch.randn(2, 3, 4, 4)
     assert torch.equal(merged(x), network(x))
+
+
+def test_nothing_to_take_is_said() -> None:
+    with pytest.raises(RuntimeError, match="nothing has passed this Tap"):
+        Tap().take()

@@ -145,3 +145,9 @@ def test_hasts_default_matches_first_and_starts_from_squant(dataset: str) -> Non
     assert paper.synthesis.noise == "gaussian"
     assert ours.synthesis.difficulty_exponent == paper.synthesis.difficulty_exponent
     assert ours.synthesis.augment_probability == 0.5
+
+
+@pytest.mark.parametrize("name", ["", "finetune", "finetune.", "finetune.x", "x.iterations", "."])
+def test_change_refuses_names_that_are_none(name: str) -> None:
+    with pytest.raises(ValueError, match="changes has"):
+        methods.change(methods.recipe(), {name: 1})

@@ -76,3 +76,14 @@ def test_nothing_to_draw(draw: Callable[..., None], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is empty: there is nothing to draw"):
         draw({}, tmp_path / "empty.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_has_no_place_on_an_axis_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    with pytest.raises(ValueError, match=r"cosines\['a'\] is empty"):
+        report.draw_cosines({"a": []}, path)
+    with pytest.raises(ValueError, match="accuracies has nan"):
+        report.draw_accuracies({"a": float("nan")}, path)
+    with pytest.raises(ValueError, match=r"exponent is -1\.0"):
+        report.inception_loss(0.0, -1.0)
+    assert not path.exists()

@@ -80,3 +80,12 @@ def test_what_cannot_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ranks.TIMEOUT, "1")
     with pytest.raises(ranks.RankLostError, match=r"not all of the 2 processes .* within 1 s"):
         join("cpu")
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "2.5"])
+def test_a_world_size_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", text)
+    with pytest.raises(ValueError, match="WORLD_SIZE is"):
+        ranks.launched()

@@ -207,3 +207,13 @@ def test_network_objects() -> None:
         load_teacher(DigitsResNet)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not int"):
         load_teacher(3)  # type: ignore[arg-type]
+
+
+def test_a_relative_import_path_is_explained() -> None:
+    with pytest.raises(ImportError, match=r"\.\.x:y.* cannot be imported"):
+        load_teacher("..x:y")
+
+
+def test_a_classifier_of_absurd_size_is_refused_before_it_is_built() -> None:
+    with pytest.raises(ValueError, match="num_classes is"):
+        load_teacher("resnet20_cifar10", weights=Path("x.safetensors"), num_classes=2**40)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hast_cuda.synthesis import difficulty
 from hast_cuda.typed import typed
-from hast_cuda.validate import as_device, check_images, check_range, explained_forward
+from hast_cuda.validate import as_device, check_images, check_range, check_values, explained_forward
 
 BINS = 10
 
@@ -78,6 +78,7 @@ def judge(
             are not finite.
     """
     device = as_device(device)
+    check_values("network", network)
     model = copy.deepcopy(network).to(device).eval()
     difficulties, wrong, finite = [], [], []
     for images, labels in batches:

@@ -18,7 +18,7 @@ from hast_cuda.ops import _checks
 from hast_cuda.ops.hard_sample_loss import check_classes
 from hast_cuda.ops.reference import arithmetic_dtype
 from hast_cuda.typed import typed
-from hast_cuda.validate import as_device, check_images, explained_forward
+from hast_cuda.validate import as_device, check_images, check_values, explained_forward
 
 
 @typed
@@ -91,6 +91,8 @@ def gradient_cosines(
             that is 0 or not finite, which has no direction.
     """
     config, device = config or FinetuneConfig(), as_device(device)
+    check_values("teacher", teacher)
+    check_values("student", student)
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     tuned = copy.deepcopy(student).to(device).eval().requires_grad_(True)
     layers = layers or feature_layers(frozen)

@@ -17,7 +17,7 @@ from hast_cuda.nn.swap import swap_modules
 from hast_cuda.ops import reference
 from hast_cuda.ops.hard_sample_loss import check_classes
 from hast_cuda.typed import typed
-from hast_cuda.validate import as_device, check_images, explained_forward
+from hast_cuda.validate import as_device, check_images, check_values, explained_forward
 
 NAMES = ("cross_entropy", "distillation", "alignment")
 
@@ -119,6 +119,8 @@ class StudentLosses:
             raise ValueError(message)
         device = as_device(device)
         check_images("images", images)
+        check_values("teacher", teacher)
+        check_values("student", student)
         frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
         layers = layers or feature_layers(frozen)
         if not layers:

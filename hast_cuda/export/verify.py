@@ -23,6 +23,7 @@ from hast_cuda.validate import (
     check_image_size,
     check_images,
     check_range,
+    check_values,
     explained_forward,
 )
 
@@ -132,6 +133,7 @@ def check(
     Raises:
         ValueError: no image; the outputs have different shapes or are not finite.
     """
+    check_values("student", student)
     check_range("batch_size", batch_size, 1)
     given = isinstance(images, ImageSet)
     device = next((p.device for p in student.parameters()), torch.device("cpu"))

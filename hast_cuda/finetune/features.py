@@ -79,7 +79,7 @@ def feature_layers(model: nn.Module) -> list[str]:
 def require_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
     """The modules of ``model`` by name; ValueError if one of ``layers`` is not among them."""
     modules = dict(model.named_modules())
-    missing = [name for name in layers if name not in modules]
+    missing = [name for name in layers if not name or name not in modules]
     if missing:
         message = f"feature layers {missing} are not modules of the network"
         raise ValueError(message)

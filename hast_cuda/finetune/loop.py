@@ -25,7 +25,7 @@ from hast_cuda.memory import explained_memory
 from hast_cuda.ranks import World
 from hast_cuda.synthesis.generator import GeneratorTrainer
 from hast_cuda.typed import typed
-from hast_cuda.validate import as_device
+from hast_cuda.validate import as_device, check_values
 
 __all__ = ["FinetuneResult", "Iteration", "finetune"]
 
@@ -129,6 +129,8 @@ def finetune(
     world = world or World()
     check_images(images, labels, config, device)
     agree(world, images, labels, config, seed)
+    check_values("teacher", teacher)
+    check_values("student", student)
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     frozen = execution.network(frozen)
     student = execution.network(student.to(device).eval().requires_grad_(True))

@@ -13,6 +13,7 @@ from hast_cuda.nn.range_search import smallest_error_range
 from hast_cuda.nn.tracing import CannotMergeError
 from hast_cuda.ops import _checks
 from hast_cuda.typed import typed
+from hast_cuda.validate import check_range
 
 _INPUT = ".input_quantizer"  # of a layer, which is one node of the graph
 _ADVICE = "calibrate the network with images instead (hast_cuda.calibrate)"
@@ -45,6 +46,7 @@ def batch_norm_ranges(model: nn.Module, width: float = 6.0) -> nn.Module:
             is changed then.
     """
     _checks.not_negative("width", width)
+    check_range("width", width, 0, 1e6)
     quantizers = activation_quantizers(model)
     if not quantizers:
         return model

@@ -14,7 +14,13 @@ from hast_cuda.nn.layers import quantized_once
 from hast_cuda.ops import fake_quantize, new_range_state
 from hast_cuda.ops.reference import activate
 from hast_cuda.typed import typed
-from hast_cuda.validate import check_images, check_positive, check_range, explained_forward
+from hast_cuda.validate import (
+    check_images,
+    check_positive,
+    check_range,
+    check_values,
+    explained_forward,
+)
 
 
 @typed
@@ -68,6 +74,7 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
         ValueError: no batch, one that the network does not take, or a range that is not finite
             afterwards.
     """
+    check_values("model", model)
     quantizers = activation_quantizers(model)
     seen = 0
     unfreeze_ranges(model)
@@ -123,6 +130,7 @@ def shrink_ranges(
         ValueError: a range that is not frozen, images that the network does not take, a number out
             of what is allowed.
     """
+    check_values("model", model)
     check_images("images", images)
     check_range("candidates", candidates, 1, 10_000)
     check_positive("smallest", smallest)

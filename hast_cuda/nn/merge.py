@@ -181,7 +181,9 @@ def _split(merged: fx.GraphModule, fused: dict[fx.Node, Any]) -> None:
 
 def _tap(merged: fx.GraphModule, name: str, nodes: Sequence[fx.Node]) -> Tap:
     if len(nodes) != 1:
-        message = f"{name} is called {len(nodes)} times, or inside a module that is not followed"
+        message = (
+            f"watch: {name} is called {len(nodes)} times, or inside a module that is not followed"
+        )
         raise CannotMergeError(message)
     tap = Tap()
     target = f"tap_{len(merged.graph.nodes)}"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hast_cuda.synthesis import ImageShape, SyntheticImages
 from hast_cuda.typed import typed
-from hast_cuda.validate import check_image_size
+from hast_cuda.validate import check_image_size, check_values
 
 
 @typed
@@ -18,6 +18,7 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> ImageShape:
         ValueError: the network does not take images of this size, or gives no [N, classes] logits.
     """
     check_image_size("size", size)
+    check_values("teacher", teacher)
     parameter = next(teacher.parameters(), None)
     training = teacher.training
     try:

@@ -16,7 +16,13 @@ from hast_cuda.seeding import derive_seed
 from hast_cuda.synthesis.generator_config import GeneratorConfig
 from hast_cuda.synthesis.generator_network import Generator, soft_labels
 from hast_cuda.typed import typed
-from hast_cuda.validate import LARGEST_CLASSES, as_device, check_image_size, check_range
+from hast_cuda.validate import (
+    LARGEST_CLASSES,
+    as_device,
+    check_image_size,
+    check_range,
+    check_values,
+)
 
 CHECK_EVERY = 50  # iterations between reads of the device
 LARGE = 64  # images with longer sides are conditioned through BatchNorm
@@ -58,6 +64,7 @@ class GeneratorTrainer:
         self.batch_size, self.num_classes, self.shape = batch_size, num_classes, shape
         rows = classifier_rows(teacher, num_classes) if config.embedding == "classifier" else None
         self.latent_size = config.latent_size if rows is None else rows.shape[1]
+        check_values("teacher", teacher)
         frozen = copy.deepcopy(teacher).to(self.device).eval().requires_grad_(False)
         self.statistics = BatchStatistics(frozen, merge=merge)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):

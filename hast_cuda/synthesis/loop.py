@@ -27,7 +27,13 @@ from hast_cuda.synthesis.store import ImageStore, SyntheticImages
 from hast_cuda.synthesis.terms import Terms, has_margins, make_terms
 from hast_cuda.tensor_files import DamagedFileError
 from hast_cuda.typed import check_fields, typed
-from hast_cuda.validate import LARGEST_CLASSES, as_device, check_image_size, check_range
+from hast_cuda.validate import (
+    LARGEST_CLASSES,
+    as_device,
+    check_image_size,
+    check_range,
+    check_values,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Never
@@ -166,6 +172,7 @@ def synthesize(
         torch.OutOfMemoryError: with the peak and a batch size that should fit.
     """
     device, execution = as_device(device), execution or Execution()
+    check_values("teacher", teacher)
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     statistics = BatchStatistics(
         execution.network(frozen), merge=execution.merge, segments=execution.checkpoint_segments

@@ -183,8 +183,8 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
         "records": [{"phase": "synthesis", "iteration": 0, "batch": 0, "match": 1.0}],
     }),
     "hast_cuda.analysis.require_double_backward": (
-        lambda tensors: analysis.require_double_backward(*tensors),
-        lambda: {"tensors": [things.scalar_loss()["loss"]()]},
+        lambda tensors: analysis.require_double_backward(tensors),
+        lambda: {"tensors": things.scalar_loss()["loss"]()},
     ),
     "hast_cuda.analysis.top_eigenvalues": (
         analysis.top_eigenvalues,

@@ -14,9 +14,13 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import hast_cuda
+from hast_cuda.nn import CannotMergeError
 
 PACKAGE = Path(hast_cuda.__file__).parent
-DOCUMENTED = (ValueError, TypeError, RuntimeError, OSError, ImportError, FloatingPointError)
+DOCUMENTED = (
+    ValueError, TypeError, RuntimeError, OSError, ImportError, FloatingPointError,
+    CannotMergeError,
+)  # fmt: skip
 SECONDS = 20  # no call here has work for longer
 ROOM = 2**31  # bytes that a call may take beyond what the process has
 outcomes: Counter[str] = Counter()  # of all calls of the session
