@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from hast_cuda.data import ImageSet
 from hast_cuda.typed import typed
-from hast_cuda.validate import as_device, check_range, check_values, explained_forward
+from hast_cuda.validate import as_device, check_values, explained_forward
 
 __all__ = ["evaluate"]
 
@@ -36,7 +36,6 @@ def evaluate(
     check_values("model", model)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     target = home if device is None else as_device(device)
-    check_range("batch_size", batch_size, 1)
     training = {module: module.training for module in model.modules()}
     highest = int(images.labels.max())
     correct = torch.zeros((), dtype=torch.int64, device=target)

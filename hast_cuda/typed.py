@@ -137,7 +137,9 @@ def _wrong_items(
 ) -> tuple[str, Any, Any] | None:
     if origin is tuple and inner[-1:] != (...,):
         if len(value) != len(inner):
-            return name, value, types.GenericAlias(tuple, inner)
+            # of an argument the length is a matter of its value; a loop would unpack an item
+            whole = types.GenericAlias(tuple, inner)
+            return (name, value, whole) if "[" in name else None
         items = list(zip(value, inner, strict=True))
     elif origin in (tuple, list, Sequence) or (origin is Iterable and isinstance(value, Sequence)):
         each = _as_tuple if origin is Iterable else lambda item: item
@@ -189,5 +191,5 @@ def _shown(value: Any) -> str:
         return f"the class {value.__name__}"
     if isinstance(value, (str, bytes, int, float, complex, types.NoneType, tuple, list)):
         text = repr(value)
-        return f"{text if len(text) <= 60 else text[:57] + '...'} ({kind})"
+        return f"{kind} {text if len(text) <= 60 else text[:57] + '...'}"
     return kind

@@ -68,12 +68,18 @@ def as_device(value: Any, name: str = "device", *, meta: bool = False) -> torch.
     return device
 
 
-def check_positive(name: str, value: float, *, most: float = math.inf) -> None:
-    """``value`` is finite, > 0 and at most ``most``."""
-    check_number(name, value)
+def check_most(name: str, value: float, most: float) -> None:
+    """``value`` is at most ``most``: what is beyond has no memory, or no end."""
     if value > most:
         message = f"{name} is {value}; allowed: at most {most}"
         raise ValueError(message)
+
+
+def check_positive(name: str, value: float, *, most: float = math.inf) -> None:
+    """``value`` is finite, > 0 and at most ``most``."""
+    check_number(name, value)
+    if math.isfinite(value):
+        check_most(name, value, most)
     if not (math.isfinite(value) and value > 0):
         message = f"{name} is {value}; it must be greater than 0"
         raise ValueError(message)

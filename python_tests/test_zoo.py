@@ -203,9 +203,9 @@ def test_network_objects() -> None:
     network = DigitsResNet().train()
     assert load_teacher(network) is network
     assert not network.training
-    with pytest.raises(TypeError, match="not the class DigitsResNet"):
+    with pytest.raises(TypeError, match="got the class DigitsResNet"):
         load_teacher(DigitsResNet)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="not int"):
+    with pytest.raises(TypeError, match="got int 3"):
         load_teacher(3)  # type: ignore[arg-type]
 
 

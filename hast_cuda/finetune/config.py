@@ -6,7 +6,13 @@ import math
 from dataclasses import dataclass
 
 from hast_cuda.typed import check_fields
-from hast_cuda.validate import check_choice, check_positive, check_range, check_scale
+from hast_cuda.validate import (
+    check_choice,
+    check_most,
+    check_positive,
+    check_range,
+    check_scale,
+)
 
 SCHEDULES = ("step", "cosine")
 CALIBRATIONS = ("images", "generator", "batch_norm")
@@ -85,7 +91,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_range("iterations", self.iterations, 0, 10**9)
+        check_range("iterations", self.iterations, 0)
+        check_most("iterations", self.iterations, 10**9)
         check_positive("batch_size", self.batch_size, most=2**20)
         check_positive("learning_rate", self.learning_rate)
         check_choice("schedule", self.schedule, SCHEDULES)

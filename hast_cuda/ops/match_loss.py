@@ -113,8 +113,8 @@ def match_loss(
             for t in row
         ) or first.dim() != 1 or not first.numel():  # fmt: skip
             message = (
-                f"layer {index}: means, variances, running_means and running_vars must be [C], not "
-                "empty, of one dtype and device in all layers"
+                f"layer {index}: all four statistics (means, variances, running_means and "
+                "running_vars) must be [C], not empty, of one dtype and device in all layers"
             )
             raise ValueError(message)
         if dtype not in (torch.float32, torch.float64):

@@ -12,10 +12,10 @@ from hast_cuda.ops.hard_sample_loss import check_classes
 LARGEST_PROBABILITY = 1 - 1e-6  # as in the op
 
 
-def _check(logits: Tensor, labels: Tensor) -> None:
+def _check(logits: Tensor, labels: Tensor, *, values: bool = True) -> None:
     """They are logits and their labels."""
     _checks.logits("logits", logits)
-    check_classes(logits, labels, values=True)
+    check_classes(logits, labels, values=values)
 
 
 def difficulty(logits: Tensor, labels: Tensor) -> Tensor:
@@ -46,13 +46,16 @@ def hard_sample_loss(
     return ops.hard_sample_loss(logits, labels, exponent, detach=detach)[0]
 
 
-def soft_label_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def soft_label_loss(
+    logits: Tensor, labels: Tensor, targets: Tensor, *, check_labels: bool = True
+) -> tuple[Tensor, Tensor]:
     """IntraQ's soft inception loss, ``mean_i (p_i - t_i)^2`` with p the label's probability.
 
     Args:
         logits: [N, classes].
         labels: [N] int64.
         targets: [N] float32, the t.
+        check_labels: as in :func:`hast_cuda.ops.hard_sample_loss`.
 
     Returns:
         The loss and, without gradient, the mean difficulty (Eq. 7); 0-d float32.
@@ -60,7 +63,7 @@ def soft_label_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> tuple[Te
     Raises:
         TypeError, ValueError: as :func:`hast_cuda.ops.hard_sample_loss`; targets of another shape.
     """
-    _check(logits, labels)
+    _check(logits, labels, values=check_labels)
     _checks.floating("targets", targets)
     _checks.same_device("targets", targets, "logits", logits)
     if targets.shape != labels.shape:

@@ -125,7 +125,7 @@ class Step:
         """(loss, mean difficulty)."""
         config = self.config
         if config.label_loss == "soft":
-            return soft_label_loss(logits, self.labels, self.targets)
+            return soft_label_loss(logits, self.labels, self.targets, check_labels=False)
         return hard_sample_loss(
             logits,
             self.labels,

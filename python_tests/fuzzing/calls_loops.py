@@ -81,7 +81,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
         "margins": (0.1, 0.9),
     }),
     "hast_cuda.synthesis.soft_label_loss": (
-        synthesis.soft_label_loss, _logits(targets=torch.rand(4)),
+        synthesis.soft_label_loss, _logits(targets=torch.rand(4), check_labels=True),
     ),
     "hast_cuda.synthesis.synthesize": (synthesis.synthesize, lambda: {
         "teacher": things.teacher(), "shape": things.IMAGE_SHAPE, "config": things.synthesis(),

@@ -183,7 +183,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
         "records": [{"phase": "synthesis", "iteration": 0, "batch": 0, "match": 1.0}],
     }),
     "hast_cuda.analysis.require_double_backward": (
-        lambda tensors: analysis.require_double_backward(tensors),
+        lambda **given: analysis.require_double_backward(*given.values()),
         lambda: {"tensors": things.scalar_loss()["loss"]()},
     ),
     "hast_cuda.analysis.top_eigenvalues": (
