@@ -100,7 +100,7 @@ WRONG = {
     "outer": [-1, 2**62], "channels": [-1], "inner": [-1], "rows": [-1, 2**62],
     "size": [-1, 2**62], "classes": [0], "batch": [0], "columns": [2**62],
 }  # fmt: skip
-NO_POINTERS = {"stream", "activation", "gate", "dtype"}
+NO_POINTERS = {"stream", "activation", "gate", "dtype", "channels_last"}
 
 
 @pytest.mark.parametrize(
