@@ -281,3 +281,14 @@ def test_analyses_of_a_run(hast: Cli, tmp_path: Path) -> None:
     bins = json.loads((out / "analysis" / "difficulty.json").read_text())["difficulty"]
     assert sum(bins["synthetic"]["counts"]) == 8
     assert sum(bins["test"]["counts"]) == 600
+
+
+def test_images_that_the_network_does_not_take_are_refused_first(
+    refused: Cli, tmp_path: Path
+) -> None:
+    grey = ["--model", "networks:tiny", "--normalization", "0.5/0.5", "--image-size", "8",
+            "--num-classes", "5", "--device", "cpu"]  # fmt: skip
+    for verb in ("quantize", "synthesize"):
+        line = refused(verb, *grey, "--out", tmp_path / verb)
+        assert "the network does not take images of size (1, 8, 8)" in line
+        assert not (tmp_path / verb).exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import warnings
 
 import pytest
@@ -48,13 +48,14 @@ def test_verb(verb: str, capsys: pytest.CaptureFixture[str], data: st.DataObject
     option = data.draw(st.sampled_from(sorted(options)))
     value = options[option][data.draw(st.integers(0, len(options[option]) - 1))]
     line = with_value(base(), option, value)
-    names = {"network", "run", "config.json", "WORLD_SIZE", option.replace("-", "_"), option}
-    names |= {value, value.strip("/")} - {""}
+    # What options become: --image-size a height, --full-precision overrides, --data a path.
+    names = {"network", "run", "channels", "height", "overrides", "path", "batches", "data"}
+    names |= {option.replace("-", "_"), option, value, value.strip("/"), *re.split(r"[.=]", value)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        os.environ["HAST_CUDA_DEBUG"] = "1"  # the errors themselves, to see who wrote them
-        answered, found = attempt(lambda: status(line), names - {""})
-        del os.environ["HAST_CUDA_DEBUG"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HAST_CUDA_DEBUG", "1")  # the errors themselves, to see who wrote them
+            answered, found = attempt(lambda: status(line), names - {""})
         capsys.readouterr()
         if answered:
             assert found in (0, 2), line

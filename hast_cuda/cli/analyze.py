@@ -22,6 +22,7 @@ from hast_cuda.run import (
     read_images,
 )
 from hast_cuda.synthesis import ImageStore, SyntheticImages
+from hast_cuda.validate import check_range
 
 Flat = tyro.conf.arg(name="")
 
@@ -40,6 +41,7 @@ def _images(run: Path, images: Path | None) -> SyntheticImages:
 
 
 def _batches(images: SyntheticImages, size: int, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+    check_range("batch_size", size, 1, 2**20)
     pairs = zip(images.images.split(size), images.labels.split(size), strict=True)
     yield from (pair for _, pair in zip(range(limit), pairs, strict=False))
 

@@ -17,6 +17,7 @@ from hast_cuda.data import ImageSet, load_images
 from hast_cuda.input_spec import InputSpec
 from hast_cuda.methods import Recipe, change
 from hast_cuda.methods import recipe as recipe_of
+from hast_cuda.run import infer_shape
 from hast_cuda.synthesis import ImageShape, SyntheticImages
 from hast_cuda.zoo import input_spec, load_teacher
 
@@ -124,6 +125,13 @@ def dataset_like(spec: InputSpec) -> str:
 def shape_of(spec: InputSpec) -> ImageShape:
     """Input and classes without the normalisation."""
     return ImageShape(spec.channels, spec.height, spec.width, spec.num_classes)
+
+
+def fitting_shape(teacher: nn.Module, spec: InputSpec) -> ImageShape:
+    """:func:`shape_of`; ValueError before any work unless the network takes such images."""
+    shape = shape_of(spec)
+    infer_shape(teacher, (shape.channels, shape.height, shape.width))
+    return shape
 
 
 def find(path: str) -> str:

@@ -12,8 +12,8 @@ from torch import nn
 from hast_cuda.cli.options import (
     Budget,
     Network,
+    fitting_shape,
     labelled_images,
-    shape_of,
     training_images,
 )
 from hast_cuda.evaluate import evaluate as top1
@@ -73,10 +73,11 @@ def quantize(
     bits = Bits(weight_bits, act_bits, placement, {name: Override() for name in full_precision})
     with world.first_goes_first():  # weights may have to be downloaded
         teacher = network.load()
+    shape = fitting_shape(teacher, spec)
     world.say(table_of(teacher, bits))
     ready = _ready_images(images, train_data, recipe, spec)
     done = zero_shot_quantize(
-        teacher, shape_of(spec), bits, recipe=recipe, seed=budget.seed, out=out, images=ready,
+        teacher, shape, bits, recipe=recipe, seed=budget.seed, out=out, images=ready,
         test=test, execution=execution, tensorboard=tensorboard, world=world,
         describe=_described(network, budget, data, test_limit, images, train_data),
     )  # fmt: skip
@@ -155,6 +156,7 @@ def synthesize(
     with world.first_goes_first():
         teacher = network.load()
     require_batch_norm(teacher)
+    shape = fitting_shape(teacher, spec)
     config = {
         "network": network,
         "seed": budget.seed,
@@ -172,7 +174,7 @@ def synthesize(
     store = ImageStore(out / "images")
     with run or nullcontext():
         found = make_images(
-            teacher, shape_of(spec), recipe.synthesis, seed=budget.seed, device=world.device,
+            teacher, shape, recipe.synthesis, seed=budget.seed, device=world.device,
             store=store, log=run.log if run is not None else lambda _: None, execution=execution,
             world=world,
         )  # fmt: skip
