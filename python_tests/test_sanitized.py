@@ -28,13 +28,13 @@ MISTAKES = [
     ("write_past_shared_memory", "index 64 out of bounds"),
     ("misaligned_load", "misaligned address"),
     ("misaligned_store", "misaligned address"),
+    ("no_value_of_its_type", "not a valid value for type 'bool'"),
 ]
 ONLY_WHOLE = [
     ("number_too_large", "outside the range of representable values"),
     ("division_by_zero", "division by zero"),
     ("null_pointer", "load of null pointer"),
-    ("no_value_of_its_type", "not a valid value for type"),
-    ("pointer_beyond_memory", "overflowed to|applying non-zero offset|pointer index expression"),
+    ("pointer_beyond_memory", "pointer index expression with base .* overflowed to"),
     ("no_bits_to_count", "not a valid argument"),
 ]
 

@@ -89,6 +89,11 @@ __global__ void misaligned_store(const float* x, float* y) {
   if (threadIdx.x == 0) store_packed<4>(y + 2, load_packed<4>(x));
 }
 
+__global__ void no_value_of_its_type(const float* x, float* y) {
+  const volatile int stored = static_cast<int>(x[0]) + 7;
+  y[threadIdx.x] = *reinterpret_cast<const volatile bool*>(&stored) ? 1.0f : 0.0f;
+}
+
 // What only the whole of `undefined` finds. Values come from memory: a compiler must not see them.
 __global__ void number_too_large(const float* x, float* y) {
   y[threadIdx.x] = static_cast<float>(static_cast<int>(x[threadIdx.x] + 1e30f));
@@ -103,17 +108,8 @@ __global__ void null_pointer(const float* x, float* y) {
   y[threadIdx.x] = source[0];
 }
 
-enum Loose { kFirst, kSecond };
-
-__global__ void no_value_of_its_type(const float* x, float* y) {
-  const int wrong = static_cast<int>(x[0]) + 7;
-  Loose loose;
-  memcpy(&loose, &wrong, sizeof loose);
-  y[threadIdx.x] = loose == kSecond ? 1.0f : 0.0f;
-}
-
 __global__ void pointer_beyond_memory(const float* x, float* y) {
-  const size_t far = (SIZE_MAX - static_cast<size_t>(x[0])) / sizeof(float) - 1;
+  const size_t far = (size_t{1} << 61) + static_cast<size_t>(x[0]);
   y[threadIdx.x] = &x[far] > y ? 1.0f : 0.0f;
 }
 
