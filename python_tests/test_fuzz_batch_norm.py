@@ -60,7 +60,7 @@ def match_calls(draw: st.DrawFn) -> Call:
     return draw(flawed(*draw(norm_arguments())))
 
 
-@effort(50)
+@effort(30)
 @given(given_call=match_calls())
 def test_batch_norm_match(device: torch.device, given_call: Call) -> None:
     call, flaw = given_call
@@ -100,7 +100,7 @@ def activation_calls(draw: st.DrawFn) -> Call:
     return draw(flawed(good, wrong))
 
 
-@effort(50)
+@effort(30)
 @given(given_call=activation_calls())
 def test_batch_norm_activation(device: torch.device, given_call: Call) -> None:
     call, flaw = given_call
@@ -138,7 +138,7 @@ def maps(draw: st.DrawFn, least: int) -> list[Tensor]:
     ]
 
 
-@effort(40)
+@effort(30)
 @given(data=st.data())
 def test_channel_attention(device: torch.device, data: st.DataObject) -> None:
     (feature,) = data.draw(maps(1).map(lambda found: found[:1]))
@@ -151,7 +151,7 @@ def test_channel_attention(device: torch.device, data: st.DataObject) -> None:
              reference.channel_attention(feature.double()))  # fmt: skip
 
 
-@effort(40)
+@effort(30)
 @given(data=st.data())
 def test_channel_attentions(device: torch.device, data: st.DataObject) -> None:
     features = data.draw(maps(0))

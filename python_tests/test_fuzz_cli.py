@@ -40,8 +40,9 @@ def test_every_verb_is_fuzzed() -> None:
     assert set(NAMES) == lines().keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", NAMES)
-@effort(25)
+@effort(10)
 @given(data=st.data())
 def test_verb(verb: str, capsys: pytest.CaptureFixture[str], data: st.DataObject) -> None:
     base, options = lines()[verb]

@@ -46,7 +46,7 @@ def match_calls(draw: st.DrawFn) -> Call:
     return draw(flawed(good, {**wrong, "reduction": NO_CHOICE}))
 
 
-@effort(40)
+@effort(30)
 @given(given_call=match_calls())
 def test_match_loss(device: torch.device, given_call: Call) -> None:
     call, flaw = given_call
@@ -82,7 +82,7 @@ def attention_calls(draw: st.DrawFn) -> Call:
     return draw(flawed(good, {**wrong, "normalized": NO_FLAG}))
 
 
-@effort(40)
+@effort(30)
 @given(given_call=attention_calls())
 def test_attention_loss(device: torch.device, given_call: Call) -> None:
     call, flaw = given_call
@@ -119,7 +119,7 @@ def energy_calls(draw: st.DrawFn) -> Call:
     return draw(flawed(good, {**wrong, "spatial": bad_sizes, "normalized": NO_FLAG}))
 
 
-@effort(40)
+@effort(30)
 @given(given_call=energy_calls())
 def test_attention_energy_loss(device: torch.device, given_call: Call) -> None:
     call, flaw = given_call
@@ -148,7 +148,7 @@ def distillation_calls(draw: st.DrawFn) -> Call:
     }))  # fmt: skip
 
 
-@effort(40)
+@effort(30)
 @given(given_call=distillation_calls())
 def test_distillation_loss(device: torch.device, given_call: Call) -> None:
     call, flaw = given_call
@@ -183,7 +183,7 @@ def hard_calls(draw: st.DrawFn) -> Call:
     }))  # fmt: skip
 
 
-@effort(40)
+@effort(30)
 @given(given_call=hard_calls())
 def test_hard_sample_loss(device: torch.device, given_call: Call) -> None:
     call, flaw = given_call
@@ -197,7 +197,7 @@ def test_hard_sample_loss(device: torch.device, given_call: Call) -> None:
             near(f, e, x, slack=1e-6 * float(call["logits"].double().abs().max()))
 
 
-@effort(40)
+@effort(30)
 @given(data=st.data())
 def test_plateau_step(device: torch.device, data: st.DataObject) -> None:
     state, rate = ops.new_plateau_state(0.5)

@@ -64,8 +64,9 @@ def test_the_good_call_works(name: str) -> None:
         function(**good())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
-@effort(25)
+@effort(10)
 @given(data=st.data())
 def test_public(name: str, data: st.DataObject) -> None:
     function, good = CALLS[name]

@@ -50,7 +50,7 @@ def fake_quantize_calls(draw: st.DrawFn) -> tuple[dict[str, Any], str | None]:
     }))  # fmt: skip
 
 
-@effort(60)
+@effort(30)
 @given(given_call=fake_quantize_calls())
 def test_fake_quantize(device: torch.device, given_call: tuple[dict[str, Any], str | None]) -> None:
     call, flaw = given_call
@@ -91,7 +91,7 @@ def weights_calls(draw: st.DrawFn) -> tuple[dict[str, Any], str | None]:
     return draw(flawed(good, wrong))
 
 
-@effort(40)
+@effort(30)
 @given(given_call=weights_calls())
 def test_fake_quantize_weights(
     device: torch.device, given_call: tuple[dict[str, Any], str | None]
@@ -133,7 +133,7 @@ def activation_calls(draw: st.DrawFn) -> tuple[dict[str, Any], str | None]:
     }))  # fmt: skip
 
 
-@effort(60)
+@effort(30)
 @given(given_call=activation_calls())
 def test_quantize_activation(
     device: torch.device, given_call: tuple[dict[str, Any], str | None]
