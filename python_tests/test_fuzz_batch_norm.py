@@ -74,9 +74,15 @@ def test_batch_norm_match(device: torch.device, given_call: Call) -> None:
         equal(found[3], found[0])
     eager = reference.batch_norm_match(**call)
     exact = reference.batch_norm_match(**doubled(call))
-    size = float(call["x"].double().nan_to_num(0, 0, 0).square().max())
+    size = largest(call)
     for name, f, e, x in zip(("y", "mean", "var"), found, eager, exact, strict=False):
-        near(f, e, x, name, slack=1e-6 * (size + 10) if name == "var" else 0)
+        near(f, e, x, name, slack=1e-6 * (size**2 + 10) if name == "var" else 1e-5 * size)
+
+
+def largest(call: dict[str, Any]) -> float:
+    """What rounding errors are in proportion to where large numbers cancel."""
+    values = [call["x"], *([] if call["residual"] is None else [call["residual"]])]
+    return 1 + sum(float(v.double().nan_to_num(0, 0, 0).abs().max()) for v in values)
 
 
 def doubled(call: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +124,7 @@ def test_batch_norm_activation(device: torch.device, given_call: Call) -> None:
     if energy is not None:
         near(energy, eager[1], exact[1], "energy")
     if state is None:
-        near(y, eager[0], exact[0], "y")
+        near(y, eager[0], exact[0], "y", slack=1e-5 * largest(call))
         return
     # Rounding may take the neighbour of a value in the middle: one step of the grid.
     bounds, step = state[:2], 3.0 / (2 ** call["bits"] - 1)
@@ -126,7 +132,7 @@ def test_batch_norm_activation(device: torch.device, given_call: Call) -> None:
     finite = expected.isfinite()
     assert torch.equal(y.isnan(), expected.isnan())
     gap = (y.double() - expected.double())[finite].abs()
-    assert not gap.numel() or float(gap.max()) <= step * 1.01
+    assert not gap.numel() or float(gap.max()) <= step * 1.01 + 8 * torch.finfo(y.dtype).eps
 
 
 @st.composite
