@@ -176,8 +176,10 @@ def attention_loss(
     student = _checks.tensors("student", student)
     _checks.flag("normalized", normalized)
     if not teacher or len(teacher) != len(student):
-        counts = len(teacher), len(student)
-        message = f"expected equally many teacher and student maps (at least 1), got {counts}"
+        message = (
+            "expected equally many teacher and student maps (at least 1), got "
+            f"{len(teacher)} and {len(student)}"
+        )
         raise ValueError(message)
     for index, (map_t, map_s) in enumerate(zip(teacher, student, strict=True)):
         check_map(f"teacher[{index}]", map_t)

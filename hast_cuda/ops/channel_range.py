@@ -107,11 +107,10 @@ def fake_quantize_weights(
         TypeError: wrong dtype. ValueError: bits out of range, lengths that differ, a 0-d weight.
     """
     weights = _checks.tensors("weights", weights)
-    if isinstance(bits, int) or not isinstance(bits, Sequence):
-        _checks.bit_width("bits", bits)
-        widths = [bits] * len(weights)
-    else:
-        widths = list(bits)
+    if not isinstance(bits, (int, Sequence)) or isinstance(bits, (str, bytes)):
+        message = f"bits must be an int from 2 to 8 or a list of them, got {bits!r}"
+        raise TypeError(message)
+    widths = [bits] * len(weights) if isinstance(bits, int) else list(bits)
     _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
     if len(widths) != len(weights):
         message = f"bits has {len(widths)} entries for {len(weights)} weights"

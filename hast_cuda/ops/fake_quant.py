@@ -110,7 +110,7 @@ def as_range(name: str, value: Tensor | float, x: Tensor, channels: int) -> Tens
     dtype = reference.arithmetic_dtype(x.dtype)
     if not isinstance(value, Tensor):
         check_number(name, value)
-        if abs(value) > torch.finfo(dtype).max:
+        if torch.finfo(dtype).max < abs(value) < float("inf"):
             message = f"{name} is {value}, and the range is {dtype}: too large"
             raise ValueError(message)
         return torch.full((channels,), float(value), dtype=dtype, device=x.device)
