@@ -113,7 +113,8 @@ def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
 def as_path(name: str, value: Path | str) -> Path:
     """A path that the system can be asked for; ValueError if it cannot."""
     if not str(value) or "\0" in str(value):
-        message = f"{name} is {str(value)!r}; expected the name of a file or directory"
+        why = "it has a null byte" if str(value) else "it is empty"
+        message = f"{name} is {str(value)!r}, the name of no file or directory: {why}"
         raise ValueError(message)
     return Path(value)
 

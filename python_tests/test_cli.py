@@ -290,5 +290,5 @@ def test_images_that_the_network_does_not_take_are_refused_first(
             "--num-classes", "5", "--device", "cpu"]  # fmt: skip
     for verb in ("quantize", "synthesize"):
         line = refused(verb, *grey, "--out", tmp_path / verb)
-        assert "the network does not take images of size (1, 8, 8)" in line
+        assert "the network does not take images of shape (1, 8, 8)" in line
         assert not (tmp_path / verb).exists()

@@ -36,8 +36,8 @@ class Recipe:
     (given by the user) or "none"."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         check_choice("images", self.images, IMAGES)
+        check_fields(self)
         if self.images == "none":
             if self.finetune.iterations:
                 message = "a recipe without images cannot fine-tune: set finetune.iterations to 0"

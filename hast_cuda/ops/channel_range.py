@@ -107,7 +107,8 @@ def fake_quantize_weights(
         TypeError: wrong dtype. ValueError: bits out of range, lengths that differ, a 0-d weight.
     """
     weights = _checks.tensors("weights", weights)
-    if not isinstance(bits, (int, Sequence)) or isinstance(bits, (str, bytes)):
+    given: Any = bits
+    if not isinstance(given, (int, Sequence)) or isinstance(given, (str, bytes)):
         message = f"bits must be an int from 2 to 8 or a list of them, got {bits!r}"
         raise TypeError(message)
     widths = [bits] * len(weights) if isinstance(bits, int) else list(bits)

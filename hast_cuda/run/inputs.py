@@ -26,7 +26,7 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> ImageShape:
             device = None if parameter is None else parameter.device
             logits = teacher.eval()(torch.zeros(1, *size, device=device))
     except RuntimeError as error:
-        message = f"the network does not take images of size {size}: {error}"
+        message = f"the network does not take images of shape {size}: {error}"
         raise ValueError(message) from error
     finally:
         teacher.train(training)

@@ -102,7 +102,11 @@ def settings(kind: type[C], values: dict[str, Any], run: Path | str) -> C:
                 f"{defaults[name]!r}"
             )
             raise ValueError(message)
-    return kind(**chosen)
+    try:
+        return kind(**chosen)
+    except TypeError as error:
+        message = f"{run} has settings in config.json that cannot be: {error}"
+        raise ValueError(message) from error
 
 
 def _like(value: Any, default: Any) -> bool:
