@@ -142,7 +142,9 @@ CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
     "hast_cuda.run.read_first_images": (run.read_first_images, _of_run(count=3)),
     "hast_cuda.run.read_images": (run.read_images, _of_run()),
     "hast_cuda.run.read_recipe": (run.read_recipe, _of_run()),
-    "hast_cuda.run.read_synthesis_config": (run.read_synthesis_config, _of_run()),
+    "hast_cuda.run.read_synthesis_config": (
+        run.read_synthesis_config, lambda: {"run": things.synthesis_run()},
+    ),
     "hast_cuda.run.save_student": (run.save_student, lambda: {
         "student": things.student(), "path": things.fresh(".safetensors"), "described": {"a": 1},
     }),

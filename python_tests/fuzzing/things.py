@@ -23,6 +23,7 @@ from hast_cuda.export import save_float, save_onnx, save_packed
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import fold_batch_norms
+from hast_cuda.run import RunDirectory
 from hast_cuda.synthesis import ImageShape, SynthesisConfig, SyntheticImages
 
 SHAPE = (CHANNELS, SIZE, SIZE)
@@ -114,6 +115,14 @@ def run() -> Path:
     """A finished run."""
     path = folder() / "run"
     make(path)
+    return path
+
+
+@functools.cache
+def synthesis_run() -> Path:
+    """A run of ``synthesize``, as far as its settings go."""
+    path = folder() / "synthesis-run"
+    RunDirectory(path, {"synthesis": synthesis()}, torch.device("cpu")).close()
     return path
 
 
