@@ -8,10 +8,10 @@ inline namespace HAST_BACKEND {
 namespace {
 
 template <typename F>
-F dot(const F* __restrict a, const F* __restrict b, int64_t size) {
-  F sum = F(0);
+double sum_of_squares(const F* __restrict a, int64_t size) {
+  double sum = 0.0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < size; ++i) sum += a[i] * b[i];
+  for (int64_t i = 0; i < size; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(a[i]);
   return sum;
 }
 
@@ -28,7 +28,7 @@ template <typename F>
 Vector<F> vector_of(const void* energy, void* gradient, int64_t offset, int64_t channels, F floor) {
   const F* own = static_cast<const F*>(energy) + offset;
   return {own, gradient ? static_cast<F*>(gradient) + offset : nullptr,
-          Normalization<F>(dot(own, own, channels), floor)};
+          Normalization<F>(sum_of_squares(own, channels), floor)};
 }
 
 // Gradient of `own` with dA = factor * (A_own - A_other).

@@ -32,8 +32,10 @@ template <typename F>
 __device__ Vector<F> vector_of(const void* energy, void* gradient, int64_t offset, int64_t channels,
                                F floor) {
   const F* own = static_cast<const F*>(energy) + offset;
-  F squares = F(0);
-  for (int64_t c = threadIdx.x % kWarp; c < channels; c += kWarp) squares += own[c] * own[c];
+  double squares = 0.0;
+  for (int64_t c = threadIdx.x % kWarp; c < channels; c += kWarp) {
+    squares += static_cast<double>(own[c]) * static_cast<double>(own[c]);
+  }
   return {own, gradient ? static_cast<F*>(gradient) + offset : nullptr,
           Normalization<F>(warp_sum(squares), floor)};
 }

@@ -54,8 +54,10 @@ struct Normalization {
   F inverse;
   bool above_floor;
 
-  HAST_HOST_DEVICE Normalization(F squares, F floor) {
-    const F norm = square_root(squares);
+  // The sum of squares in double: energies are sums of squares themselves, and theirs leave the
+  // range of float from 2e19 on, where the norm is still far inside it.
+  HAST_HOST_DEVICE Normalization(double squares, F floor) {
+    const F norm = static_cast<F>(square_root(squares));
     above_floor = norm > floor;
     inverse = F(1) / (norm < floor ? floor : norm);
   }

@@ -103,9 +103,10 @@ const char* launch_planes(const Body& body, void* stream) {
   const int64_t planes = body.args.images * body.args.channels;
   const unsigned x = power_of_two_covering(body.args.spatial / kSize, kBlock);
   const unsigned y = kBlock / x;
+  const int64_t blocks = ceil_div(planes, y);
+  if (const char* error = grid_error(blocks)) return error;
   const auto kernel = activate_planes<Body, kSize>;
-  HAST_LAUNCH(kernel, dim3(static_cast<unsigned>(ceil_div(planes, y))), dim3(x, y), 0, stream, body,
-              planes);
+  HAST_LAUNCH(kernel, dim3(static_cast<unsigned>(blocks)), dim3(x, y), 0, stream, body, planes);
   return launch_error();
 }
 

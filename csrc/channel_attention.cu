@@ -267,6 +267,7 @@ const char* launch_maps(const ChannelAttentionArgs& args, const Kernel& kernel) 
       table.blocks += blocks;
     }
     if (table.blocks == 0) break;
+    if (const char* error = grid_error(table.blocks)) return error;
     HAST_LAUNCH(kernel, dim3(static_cast<unsigned>(table.blocks)), dim3(kBlock), 0, args.stream,
                 table);
     if (const char* error = launch_error()) return error;

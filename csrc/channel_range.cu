@@ -67,8 +67,9 @@ __global__ void __launch_bounds__(kBlock) observe(UpdateRangeArgs args) {
       find_extremes<kSize, T, F>(static_cast<const T*>(args.x), args.size, start, step));
   volatile F* partial = static_cast<F*>(args.scratch);
   if (threadIdx.x == 0) {
-    partial[2 * blockIdx.x] = extremes.minimum();
-    partial[2 * blockIdx.x + 1] = extremes.maximum();
+    volatile F* own = partial + 2 * static_cast<int64_t>(blockIdx.x);
+    own[0] = extremes.minimum();
+    own[1] = extremes.maximum();
   }
   if (!is_last_block(args.counters, gridDim.x)) return;
   Extremes<F> all;

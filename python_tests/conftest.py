@@ -27,6 +27,7 @@ OP_TESTS = {
     "test_channel_attention", "test_distillation_loss", "test_hard_sample_loss", "test_plateau",
     "test_schedule", "test_emulated", "test_fuzz_quantizers", "test_fuzz_batch_norm",
     "test_fuzz_losses",
+    "test_numerics_quantizers", "test_numerics_batch_norm", "test_numerics_losses",
 }  # fmt: skip
 
 

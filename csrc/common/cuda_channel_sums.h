@@ -94,8 +94,9 @@ __global__ void __launch_bounds__(kBlock, 1)
   volatile double* partial = body.scratch() + 2 * c * gridDim.y;
   DoublePair sum = block_sum({static_cast<double>(first[0]), static_cast<double>(second[0])});
   if (thread_rank() == 0) {
-    partial[2 * blockIdx.y] = sum.first;
-    partial[2 * blockIdx.y + 1] = sum.second;
+    volatile double* own = partial + 2 * static_cast<int64_t>(blockIdx.y);
+    own[0] = sum.first;
+    own[1] = sum.second;
   }
   if (!is_last_block(body.counters() + c, gridDim.y)) return;
   sum = block_sum(add_splits(partial, gridDim.y, thread_rank(), kBlock));
@@ -156,8 +157,9 @@ __global__ void __launch_bounds__(kBlock, 1) sum_rows(Body body, ChannelGrid siz
       sum.first += shared.warps[warp][rank].first;
       sum.second += shared.warps[warp][rank].second;
     }
-    partial[2 * blockIdx.y] = sum.first;
-    partial[2 * blockIdx.y + 1] = sum.second;
+    volatile double* own = partial + 2 * static_cast<int64_t>(blockIdx.y);
+    own[0] = sum.first;
+    own[1] = sum.second;
   }
   if (!is_last_block(body.counters() + blockIdx.x, gridDim.y)) return;
 
@@ -189,6 +191,7 @@ const char* launch_sum_planes(const Body& body, const ChannelGrid& sizes, void* 
   const int64_t plane_splits = larger(1, smaller(ceil_div(vectors, x), splits / image_splits));
   const dim3 grid(static_cast<unsigned>(sizes.channels),
                   static_cast<unsigned>(image_splits * plane_splits));
+  if (const char* error = grid_error(sizes.channels)) return error;
   const auto kernel = sum_planes<Body, kSize>;
   HAST_LAUNCH(kernel, grid, dim3(x, y), 0, stream, body, sizes,
               static_cast<unsigned>(plane_splits));
@@ -200,8 +203,9 @@ const char* launch_sum_rows(const Body& body, const ChannelGrid& sizes, void* st
   const unsigned x = power_of_two_covering(ceil_div(sizes.channels, kSize), kWarp);
   const unsigned y = kBlock / x;
   const int64_t splits = smaller(sizes.max_splits(), ceil_div(sizes.outer / sizes.groups, y));
-  const dim3 grid(static_cast<unsigned>(ceil_div(sizes.channels, x * kSize) * sizes.groups),
-                  static_cast<unsigned>(splits));
+  const int64_t tiles = ceil_div(sizes.channels, x * kSize) * sizes.groups;
+  if (const char* error = grid_error(tiles)) return error;
+  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(splits));
   const auto kernel = sum_rows<Body, kSize>;
   HAST_LAUNCH(kernel, grid, dim3(x, y), 0, stream, body, sizes);
   return launch_error();

@@ -76,6 +76,12 @@ inline unsigned clamped(int64_t value, int64_t high) {
 constexpr int64_t kMaxGridX = 0x7FFFFFFF;
 constexpr int64_t kMaxGridY = 65535;
 
+// Null if a grid can have that many blocks along x. Beyond that the number would wrap around, and
+// most of the tensor would silently be left out.
+inline const char* grid_error(int64_t blocks) {
+  return blocks <= kMaxGridX ? nullptr : "more than 2^31 - 1 blocks: divide the tensor";
+}
+
 struct Launch {
   dim3 grid, block;
 };

@@ -21,6 +21,7 @@ from hast_cuda.finetune.objective import loss_weights
 from hast_cuda.finetune.source import GeneratedImages, Source, StoredImages
 from hast_cuda.finetune.step import Step
 from hast_cuda.finetune.together import agree, begin, check_equal
+from hast_cuda.log_interval import log_interval
 from hast_cuda.memory import explained_memory
 from hast_cuda.ranks import World
 from hast_cuda.synthesis.generator import GeneratorTrainer
@@ -111,7 +112,8 @@ def finetune(
         evaluate: test top-1 of the student, called ``config.evaluations`` times.
         checkpoint: state kept after every evaluation interval (the generator's too), found again on
             the next call.
-        log: called with a dict of figures every 50 iterations.
+        log: called with a dict of figures every 50 iterations, in runs of more than 100,000 less
+            often: at most 2,001 times, and after evaluations.
         layers: feature layers; default :func:`feature_layers` of the teacher.
         execution: how to compute; default :class:`Execution`.
         world: processes that each take a part of every batch, each on its device; gradients are
@@ -146,6 +148,7 @@ def finetune(
     step = Step(frozen, student, layers, config, execution)
     trainer = images if isinstance(images, GeneratorTrainer) else None
     interval = max(1, -(-config.iterations // config.evaluations))
+    every = log_interval(config.iterations, LOG_EVERY)
     kept = (
         "Images and the last checkpoint are kept."
         if world.on_first(lambda: checkpoint is not None)
@@ -177,7 +180,7 @@ def finetune(
                 done = iteration + 1
                 if iteration % LOG_EVERY == 0 or done == config.iterations:
                     training.check(done)
-                    if world.first:
+                    if world.first and (iteration % every == 0 or done == config.iterations):
                         log(training.figures(iteration))
                 if done % interval == 0 or done == config.iterations:
                     training.check(done, *step.parameters)

@@ -12,6 +12,7 @@ from torch import nn
 
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
+from hast_cuda.nn.statistics import require_finite_weights
 from hast_cuda.nn.swap import swap_modules
 from hast_cuda.nn.table import QuantizationTable, Row
 from hast_cuda.ops import _checks
@@ -19,6 +20,7 @@ from hast_cuda.ops.channel_range import EMA
 from hast_cuda.typed import typed
 
 PLACEMENTS = ("relu", "all")
+LARGEST_WEIGHT = 1e28  # times the finest scale, 255e8 of a constant channel: still a float32
 _FUSED = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 _OTHER_WEIGHTS = (nn.Conv1d, nn.Conv3d, nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase)
 _OTHER_ACTIVATIONS = (
@@ -105,6 +107,7 @@ class _Quantizer:
         if bits.weight_bits is None:
             self.note(name, module, "kept in full precision")
             return None
+        require_finite_weights(name, module.weight, LARGEST_WEIGHT)
         target = FakeQuantConv2d if kind is nn.Conv2d else FakeQuantLinear
         layer = target.from_float(
             module,  # type: ignore[arg-type]  # target matches the type of module
@@ -152,7 +155,7 @@ def quantize(
 
     Raises:
         TypeError, ValueError: bits or choices out of range, a pattern that matches no layer, a
-            network with nothing to quantize.
+            network with nothing to quantize, weights that are not finite (named).
     """
     if not isinstance(model, nn.Module):
         message = f"model must be an nn.Module, got {type(model).__name__}"

@@ -92,11 +92,15 @@ def choice(name: str, value: Any, allowed: Sequence[str | None]) -> None:
         raise ValueError(message)
 
 
+LARGEST_DECAY = 1 - 2.0**-24  # the last float32 below 1: at 1 the average is 0 / 0
+LARGEST_FLOAT = 2.0**128 - 2.0**104  # float32, in which everything but float64 is computed
+
+
 def decay(beta: float) -> None:
     """``beta`` is a decay of a moving average."""
     check_number("beta", beta)
-    if not 0 <= beta < 1:
-        message = f"beta is {beta}; allowed: 0 <= beta < 1"
+    if not 0 <= beta <= LARGEST_DECAY:
+        message = f"beta is {beta}; allowed: 0 <= beta < 1, in float32: at most {LARGEST_DECAY}"
         raise ValueError(message)
 
 
@@ -109,10 +113,10 @@ def positive(name: str, value: float) -> None:
 
 
 def not_negative(name: str, value: float) -> None:
-    """``value`` is a finite number from 0 on."""
+    """``value`` is a number from 0 on that float32 can hold."""
     check_number(name, value)
-    if not 0 <= value < float("inf"):
-        message = f"{name} is {value}; allowed: 0 or more, finite"
+    if not 0 <= value <= LARGEST_FLOAT:
+        message = f"{name} is {value}; allowed: 0 or more, finite in float32"
         raise ValueError(message)
 
 
@@ -180,4 +184,7 @@ def ordered_range(lower: Tensor, upper: Tensor) -> None:
         index = int(wrong[0])
         low, high = float(lower.flatten()[index]), float(upper.flatten()[index])
         message = f"lower must not exceed upper; at index {index} lower is {low} and upper {high}"
+        raise ValueError(message)
+    if not bool(torch.isfinite(upper - lower).all()):
+        message = f"upper - lower is beyond the largest number of {lower.dtype}: narrow the range"
         raise ValueError(message)

@@ -47,11 +47,18 @@ def energy_loss(
     for a_t, a_s, positions in zip(teacher, student, spatial, strict=True):
         if normalized:
             floor = ENERGY_FLOOR * positions  # the released code averages over space first
-            gap = F.normalize(a_s, dim=1, eps=floor) - F.normalize(a_t, dim=1, eps=floor)
+            gap = _directions(a_s, floor) - _directions(a_t, floor)
             terms.append(gap.square().mean())
         else:
             terms.append((a_s - a_t).square().sum(1).mean() / len(teacher))
     return torch.stack(terms).sum()
+
+
+def _directions(energies: Tensor, floor: float) -> Tensor:
+    """``F.normalize``, but for the norm: squares of large energies leave the range of float32."""
+    norm = torch.linalg.vector_norm(energies, dim=1, keepdim=True, dtype=torch.float64)
+    directions: Tensor = energies / norm.to(energies.dtype).clamp(min=floor)
+    return directions
 
 
 def attention_loss(

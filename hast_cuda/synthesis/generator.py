@@ -46,8 +46,8 @@ class GeneratorTrainer:
         merge: let the teacher's BatchNorm layers take along what follows them.
 
     Raises:
-        ValueError: no BatchNorm, sizes that are not multiples of 4, ``embedding="classifier"`` and
-            no layer that gives the logits.
+        ValueError: no BatchNorm, sizes that are not multiples of 4, one image of 4 x 4 pixels per
+            step, ``embedding="classifier"`` and no layer that gives the logits.
     """
 
     @typed
@@ -56,6 +56,12 @@ class GeneratorTrainer:
         config: GeneratorConfig | None = None, *, batch_size: int, seed: int = 0,
         device: torch.device | str = "cpu", merge: bool = True,
     ) -> None:  # fmt: skip
+        if batch_size * (shape[1] // 4) * (shape[2] // 4) == 1:
+            message = (
+                "batch_size is 1 and images are 4 x 4: the generator's first BatchNorm would have "
+                "one value per channel, whose variance is 0; make 2 images at a time or more"
+            )
+            raise ValueError(message)
         self.config = config = config or GeneratorConfig()
         check_image_size("shape", shape)
         check_range("num_classes", num_classes, 1, LARGEST_CLASSES)

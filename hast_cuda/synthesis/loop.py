@@ -15,6 +15,7 @@ from tqdm import tqdm
 from hast_cuda.augment import CropStream
 from hast_cuda.execution import Execution, convolution_rules
 from hast_cuda.files import sweep
+from hast_cuda.log_interval import log_interval
 from hast_cuda.memory import explained_memory
 from hast_cuda.nn import BatchStatistics
 from hast_cuda.ranks import World
@@ -82,11 +83,14 @@ def synthesize_batch(
     crops = CropStream(
         count, (height, width), config.crop_scale, 0.5, step.images.device, seed, "crop", batch
     )
+    every = log_interval(config.iterations * -(-config.num_images // config.batch_size), LOG_EVERY)
     for iteration, cropped in enumerate(coins):
         step(crops.at(iteration) if cropped else None)
         progress.update()
-        if iteration % LOG_EVERY == 0 or iteration == config.iterations - 1:
+        last = iteration == config.iterations - 1
+        if iteration % LOG_EVERY == 0 or last:
             step.guard.check(iteration + 1)
+        if iteration % every == 0 or last:
             log({
                 "phase": "synthesis", "batch": batch, "iteration": iteration,
                 **{name: float(value) for name, value in step.figures.items()},
@@ -156,7 +160,8 @@ def synthesize(
         store: keeps each finished batch; finished batches found there are not made again, damaged
             ones are, with a RuntimeWarning. Margins take the features of their images anew, so a
             run that was cut off ends as if it was not.
-        log: called with a dict of figures every 50 iterations.
+        log: called with a dict of figures every 50 iterations of a batch and after its last one; in
+            runs of more than 100,000 less often, see :func:`hast_cuda.log_interval.log_interval`.
         execution: how to compute; default :class:`Execution`.
         world: processes that make batches by turns, each on its device; all get all images, equal
             to those of one process. Rank 0 reads the store and logs; with margins it works alone,

@@ -24,6 +24,7 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -45,6 +46,29 @@ struct dim3 : uint3 {
 };
 
 namespace emulated {
+
+// The number of a block, or of blocks. Its products are 64 bits wide or they do not compile: a
+// tensor of 2^31 elements has few enough blocks, but not few enough threads, for 32 bits.
+struct GridNumber {
+  unsigned value;
+  operator unsigned() const { return value; }
+};
+template <typename N, std::enable_if_t<sizeof(N) == 8, int> = 0>
+N operator*(N factor, GridNumber number) {
+  return factor * static_cast<N>(number.value);
+}
+template <typename N, std::enable_if_t<sizeof(N) == 8, int> = 0>
+N operator*(GridNumber number, N factor) {
+  return factor * number;
+}
+template <typename N, std::enable_if_t<sizeof(N) < 8, int> = 0>
+N operator*(N, GridNumber) = delete;
+template <typename N, std::enable_if_t<sizeof(N) < 8, int> = 0>
+N operator*(GridNumber, N) = delete;
+
+struct GridIndex {
+  GridNumber x, y, z;
+};
 
 constexpr unsigned kLanes = 32, kMostThreads = 1024;
 constexpr size_t kStack = 256 * 1024;
@@ -72,7 +96,8 @@ struct Machine {
   std::vector<Warp> warps;
   std::vector<unsigned> order;
   std::function<void()> kernel;
-  uint3 block{}, block_size{}, grid_size{};
+  GridIndex block{}, grid_size{};
+  uint3 block_size{};
   Fiber* current = nullptr;
   jmp_buf scheduler;
   Stack scheduler_stack;
@@ -101,8 +126,9 @@ inline void give_way() {
 inline void fail(const std::string& what) {
   const Machine& m = machine;
   if (machine.error.empty()) {
-    machine.error = what + " (block " + std::to_string(m.block.x) + "," +
-                    std::to_string(m.block.y) + ", thread " + std::to_string(m.current->rank) + ")";
+    machine.error = what + " (block " + std::to_string(m.block.x.value) + "," +
+                    std::to_string(m.block.y.value) + ", thread " +
+                    std::to_string(m.current->rank) + ")";
   }
   if (!m.plain_calls) to_scheduler();
 }
@@ -223,7 +249,7 @@ inline void launch(dim3 grid, dim3 block, std::function<void()> kernel) {
   forget_frames(m.stacks, kMostThreads * kStack);
   m.kernel = std::move(kernel);
   m.block_size = block;
-  m.grid_size = grid;
+  m.grid_size = {{grid.x}, {grid.y}, {grid.z}};
   m.fibers.assign(threads, Fiber{});
   m.warps.assign((threads + kLanes - 1) / kLanes, Warp{});
   for (unsigned i = 0; i < threads; ++i) {
@@ -234,7 +260,7 @@ inline void launch(dim3 grid, dim3 block, std::function<void()> kernel) {
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x && m.error.empty(); ++x) {
-        m.block = {x, y, z};
+        m.block = {{x}, {y}, {z}};
         run_block();
       }
     }

@@ -1,0 +1,66 @@
+"""Memory, open files, size of the log and time per iteration of both loops over many iterations.
+
+The demo's network, 8 images at a time, every loop in a process of its own. Times are those of the
+thread, so that they say something beside other work; one thread only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from long_run import CPU, LOOPS, plain, run_loop
+from provenance import device_label, provenance
+
+from hast_cuda.demo import load_digits_network
+from hast_cuda.synthesis import ImageShape
+
+SCHEMA = 1
+SHAPE = ImageShape(1, 8, 8, 10)
+
+
+def measured(loop: str, iterations: int) -> dict[str, Any]:
+    """One loop, in a process of its own."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        return plain(run_loop(loop, load_digits_network(), SHAPE, Path(folder), iterations))
+
+
+def main() -> None:
+    """Measure, print, and write ``<out>/long-run-cpu.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=["cpu"], default="cpu")
+    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--loops", nargs="*", choices=LOOPS, default=LOOPS)
+    parser.add_argument("--beside", default="", help="what else the machine did meanwhile")
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    flags = parser.parse_args()
+    rows = []
+    for loop in flags.loops:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            row = process.submit(measured, loop, flags.iterations).result()
+        rows.append(row)
+        megabytes = (row["resident_end"] - row["resident_start"]) / 1e6
+        print(
+            f"{loop}: resident {megabytes:+.2f} MB, files {row['files_start']} to "
+            f"{row['files_end']}, {row['log_lines']} lines, {row['first_quarter_ms']:.2f} to "
+            f"{row['last_quarter_ms']:.2f} ms per iteration", flush=True,
+        )  # fmt: skip
+    document = {
+        "schema": SCHEMA, "stem": "long-run", **provenance(CPU), "malloc": None, "threads": 1,
+        "beside": flags.beside, "case": "digits network, 8 images of 1x8x8", "rows": rows,
+    }  # fmt: skip
+    flags.out.mkdir(parents=True, exist_ok=True)
+    path = flags.out / f"long-run-{device_label(CPU)}.json"
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Many iterations cost what few do: memory, open files, checkpoints and the log stay bounded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from long_run import LOOPS, Outcome, run_loop
+from networks import CHANNELS, CLASSES, SIZE, tiny
+
+from hast_cuda.finetune.loop import LOG_EVERY
+from hast_cuda.log_interval import MOST_LINES, log_interval
+from hast_cuda.run import TensorBoardLog
+from hast_cuda.synthesis import ImageShape, SynthesisConfig, synthesize
+
+SHAPE = ImageShape(CHANNELS, SIZE, SIZE, CLASSES)
+# A tensor that an iteration leaves behind takes several hundred bytes, its graph some thousand.
+HEAP_PER_ITERATION = 100
+RESIDENT = 8_000_000  # freed memory that malloc keeps, and arenas of other threads
+
+
+def check(found: Outcome, iterations: int) -> None:
+    """Flat from a quarter of the way on."""
+    assert found.iterations == iterations
+    grown = found.resident_end - found.resident_start
+    assert grown <= RESIDENT, f"resident memory grew by {grown} bytes"
+    if found.heap_start is not None and found.heap_end is not None:
+        per_iteration = (found.heap_end - found.heap_start) / (0.75 * iterations)
+        assert per_iteration <= HEAP_PER_ITERATION, f"{per_iteration:.0f} bytes per iteration"
+    assert found.files_end <= found.files_start
+    synthesis = found.loop.startswith("synthesis")
+    batches, evaluations = (4, 0) if synthesis else (1, 4)
+    assert found.log_lines <= iterations // LOG_EVERY + 2 * batches + evaluations
+    assert found.log_bytes <= 400 * found.log_lines
+    assert found.checkpoint_files == (0 if synthesis else 1)
+    assert found.event_files <= batches
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_nothing_grows(loop: str, tmp_path: Path) -> None:
+    found = run_loop(loop, tiny(), SHAPE, tmp_path / "run", 400)
+    check(found, 400)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", LOOPS)
+def test_nothing_grows_over_2000_iterations(loop: str, tmp_path: Path) -> None:
+    found = run_loop(loop, tiny(), SHAPE, tmp_path / "run", 2000)
+    check(found, 2000)
+
+
+def test_a_leak_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test of the test: one small tensor kept per iteration is too much."""
+    kept: list[torch.Tensor] = []
+    update = torch.optim.SGD.step
+
+    def leaking(self: torch.optim.SGD, *args: object) -> None:
+        kept.append(torch.zeros(8))
+        update(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", leaking)
+    found = run_loop("fine-tuning", tiny(), SHAPE, tmp_path / "run", 400)
+    if found.heap_start is None:
+        pytest.skip("the C library does not say how much memory is in use")
+    with pytest.raises(AssertionError, match="bytes per iteration"):
+        check(found, 400)
+
+
+@pytest.mark.parametrize(
+    ("total", "interval"),
+    [(0, 50), (1, 50), (20_000, 50), (100_000, 50), (100_001, 100), (10**6, 500), (10**9, 500_000)],
+)
+def test_the_interval_of_the_log(total: int, interval: int) -> None:
+    assert log_interval(total, LOG_EVERY) == interval
+    assert total / interval <= MOST_LINES
+
+
+def test_long_phases_log_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hast_cuda.log_interval.MOST_LINES", 3)
+    monkeypatch.setattr("hast_cuda.finetune.loop.LOG_EVERY", 2)
+    monkeypatch.setattr("hast_cuda.synthesis.loop.LOG_EVERY", 2)
+    run_loop("fine-tuning", tiny(), SHAPE, tmp_path, 19)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [r["iteration"] for r in lines if r["phase"] == "finetune"] == [0, 8, 16, 18]
+    seen: list[tuple[int, int]] = []
+    config = SynthesisConfig(num_images=3, batch_size=2, iterations=7)  # 14 in all: every 6th
+    synthesize(
+        tiny(), SHAPE, config, log=lambda r: seen.append((int(r["batch"]), int(r["iteration"])))
+    )
+    assert seen == [(0, 0), (0, 6), (1, 0), (1, 6)]
+
+
+def test_what_is_not_logged_is_still_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that is not finite ends the run at the next look at the device, logged or not."""
+    monkeypatch.setattr("hast_cuda.log_interval.MOST_LINES", 1)
+    monkeypatch.setattr("hast_cuda.synthesis.loop.LOG_EVERY", 2)
+    network = tiny()
+    network.output.bias.data[0] = torch.nan
+    logged: list[int] = []
+    with pytest.raises(FloatingPointError, match="not finite from iteration 0 on"):
+        synthesize(
+            network, SHAPE, SynthesisConfig(num_images=2, batch_size=2, iterations=100),
+            log=lambda r: logged.append(int(r["iteration"])),
+        )  # fmt: skip
+    assert logged == []
+
+
+def test_event_files_of_many_batches_are_closed(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from long_run import open_files
+
+    with TensorBoardLog(tmp_path) as log:
+        counts = []
+        for batch in range(30):
+            log({"phase": "synthesis", "batch": batch, "iteration": 0, "loss": 1.0})
+            counts.append(open_files())
+    assert counts[-1] == counts[1]
+    assert len(list(tmp_path.rglob("events.*"))) == 30

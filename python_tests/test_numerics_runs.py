@@ -1,0 +1,138 @@
+"""Whole runs of every method on networks with dead channels, two classes, one pixel, one image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from edge_networks import (
+    OnePixel,
+    all_finite,
+    edges,
+    labelled,
+    one_pixel,
+    silent,
+    small_recipe,
+    two_classes,
+)
+from networks import CHANNELS, CLASSES, SIZE
+from torch import nn
+
+from hast_cuda import methods
+from hast_cuda.cli import main
+from hast_cuda.export import check, onnx_network, save_onnx
+from hast_cuda.nn import activation_quantizers
+from hast_cuda.run import Bits, zero_shot_quantize
+from hast_cuda.synthesis import GeneratorTrainer, ImageShape
+
+SHAPE = (CHANNELS, SIZE, SIZE)
+TRAINED = [m for m in methods.available() if small_recipe(m).finetune.iterations]
+ONE_BY_ONE: dict[str, Any] = {
+    "synthesis.num_images": 1, "synthesis.batch_size": 1, "finetune.batch_size": 1,
+    "finetune.calibration_batch_size": 1,
+}  # fmt: skip
+
+
+def quantized(
+    network: nn.Module, method: str, classes: int, **changes: Any
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The student of a short run, whose every number is finite."""
+    recipe = small_recipe(method, **changes)
+    images = labelled(10, classes) if recipe.images == "real" else None
+    shape = ImageShape(*SHAPE, classes)
+    done = zero_shot_quantize(network, shape, Bits(3, 3), recipe=recipe, images=images, seed=1)
+    assert all_finite(done.student)
+    if done.images is not None:
+        assert bool(done.images.images.isfinite().all())
+    with torch.no_grad():
+        assert bool(done.student.eval()(labelled(4, classes).images).isfinite().all())
+    return done.student, done.result
+
+
+@pytest.mark.parametrize("method", methods.available())
+def test_dead_and_constant_channels(method: str, tmp_path: Path) -> None:
+    student, _ = quantized(edges(), method, CLASSES)
+    pytest.importorskip("onnxruntime")
+    for form in ("ort", "portable", "uint4"):
+        save_onnx(student, tmp_path / "network.onnx", SHAPE, form=form)
+        found = check(onnx_network(tmp_path / "network.onnx"), student, labelled(64, 5).images)
+        assert found.passed(), form
+        assert found.largest_difference < 1e-3, form
+
+
+@pytest.mark.parametrize("method", ["hast", "dsg_il", "intraq", "ait", "squant", "dfq"])
+def test_a_layer_that_gives_only_zeros(method: str, tmp_path: Path) -> None:
+    student, _ = quantized(silent(), method, CLASSES)
+    ranges = [q.range_state[:2].tolist() for q in activation_quantizers(student).values()]
+    assert ranges[0] == [0.0, 0.0]
+    pytest.importorskip("onnxruntime")
+    for form in ("ort", "portable", "uint4"):
+        save_onnx(student, tmp_path / "network.onnx", SHAPE, form=form)
+        found = check(onnx_network(tmp_path / "network.onnx"), student, labelled(64, 5).images)
+        assert found.passed(), form
+        assert found.largest_difference < 1e-3, form
+
+
+@pytest.mark.parametrize("method", methods.available())
+def test_two_classes_one_pixel_one_image(method: str) -> None:
+    quantized(two_classes(), method, 2, **ONE_BY_ONE)
+
+
+@pytest.mark.parametrize("method", ["hast", "intraq", "qimera", "real_data"])
+def test_a_thousand_classes(method: str) -> None:
+    quantized(one_pixel(1000), method, 1000)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 50.0])
+def test_images_of_a_certain_teacher_stay_finite(exponent: float) -> None:
+    """Logits so far apart that p_y is exactly 1 or 0 from the first iteration on."""
+    network = edges()
+    with torch.no_grad():
+        network.output.weight *= 1e4
+    changes = {"synthesis.difficulty_exponent": exponent, "synthesis.label_weight": 10.0}
+    quantized(network, "hast", CLASSES, **changes)
+
+
+def test_two_classes_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    arguments = [
+        "quantize", "--model", "edge_networks:two_classes", "--image-size", str(SIZE),
+        "--num-classes", "2", "--normalization", "cifar", "--out", str(tmp_path / "run"),
+        "--num-images", "8", "--batch-size", "4", "--synthesis-iterations", "2",
+        "--finetune-iterations", "2", "--set", "finetune.calibration_updates=2",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["num_images"] == 8
+
+
+def test_one_value_per_channel_has_no_generator() -> None:
+    with pytest.raises(ValueError, match=r"batch_size is 1 and images are 4 x 4: .* one value per"):
+        GeneratorTrainer(OnePixel(2), (3, 4, 4), 2, batch_size=1)
+    trainer = GeneratorTrainer(two_classes(), SHAPE, 2, batch_size=1)  # 2 x 2 at first
+    images, _ = trainer.step()
+    trainer.check()
+    assert bool(images.isfinite().all())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_weights_that_cannot_be_quantized_are_named(value: float) -> None:
+    network = edges()
+    with torch.no_grad():
+        network.features[3].weight[2, 1, 0, 0] = value
+    with pytest.raises(ValueError, match=r"weight of layer 'features.3' contains NaN, infinity or"):
+        zero_shot_quantize(network, SHAPE, recipe=small_recipe("rtn"))
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_statistics_that_cannot_be_matched_end_before_any_work(method: str) -> None:
+    network = edges()
+    network.features[4].running_var[2] = -1.0
+    recipe = small_recipe(method)
+    if recipe.images == "real":
+        pytest.skip("real images match no statistics")
+    with pytest.raises(ValueError, match=r"running_var of 'features.4' is -1.0 in channel 2"):
+        zero_shot_quantize(network, SHAPE, recipe=recipe)
