@@ -1,7 +1,7 @@
 """Long runs of both loops in a run directory, and what they cost beside their work.
 
 Memory, open files and thread time are looked at whenever the loops log. What a loop keeps for ever
-it has after a few of these looks; growth is counted from a quarter of the way on.
+it has after a few of these looks; growth is counted over the second half.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class Watch:
     def __call__(self, record: dict[str, Any]) -> None:
         """Log ``record``, then look."""
         self.log(record)
-        done = int(record.get("batch", 0)) * self.per_batch + int(record["iteration"]) + 1
+        iteration = int(record["iteration"])
+        counted = record["phase"] == "test"  # there it is how many were done
+        done = int(record.get("batch", 0)) * self.per_batch + iteration + (not counted)
         gc.collect()  # cycles that wait for their turn are no leak
         self.looks.append(
             Look(done, resident_bytes(), heap_bytes(), open_files(), time.thread_time())
@@ -99,7 +101,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One loop. "start" is a quarter of the way, where everything that is kept has been made."""
+    """One loop. "start" is half of the way, where everything that is kept has been made."""
 
     loop: str
     method: str
@@ -127,7 +129,7 @@ def outcome(loop: str, method: str, looks: list[Look], run: RunDirectory) -> Out
     def after(share: float) -> Look:
         return min(looks, key=lambda look: abs(look.iteration - share * total))
 
-    start, late = after(0.25), after(0.75)
+    early, start, late = after(0.25), after(0.5), after(0.75)
 
     def milliseconds(a: Look, b: Look) -> float:
         return 1000 * (b.seconds - a.seconds) / max(b.iteration - a.iteration, 1)
@@ -141,7 +143,7 @@ def outcome(loop: str, method: str, looks: list[Look], run: RunDirectory) -> Out
         log_lines=log.count(b"\n"), log_bytes=len(log),
         checkpoint_files=len(list(run.checkpoint.parent.glob("*"))),
         event_files=len(list((run.path / "tensorboard").rglob("events.*"))),
-        first_quarter_ms=round(milliseconds(first, start), 3),
+        first_quarter_ms=round(milliseconds(first, early), 3),
         last_quarter_ms=round(milliseconds(late, end), 3),
     )  # fmt: skip
 
