@@ -45,7 +45,6 @@ def measured(loop: str, iterations: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, and write ``<out>/long-run-cpu.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=["cpu"], default="cpu")
     parser.add_argument("--iterations", type=int, default=2000)
     parser.add_argument("--loops", nargs="*", choices=LOOPS, default=LOOPS)
     parser.add_argument("--beside", default="", help="what else the machine did meanwhile")

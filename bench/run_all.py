@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 FEWER = {
     "bench_export.py": ("--out",),
     "bench_launches.py": ("--out",),
+    "bench_long_run.py": ("--out",),
     "bench_run.py": ("--device", "--out"),
     "bench_memory.py": ("--device", "--out"),
     "bench_ranks.py": ("--device", "--out"),
