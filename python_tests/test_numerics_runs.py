@@ -103,8 +103,9 @@ def test_two_classes_from_the_command_line(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     arguments = [
         "quantize", "--model", "edge_networks:two_classes", "--image-size", str(SIZE),
-        "--num-classes", "2", "--normalization", "cifar10", "--device", "cpu", "--out", str(tmp_path / "run"),
-        "--num-images", "8", "--batch-size", "4", "--synthesis-iterations", "2",
+        "--num-classes", "2", "--normalization", "cifar10", "--device", "cpu",
+        "--out", str(tmp_path / "run"), "--num-images", "8", "--batch-size", "4",
+        "--synthesis-iterations", "2",
         "--finetune-iterations", "2", "--set", "finetune.calibration_updates=2",
     ]  # fmt: skip
     assert main(arguments) == 0
