@@ -132,3 +132,22 @@ def test_without_room_nothing_is_multiplied() -> None:
 
     assert max(multipliers(127)) > 1
     assert multipliers(0) == {1}
+
+
+@pytest.mark.filterwarnings("error")
+def test_ranges_without_width() -> None:
+    """A layer behind, or in front of, an activation that is always 0: steps of 1e-8 / 7."""
+    random = np.random.default_rng(0)
+    rows, scale = random.integers(-4, 4, (8, 54)), random.uniform(0.02, 0.1, 8)
+    bias, nothing = random.normal(0, 0.5, 8), Affine(3, 1e-8 / 7, 0)
+    ends = {"first": 0, "last": 7, "largest": 120}
+    # Its sums are far too small beside the bias: such a layer scales them in float.
+    assert exact_requantization(rows, scale, bias, nothing, Affine(3, 0.2, 0), **ends) is None
+    before = Affine(3, 0.1, 0)
+    found = exact_requantization(rows, scale, bias, before, nothing, **ends)
+    assert found is not None
+    for i in range(len(rows)):
+        sums = np.arange(-300, 301)
+        codes = _operator(sums, int(found.multiplier[i]), int(found.bias[i]),
+                          float(found.scale[i]), before, nothing, 0, 7)  # fmt: skip
+        assert np.array_equal(codes, _exact(sums, scale[i], bias[i], before, nothing, 0, 7))

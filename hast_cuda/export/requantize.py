@@ -69,7 +69,7 @@ def exact_requantization(
     for step in (0, -1, 1):
         counts = near + step  # B, [out, k]
         low, high = _interval(below, above, middles, counts / k)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):  # from 0 on it is infinitely wide
             width = np.where(np.isinf(high), np.inf, (high - low) / np.maximum(low, 1e-300))
         fits = (k * biggest[:, None] <= largest) | (k == 1)
         fits &= k * sums[:, None] + np.abs(counts) < _LARGEST_SUM
