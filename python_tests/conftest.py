@@ -29,11 +29,18 @@ OP_TESTS = {
     "test_fuzz_losses",
     "test_numerics_quantizers", "test_numerics_batch_norm", "test_numerics_losses",
 }  # fmt: skip
+LONGEST = ("test_sanitized", "test_ranks", "test_long_runs", "test_examples", "test_run_faults")
 
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the workers share the cores
     count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     torch.set_num_threads(max(1, torch.get_num_threads() // count))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no worker has one of them left at the end."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(Path(item.path).stem, len(order)))
 
 
 def devices() -> list[str]:

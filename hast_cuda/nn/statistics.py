@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-LARGEST_STATISTIC = 1e18  # Eq. 3 squares the distance to it in float32, and sums the squares
-
 from hast_cuda.typed import typed
+
+LARGEST_STATISTIC = 1e18  # Eq. 3 squares the distance to it in float32, and sums the squares
 
 
 @typed

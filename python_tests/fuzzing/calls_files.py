@@ -128,6 +128,6 @@ CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
         "run": things.run(), "context": None, "out": things.fresh(".html"),
     }),
     "hast_cuda.report.write_comparison": (report.write_comparison, lambda: {
-        "runs": [things.run(), things.run()], "out": things.fresh(".html"),
+        "runs": [things.run(), things.other_run()], "out": things.fresh(".html"),
     }),
 }  # fmt: skip

@@ -119,6 +119,14 @@ def run() -> Path:
 
 
 @functools.cache
+def other_run() -> Path:
+    """Another finished run."""
+    path = folder() / "other-run"
+    make(path)
+    return path
+
+
+@functools.cache
 def synthesis_run() -> Path:
     """A run of ``synthesize``, as far as its settings go."""
     path = folder() / "synthesis-run"
