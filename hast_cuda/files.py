@@ -21,6 +21,9 @@ _PART = re.compile(r"\..+\.(\d+)\.part")
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` on success and vanishes on failure."""
+    if not path.name:
+        message = f"path is {str(path)!r}; expected the name of a file"
+        raise ValueError(message)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with explained(path):
         temporary.unlink(missing_ok=True)  # a link of this name would lead the write elsewhere

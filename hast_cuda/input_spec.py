@@ -82,22 +82,22 @@ class InputSpec:
 
 
 @typed
-def parse_normalization(text: str) -> tuple[Channels, Channels]:
+def parse_normalization(normalization: str) -> tuple[Channels, Channels]:
     """(mean, std) from a name in NORMALIZATIONS or from numbers, "0.49,0.48,0.44/0.2,0.2,0.2".
 
     Raises:
         ValueError: neither a known name nor one mean and one positive deviation per channel.
     """
-    if text in NORMALIZATIONS:
-        return NORMALIZATIONS[text]
+    if normalization in NORMALIZATIONS:
+        return NORMALIZATIONS[normalization]
     try:
-        mean, std = (tuple(float(v) for v in part.split(",")) for part in text.split("/"))
+        mean, std = (tuple(float(v) for v in part.split(",")) for part in normalization.split("/"))
     except ValueError:
         mean, std = (), ()
     numbers_fit = len(mean) == len(std) > 0 and all(map(math.isfinite, (*mean, *std)))
     if not numbers_fit or min(std) <= 0:
         raise ValueError(
-            f"normalization={text!r} must be one of {', '.join(NORMALIZATIONS)}, or "
+            f"normalization={normalization!r} must be one of {', '.join(NORMALIZATIONS)}, or "
             "mean/std per channel with std above 0, such as 0.49,0.48,0.44/0.2,0.2,0.2"
         )
     return mean, std

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hast_cuda.validate import as_device, check_range, check_whole
+
 T = TypeVar("T")
 TIMEOUT = "HAST_CUDA_RANK_TIMEOUT"  # seconds that a rank waits for the others in a step
 
@@ -38,6 +40,13 @@ class World:
     """Process group of what happens in every step, on ``device``."""
     waits: Any = None
     """Process group on the CPU, with patience for long phases of other ranks."""
+
+    def __post_init__(self) -> None:
+        check_whole("size", self.size)
+        check_whole("rank", self.rank)
+        check_range("size", self.size, 1)
+        check_range("rank", self.rank, 0, self.size - 1)
+        object.__setattr__(self, "device", as_device(self.device))
 
     @property
     def first(self) -> bool:

@@ -102,6 +102,9 @@ def input_spec(
     Raises:
         ValueError: unknown name, or an import path without all three keywords.
     """
+    for name, number in (("image_size", image_size), ("num_classes", num_classes)):
+        if number is not None:
+            check_range(name, number, 1, LARGEST_CLASSES)
     if ":" in model:
         return _custom_spec(model, normalization, image_size, num_classes)
     spec = _named_spec(model)

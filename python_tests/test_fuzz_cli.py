@@ -40,7 +40,6 @@ def test_every_verb_is_fuzzed() -> None:
     assert set(NAMES) == lines().keys()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("verb", NAMES)
 @effort(10)
 @given(data=st.data())

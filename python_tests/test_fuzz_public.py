@@ -64,7 +64,6 @@ def test_the_good_call_works(name: str) -> None:
         function(**good())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 @effort(10)
 @given(data=st.data())

@@ -99,7 +99,8 @@ def export(
 def _images(run: Path, data: str | None, limit: int | None, spec: InputSpec) -> Images:
     """What to compare on: given, the run's test images, its synthetic ones, or noise."""
     config = read_config(run)
-    demo = config.get("network", {}).get("model") == "digits"  # its images are in the package
+    network = config.get("network")  # of a run from Python: what its caller described
+    demo = isinstance(network, dict) and network.get("model") == "digits"  # in the package
     named = data or config.get("data") or ("digits" if demo else None)
     test = labelled_images(named if isinstance(named, str) else None, spec, limit)
     if test is not None:

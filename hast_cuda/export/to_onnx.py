@@ -15,7 +15,7 @@ from hast_cuda.export.grid import float_bytes
 from hast_cuda.export.marked import DOMAIN, INPUT, OUTPUT, QUANTIZE, MarkedModel, mark, require_onnx
 from hast_cuda.files import replace_file
 from hast_cuda.typed import typed
-from hast_cuda.validate import as_path, check_choice, check_image_size
+from hast_cuda.validate import as_path, check_choice, check_image_size, check_values
 
 FORMS = ("ort", "portable", "uint4")
 _OPSET = {"ort": 18, "portable": 18, "uint4": 21}
@@ -66,6 +66,7 @@ def save_onnx(
     """
     check_choice("form", form, FORMS)
     check_image_size("shape", shape)
+    check_values("student", student)
     path = as_path("path", path)
     require_onnx()
     import onnx  # noqa: PLC0415 - an optional package

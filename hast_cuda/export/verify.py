@@ -134,7 +134,7 @@ def check(
         ValueError: no image; the outputs have different shapes or are not finite.
     """
     check_values("student", student)
-    check_range("batch_size", batch_size, 1)
+    check_range("batch_size", batch_size, 1, 2**20)
     given = isinstance(images, ImageSet)
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
     training = student.training

@@ -63,6 +63,7 @@ def soft_label_loss(
     Raises:
         TypeError, ValueError: as :func:`hast_cuda.ops.hard_sample_loss`; targets of another shape.
     """
+    _checks.flag("check_labels", check_labels)
     _check(logits, labels, values=check_labels)
     _checks.floating("targets", targets)
     _checks.same_device("targets", targets, "logits", logits)

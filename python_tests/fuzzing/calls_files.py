@@ -85,7 +85,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
         zoo.load_weights, lambda: {"network": things.teacher(), "path": things.weights()},
     ),
     "hast_cuda.zoo.parse_normalization": (
-        zoo.parse_normalization, lambda: {"text": "0.5,0.5/0.1,0.1"},
+        zoo.parse_normalization, lambda: {"normalization": "0.5,0.5/0.1,0.1"},
     ),
     "hast_cuda.report.Context": (report.Context, lambda: {
         "teacher": None, "problem": "none", "spec": None, "command": None, "remarks": (),
