@@ -65,6 +65,18 @@ def test_a_picture_with_something_on_it(name: str, tmp_path: Path) -> None:
     assert not plt.get_fignums()  # closed again
 
 
+def test_a_drawing_that_fails_leaves_no_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: str) -> str:
+        raise RuntimeError("no label")
+
+    monkeypatch.setattr("hast_cuda.report.inception.label", broken)
+    with pytest.raises(RuntimeError, match="no label"):
+        report.draw_inception({"HIL": 2.0}, {}, tmp_path / "a.png")
+    assert not plt.get_fignums()
+
+
 @pytest.mark.parametrize(
     "draw",
     [

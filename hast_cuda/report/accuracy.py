@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from hast_cuda.report.canvas import label, pyplot, require, require_numbers, save
+from hast_cuda.report.canvas import closing, label, pyplot, require, require_numbers, save
 from hast_cuda.typed import typed
 
 
+@closing
 @typed
 def draw_accuracies(accuracies: Mapping[str, float], path: Path) -> None:
     """Top-1 accuracy in percent as horizontal bars from 0 to 100, the first at the top.

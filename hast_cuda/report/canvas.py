@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from hast_cuda.files import replace_file
 from hast_cuda.validate import as_path
 
+P = ParamSpec("P")
+R = TypeVar("R")
 # Of text and lines, and of what is behind them; a page puts colours of its own in their place.
 INK, PAPER = "#1c2125", "#fdfdfe"
 # Far enough from black and from white to be seen on either.
@@ -43,6 +47,26 @@ def themed() -> Iterator[None]:
     plt = pyplot()
     with plt.rc_context({**_THEME, "axes.prop_cycle": plt.cycler(color=COLORS)}):
         yield
+
+
+def closing(draw: Callable[P, R]) -> Callable[P, R]:
+    """``draw``, which then leaves no figure open where it fails: pyplot keeps them all."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
+        before = _open_figures()
+        try:
+            return draw(*args, **kwargs)
+        finally:
+            for number in _open_figures() - before:
+                pyplot().close(number)
+
+    return drawn
+
+
+def _open_figures() -> set[int]:
+    loaded: Any = sys.modules.get("matplotlib.pyplot")
+    return set() if loaded is None else set(loaded.get_fignums())
 
 
 def save(figure: Any, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hast_cuda.report.canvas import pyplot, require, require_numbers, save
+from hast_cuda.report.canvas import closing, pyplot, require, require_numbers, save
 from hast_cuda.typed import typed
 
 LABELS = {
@@ -14,6 +14,7 @@ LABELS = {
 }
 
 
+@closing
 @typed
 def draw_cosines(
     cosines: Mapping[str, Sequence[float]], path: Path, iterations: Sequence[int] | None = None

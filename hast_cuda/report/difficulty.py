@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hast_cuda.analysis import Histogram
-from hast_cuda.report.canvas import label, plain_log_labels, pyplot, require, save
+from hast_cuda.report.canvas import closing, label, plain_log_labels, pyplot, require, save
 from hast_cuda.typed import typed
 
 
+@closing
 @typed
 def draw_difficulty(
     histograms: Mapping[str, Histogram], path: Path, network: str = "the full-precision network"

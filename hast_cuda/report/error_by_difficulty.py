@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hast_cuda.analysis import ErrorRates
-from hast_cuda.report.canvas import pyplot, require, save
+from hast_cuda.report.canvas import closing, pyplot, require, save
 from hast_cuda.typed import typed
 
 
+@closing
 @typed
 def draw_error_by_difficulty(rates: Mapping[str, ErrorRates], path: Path) -> None:
     """Error rate per difficulty bin, one curve per network, as PNG.

@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from hast_cuda.input_spec import InputSpec
-from hast_cuda.report.canvas import pyplot, save
+from hast_cuda.report.canvas import closing, pyplot, save
 from hast_cuda.typed import typed
 from hast_cuda.validate import check_images, check_range
 
 
+@closing
 @typed
 def draw_images(
     images: Tensor, labels: Tensor, spec: InputSpec, path: Path, *, rows: int = 4, columns: int = 10
@@ -56,6 +57,7 @@ def draw_images(
     save(figure, path)
 
 
+@closing
 @typed
 def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Losses of synthesis (mean over batches) and of fine-tuning, and test accuracy, as PNG.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from hast_cuda.report.canvas import label, pyplot, require, require_numbers, save
+from hast_cuda.report.canvas import closing, label, pyplot, require, require_numbers, save
 from hast_cuda.typed import typed
 
 WIDTH = 0.38  # of a bar; two beside each other per network
 
 
+@closing
 @typed
 def draw_gaps(top1: Mapping[str, tuple[float, float]], path: Path) -> None:
     """Two bars per network: top-1 on its training images and on test images, in percent.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from hast_cuda.report.canvas import label, pyplot, require, save
+from hast_cuda.report.canvas import closing, label, pyplot, require, save
 from hast_cuda.typed import typed
 from hast_cuda.validate import check_range
 
@@ -29,6 +29,7 @@ def inception_loss(difficulty: float, exponent: float) -> float:
     return -weight * math.log1p(-difficulty)
 
 
+@closing
 @typed
 def draw_inception(exponents: Mapping[str, float], marks: Mapping[str, float], path: Path) -> None:
     """Loss against difficulty, one curve per exponent, and the mean difficulty of image sets.

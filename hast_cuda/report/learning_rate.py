@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.report.canvas import label, pyplot, require, save
+from hast_cuda.report.canvas import closing, label, pyplot, require, save
 from hast_cuda.typed import typed
 
 POINTS = 300  # enough for a curve; a step of the schedule is at most 1/300 out of place
 
 
+@closing
 @typed
 def draw_learning_rate(configs: Mapping[str, FinetuneConfig], path: Path) -> None:
     """Learning rate over the iterations, one curve per run.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hast_cuda.analysis.curves import Curve
-from hast_cuda.report.canvas import label, plain_log_labels, pyplot, require, save
+from hast_cuda.report.canvas import closing, label, plain_log_labels, pyplot, require, save
 from hast_cuda.typed import typed
 
 COLUMNS = 3
@@ -15,6 +15,7 @@ _PERCENT = {"top1": "top-1 accuracy, %"}
 _LINEAR = ("difficulty", "top1")
 
 
+@closing
 @typed
 def draw_loss_curves(runs: Mapping[str, Mapping[str, Mapping[str, Curve]]], path: Path) -> None:
     """One panel per figure that the runs logged, one curve per run, over iterations.

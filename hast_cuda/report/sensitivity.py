@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hast_cuda.report.canvas import pyplot, require, require_numbers, save
+from hast_cuda.report.canvas import closing, pyplot, require, require_numbers, save
 from hast_cuda.typed import typed
 
 SYMBOLS = {
@@ -29,6 +29,7 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
 
 
+@closing
 @typed
 def draw_sensitivity(sweeps: Mapping[str, Sweep], path: Path) -> None:
     """Accuracy against each hyper-parameter, mean and standard deviation over seeds, as PNG.

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hast_cuda.analysis import Spectrum
-from hast_cuda.report.canvas import pyplot, require, save
+from hast_cuda.report.canvas import closing, pyplot, require, save
 from hast_cuda.typed import typed
 
 SHOWN = 1e-6  # of the peak; what is lower is the tail of a Gaussian
 
 
+@closing
 @typed
 def draw_spectrum(spectra: Mapping[str, Spectrum], path: Path) -> None:
     """Density of the Hessian's eigenvalues on a log scale, one panel per loss, as PNG.
