@@ -41,21 +41,27 @@ def check_number(name: str, value: Any) -> None:
         raise ValueError(message)
 
 
-def as_device(value: Any, name: str = "device", *, meta: bool = False) -> torch.device:
+def as_device(
+    value: Any, name: str = "device", *, meta: bool = False, auto: bool = False
+) -> torch.device:
     """The device that ``value`` means; ValueError unless it is the CPU or a CUDA device here.
 
     Args:
         value: name or device.
         name: of the argument, for the message.
         meta: allow the meta device too.
+        auto: allow "auto" too: a CUDA device where there is one, else the CPU.
     """
     if not isinstance(value, (str, torch.device)):
         message = f"{name} must be a torch.device or its name, got {value!r}"
         raise TypeError(message)
+    if auto and value == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(value)
     except RuntimeError as error:
-        message = f"{name} is {value!r}; allowed: cpu, cuda, cuda:N"
+        allowed = "auto, cpu, cuda, cuda:N" if auto else "cpu, cuda, cuda:N"
+        message = f"{name} is {value!r}; allowed: {allowed}"
         raise ValueError(message) from error
     if device.type not in ("cpu", "cuda") and not (meta and device.type == "meta"):
         message = f"{name} is {str(value)!r}; hast_cuda runs on cpu and cuda"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from edge_networks import TINY, small_recipe
 from networks import CHANNELS, CLASSES, SIZE, tiny
 from test_run import real_images
 from torch import Tensor
@@ -28,18 +29,6 @@ from hast_cuda.run import (
 from hast_cuda.synthesis import ImageShape, ImageStore, SyntheticImages
 
 SHAPE = ImageShape(CHANNELS, SIZE, SIZE, CLASSES)
-TINY: dict[str, Any] = {
-    "synthesis.num_images": 12, "synthesis.batch_size": 8, "synthesis.iterations": 3,
-    "synthesis.slack_images": 8, "finetune.batch_size": 8, "finetune.calibration_updates": 2,
-    "finetune.calibration_batch_size": 8, "finetune.evaluations": 1, "generator.warmup": 3,
-    "generator.superpose_classes": 2,
-}  # fmt: skip
-
-
-def small(name: str, preset: str = "default") -> Recipe:
-    found = methods.recipe(name, preset, "cifar10")
-    steps = 3 if found.finetune.iterations else 0
-    return change(found, TINY | {"finetune.iterations": steps})
 
 
 def training() -> SyntheticImages:
@@ -59,7 +48,7 @@ def training_like() -> Tensor:
 @pytest.mark.parametrize("preset", ["default", "released"])
 @pytest.mark.parametrize("name", methods.available())
 def test_every_method_runs_and_its_student_loads(name: str, preset: str, tmp_path: Path) -> None:
-    recipe = small(name, preset)
+    recipe = small_recipe(name, preset)
     images = training() if recipe.images == "real" else None
     arguments: dict[str, Any] = {
         "recipe": recipe, "test": real_images(), "out": tmp_path, "images": images, "seed": 1,
@@ -85,7 +74,9 @@ def test_every_method_runs_and_its_student_loads(name: str, preset: str, tmp_pat
 def test_images_that_do_not_belong(name: str, given: bool, message: str, tmp_path: Path) -> None:
     images = training() if given else None
     with pytest.raises(ValueError, match=message):
-        zero_shot_quantize(tiny(), SHAPE, recipe=small(name), images=images, out=tmp_path / "run")
+        zero_shot_quantize(
+            tiny(), SHAPE, recipe=small_recipe(name), images=images, out=tmp_path / "run"
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -131,7 +122,11 @@ def test_images_of_a_row_are_found_from_its_run(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_needs_its_images_no_more(tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {"recipe": small("hast"), "test": real_images(), "out": tmp_path}
+    arguments: dict[str, Any] = {
+        "recipe": small_recipe("hast"),
+        "test": real_images(),
+        "out": tmp_path,
+    }
     done = zero_shot_quantize(tiny(), SHAPE, Bits(3, 3), **arguments)
     shutil.rmtree(tmp_path / "images")
     again = zero_shot_quantize(tiny(), SHAPE, Bits(3, 3), **arguments)

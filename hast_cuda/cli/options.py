@@ -19,6 +19,7 @@ from hast_cuda.methods import Recipe, change
 from hast_cuda.methods import recipe as recipe_of
 from hast_cuda.run import infer_shape
 from hast_cuda.synthesis import ImageShape, SyntheticImages
+from hast_cuda.validate import as_device
 from hast_cuda.zoo import input_spec, load_teacher
 
 Preset = Literal["default", "paper", "released"]
@@ -97,22 +98,7 @@ class Budget:
 
     def torch_device(self) -> torch.device:
         """The device; ValueError if it is not there."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            message = f"device is {self.device!r}; allowed: auto, cpu, cuda, cuda:N"
-            raise ValueError(message) from error
-        if device.type not in ("cpu", "cuda"):
-            message = f"device is {self.device!r}; hast_cuda runs on cpu and cuda"
-            raise ValueError(message)
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            message = (
-                f"device is {self.device!r} but torch sees {torch.cuda.device_count()} CUDA devices"
-            )
-            raise ValueError(message)
-        return device
+        return as_device(self.device, auto=True)
 
 
 def dataset_like(spec: InputSpec) -> str:
