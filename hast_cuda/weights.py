@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from hast_cuda.pickles import check_pickles
 from hast_cuda.tensor_files import DamagedFileError, load_tensors
 from hast_cuda.typed import typed
+from hast_cuda.validate import as_path
 
 _SHOWN = 4  # keys listed per kind of mismatch
 
 
 @typed
-def load_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: nn.Module, path: Path | str) -> None:
     """Replaces the network's weights by those of a file, strictly.
 
     Args:
@@ -32,7 +33,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         FileNotFoundError: no such file.
         ValueError: not a weights file, needs unpickling, or does not fit the network.
     """
-    load_state(network, read_state(path), str(path))
+    load_state(network, read_state(as_path("path", path)), str(path))
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

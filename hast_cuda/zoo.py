@@ -42,7 +42,10 @@ _SMALL = {"_cifar10": "pytorchcv-cifar", "_cifar100": "pytorchcv-cifar", "_svhn"
 
 @typed
 def load_teacher(
-    model: str | nn.Module, *, weights: Path | None = None, num_classes: int | None = None
+    model: str | nn.Module,
+    *,
+    weights: Path | str | None = None,
+    num_classes: int | None = None,
 ) -> nn.Module:
     """A pretrained network in eval mode, on the CPU unless ``model`` is a network elsewhere.
 

@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.run import RunDirectory, save_student
+from hast_cuda.synthesis import ImageStore
 from hast_cuda.typed import check_fields, typed
+from hast_cuda.zoo import load_teacher, load_weights
 
 
 @typed
@@ -93,3 +96,17 @@ def test_fields_are_checked() -> None:
         Config([1.0])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"rates\[0\] must be a number, got str 'x'"):
         Config(("x",))  # type: ignore[arg-type]
+
+
+def test_paths_may_be_text(tmp_path: Path) -> None:
+    file, network = str(tmp_path / "w.safetensors"), nn.Linear(2, 2)
+    save_student(network, file, {})
+    again = load_teacher(nn.Linear(2, 2), weights=file)
+    load_weights(network, file)
+    torch.testing.assert_close(again.state_dict(), network.state_dict(), rtol=0, atol=0)
+    assert ImageStore(str(tmp_path)).directory == tmp_path
+    with RunDirectory(str(tmp_path / "run"), {}, torch.device("cpu")):
+        pass
+    assert RunDirectory.open(str(tmp_path / "run")).path == tmp_path / "run"
+    with pytest.raises(ValueError, match="path is '', the name of no file or directory"):
+        load_weights(network, "")

@@ -193,8 +193,8 @@ def _batches(
 
 @typed
 def measure(
-    exported: Path, full_precision: Path, shape: tuple[int, int, int], *, batch: int = 8,
-    threads: int = 0,
+    exported: Path | str, full_precision: Path | str, shape: tuple[int, int, int], *,
+    batch: int = 8, threads: int = 0,
 ) -> Latency:  # fmt: skip
     """Time both files in turns, so that whatever else the machine does meets both.
 

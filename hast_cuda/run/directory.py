@@ -91,7 +91,7 @@ class RunDirectory:
 
     @typed
     def __init__(
-        self, path: Path, config: dict[str, Any], device: torch.device, *,
+        self, path: Path | str, config: dict[str, Any], device: torch.device, *,
         tensorboard: bool = False, ranks: int = 1,
     ) -> None:  # fmt: skip
         path = as_path("path", path)
@@ -137,7 +137,7 @@ class RunDirectory:
 
     @classmethod
     @typed
-    def open(cls, path: Path) -> RunDirectory:
+    def open(cls, path: Path | str) -> RunDirectory:
         """An existing directory, to read from; FileNotFoundError if there is none."""
         path = as_path("path", path)
         if not (path / "config.json").exists():

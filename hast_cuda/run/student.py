@@ -64,11 +64,11 @@ def load_weights(student: nn.Module, weights: Path) -> nn.Module:
 
 
 @typed
-def save_student(student: nn.Module, path: Path, described: Mapping[str, Any]) -> None:
+def save_student(student: nn.Module, path: Path | str, described: Mapping[str, Any]) -> None:
     """Write the state dict of the quantized network; the metadata says how it was made."""
     tensors = {  # clone: safetensors refuses tensors that share memory (a shared module)
         k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
         for k, v in student.state_dict().items()
     }
     metadata = {k: str(v) for k, v in described.items()}
-    save_tensors(path, tensors, metadata)
+    save_tensors(as_path("path", path), tensors, metadata)

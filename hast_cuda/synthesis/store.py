@@ -34,7 +34,7 @@ class ImageStore:
     """Directory of ``batch_00000.safetensors`` shards."""
 
     @typed
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path | str) -> None:
         self.directory = as_path("directory", directory)
 
     @typed
