@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
@@ -95,13 +96,10 @@ def image_folder(
         raise ValueError(
             f"data={path} has no folder {' or '.join(_SPLIT_FOLDERS[split])} for split={split!r}"
         )
-    try:
-        dataset = ImageFolder(str(root))
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"data={root} is not a folder with one folder of images per class ({error})"
-        ) from error
-    names: list[str] = dataset.classes
+    # Before any folder is searched, which of a wrong one, such as /, would never end.
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    if not names:
+        raise ValueError(f"data={root} is not a folder with one folder of images per class")
     numbered = all(name.isdecimal() for name in names)
     if numbered and (high := max(map(int, names))) >= 2**31:
         raise ValueError(f"data={root} has a folder for label {high}, which no network has")
@@ -110,7 +108,12 @@ def image_folder(
             f"data={root} has {len(names)} class folders, the network has {spec.num_classes} "
             "classes: give all of them, or name the folders by their labels (0, 1, ...)"
         )
-    files: list[tuple[str, int]] = dataset.samples
+    try:
+        files: list[tuple[str, int]] = ImageFolder(str(root)).samples
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"data={root} is not a folder with one folder of images per class ({error})"
+        ) from error
     _check_places(root, [name for name, _ in files])
     labels = [int(names[index]) if numbered else index for _, index in files]
 

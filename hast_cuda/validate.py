@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -123,6 +124,18 @@ def as_path(name: str, value: Path | str) -> Path:
         message = f"{name} is {str(value)!r}, the name of no file or directory: {why}"
         raise ValueError(message)
     return Path(value)
+
+
+def check_json(name: str, value: Any) -> None:
+    """``value`` can be written as JSON: TypeError for other objects, ValueError for NaN and inf."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except TypeError as error:
+        message = f"{name} cannot be written as JSON: {error}"
+        raise TypeError(message) from error
+    except (ValueError, RecursionError) as error:
+        message = f"{name} cannot be written as JSON: {error}"
+        raise ValueError(message) from error
 
 
 def check_image_size(name: str, size: Sequence[int]) -> None:

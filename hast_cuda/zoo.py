@@ -16,7 +16,7 @@ from torch import nn
 from hast_cuda.demo import DigitsResNet, digits, load_digits_network
 from hast_cuda.input_spec import NORMALIZATIONS, InputSpec, parse_normalization
 from hast_cuda.typed import typed
-from hast_cuda.validate import LARGEST_CLASSES, check_range
+from hast_cuda.validate import LARGEST_CLASSES, as_path, check_range
 from hast_cuda.weights import load_state, load_weights, read_state
 
 __all__ = [
@@ -82,7 +82,7 @@ def load_teacher(
             "num_classes away, or give the network that has them"
         )
     if weights is not None:
-        load_weights(network, weights)
+        load_weights(network, as_path("weights", weights))
     return network.eval()
 
 

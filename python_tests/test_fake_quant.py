@@ -84,6 +84,21 @@ def test_bit_equal_on_any_range(
     assert torch.equal(y.nan_to_num(7.0), eager.nan_to_num(7.0))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2, 3, -1])
+@pytest.mark.parametrize(
+    ("shape", "last"),
+    [((3, 4, 5, 6), torch.channels_last), ((2, 3, 4, 5, 6), torch.channels_last_3d)],
+)
+def test_any_axis_of_channels_last(
+    device: torch.device, shape: tuple[int, ...], last: torch.memory_format, axis: int
+) -> None:
+    x = torch.randn(shape, device=device).contiguous(memory_format=last)
+    lower = -torch.rand(shape[axis], device=device)
+    y = hc.fake_quantize(x, lower, lower + 1, 3, axis)
+    assert torch.equal(y, reference.fake_quantize(x, lower, lower + 1, 3, axis % x.dim()))
+    assert y.is_contiguous(memory_format=last)
+
+
 def test_nan_and_infinity_pass_as_in_eager(device: torch.device) -> None:
     x = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 1e-40], device=device)
     for activation in (None, "relu", "relu6"):

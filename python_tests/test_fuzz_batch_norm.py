@@ -148,7 +148,7 @@ def maps(draw: st.DrawFn, least: int) -> list[Tensor]:
 @given(data=st.data())
 def test_channel_attention(device: torch.device, data: st.DataObject) -> None:
     (feature,) = data.draw(maps(1).map(lambda found: found[:1]))
-    bad = [*wrong_tensors(feature), feature[0, 0], feature[:0], feature[..., :0], None]
+    bad = [*wrong_tensors(feature), feature[0].flatten(1), feature[:0], feature[..., :0], None]
     call, flaw = data.draw(flawed({"feature": feature}, {"feature": bad}))
     answered, energy = attempt(lambda: hc.channel_attention(**call), call)
     assert answered == (flaw is None), (flaw, call)

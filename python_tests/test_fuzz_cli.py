@@ -45,8 +45,8 @@ def test_every_verb_is_fuzzed() -> None:
 @given(data=st.data())
 def test_verb(verb: str, capsys: pytest.CaptureFixture[str], data: st.DataObject) -> None:
     base, options = lines()[verb]
-    option = data.draw(st.sampled_from(sorted(options)))
-    value = options[option][data.draw(st.integers(0, len(options[option]) - 1))]
+    values = [(option, value) for option in sorted(options) for value in options[option]]
+    option, value = values[data.draw(st.integers(0, len(values) - 1))]
     line = with_value(base(), option, value)
     # What options become: --image-size a height, --full-precision overrides, --data a path.
     names = {"network", "run", "channels", "height", "overrides", "path", "batches", "data"}

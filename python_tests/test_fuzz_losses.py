@@ -27,6 +27,13 @@ def double(values: list[Tensor]) -> list[Tensor]:
     return [v.double() for v in values]
 
 
+def rounding(energies: list[Tensor], loss: Tensor, normalized: bool) -> float:
+    """What remains of vectors that differ by rounding alone, where eager code may find 0."""
+    squares = sum(len(e) if normalized else float(e.nan_to_num(0, 0, 0).square().sum())
+                  for e in energies)  # fmt: skip
+    return squares * (4 * torch.finfo(loss.dtype).eps) ** 2
+
+
 @st.composite
 def match_calls(draw: st.DrawFn) -> Call:
     dtype = draw(st.sampled_from(WIDE))
@@ -91,7 +98,9 @@ def test_attention_loss(device: torch.device, given_call: Call) -> None:
     if answered:
         eager = reference.attention_loss(**call)
         sides = double(call["teacher"]), double(call["student"])
-        near(loss, eager, reference.attention_loss(*sides, normalized=call["normalized"]))
+        exact = reference.attention_loss(*sides, normalized=call["normalized"])
+        energies = [reference.channel_attention(m) for side in sides for m in side]
+        near(loss, eager, exact, slack=rounding(energies, loss, call["normalized"]))
 
 
 @st.composite
@@ -128,7 +137,8 @@ def test_attention_energy_loss(device: torch.device, given_call: Call) -> None:
     if answered:
         sides = double(call["teacher"]), double(call["student"])
         exact = reference.energy_loss(*sides, call["spatial"], normalized=call["normalized"])
-        near(loss, reference.energy_loss(**call), exact)
+        slack = rounding([*sides[0], *sides[1]], loss, call["normalized"])
+        near(loss, reference.energy_loss(**call), exact, slack=slack)
 
 
 def wrong_logits(x: Tensor) -> list[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,22 @@ def annotations(thing: Callable[..., Any], name: str) -> dict[str, Any]:
     return typing.get_type_hints(target)
 
 
+def hostile(call: dict[str, Any], hints: dict[str, Any]) -> list[tuple[str, bool, Any]]:
+    """(argument, whether it must be refused, value) of everything to try in place of one."""
+    found: list[tuple[str, bool, Any]] = []
+    for argument in sorted(call):
+        hint = hints.get(argument, Any)
+        found += [(argument, True, value) for value in forbidden(hint)]
+        found += [(argument, False, value) for value in odd(hint)]
+    return found
+
+
+def texts(values: Iterable[Any]) -> set[str]:
+    """Names and paths among ``values`` and the items of lists, which a message may name."""
+    flat = [item for v in values for item in (v if isinstance(v, (list, tuple)) else [v])]
+    return {str(item) for item in flat if isinstance(item, (str, Path)) and str(item)}
+
+
 def test_every_public_name_is_fuzzed_or_excluded_for_a_reason() -> None:
     names = {name for name, _ in public()}
     missing = sorted(names - CALLS.keys() - EXCLUDED.keys())
@@ -71,23 +87,13 @@ def test_public(name: str, data: st.DataObject) -> None:
     function, good = CALLS[name]
     hints = annotations(function, name)
     call = good()
-    argument = data.draw(st.sampled_from(sorted(call)))
-    hint = hints.get(argument, Any)
-    wrong, allowed = forbidden(hint), odd(hint)
-    must_refuse = bool(wrong) and (not allowed or data.draw(st.booleans()))
-    # by number: a shrunk or printed list of hostile tensors helps nobody
-    pool = wrong if must_refuse else allowed
-    if not pool:
+    values = hostile(call, hints)
+    if not values:
         return
-    call[argument] = pool[data.draw(st.integers(0, len(pool) - 1))]
+    # One flat list, so that a campaign comes to its end when it has tried all of it.
+    argument, must_refuse, call[argument] = values[data.draw(st.integers(0, len(values) - 1))]
     # "labels" and "images" are what batches are made of
-    names = {
-        "network",
-        "labels",
-        "images",
-        *call,
-        *(str(v) for v in call.values() if isinstance(v, (str, Path)) and v),
-    }
+    names = {"network", "labels", "images", *call, *texts(call.values())}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         answered, _ = attempt(lambda: function(**call), names)

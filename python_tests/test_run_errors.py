@@ -48,7 +48,7 @@ class Sequence(nn.Module):
             {"bits": replace(BITS, overrides={"conv9": Override()})},
             r"overrides match no .*\['conv9'\]",
         ),
-        ({"recipe": "best"}, "preset is 'best'; allowed: 'default', 'paper', 'released'"),
+        ({"recipe": "best"}, "recipe is 'best'; allowed: 'default', 'paper', 'released'"),
         ({"recipe": "paper", "dataset": "mnist"}, "dataset is 'mnist'; allowed: 'cifar10'"),
         (
             {"images": images(images=torch.zeros(4, 3, 4, 4))},

@@ -119,6 +119,9 @@ class StudentLosses:
             raise ValueError(message)
         device = as_device(device)
         check_images("images", images)
+        if labels.is_meta:
+            message = "labels is on the meta device, which has no values"
+            raise ValueError(message)
         check_values("teacher", teacher)
         check_values("student", student)
         frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)

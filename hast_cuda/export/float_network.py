@@ -16,7 +16,7 @@ from hast_cuda.files import replace_file
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.swap import swap_modules
 from hast_cuda.typed import typed
-from hast_cuda.validate import as_path
+from hast_cuda.validate import as_path, check_values
 
 _PLAIN: dict[str | None, type[nn.Module]] = {
     "relu": nn.ReLU, "relu6": nn.ReLU6, None: nn.Identity,
@@ -84,6 +84,7 @@ def save_float(
     if not path.parent.is_dir():
         message = f"{path.parent} is not a directory: create it, or give path another place"
         raise FileNotFoundError(message)
+    check_values("student", student)
     state = to_float(student).state_dict()
     others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if others:

@@ -17,6 +17,7 @@ from hast_cuda.export.rebuild import rebuild
 from hast_cuda.export.sealed import read_sealed, write_sealed
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.typed import typed
+from hast_cuda.validate import as_path, check_json
 
 FORMAT = "hast_cuda.packed.v1"
 
@@ -52,7 +53,8 @@ def save_packed(
         TypeError: ``describe`` or the state dict holds what the file cannot. FileNotFoundError: no
             such directory.
     """
-    path = Path(path)
+    path = as_path("path", path)
+    check_json("describe", describe)
     placement = Placement.of(student)
     tensors, weight_bytes, weights = _weights(student, placement)
     tensors |= _ranges(student, placement)
@@ -105,7 +107,7 @@ def read_packed(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         FileNotFoundError: no such file. ValueError: a damaged file or another format.
     """
-    return read_sealed(Path(path), FORMAT)
+    return read_sealed(as_path("path", path), FORMAT)
 
 
 def _weights(student: nn.Module, placement: Placement) -> tuple[dict[str, Tensor], int, int]:

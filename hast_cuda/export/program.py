@@ -17,7 +17,7 @@ from hast_cuda.export.plain_quantizer import PlainQuantizer
 from hast_cuda.files import replace_file
 from hast_cuda.nn import FakeQuantActivation, activation_quantizers
 from hast_cuda.typed import typed
-from hast_cuda.validate import LARGEST_IMAGE, as_path
+from hast_cuda.validate import LARGEST_IMAGE, as_path, check_values
 
 _EXAMPLES = 2  # images to trace with: a batch of 1 would become a constant
 
@@ -62,6 +62,7 @@ def export_program(
 ) -> ExportedProgram:
     """The program that :func:`save_program` writes, on the CPU; raises the same."""
     _check(shape, batch)
+    check_values("student", student)
     for name, quantizer in activation_quantizers(student).items():
         activation_grid(quantizer, name)  # refuses ranges that are not frozen
     network = copy.deepcopy(student).cpu().eval() if own_ops else _plain(student).cpu().eval()

@@ -144,11 +144,8 @@ def check(
     for x, labels in _batches(images, batch_size):
         check_images("images", x)
         with explained_forward("images", x):
-            expected = student(x.to(device)).float().cpu()
-        found = exported(x)
-        if not isinstance(found, Tensor):
-            message = f"exported gives a {type(found).__name__}; expected logits, a torch.Tensor"
-            raise ValueError(message)
+            expected = _logits("student", student(x.to(device))).float().cpu()
+        found = _logits("exported", exported(x))
         if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
             message = (
                 f"the exported network gives {list(found.shape)}, the student "
@@ -175,11 +172,19 @@ def check(
     )  # fmt: skip
 
 
+def _logits(name: str, given: object) -> Tensor:
+    if not isinstance(given, Tensor):
+        message = f"{name} gives a {type(given).__name__}; expected logits, a torch.Tensor"
+        raise ValueError(message)
+    return given
+
+
 def _batches(
     images: ImageSet | SyntheticImages | Tensor, size: int
 ) -> Iterable[tuple[Tensor, Tensor]]:
     if isinstance(images, ImageSet):
         return images.batches(size)
+    check_images("images", images if isinstance(images, Tensor) else images.images)
     if isinstance(images, SyntheticImages):
         if len(images.images) != len(images.labels):
             message = (
@@ -212,7 +217,8 @@ def measure(
     check_image_size("shape", shape)
     check_range("batch", batch, 1, 2**28 // math.prod(shape))
     threads = threads or torch.get_num_threads()
-    networks = [onnx_network(path, threads) for path in (exported, full_precision)]
+    files = as_path("exported", exported), as_path("full_precision", full_precision)
+    networks = [onnx_network(path, threads) for path in files]
     images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
     seconds: list[list[float]] = [[], []]
     for network in networks:

@@ -30,6 +30,9 @@ def check_images(
         message = "images is empty: fine-tuning needs at least one image"
         raise ValueError(message)
     check_normalised("images", images)
+    if images.dim() != 4:
+        message = f"images is {list(images.shape)}; expected [N, C, H, W], which can be cropped"
+        raise ValueError(message)
     if not config.label_weight:
         return
     if labels is None:

@@ -26,7 +26,7 @@ from hast_cuda.memory import explained_memory
 from hast_cuda.ranks import World
 from hast_cuda.synthesis.generator import GeneratorTrainer
 from hast_cuda.typed import typed
-from hast_cuda.validate import as_device, check_values
+from hast_cuda.validate import as_device, check_values, explained_forward
 
 __all__ = ["FinetuneResult", "Iteration", "finetune"]
 
@@ -123,9 +123,10 @@ def finetune(
     Raises:
         FloatingPointError: a loss that is not finite, naming the iteration.
         torch.OutOfMemoryError: with the peak and a batch size that should fit.
-        ValueError: feature layers that the networks do not have; no images; labels that are missing
-            or do not fit; a generator with another batch size or device; other arguments than those
-            of the other processes. RuntimeError: the processes' students are not the same bits.
+        ValueError: feature layers that the networks do not have; no images, or some that they do
+            not take; labels that are missing or do not fit; a generator with another batch size or
+            device; other arguments than those of the other processes.
+        RuntimeError: the processes' students are not the same bits.
     """
     device, execution = as_device(device), execution or Execution()
     world = world or World()
@@ -136,8 +137,11 @@ def finetune(
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     frozen = execution.network(frozen)
     student = execution.network(student.to(device).eval().requires_grad_(True))
-    if config.label_weight and isinstance(images, Tensor) and labels is not None:
-        check_classes(labels, frozen(images[:1].to(device)).shape[1])
+    if isinstance(images, Tensor):
+        with explained_forward("images", images):
+            logits = frozen(images[:1].to(device))
+        if config.label_weight and labels is not None:
+            check_classes(labels, logits.shape[1])
     layers = layers or feature_layers(frozen)
     if config.feature_weight and not layers:
         message = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hast_cuda.methods import training_free
-from hast_cuda.methods.recipe import Recipe
+from hast_cuda.methods.recipe import Recipe, check_names
 from hast_cuda.posttraining import PostTrainingConfig
 
 
@@ -16,12 +16,11 @@ def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
     Raises:
         ValueError: unknown preset or dataset.
     """
+    check_names(preset, dataset)
     published = preset != "default"
     return training_free.recipe(
         PostTrainingConfig(
             fold=True, equalize=True, absorb_biases=True, correct_biases=True,
             keep_relu6=not published, range_width=6.0 if published else 4.0,
-        ),
-        preset,
-        dataset,
+        )
     )  # fmt: skip

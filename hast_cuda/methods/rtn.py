@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hast_cuda.methods import training_free
-from hast_cuda.methods.recipe import Recipe
+from hast_cuda.methods.recipe import Recipe, check_names
 from hast_cuda.posttraining import PostTrainingConfig
 
 
@@ -13,5 +13,6 @@ def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
     Raises:
         ValueError: unknown preset or dataset.
     """
+    check_names(preset, dataset)
     width = 4.0 if preset == "default" else 6.0
-    return training_free.recipe(PostTrainingConfig(range_width=width), preset, dataset)
+    return training_free.recipe(PostTrainingConfig(range_width=width))

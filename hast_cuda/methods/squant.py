@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hast_cuda.methods import training_free
-from hast_cuda.methods.recipe import Recipe
+from hast_cuda.methods.recipe import Recipe, check_names
 from hast_cuda.posttraining import PostTrainingConfig
 
 
@@ -16,7 +16,6 @@ def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
     Raises:
         ValueError: unknown preset or dataset.
     """
+    check_names(preset, dataset)
     width = 12.0 if preset == "released" else 4.0
-    return training_free.recipe(
-        PostTrainingConfig(rounding="squant", range_width=width), preset, dataset
-    )
+    return training_free.recipe(PostTrainingConfig(rounding="squant", range_width=width))

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.methods.recipe import Recipe, check_names
+from hast_cuda.methods.recipe import Recipe
 from hast_cuda.posttraining import PostTrainingConfig
 from hast_cuda.synthesis import SynthesisConfig
 
 
-def recipe(posttraining: PostTrainingConfig, preset: str, dataset: str) -> Recipe:
-    """Only ``posttraining``, with activation ranges from BatchNorm parameters.
-
-    Raises:
-        ValueError: unknown preset or dataset.
-    """
-    check_names(preset, dataset)
+def recipe(posttraining: PostTrainingConfig) -> Recipe:
+    """Only ``posttraining``, with activation ranges from BatchNorm parameters."""
     tuning = FinetuneConfig(iterations=0, calibration="batch_norm")
     return Recipe(SynthesisConfig(), tuning, posttraining=posttraining, images="none")

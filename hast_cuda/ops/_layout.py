@@ -35,14 +35,10 @@ def extents(x: Tensor, channel_axis: int | None) -> tuple[int, int, int]:
     channels = x.shape[channel_axis]
     if channels == 0 or x.numel() == 0:
         return 0, channels, 0
+    order = list(range(x.dim()))
     if is_channels_last(x):
-        if channel_axis == 0:
-            return 1, channels, x.numel() // channels
-        if channel_axis == 1:
-            return x.numel() // channels, channels, 1
-        message = f"channel_axis {channel_axis} of a channels_last tensor is not supported"
-        raise ValueError(message)
+        order.append(order.pop(1))
     outer = 1
-    for size in x.shape[:channel_axis]:
-        outer *= size
+    for axis in order[: order.index(channel_axis)]:
+        outer *= x.shape[axis]
     return outer, channels, x.numel() // (outer * channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -110,7 +111,10 @@ def as_range(name: str, value: Tensor | float, x: Tensor, channels: int) -> Tens
     dtype = reference.arithmetic_dtype(x.dtype)
     if not isinstance(value, Tensor):
         check_number(name, value)
-        if torch.finfo(dtype).max < abs(value) < float("inf"):
+        if not math.isfinite(value):
+            message = f"{name} must be finite; found NaN or infinity"
+            raise ValueError(message)
+        if torch.finfo(dtype).max < abs(value):
             message = f"{name} is {value}, and the range is {dtype}: too large"
             raise ValueError(message)
         return torch.full((channels,), float(value), dtype=dtype, device=x.device)

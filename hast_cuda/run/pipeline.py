@@ -22,7 +22,7 @@ from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.run.work import Work
 from hast_cuda.synthesis import ImageShape, SyntheticImages
 from hast_cuda.typed import typed
-from hast_cuda.validate import as_path, check_range
+from hast_cuda.validate import as_path, check_choice, check_image_size, check_range
 
 
 @dataclass
@@ -90,9 +90,12 @@ def zero_shot_quantize(
     bits = bits or Bits()
     described = {"bits": bits, "seed": seed, **(describe or {})}
     if isinstance(recipe, str):
+        check_choice("recipe", recipe, methods.PRESETS)
         described = {"method": method, "preset": recipe, **described}
         recipe = methods.recipe(method, recipe, dataset)
-    shape = shape if isinstance(shape, ImageShape) else infer_shape(teacher, shape)
+    if not isinstance(shape, ImageShape):
+        check_image_size("shape", shape)
+        shape = infer_shape(teacher, shape)
     check_source(recipe, teacher, images, shape)
     work = Work(
         teacher, shape, bits, recipe, described, seed=seed, test=test,

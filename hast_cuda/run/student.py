@@ -14,7 +14,7 @@ from hast_cuda.posttraining import PostTrainingConfig, prepare
 from hast_cuda.run.record import read_config, settings
 from hast_cuda.tensor_files import DamagedFileError, load_tensors, save_tensors
 from hast_cuda.typed import typed
-from hast_cuda.validate import as_path
+from hast_cuda.validate import as_path, check_values
 
 
 @typed
@@ -65,10 +65,16 @@ def load_weights(student: nn.Module, weights: Path) -> nn.Module:
 
 @typed
 def save_student(student: nn.Module, path: Path | str, described: Mapping[str, Any]) -> None:
-    """Write the state dict of the quantized network; the metadata says how it was made."""
+    """Write the state dict of the quantized network; the metadata says how it was made.
+
+    Raises:
+        ValueError: a network without values, or a name that no file can have.
+    """
+    check_values("student", student)
+    path = as_path("path", path)
     tensors = {  # clone: safetensors refuses tensors that share memory (a shared module)
         k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
         for k, v in student.state_dict().items()
     }
     metadata = {k: str(v) for k, v in described.items()}
-    save_tensors(as_path("path", path), tensors, metadata)
+    save_tensors(path, tensors, metadata)

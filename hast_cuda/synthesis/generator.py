@@ -56,6 +56,7 @@ class GeneratorTrainer:
         config: GeneratorConfig | None = None, *, batch_size: int, seed: int = 0,
         device: torch.device | str = "cpu", merge: bool = True,
     ) -> None:  # fmt: skip
+        check_image_size("shape", shape)
         if batch_size * (shape[1] // 4) * (shape[2] // 4) == 1:
             message = (
                 "batch_size is 1 and images are 4 x 4: the generator's first BatchNorm would have "
@@ -63,7 +64,6 @@ class GeneratorTrainer:
             )
             raise ValueError(message)
         self.config = config = config or GeneratorConfig()
-        check_image_size("shape", shape)
         check_range("num_classes", num_classes, 1, LARGEST_CLASSES)
         check_range("batch_size", batch_size, 1)
         self.device, self.seed = as_device(device), seed
