@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hast_cuda import cli
@@ -250,6 +251,20 @@ def test_reproduce_a_row_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixture
     assert table["facts"]["test images"] == "40 of cifar10"
     assert table["rows"]["real_data"].startswith("no training images")
     assert {"table.md", "table.csv", "table.html"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_reproduce_on_a_network_of_your_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["reproduce", "table1", "--dataset", "cifar10", "--bits", "4", "--budget", "small"]
+    flags += ["--model", "networks:ten_classes", "--normalization", "cifar10", "--device", "cpu"]
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "test.npz", images=images, labels=np.arange(20) % 10)
+    flags += ["--data", str(tmp_path / "test.npz"), "--rows", "squant", "--out"]
+    assert main([*flags, str(tmp_path / "out")]) == 0
+    assert "| squant |" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "out" / "table.json").read_text())["facts"]
+    assert facts["network"] == "networks:ten_classes"
 
 
 def test_reproduce_unknown_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,7 @@ TableName = Literal[
     "table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8",
     "figure2", "figure4", "figure5", "figure6",
 ]  # fmt: skip
+IMAGES = {"cifar10": (32, 10), "cifar100": (32, 100), "imagenet": (224, 1000)}  # pixels, classes
 Flat = tyro.conf.arg(name="")
 
 
@@ -58,7 +59,8 @@ def reproduce(
         methods: only these methods, and methods that the table lacks (zeroq, qimera, ...).
         rows: only these rows.
         seeds: runs per row, seeds 0, 1, ...
-        model: pytorchcv name or module:callable instead of the paper's network.
+        model: pytorchcv name or module:callable instead of the paper's network; of the latter give
+            the normalization too.
         weights: of the network.
         normalization: of its images, where it is not that of the model.
         data: labelled test images.
@@ -71,7 +73,9 @@ def reproduce(
     _check(table, bits, seeds)
     preset = preset or ("paper" if budget == "full" else "default")
     model = model or NETWORKS[dataset]
-    network = Network(model, weights or _weights(model), normalization)
+    # of a network of the user's own nothing else says what images it takes
+    size, classes = IMAGES[dataset] if ":" in model else (None, None)
+    network = Network(model, weights or _weights(model), normalization, size, classes)
     spec = network.spec()
     test = labelled_images(data or _found(f"{dataset}_test.npz", "--data"), spec, test_limit)
     assert test is not None
