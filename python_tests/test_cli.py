@@ -260,11 +260,22 @@ def test_reproduce_on_a_network_of_your_own(
     flags += ["--model", "networks:ten_classes", "--normalization", "cifar10", "--device", "cpu"]
     images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "test.npz", images=images, labels=np.arange(20) % 10)
-    flags += ["--data", str(tmp_path / "test.npz"), "--rows", "squant", "--out"]
+    flags += [
+        "--data",
+        str(tmp_path / "test.npz"),
+        "--rows",
+        "squant",
+        "--placement",
+        "all",
+        "--out",
+    ]
     assert main([*flags, str(tmp_path / "out")]) == 0
     assert "| squant |" in capsys.readouterr().out
     facts = json.loads((tmp_path / "out" / "table.json").read_text())["facts"]
     assert facts["network"] == "networks:ten_classes"
+    assert facts["bits"].endswith('(placement="all")')
+    config = json.loads((tmp_path / "out/runs/squant-w4-seed0/config.json").read_text())
+    assert config["bits"]["placement"] == "all"
 
 
 def test_reproduce_unknown_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

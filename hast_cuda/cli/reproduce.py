@@ -39,7 +39,8 @@ def reproduce(
     bits: int, budget: str = "full", preset: Literal["default", "paper", "released"] | None = None,
     methods: tuple[Method, ...] = (), rows: tuple[str, ...] = (), seeds: int = 1,
     model: str | None = None, weights: Path | None = None, normalization: str | None = None,
-    data: str | None = None, train_data: str | None = None, test_limit: int | None = None,
+    placement: Literal["relu", "all"] = "relu", data: str | None = None,
+    train_data: str | None = None, test_limit: int | None = None,
     out: Path | None = None, device: str = "auto",
     execution: Annotated[Execution, Flat] = Execution(),
 ) -> None:  # fmt: skip
@@ -63,6 +64,8 @@ def reproduce(
             the normalization too.
         weights: of the network.
         normalization: of its images, where it is not that of the model.
+        placement: "relu" (the published code) or "all" (the input of every layer), for networks
+            whose activations are not modules.
         data: labelled test images.
         train_data: labelled training images, for the row real_data.
         test_limit: use only this many test images.
@@ -88,7 +91,7 @@ def reproduce(
         teacher=teacher, shape=shape_of(spec), dataset=dataset, bits=bits, preset=preset,
         budget=budget, device=world.device, world=world, out=out or Path("runs") / name,
         test=test, train=training(train, spec),
-        describe={"network": network}, execution=execution,
+        describe={"network": network}, execution=execution, placement=placement,
     )  # fmt: skip
     chosen = [row for row in rows_of(table, methods) if not rows or row.name in rows]
     unknown = set(rows) - {row.name for row in chosen}

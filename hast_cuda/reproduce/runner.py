@@ -45,6 +45,8 @@ class Setting:
     """Real training images, for the rows that use them."""
     describe: dict[str, Any]
     """Entries of every run's ``config.json``: the network and its weights."""
+    placement: str = "relu"
+    """Of the activation quantizers."""
     execution: Execution = Execution()
     world: World | None = None
     """Processes that share the work, each on its ``device``; None is this one alone."""
@@ -122,9 +124,10 @@ def run_seed(row: Row, chosen: Recipe, setting: Setting, seed: int) -> Quantizat
     """One run of a row; a finished one is read."""
     images, folder = images_for(chosen, setting, seed)
     return zero_shot_quantize(
-        setting.teacher, setting.shape, Bits(setting.bits, setting.bits), recipe=chosen,
-        seed=seed, device=setting.device, out=run_folder(row, setting, seed), images=images,
-        test=setting.test, execution=setting.execution, world=setting.ranks,
+        setting.teacher, setting.shape, Bits(setting.bits, setting.bits, setting.placement),
+        recipe=chosen, seed=seed, device=setting.device, images=images,
+        out=run_folder(row, setting, seed), test=setting.test, execution=setting.execution,
+        world=setting.ranks,
         describe={
             "method": row.method, "row": row.name, "preset": setting.preset,
             "budget": setting.budget, "images": folder, **setting.describe,

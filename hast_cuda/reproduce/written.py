@@ -35,10 +35,12 @@ def facts_of(setting: Setting, seeds: int) -> dict[str, str]:
     """What a reader must know to compare: network, data, bits, budget, seeds, device, versions."""
     where, ranks = environment(setting.device), setting.ranks.size
     processes = "" if ranks == 1 else f" in each of {ranks} processes"
+    everywhere = ', the input of every layer (placement="all")'
     facts = {
         "network": str(setting.describe["network"].model),
         "test images": f"{len(setting.test)} of {setting.dataset}",
-        "bits": f"{setting.bits} for weights and activations",
+        "bits": f"{setting.bits} for weights and activations"
+        + (everywhere if setting.placement == "all" else ""),
         "preset": setting.preset,
         "budget": setting.budget,
         "seeds": ", ".join(map(str, range(seeds))),
