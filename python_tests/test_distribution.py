@@ -92,7 +92,7 @@ class Every(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(2)
         self.conv, self.other = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
-        self.probes = nn.ModuleList(nn.Identity() for _ in range(22))
+        self.probes = nn.ModuleList(nn.Identity() for _ in range(24))
         self.pool, self.flat, self.drop = nn.MaxPool2d(2), nn.Flatten(), nn.Dropout2d()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Every(nn.Module):
             self.pool(r), F.max_pool2d(r, 2), F.adaptive_avg_pool2d(r, 1), r.mean((2, 3)),
             torch.mean(r, dim=[-1, -2]), self.flat(r), torch.flatten(r, 1), r.view(r.size(0), -1),
             self.drop(r), F.dropout(r, 0.1, self.training), F.avg_pool2d(r, 2), r.contiguous(),
-            torch.cat([r, r], 1),
+            r[:, :, ::2, 1:], torch.cat([r, r], 1), F.pad(r[:, :, ::2], (0, 0, 0, 0, 1, 2)),
         ]  # fmt: skip
         return sum(probe(v).mean() for probe, v in zip(self.probes, values, strict=True))
 
@@ -116,13 +116,19 @@ def test_followed_operations() -> None:
         model.norm.bias.copy_(torch.tensor([0.5, -1.0]))
     model(torch.zeros(1, 2, 8, 8))
     found = input_distributions(model)
-    seen = [found[f"probes.{i}"][0] for i in range(22)]
+    seen = [found[f"probes.{i}"][0] for i in range(24)]
     assert found["conv"][0].mean.tolist() == [0.0]  # the image
     assert found["norm"] == [None]  # a convolution that remembers nothing
     base = gaussian((0.5, 2.0), (-1.0, 1.0))
     rectified = base.activated("relu")
     wanted = [gaussian((0.0, 1.0)), base, *[rectified] * 3, base.activated("relu6")]
-    wanted += [base.plus(rectified)] * 3 + [rectified] * 12 + [concatenate([rectified] * 2)]
+    wanted += [base.plus(rectified)] * 3 + [rectified] * 13 + [concatenate([rectified] * 2)]
+    nothing = Distribution.of(torch.zeros(1), torch.zeros(1)).activated("relu")
+    padded = [nothing, rectified, nothing, nothing]  # the shortcut of ResNets without parameters
+    mean, variance = (
+        torch.cat(parts) for parts in zip(*(p.moments() for p in padded), strict=True)
+    )
+    wanted.append(Distribution(mean, variance.sqrt(), support=(0.0, math.inf)))
     for index, (distribution, expected) in enumerate(zip(seen, wanted, strict=True)):
         assert distribution is not None, index
         assert torch.equal(distribution.mean, expected.mean), index
@@ -136,7 +142,7 @@ class Unknown(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm, self.act = nn.BatchNorm2d(4), nn.SiLU()
-        self.probes = nn.ModuleList(nn.Identity() for _ in range(9))
+        self.probes = nn.ModuleList(nn.Identity() for _ in range(13))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 4, 4, 4]."""
@@ -144,13 +150,14 @@ class Unknown(nn.Module):
         values = [
             self.act(x), x * 2, x.view(-1, 2, 2, 16), x.transpose(1, 2), x.mean(1), x.flatten(),
             torch.cat([x, x], 2), x + self.act(x), x + 1,
+            x[:, 1:], x[0], F.pad(x, (1, 1, 1, 1)), F.pad(x, (0, 0, 0, 0, 1, 1), value=1.0),
         ]  # fmt: skip
         return sum(probe(v).mean() for probe, v in zip(self.probes, values, strict=True))
 
 
 def test_operations_that_are_not_followed() -> None:
     found = input_distributions(Unknown().eval())
-    assert [found[f"probes.{i}"] for i in range(9)] == [[None]] * 9
+    assert [found[f"probes.{i}"] for i in range(13)] == [[None]] * 13
 
 
 def test_remembered_moments_and_reused_modules() -> None:

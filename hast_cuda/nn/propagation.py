@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -45,7 +46,8 @@ def input_distributions(model: nn.Module) -> dict[str, list[Known]]:
 
     BatchNorm gives N(beta, gamma^2); a convolution or linear layer gives what it remembers
     (:func:`hast_cuda.nn.output_moments.output_moments`); sums, ReLU, ReLU6, pooling, flattening,
-    dropout and concatenation are followed. The image is N(0, 1).
+    dropout, concatenation, slices of positions and channels of zeros are followed. The image is
+    N(0, 1).
 
     Raises:
         CannotMergeError: torch.fx cannot follow the network.
@@ -108,6 +110,10 @@ def _of_function(node: fx.Node, x: Known, known: dict[fx.Node, Known]) -> Known:
         return _activated(x, RELU_FUNCTIONS[target])
     if target is torch.cat:
         return _concatenation(node, known)
+    if target is F.pad:
+        return None if x is None else _padded(node, x)
+    if target is operator.getitem:
+        return x if _every_channel(node.args[1]) else None
     return x if target in _KEEPING_FUNCTIONS or _keeps_channels(node) else None
 
 
@@ -135,6 +141,25 @@ def _concatenation(node: fx.Node, known: dict[fx.Node, Known]) -> Known:
     found = [known.get(part) for part in parts if isinstance(part, fx.Node)]
     whole = [part for part in found if part is not None]
     return concatenate(whole) if whole and len(whole) == len(parts) else None
+
+
+def _padded(node: fx.Node, x: Distribution) -> Known:
+    """Channels of zeros around those of a map, as in shortcuts without parameters."""
+    given = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)) | node.kwargs
+    pad: Any = given["pad"]
+    constant = given.get("mode", "constant") == "constant" and not given.get("value")
+    if not constant or len(pad) != 6 or any(pad[:4]) or min(pad[4:]) < 0:
+        return None
+    sides = [torch.zeros(count, dtype=torch.float64) for count in pad[4:]]
+    before, after = (Distribution(side, side, support=(0.0, 0.0)) for side in sides)
+    return concatenate([part for part in (before, x, after) if len(part.mean)])
+
+
+def _every_channel(index: Any) -> bool:
+    """Whether ``[:, :, ...]`` with slices of positions, whose values have the same distribution."""
+    whole = slice(None)
+    slices = isinstance(index, tuple) and all(isinstance(part, slice) for part in index)
+    return bool(slices) and list(index[:2]) == [whole, whole]
 
 
 def _keeps_channels(node: fx.Node) -> bool:
