@@ -148,7 +148,7 @@ def test_groups_and_flattened_inputs() -> None:
 
 
 def test_unknown_inputs_are_left_alone() -> None:
-    network = nn.Sequential(nn.BatchNorm2d(3), nn.SiLU(), nn.Conv2d(3, 4, 3)).eval()
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.PReLU(), nn.Conv2d(3, 4, 3)).eval()
     student = hc.quantize(network, 2, None)
     before = snapshot(student)
     assert same_state(correct_biases(student, network), before)

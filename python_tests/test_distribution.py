@@ -12,6 +12,7 @@ from foldable import build
 from torch import Tensor, nn
 
 from hast_cuda.nn.distribution import Distribution, clipped_moments, concatenate
+from hast_cuda.nn.mapped_distribution import mapped
 from hast_cuda.nn.output_moments import set_output_moments
 from hast_cuda.nn.propagation import input_distributions
 
@@ -136,12 +137,75 @@ def test_followed_operations() -> None:
         assert (distribution.clip, distribution.support) == (expected.clip, expected.support)
 
 
+def test_mapped_moments_range_and_chances_against_samples() -> None:
+    base = gaussian((0.5, 2.0), (-1.0, 1.0), (1.0, 0.0))
+    z = torch.randn(400_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = base.mean[:, None] + base.std[:, None] * z
+    for function in (nn.LeakyReLU(0.1, inplace=True), nn.SiLU(), nn.Hardswish(), nn.Tanh()):
+        values, found = function(x.clone()), mapped(base, function)
+        mean, variance = found.moments()
+        torch.testing.assert_close(mean, values.mean(1), atol=0.01, rtol=0)
+        torch.testing.assert_close(variance, values.var(1), atol=0.02, rtol=0)
+        low, high = found.bounds(4)
+        reached = function((x.clone() - base.mean[:, None]).clamp(-8, 8) + base.mean[:, None])
+        assert low <= float(values.quantile(1e-4)) + 1e-4
+        assert float(values.quantile(0.9999)) <= high
+        assert float(reached.min()) - 0.5 <= low
+        assert high <= float(reached.max()) + 0.5
+        at = torch.tensor([-0.2, 0.0, 0.3, 1.5], dtype=torch.float64)
+        chances = torch.stack([(values <= t).double().mean() for t in at])
+        torch.testing.assert_close(found.cumulative(at), chances, atol=0.01, rtol=0)
+
+
+def test_mapped_ranges_by_hand() -> None:
+    leaky = mapped(gaussian((0.0, 1.0)), nn.LeakyReLU(0.1))
+    assert leaky.bounds(4) == pytest.approx((-0.4, 4.0))
+    assert leaky.support == (-math.inf, math.inf)
+    assert leaky.activated("relu").bounds(4) == pytest.approx((0.0, 4.0))
+    assert mapped(leaky, nn.LeakyReLU(0.1)).bounds(4) == pytest.approx((-0.04, 4.0))
+    rectified = gaussian((0.0, 1.0)).activated("relu")
+    assert mapped(rectified, lambda v: v + 1).bounds(4) == pytest.approx((1.0, 5.0))
+    low, high = mapped(gaussian((0.0, 1.0)), nn.SiLU()).support
+    assert (low, high) == (pytest.approx(-0.27846, abs=1e-4), math.inf)
+    assert mapped(gaussian((0.0, 1.0)), nn.Sigmoid()).support == pytest.approx((0.0, 1.0))
+    mean, variance = concatenate([leaky, rectified]).moments()
+    assert mean.tolist() == pytest.approx([float(p.moments()[0]) for p in (leaky, rectified)])
+    assert variance.tolist() == pytest.approx([float(p.moments()[1]) for p in (leaky, rectified)])
+    assert leaky.plus(leaky).support == (-math.inf, math.inf)
+
+
+class Elementwise(nn.Module):
+    """Activation functions as modules, functions and methods."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.leaky = nn.BatchNorm2d(1), nn.LeakyReLU(0.25, inplace=True)
+        self.probes = nn.ModuleList(nn.Identity() for _ in range(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 1, 4, 4]."""
+        x = self.norm(x)
+        values = [
+            F.leaky_relu(x, 0.25), F.leaky_relu(x, negative_slope=0.25, inplace=False),
+            torch.tanh(x), x.tanh(), self.leaky(x),
+        ]  # fmt: skip
+        return sum(probe(v).mean() for probe, v in zip(self.probes, values, strict=True))
+
+
+def test_followed_activation_functions() -> None:
+    found = input_distributions(Elementwise().eval())
+    bounds = [found[f"probes.{i}"][0].bounds(2) for i in range(5)]
+    top = math.tanh(2)
+    wanted = [(-0.5, 2.0)] * 2 + [(-top, top)] * 2 + [(-0.5, 2.0)]
+    assert bounds == [pytest.approx(pair, abs=1e-4) for pair in wanted]
+
+
 class Unknown(nn.Module):
     """Operations whose result nothing says."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.act = nn.BatchNorm2d(4), nn.SiLU()
+        self.norm, self.act = nn.BatchNorm2d(4), nn.PReLU()
         self.probes = nn.ModuleList(nn.Identity() for _ in range(13))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ def batch_norm_ranges(model: nn.Module, width: float = 6.0) -> nn.Module:
 
     A BatchNorm gives channel c as N(beta_c, gamma_c^2); residual sums add means and variances, and
     ReLU gives a clipped Gaussian. The range is ``[min_c(mean - width*std), max_c(mean +
-    width*std)]``, cut to what the activation can give. Image pixels count as N(0, 1).
+    width*std)]``, cut to what the activation can give; of another activation function, its smallest
+    and largest value in there. Image pixels count as N(0, 1).
 
     Terms of a residual sum count as independent. In trained networks they are not, and the spread
     behind many blocks is larger than computed: ``width`` is also a margin for that. ``width=0`` has
@@ -84,7 +85,8 @@ def _range(
         if distribution is None:
             message = (
                 f"the distribution in front of the quantizer {name!r} is unknown: BatchNorm "
-                f"statistics do not reach it through sums, ReLU and pooling; {_ADVICE}"
+                "statistics do not reach it through sums, activation functions and pooling; "
+                f"{_ADVICE}"
             )
             raise ValueError(message)
         if not bool(torch.isfinite(distribution.mean + distribution.std).all()):

@@ -82,7 +82,7 @@ class Distribution:
 def concatenate(parts: Sequence[Distribution]) -> Distribution:
     """The channels of all parts, one after the other."""
     support = (min(p.support[0] for p in parts), max(p.support[1] for p in parts))
-    if len({p.clip for p in parts}) == 1:
+    if len({p.clip for p in parts}) == 1 and all(type(p) is Distribution for p in parts):
         mean, std = torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts])
         return Distribution(mean, std, parts[0].clip, support)
     moments = [p.moments() for p in parts]

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.distribution import Distribution, concatenate
+from hast_cuda.nn.mapped_distribution import mapped
 from hast_cuda.nn.merge import Tap
 from hast_cuda.nn.output_moments import output_moments
 from hast_cuda.nn.statistics import has_running_statistics
@@ -33,6 +34,15 @@ _KEEPING_FUNCTIONS: tuple[Callable[..., Any], ...] = (
     F.dropout, F.dropout2d, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d,
     F.adaptive_max_pool2d, torch.max_pool2d, torch.clone,
 )  # fmt: skip
+_ELEMENTWISE_MODULES = (
+    nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh,
+    nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh,
+)  # fmt: skip
+_ELEMENTWISE_FUNCTIONS: tuple[Callable[..., Any], ...] = (
+    F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.softplus, F.hardtanh,
+    F.hardswish, F.hardsigmoid, F.sigmoid, F.tanh, torch.sigmoid, torch.tanh,
+)  # fmt: skip
+_ELEMENTWISE_METHODS = ("sigmoid", "tanh")
 _KEEPING_METHODS = ("contiguous", "clone", "detach")
 _RESHAPES = (torch.reshape, "view", "reshape")
 _FLATTENS = (torch.flatten, "flatten")
@@ -45,9 +55,9 @@ def input_distributions(model: nn.Module) -> dict[str, list[Known]]:
     """Distribution of the first input of every module call, by module name; None where unknown.
 
     BatchNorm gives N(beta, gamma^2); a convolution or linear layer gives what it remembers
-    (:func:`hast_cuda.nn.output_moments.output_moments`); sums, ReLU, ReLU6, pooling, flattening,
-    dropout, concatenation, slices of positions and channels of zeros are followed. The image is
-    N(0, 1).
+    (:func:`hast_cuda.nn.output_moments.output_moments`); sums, activation functions, pooling,
+    flattening, dropout, concatenation, slices of positions and channels of zeros are followed. The
+    image is N(0, 1).
 
     Raises:
         CannotMergeError: torch.fx cannot follow the network.
@@ -76,6 +86,15 @@ def _activated(x: Known, activation: str | None) -> Known:
     return None if x is None else x.activated(activation)
 
 
+def _elementwise(node: fx.Node, function: Callable[..., Tensor], x: Known) -> Known:
+    """The function with the arguments that the network gives it."""
+    rest: list[Any] = list(node.args[1:])
+    given: dict[str, Any] = {k: v for k, v in node.kwargs.items() if k != "inplace"}
+    if x is None or any(isinstance(value, fx.Node) for value in (*rest, *given.values())):
+        return None
+    return mapped(x, lambda values: function(values, *rest, **given))
+
+
 def _of_module(module: nn.Module, x: Known) -> Known:
     if has_running_statistics(module):
         return _normalized(module)
@@ -86,6 +105,8 @@ def _of_module(module: nn.Module, x: Known) -> Known:
         return _activated(x, module.activation)
     if type(module) in RELU_MODULES:
         return _activated(x, RELU_MODULES[cast("Any", type(module))])
+    if type(module) in _ELEMENTWISE_MODULES:
+        return None if x is None else mapped(x, module)
     flat = isinstance(module, nn.Flatten) and module.start_dim == 1
     return x if flat or isinstance(module, _KEEPING_MODULES) else None
 
@@ -108,6 +129,8 @@ def _of_function(node: fx.Node, x: Known, known: dict[fx.Node, Known]) -> Known:
         return _sum(node, x, known)
     if target in RELU_FUNCTIONS:
         return _activated(x, RELU_FUNCTIONS[target])
+    if target in _ELEMENTWISE_FUNCTIONS:
+        return _elementwise(node, target, x)
     if target is torch.cat:
         return _concatenation(node, known)
     if target is F.pad:
@@ -123,6 +146,8 @@ def _of_method(node: fx.Node, x: Known, known: dict[fx.Node, Known]) -> Known:
         return _sum(node, x, known)
     if target in RELU_METHODS:
         return _activated(x, RELU_METHODS[target])
+    if target in _ELEMENTWISE_METHODS:
+        return _elementwise(node, getattr(torch, target), x)
     return x if target in _KEEPING_METHODS or _keeps_channels(node) else None
 
 
