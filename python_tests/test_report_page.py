@@ -9,9 +9,10 @@ import pytest
 import torch
 from networks import tiny
 from pages import RECIPE, SPEC, Page, make, self_contained
+from torch import nn
 
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.nn import quantize
+from hast_cuda.nn import Override, quantize
 from hast_cuda.report import (
     Context,
     draw_accuracies,
@@ -88,6 +89,21 @@ def test_layers(finished: Path, page: Page) -> None:
     assert [row[2:4] for row in rows] == [["3", "-"], ["-", "4"], ["3", "-"], ["3", "-"]]
     assert re.fullmatch(r"0 to [\d.]+", rows[1][4])
     assert all(re.fullmatch(r"\d+\.\d\d %", row[5]) for row in (rows[0], rows[2], rows[3]))
+
+
+@pytest.mark.filterwarnings("ignore:no activation is quantized")
+def test_layers_in_full_precision_are_named(tmp_path: Path) -> None:
+    teacher = tiny()
+    teacher.features[2], teacher.features[5] = nn.LeakyReLU(), nn.LeakyReLU()
+    make(
+        tmp_path, teacher=teacher,
+        bits=Bits(3, 4, overrides={"output": Override(None, None)}),
+    )  # fmt: skip
+    write_report(tmp_path, Context(teacher, "", SPEC, "", []))
+    page = Page(tmp_path / "report.html")
+    assert "No activation is quantized: the network has no ReLU" in page.text
+    assert 'features.2, features.5: not quantized: placement="all" covers it.' in page.text
+    assert "output: kept in full precision." in page.text
 
 
 def test_weight_error_is_that_of_the_weights() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from hast_cuda.posttraining import prepare
-from hast_cuda.report.document import Block, Section, Table, Text
+from hast_cuda.report.document import Block, Section, Table, Text, Warn
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.layers import LayerRow, layer_rows, tensor_rows
 from hast_cuda.run import load_student
@@ -57,9 +59,27 @@ def layer_section(facts: RunFacts, teacher: nn.Module | None, problem: str) -> S
             f"Weight error: ||Q(w) - w|| / ||w||, where w are the weights of {against} and Q(w) "
             "those that the quantized network computes with, fine-tuning included."
         ),
+        *_left_out(rows, facts.config["bits"]),
         _table(rows, with_error=True),
     ]
     return Section("Layers", blocks)
+
+
+def _left_out(rows: Sequence[LayerRow], bits: Mapping[str, Any]) -> list[Block]:
+    """What is in full precision, and why."""
+    blocks: list[Block] = []
+    if bits.get("activations") and not any(row.act_bits for row in rows):
+        blocks.append(
+            Warn(
+                "No activation is quantized: the network has no ReLU or ReLU6 modules, and calls "
+                'of functions cannot be seen. placement="all" quantizes the inputs of layers.'
+            )
+        )
+    why = defaultdict(list)
+    for row in rows:
+        if row.weight_bits is None and row.act_bits is None:
+            why[row.note].append(row.name or "(root)")
+    return blocks + [Text(f"{', '.join(names)}: {note}.") for note, names in why.items()]
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -26,6 +26,8 @@ class LayerRow:
     act_range: tuple[float, float] | None
     error: float | None
     """Relative error of the weights, ||Q(w) - w|| / ||w||, w of the full-precision network."""
+    note: str = ""
+    """What became of it, in words."""
 
 
 @torch.no_grad()
@@ -50,7 +52,9 @@ def layer_rows(student: nn.Module, prepared: nn.Module) -> list[LayerRow]:
             weight = before[row.name].weight
             assert isinstance(weight, Tensor)
             error = relative_error(module.quantized_weight(), weight)
-        rows.append(LayerRow(row.name, row.kind, row.weight_bits, row.act_bits, found, error))
+        rows.append(
+            LayerRow(row.name, row.kind, row.weight_bits, row.act_bits, found, error, row.note)
+        )
     return rows
 
 
