@@ -20,6 +20,7 @@ from hast_cuda.nn import activation_quantizers
 onnx = pytest.importorskip("onnx")
 numpy_helper = pytest.importorskip("onnx.numpy_helper")
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.filterwarnings("ignore:calls of functions such as F.relu")  # Mixed has one
 
 SHAPE = (3, 12, 12)
 

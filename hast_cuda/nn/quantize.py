@@ -15,6 +15,7 @@ from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.nn.statistics import require_finite_weights
 from hast_cuda.nn.swap import swap_modules
 from hast_cuda.nn.table import QuantizationTable, Row
+from hast_cuda.nn.tracing import RELU_FUNCTIONS, RELU_METHODS, CannotMergeError, trace
 from hast_cuda.ops import _checks
 from hast_cuda.ops.channel_range import EMA
 from hast_cuda.typed import typed
@@ -125,6 +126,19 @@ class _Quantizer:
         self.rows.append(Row(name, type(module).__name__, None, None, text))
 
 
+def _relu_calls(model: nn.Module) -> int:
+    """How often ReLU is called as a function, where torch.fx can follow the network; else 0."""
+    try:
+        nodes = trace(model)[0].graph.nodes
+    except CannotMergeError:
+        return 0
+    return sum(
+        (node.op == "call_function" and node.target in RELU_FUNCTIONS)
+        or (node.op == "call_method" and node.target in RELU_METHODS)
+        for node in nodes
+    )
+
+
 @typed
 def quantize(
     model: nn.Module, weight_bits: int = 4, act_bits: int | None = 4, *, placement: str = "relu",
@@ -191,6 +205,13 @@ def quantize(
         warnings.warn(
             "no activation is quantized: the network has no nn.ReLU or nn.ReLU6 module (functional "
             'calls cannot be seen). Use placement="all", which quantizes the inputs of layers.',
+            UserWarning,
+            stacklevel=3,
+        )
+    elif act_bits is not None and placement == "relu" and (calls := _relu_calls(model)):
+        warnings.warn(
+            f"calls of functions such as F.relu ({calls} of them) are not quantized, modules are. "
+            'Use placement="all", which quantizes the inputs of layers.',
             UserWarning,
             stacklevel=3,
         )
