@@ -28,6 +28,8 @@ from hast_cuda.nn import (
     merge_batch_norms,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:calls of functions such as F.relu")  # Odd has them
+
 
 class Odd(nn.Module):
     """Everything a finder of patterns may trip over; [N, 3, 16, 16] -> logits [N, 5]."""
