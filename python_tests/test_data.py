@@ -214,6 +214,19 @@ def test_image_folder(tmp_path: Path) -> None:
     assert x.shape == (3, 1, 4, 4)
 
 
+def test_a_folder_of_other_things_is_not_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(_root: str) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr("hast_cuda.image_folders.ImageFolder", search)
+    for name in ("bin", "home", "proc"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+    with pytest.raises(ValueError, match="3 class folders, the network has 10 classes"):
+        load_images(tmp_path, spec=SPEC)
+
+
 def test_image_folder_with_numbered_classes(tmp_path: Path) -> None:
     root = image_tree(tmp_path, ["7", "03", "1"])
     assert sorted(load_images(root, spec=SPEC).labels.tolist()) == [1, 3, 7]
