@@ -106,6 +106,29 @@ def weights(name: str, tensors: list[Tensor], options: Options) -> Case:
     return Case("weights", name, candidates, 8 * sum(w.numel() for w in tensors))
 
 
+def fixed(name: str, options: Options) -> Case:
+    """All weights of a network on grids that stay, as behind SQuant's rounding."""
+    tensors = network_weights(name, options.device)
+    bits = [BITS] * len(tensors)
+    grids = [torch.stack(w.flatten(1).aminmax(dim=1)) for w in tensors]
+
+    def eager(*tensors: Tensor) -> list[Tensor]:
+        return reference.fake_quantize_weights(tensors, bits, ranges=grids)
+
+    candidates = {
+        "eager": lambda: eager(*tensors),
+        HAST: lambda: hc.fake_quantize_weights(tensors, bits, ranges=grids),
+        "one call per layer": lambda: [
+            hc.fake_quantize(w, *ends, BITS, 0) for w, ends in zip(tensors, grids, strict=True)
+        ],
+        **compiled(eager, lambda f: f(*tensors), options),
+    }
+    return Case(
+        "weights, grids given", f"{name}, {len(tensors)} layers", candidates,
+        8 * sum(w.numel() for w in tensors),
+    )  # fmt: skip
+
+
 def network(name: str, options: Options) -> Case:
     """All weights of a network in one call."""
     tensors = network_weights(name, options.device)
@@ -125,6 +148,7 @@ def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
         yield f"weights {label(shape)}", partial(single, shape, options)
     for name in NETWORKS:
         yield f"weights {name}", partial(network, name, options)
+        yield f"weights, grids given, {name}", partial(fixed, name, options)
 
 
 if __name__ == "__main__":

@@ -87,12 +87,14 @@ void update_range(Address x, Address state, Address scratch, Address counters, i
   call(op, &Backend::update_range, args);
 }
 
-void fake_quantize_weights(const Addresses& weights, const Addresses& outputs, const Sizes& rows,
-                           const Sizes& columns, const Sizes& bits, int dtype, bool real_zero_point,
-                           int device, Address stream) {
+void fake_quantize_weights(const Addresses& weights, const Addresses& outputs,
+                           const Addresses& ranges, const Sizes& rows, const Sizes& columns,
+                           const Sizes& bits, int dtype, bool real_zero_point, int device,
+                           Address stream) {
   const char* op = "fake_quantize_weights";
   const Checks check(op);
   check.length("outputs", outputs.size(), weights.size());
+  check.length("ranges", ranges.size(), weights.size());
   check.length("rows", rows.size(), weights.size());
   check.length("columns", columns.size(), weights.size());
   check.length("bits", bits.size(), weights.size());
@@ -102,8 +104,9 @@ void fake_quantize_weights(const Addresses& weights, const Addresses& outputs, c
       check.required("weights", weights[i]);
       check.required("outputs", outputs[i]);
     }
-    tensors.push_back(
-        {pointer(weights[i]), pointer(outputs[i]), rows[i], columns[i], check.bits(bits[i])});
+    // 0 for a range is the null pointer: the row's own minimum and maximum
+    tensors.push_back({pointer(weights[i]), pointer(outputs[i]), pointer(ranges[i]), rows[i],
+                       columns[i], check.bits(bits[i])});
   }
   call(op, &Backend::fake_quantize_weights,
        FakeQuantizeWeightsArgs{tensors.data(), static_cast<int64_t>(tensors.size()),
@@ -127,8 +130,9 @@ void define_quantization(pybind11::module_& module) {
              "real_zero_point"_a, "activation"_a, "clipped"_a, "device"_a, "stream"_a);
   module.def("update_range", &update_range, "x"_a, "state"_a, "scratch"_a, "counters"_a, "dtype"_a,
              "size"_a, "activation"_a, "beta"_a, "released"_a, "device"_a, "stream"_a);
-  module.def("fake_quantize_weights", &fake_quantize_weights, "weights"_a, "outputs"_a, "rows"_a,
-             "columns"_a, "bits"_a, "dtype"_a, "real_zero_point"_a, "device"_a, "stream"_a);
+  module.def("fake_quantize_weights", &fake_quantize_weights, "weights"_a, "outputs"_a, "ranges"_a,
+             "rows"_a, "columns"_a, "bits"_a, "dtype"_a, "real_zero_point"_a, "device"_a,
+             "stream"_a);
   module.def("range_scratch", &range_scratch, "size"_a, "device"_a);
 }
 

@@ -29,11 +29,8 @@ Extremes<F> find_extremes(const T* __restrict x, int64_t size) {
 }
 
 template <typename T, typename F>
-void quantize_row(const T* __restrict weight, T* __restrict output, int64_t columns, int bits,
-                  bool real_zero_point) {
-  const Extremes<F> extremes = find_extremes<T, F>(weight, columns);
-  const Quantizer<F> quantizer = make_quantizer(extremes.minimum(), extremes.maximum(), bits,
-                                                real_zero_point, Activation::kNone);
+void quantize_row(const T* __restrict weight, T* __restrict output, int64_t columns,
+                  const Quantizer<F>& quantizer) {
   if (quantizer.regular) {
 #pragma omp simd
     for (int64_t i = 0; i < columns; ++i) {
@@ -46,6 +43,23 @@ void quantize_row(const T* __restrict weight, T* __restrict output, int64_t colu
           from_compute<T>(quantize_exact(quantizer, to_compute(weight[i]), Activation::kNone));
     }
   }
+}
+
+// On the grid of the row if it has one, else on that of its minimum and maximum.
+template <typename T>
+Quantizer<Compute<T>> row_quantizer(const WeightTensor& tensor, const T* weight, int64_t row,
+                                    bool real_zero_point) {
+  using F = Compute<T>;
+  F low, high;
+  if (const F* range = static_cast<const F*>(tensor.range)) {
+    low = range[row];
+    high = range[tensor.rows + row];
+  } else {
+    const Extremes<F> extremes = find_extremes<T, F>(weight, tensor.columns);
+    low = extremes.minimum();
+    high = extremes.maximum();
+  }
+  return make_quantizer(low, high, tensor.bits, real_zero_point, Activation::kNone);
 }
 
 template <typename T>
@@ -98,9 +112,9 @@ const char* fake_quantize_weights(const FakeQuantizeWeightsArgs& args) {
         const int64_t to = smaller(tensor.rows, ceil_div(larger(end - first, 0), columns));
         for (int64_t row = from; row < to; ++row) {
           const int64_t offset = row * columns;
-          quantize_row<T, Compute<T>>(static_cast<const T*>(tensor.weight) + offset,
-                                      static_cast<T*>(tensor.output) + offset, columns, tensor.bits,
-                                      args.real_zero_point);
+          const T* weight = static_cast<const T*>(tensor.weight) + offset;
+          quantize_row(weight, static_cast<T*>(tensor.output) + offset, columns,
+                       row_quantizer(tensor, weight, row, args.real_zero_point));
         }
         first += tensor.rows * columns;
       }

@@ -1,6 +1,7 @@
 // CUDA kernels of channel_range.h. The range of an activation takes one read of x: every block
 // leaves its minimum and maximum in scratch, the last one to finish takes the step. Weights: a
 // block per row of any tensor, all tensors in one launch; the second read of a row hits the cache.
+// A row whose grid is given is read once.
 #include "channel_range.h"
 
 #include "common/cuda_reduce.h"
@@ -95,6 +96,7 @@ const char* launch_observe(const UpdateRangeArgs& args) {
 struct WeightEntry {
   const void* weight;
   void* output;
+  const void* range;  // lower ends of all rows, then upper ends; or null
   int64_t columns;
   int64_t first_row;  // among the rows of the launch
   int bits;
@@ -102,24 +104,37 @@ struct WeightEntry {
 };
 
 // Passed by value: kernel arguments are limited to 4 KiB.
-constexpr int kMaxEntries = 96;
+constexpr int kMaxEntries = 80;
 
 struct WeightTable {
   WeightEntry entries[kMaxEntries];
   int count;
   bool real_zero_point;
   int64_t rows;
+
+  __device__ __forceinline__ int64_t rows_of(int entry) const {
+    return (entry + 1 < count ? entries[entry + 1].first_row : rows) - entries[entry].first_row;
+  }
 };
 static_assert(sizeof(WeightTable) <= 4096, "kernel arguments are limited to 4 KiB");
 
 template <int kSize, typename T>
 __device__ __forceinline__ void quantize_row(const T* __restrict__ weight, T* __restrict__ output,
-                                             int64_t columns, int bits, bool real_zero_point) {
+                                             const WeightTable& table, int entry, int64_t row) {
   using F = Compute<T>;
-  const Extremes<F> extremes =
-      block_extremes(find_extremes<kSize, T, F>(weight, columns, threadIdx.x, kRowBlock));
-  const Quantizer<F> quantizer = make_quantizer(extremes.minimum(), extremes.maximum(), bits,
-                                                real_zero_point, Activation::kNone);
+  const int64_t columns = table.entries[entry].columns;
+  F low, high;
+  if (const F* range = static_cast<const F*>(table.entries[entry].range)) {
+    low = range[row];
+    high = range[table.rows_of(entry) + row];
+  } else {
+    const Extremes<F> extremes =
+        block_extremes(find_extremes<kSize, T, F>(weight, columns, threadIdx.x, kRowBlock));
+    low = extremes.minimum();
+    high = extremes.maximum();
+  }
+  const Quantizer<F> quantizer = make_quantizer(low, high, table.entries[entry].bits,
+                                                table.real_zero_point, Activation::kNone);
   // Elements after the last whole vector come one by one, and so do those of an irregular row.
   const int64_t vectors = quantizer.regular ? columns / kSize : 0;
   for (int64_t i = threadIdx.x; i < vectors; i += kRowBlock) {
@@ -148,15 +163,14 @@ __global__ void __launch_bounds__(kRowBlock) quantize_tensors(const WeightTable 
         high = middle;
       }
     }
-    const int64_t columns = table.entries[low].columns;
-    const int64_t offset = (row - table.entries[low].first_row) * columns;
+    const int64_t own = row - table.entries[low].first_row;
+    const int64_t offset = own * table.entries[low].columns;
     const T* weight = static_cast<const T*>(table.entries[low].weight) + offset;
     T* output = static_cast<T*>(table.entries[low].output) + offset;
     if (table.entries[low].aligned) {
-      quantize_row<kVector<T>>(weight, output, columns, table.entries[low].bits,
-                               table.real_zero_point);
+      quantize_row<kVector<T>>(weight, output, table, low, own);
     } else {
-      quantize_row<1>(weight, output, columns, table.entries[low].bits, table.real_zero_point);
+      quantize_row<1>(weight, output, table, low, own);
     }
   }
 }
@@ -173,7 +187,7 @@ const char* launch_weights(const FakeQuantizeWeightsArgs& args) {
       if (tensor.rows == 0 || tensor.columns == 0) continue;
       const bool vectors = aligned(tensor.weight, 16) && aligned(tensor.output, 16) &&
                            tensor.columns % kVector<T> == 0;
-      table.entries[table.count++] = {tensor.weight, tensor.output, tensor.columns,
+      table.entries[table.count++] = {tensor.weight, tensor.output, tensor.range, tensor.columns,
                                       table.rows,    tensor.bits,   vectors};
       table.rows += tensor.rows;
     }

@@ -1,5 +1,5 @@
 // Ranges that follow the data: the moving min and max of an activation, and weights quantized with
-// the min and max of each row (output channel).
+// the min and max of each row (output channel), or on a grid that stays.
 #pragma once
 
 #include "fake_quant.h"
@@ -23,6 +23,7 @@ struct UpdateRangeArgs {
 struct WeightTensor {
   const void* weight;
   void* output;
+  const void* range;  // fp[2 * rows]: lower, then upper ends; null: min and max of each row
   int64_t rows, columns;
   int bits;
 };

@@ -75,6 +75,7 @@ def update_range(
 def fake_quantize_weights(
     weights: Sequence[int],
     outputs: Sequence[int],
+    ranges: Sequence[int],
     rows: Sequence[int],
     columns: Sequence[int],
     bits: Sequence[int],
@@ -83,7 +84,7 @@ def fake_quantize_weights(
     device: int,
     stream: int,
 ) -> None:
-    """Every tensor [rows, columns] with its own min and max per row as range."""
+    """Every tensor [rows, columns] on its grid [2, rows], or by the min and max per row (0)."""
 
 def batch_norm_match(
     x: int,

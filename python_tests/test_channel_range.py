@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import FORMATS, arrange
 from conftest import DTYPES, SHAPES
+from torch import Tensor
 
 import hast_cuda as hc
 from hast_cuda.ops import reference
@@ -40,6 +41,60 @@ def test_more_weights_than_one_table_holds(device: torch.device) -> None:
         outputs, reference.fake_quantize_weights(weights, [3] * 301), strict=True
     ):
         assert torch.equal(y, expected)
+
+
+def grids_of(weights: list[Tensor]) -> list[Tensor | None]:
+    """A grid that does not follow the weights for two of three, a point among them."""
+    grids: list[Tensor | None] = []
+    for index, weight in enumerate(weights):
+        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        ends = torch.randn(2, weight.shape[0], device=weight.device, dtype=wide).sort(0).values
+        ends[:, :1] = ends[:1, :1]
+        grids.append(ends if index % 3 else None)
+    return grids
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("zero_point", ["integer", "real"])
+def test_given_ranges_equal_fake_quantize(
+    device: torch.device, dtype: torch.dtype, zero_point: str
+) -> None:
+    weights = [torch.randn(s, device=device).to(dtype) for s in WEIGHTS]
+    weights.append(
+        torch.randn(8, 4, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
+    )
+    grids = grids_of(weights)
+    bits = [2 + i % 7 for i in range(len(weights))]
+    outputs = hc.fake_quantize_weights(weights, bits, zero_point=zero_point, ranges=grids)
+    eager = reference.fake_quantize_weights(
+        weights, bits, real_zero_point=zero_point == "real", ranges=grids
+    )
+    for y, expected, weight, ends, width in zip(outputs, eager, weights, grids, bits, strict=True):
+        assert y.dtype == dtype
+        assert torch.equal(y, expected)
+        if ends is not None:
+            alone = hc.fake_quantize(weight, *ends, width, 0, zero_point=zero_point)
+            assert torch.equal(y, alone)
+
+
+def test_given_ranges_beyond_one_table(device: torch.device) -> None:
+    weights = [torch.randn(1 + i % 5, 1 + i % 11, device=device) for i in range(301)]
+    weights[7] = torch.empty(0, 4, device=device)
+    grids = grids_of(weights)
+    outputs = hc.fake_quantize_weights(weights, 3, ranges=grids)
+    eager = reference.fake_quantize_weights(weights, [3] * 301, ranges=grids)
+    for y, expected in zip(outputs, eager, strict=True):
+        assert torch.equal(y, expected)
+
+
+def test_given_ranges_of_another_dtype_or_layout_and_gradient(device: torch.device) -> None:
+    weight = torch.randn(6, 5, device=device, requires_grad=True)
+    ends = torch.stack([-torch.rand(6, device=device), torch.rand(6, device=device)], 1).T
+    (y,) = hc.fake_quantize_weights([weight], 4, ranges=[ends.double()])
+    assert torch.equal(y, hc.fake_quantize(weight, *ends, 4, 0))
+    upstream = torch.randn(6, 5, device=device)
+    y.backward(upstream)
+    assert torch.equal(weight.grad, upstream)
 
 
 def test_unaligned_and_mixed_dtypes(device: torch.device) -> None:
@@ -150,7 +205,11 @@ def test_opcheck(device: torch.device) -> None:
     x, state = torch.randn(3, 4, device=device), hc.new_range_state(device=device)
     torch.library.opcheck(torch.ops.hast_cuda.update_range_.default, (x, state, 1, 0.9, False))
     torch.library.opcheck(
-        torch.ops.hast_cuda.fake_quantize_weights.default, ([x, x.clone()], [3, 4], False)
+        torch.ops.hast_cuda.fake_quantize_weights.default, ([x, x.clone()], [3, 4], False, [])
+    )
+    ends = [torch.zeros(0, device=device), torch.tensor([[-1.0] * 3, [2.0] * 3], device=device)]
+    torch.library.opcheck(
+        torch.ops.hast_cuda.fake_quantize_weights.default, ([x, x.clone()], [3, 4], False, ends)
     )
 
 
@@ -170,6 +229,25 @@ X = torch.randn(4)
         (lambda: hc.fake_quantize_weights([X[0]], 3), ValueError, "is a scalar"),
         (lambda: hc.fake_quantize_weights([X.int()], 3), TypeError, "weights.0. has dtype"),
         (lambda: hc.fake_quantize_weights([X], 12), ValueError, "bits.0. is 12"),
+        (lambda: hc.fake_quantize_weights([X], 4, ranges=[]), ValueError, "0 entries for 1 weig"),
+        (lambda: hc.fake_quantize_weights([X], 4, ranges=X), TypeError, "ranges must be a list"),
+        (lambda: hc.fake_quantize_weights([X], 4, ranges=[3]), TypeError, "ranges.0. must be a"),
+        (lambda: hc.fake_quantize_weights([X], 4, ranges=[X]), ValueError, r"expected \(2, 4\)"),
+        (
+            lambda: hc.fake_quantize_weights([X], 4, ranges=[torch.ones(2, 4).cumsum(0).flip(0)]),
+            ValueError,
+            "lower must not exceed upper",
+        ),
+        (
+            lambda: hc.fake_quantize_weights([X], 4, ranges=[torch.full((2, 4), float("nan"))]),
+            ValueError,
+            "must be finite",
+        ),
+        (
+            lambda: hc.fake_quantize_weights([X], 4, ranges=[torch.ones(2, 4, device="meta")]),
+            ValueError,
+            r"ranges\[0\] is on meta but weights\[0\] is on cpu",
+        ),
     ],
 )
 def test_refusals(call: object, error: type[Exception], message: str) -> None:

@@ -94,6 +94,7 @@ def test_every_reduction_is_independent_of_the_thread_order(
 ) -> None:
     x = torch.randn(5, 33, 6, 7, device=device)
     weights = [torch.randn(9, 300, device=device)]
+    grids = [torch.randn(2, 9, device=device).sort(0).values]
     other = torch.randn_like(x)
     rm, rv = torch.randn(33, device=device), torch.rand(33, device=device) + 0.5
 
@@ -114,7 +115,8 @@ def test_every_reduction_is_independent_of_the_thread_order(
         last = x.contiguous(memory_format=torch.channels_last)
         extra = hc.batch_norm_match(last, rm, rv)
         return [y, mean, var, loss.detach(), gradient, q, state, *losses, *extra,
-                *hc.fake_quantize_weights(weights, 3)]  # fmt: skip
+                *hc.fake_quantize_weights(weights, 3),
+                *hc.fake_quantize_weights(weights, 3, ranges=grids)]  # fmt: skip
 
     monkeypatch.setenv("HAST_EMULATED_ORDER", "forward")
     first = everything()

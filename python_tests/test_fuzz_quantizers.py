@@ -71,6 +71,15 @@ def test_fake_quantize(device: torch.device, given_call: tuple[dict[str, Any], s
         equal(x.grad, expected)
 
 
+def grids(draw: st.DrawFn, weights: list[Tensor]) -> list[Tensor | None]:
+    """A range for some of the weights."""
+    return [
+        torch.stack(ordered(draw, w.shape[0], reference.arithmetic_dtype(w.dtype)))
+        if draw(st.booleans()) else None
+        for w in weights
+    ]  # fmt: skip
+
+
 @st.composite
 def weights_calls(draw: st.DrawFn) -> tuple[dict[str, Any], str | None]:
     weights = [
@@ -81,12 +90,16 @@ def weights_calls(draw: st.DrawFn) -> tuple[dict[str, Any], str | None]:
     if draw(st.booleans()):
         bits = [draw(st.integers(2, 8)) for _ in weights]
     good = {"weights": weights, "bits": bits, "zero_point": draw(st.sampled_from(POINTS))}
+    good["ranges"] = draw(st.sampled_from([None, grids(draw, weights)]))
     wrong: dict[str, list[Any]] = {
         "weights": [None, 3, "weights", torch.zeros(()), [torch.zeros(())]],
         "zero_point": NO_CHOICE,
     }
     if weights:
         wrong["weights"] += [[*weights[1:], bad] for bad in wrong_tensors(weights[0])]
+        ends = torch.zeros(2, weights[0].shape[0])
+        bad = [ends[0], ends[:1], ends.bool(), ends.to("meta"), *NO_NUMBER[:3]]
+        wrong["ranges"] = [3, ends, "x", [None] * 9, *([b, *weights[1:]] for b in bad)]
         wrong["bits"] = [*BITS[:-2], None, [4] * 9, ["4"] * len(weights), [9] * len(weights)]
     return draw(flawed(good, wrong))
 
@@ -104,7 +117,9 @@ def test_fake_quantize_weights(
     weights, bits = call["weights"], call["bits"]
     widths = [bits] * len(weights) if isinstance(bits, int) else bits
     real = call["zero_point"] == "real"
-    expected = reference.fake_quantize_weights(weights, widths, real_zero_point=real)
+    expected = reference.fake_quantize_weights(
+        weights, widths, real_zero_point=real, ranges=call["ranges"]
+    )
     for y, e in zip(found, expected, strict=True):
         equal(y, e)
 

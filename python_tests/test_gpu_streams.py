@@ -128,7 +128,9 @@ def test_launchers_allocate_nothing() -> None:
         core.fake_quantize_backward(
             px, px, py, ps, ps + 4, dtype, 1, 1, x.numel(), 4, False, 1, True, *where
         )
-        core.fake_quantize_weights([px], [py], [64], [x.numel() // 64], [4], dtype, False, *where)
+        core.fake_quantize_weights(
+            [px], [py], [0], [64], [x.numel() // 64], [4], dtype, False, *where
+        )
         core.batch_norm_match(
             px, 0, py, m, v, mean, var, weight, bias, 1e-5, sums.data_ptr(), counters, dtype,
             *shape, 0, *where,

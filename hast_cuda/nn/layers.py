@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hast_cuda.nn.output_moments import share_output_moments
-from hast_cuda.nn.quantized_weight import QuantizedWeight
-from hast_cuda.ops import fake_quantize_weights
+from hast_cuda.nn.quantized_weight import QuantizedWeight, quantized_weights
 from hast_cuda.typed import typed
 
 L = TypeVar("L", "FakeQuantConv2d", "FakeQuantLinear")
@@ -152,24 +151,15 @@ def _bake(plain: P, source: FakeQuantConv2d | FakeQuantLinear) -> P:
 def quantized_once(model: nn.Module) -> Iterator[None]:
     """Quantize all weights of ``model`` in one launch; every forward inside reuses them.
 
-    A layer whose grid is fixed needs a launch of its own. The weights must not change inside.
+    The weights must not change inside.
     Gradients of several backward passes reach the same weights: the straight-through gradient is
     the identity and keeps nothing.
     """
     layers = [m for m in model.modules() if isinstance(m, QuantizedWeight)]
     try:
-        ranged = [layer for layer in layers if layer.weight_range is not None]
-        for layer in ranged:
-            layer.cached_weight = layer.quantized_weight()
-        free = [layer for layer in layers if layer.weight_range is None]
-        for zero_point in sorted({layer.zero_point for layer in free}):
-            group = [layer for layer in free if layer.zero_point == zero_point]
-            weights = fake_quantize_weights(
-                [layer.weight for layer in group],
-                [layer.weight_bits for layer in group],
-                zero_point=zero_point,
-            )
-            for layer, weight in zip(group, weights, strict=True):
+        for zero_point in sorted({layer.zero_point for layer in layers}):
+            group = [layer for layer in layers if layer.zero_point == zero_point]
+            for layer, weight in zip(group, quantized_weights(group), strict=True):
                 layer.cached_weight = weight
         yield
     finally:

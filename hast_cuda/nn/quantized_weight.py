@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hast_cuda.nn.activation import FakeQuantActivation
-from hast_cuda.ops import _checks, fake_quantize, fake_quantize_weights
+from hast_cuda.ops import _checks, fake_quantize_weights
 from hast_cuda.ops.reference import arithmetic_dtype
 
 
@@ -41,12 +41,7 @@ class QuantizedWeight(nn.Module):
         """Weight on its grid (Eq. 2), [out, ...]; identity gradient."""
         if self.cached_weight is not None:
             return self.cached_weight
-        if self.weight_range is not None:
-            lower, upper = self.weight_range.unbind()
-            return fake_quantize(
-                self.weight, lower, upper, self.weight_bits, 0, zero_point=self.zero_point
-            )
-        return fake_quantize_weights([self.weight], self.weight_bits, zero_point=self.zero_point)[0]
+        return quantized_weights([self])[0]
 
     @torch.no_grad()
     def fix_weight_range(self, weight_range: Tensor | None = None) -> None:
@@ -102,3 +97,13 @@ class QuantizedWeight(nn.Module):
         elif f"{prefix}weight" in state_dict:
             self.weight_range = None  # these weights have no grid of their own
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def quantized_weights(layers: Sequence[QuantizedWeight]) -> list[Tensor]:
+    """Weights of layers with one kind of zero point, each on its grid, in one launch."""
+    return fake_quantize_weights(
+        [layer.weight for layer in layers],
+        [layer.weight_bits for layer in layers],
+        zero_point=layers[0].zero_point,
+        ranges=[layer.weight_range for layer in layers],
+    )

@@ -188,3 +188,14 @@ def ordered_range(lower: Tensor, upper: Tensor) -> None:
     if not bool(torch.isfinite(upper - lower).all()):
         message = f"upper - lower is beyond the largest number of {lower.dtype}: narrow the range"
         raise ValueError(message)
+
+
+def ordered_ranges(ranges: Sequence[Tensor]) -> None:
+    """:func:`ordered_range` of many [2, N] in few steps, as long as all are right."""
+    for dtype in {r.dtype for r in ranges if known_values(r)}:
+        known = [r for r in ranges if known_values(r) and r.dtype == dtype]
+        lower, upper = torch.cat(known, 1)
+        width = upper - lower
+        if not bool(((width >= 0) & torch.isfinite(width)).all()):
+            for one in known:
+                ordered_range(*one)

@@ -91,16 +91,17 @@ def fake_quantize_backward(
 
 
 def fake_quantize_weights(
-    weights: Sequence[Tensor], bits: Sequence[int], *, real_zero_point: bool = False
-) -> list[Tensor]:
-    """Every weight quantized with the minimum and maximum of each output channel as its range."""
+    weights: Sequence[Tensor], bits: Sequence[int], *, real_zero_point: bool = False,
+    ranges: Sequence[Tensor | None] | None = None,
+) -> list[Tensor]:  # fmt: skip
+    """Every weight on its range [2, out], or on the minimum and maximum of each output channel."""
     outputs = []
-    for weight, width in zip(weights, bits, strict=True):
+    for weight, width, ends in zip(weights, bits, ranges or [None] * len(weights), strict=True):
         if weight.numel() == 0:
             outputs.append(torch.empty_like(weight))
             continue
         rows = weight.to(arithmetic_dtype(weight.dtype)).reshape(weight.shape[0], -1)
-        lower, upper = rows.aminmax(dim=1)
+        lower, upper = rows.aminmax(dim=1) if ends is None else ends
         outputs.append(
             fake_quantize(weight, lower, upper, width, 0, real_zero_point=real_zero_point)
         )

@@ -24,7 +24,9 @@ from hast_cuda.validate import as_device
 EMA = ("corrected", "released")
 
 
-def _weights(weights: list[Tensor], bits: list[int], real: bool) -> list[Tensor]:
+def _weights(
+    weights: list[Tensor], bits: list[int], real: bool, ranges: list[Tensor]
+) -> list[Tensor]:
     dense = [_layout.dense(w) for w in weights]
     outputs = [torch.empty_like(w) for w in dense]
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
@@ -36,6 +38,7 @@ def _weights(weights: list[Tensor], bits: list[int], real: bool) -> list[Tensor]
         core.fake_quantize_weights(
             [pointer(dense[i]) for i in members],
             [pointer(outputs[i]) for i in members],
+            [pointer(ranges[i]) if ranges and ranges[i].numel() else 0 for i in members],
             [dense[i].shape[0] for i in members],
             [dense[i].numel() // dense[i].shape[0] for i in members],
             [bits[i] for i in members],
@@ -46,8 +49,11 @@ def _weights(weights: list[Tensor], bits: list[int], real: bool) -> list[Tensor]
     return outputs
 
 
-def _weights_reference(weights: list[Tensor], bits: list[int], real: bool) -> list[Tensor]:
-    return reference.fake_quantize_weights(weights, bits, real_zero_point=real)
+def _weights_reference(
+    weights: list[Tensor], bits: list[int], real: bool, ranges: list[Tensor]
+) -> list[Tensor]:
+    given = [r if r.numel() else None for r in ranges]
+    return reference.fake_quantize_weights(weights, bits, real_zero_point=real, ranges=given)
 
 
 def _update(x: Tensor, state: Tensor, act: int, beta: float, released: bool) -> None:
@@ -64,7 +70,8 @@ def _update_reference(x: Tensor, state: Tensor, act: int, beta: float, released:
 
 
 _fake_quantize_weights = register(
-    "fake_quantize_weights(Tensor[] weights, int[] bits, bool real_zero_point) -> Tensor[]",
+    "fake_quantize_weights(Tensor[] weights, int[] bits, bool real_zero_point, Tensor[] ranges)"
+    " -> Tensor[]",
     _weights,
     _weights_reference,
     lambda weights, *_: [torch.empty_like(w) for w in weights],
@@ -81,30 +88,36 @@ class _FakeQuantizeWeights(torch.autograd.Function):
     """Identity straight-through gradient to every weight; nothing is saved."""
 
     @staticmethod
-    def forward(ctx: Any, bits: list[int], real: bool, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, bits: list[int], real: bool, ranges: list[Tensor], *weights: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)  # a weight that no loss reaches gets None, not zeros
-        return tuple(_fake_quantize_weights(list(weights), bits, real))
+        return tuple(_fake_quantize_weights(list(weights), bits, real, ranges))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (None, None, *grads)
+        return (None, None, None, *grads)
 
 
 def fake_quantize_weights(
-    weights: Sequence[Tensor], bits: int | Sequence[int], *, zero_point: str = "integer"
-) -> list[Tensor]:
+    weights: Sequence[Tensor], bits: int | Sequence[int], *, zero_point: str = "integer",
+    ranges: Sequence[Tensor | None] | None = None,
+) -> list[Tensor]:  # fmt: skip
     """Fake-quantize all weights of a network in one launch, range = min and max per output channel.
 
     Args:
         weights: tensors [out, ...], any mix of shapes; float32, float16, bfloat16 or float64.
         bits: 2 to 8, one for all or one per weight.
         zero_point: "integer" or "real", see :func:`fake_quantize`.
+        ranges: grids that stay, [2, out] per weight (lower and upper ends); None for those that
+            follow their minimum and maximum. Values of CUDA ranges are not checked.
 
     Returns:
         One tensor per weight, same shape and dtype (Eq. 1-2). The gradient passes unchanged.
 
     Raises:
-        TypeError: wrong dtype. ValueError: bits out of range, lengths that differ, a 0-d weight.
+        TypeError: wrong dtype. ValueError: bits out of range, lengths that differ, a 0-d weight; a
+            range of another shape or device, not finite, or with lower > upper.
     """
     weights = _checks.tensors("weights", weights)
     given: Any = bits
@@ -124,8 +137,33 @@ def fake_quantize_weights(
             raise ValueError(message)
     if not weights:
         return []
-    outputs: tuple[Tensor, ...] = _FakeQuantizeWeights.apply(widths, zero_point == "real", *weights)
+    grids = [] if ranges is None else _grids(ranges, weights)
+    outputs: tuple[Tensor, ...] = _FakeQuantizeWeights.apply(
+        widths, zero_point == "real", grids, *weights
+    )
     return list(outputs)
+
+
+def _grids(ranges: Sequence[Tensor | None], weights: list[Tensor]) -> list[Tensor]:
+    """Checked, contiguous; an empty tensor stands for None, which a list in an op cannot hold."""
+    ranges = _checks.tensors("ranges", ranges)
+    if len(ranges) != len(weights):
+        message = f"ranges has {len(ranges)} entries for {len(weights)} weights"
+        raise ValueError(message)
+    grids = []
+    for index, (ends, weight) in enumerate(zip(ranges, weights, strict=True)):
+        if ends is None:
+            grids.append(weight.new_empty(0))
+            continue
+        name = f"ranges[{index}]"
+        _checks.floating(name, ends)
+        _checks.same_device(name, ends, f"weights[{index}]", weight)
+        if ends.shape != (2, weight.shape[0]):
+            message = f"{name} has shape {tuple(ends.shape)}; expected (2, {weight.shape[0]})"
+            raise ValueError(message)
+        grids.append(ends.detach().to(reference.arithmetic_dtype(weight.dtype)).contiguous())
+    _checks.ordered_ranges([grid for grid in grids if grid.numel()])
+    return grids
 
 
 def new_range_state(dtype: torch.dtype = torch.float32, device: Any = None) -> Tensor:
