@@ -34,6 +34,12 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join([*lines, *tables(document)]) + "\n"
 
 
+def has_table(document: dict[str, Any]) -> bool:
+    """Whether it holds timings of ops or iterations."""
+    rows = document.get("rows") or [{}]
+    return document["stem"] in iteration_tables.TABLES or "op" in rows[0]
+
+
 def _ops(document: dict[str, Any]) -> list[str]:
     """A table per op, threads and clock."""
     lines: list[str] = []
@@ -102,6 +108,8 @@ def main() -> None:
     flags = parser.parse_args()
     found = sorted(flags.results.glob("*.json"))
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in found]
+    # Exports, ranks and long runs have their place in the pages about them.
+    documents = [document for document in documents if has_table(document)]
     text = render(flags.page.read_text(encoding="utf-8"), documents)
     flags.page.write_text(text, encoding="utf-8")
 

@@ -93,3 +93,15 @@ def test_a_run_writes_its_schema_and_renders(bench: ModuleType, tmp_path: Path) 
     assert "compile: left out with --no-compile" in page
     with pytest.raises(ValueError, match="markers"):
         render.render("no markers", [document])
+
+
+def test_the_page_has_the_committed_results(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render = importlib.import_module("render")
+    page = tmp_path / "page.md"
+    page.write_text((render.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8"))
+    monkeypatch.setattr("sys.argv", ["render.py", "--page", str(page)])
+    before = page.read_text(encoding="utf-8")
+    render.main()
+    assert page.read_text(encoding="utf-8") == before
