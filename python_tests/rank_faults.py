@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+from edge_networks import small_recipe
 from networks import tiny
-from test_method_runs import SHAPE, small
+from test_method_runs import SHAPE
 from test_run import real_images
 
 from hast_cuda import memory
@@ -22,7 +23,7 @@ from hast_cuda.run import Bits, work, zero_shot_quantize
 from hast_cuda.run.lock import RunLock
 from hast_cuda.tensor_files import load_tensors, save_tensors
 
-RECIPE = change(small("hast"), {"synthesis.num_images": 20})  # three batches
+RECIPE = change(small_recipe("hast"), {"synthesis.num_images": 20})  # three batches
 LEFT = "images/.batch_00000.safetensors.999999999.part"  # as a killed process leaves it
 
 

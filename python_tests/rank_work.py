@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from edge_networks import TINY, small_recipe
 from networks import CHANNELS, CLASSES, SIZE, tiny
 from rank_faults import every_fault
-from test_method_runs import SHAPE, TINY, small
+from test_method_runs import SHAPE
 from test_run import real_images
 from torch import Tensor, nn
 
@@ -50,7 +51,7 @@ LOSSES: dict[str, FinetuneConfig] = {
 
 def recipe_of(name: str) -> Recipe:
     """A small run of a method."""
-    return change(small(name), {"synthesis.num_images": COUNT})
+    return change(small_recipe(name), {"synthesis.num_images": COUNT})
 
 
 def given_images() -> SyntheticImages:
