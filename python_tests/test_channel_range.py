@@ -14,16 +14,20 @@ from hast_cuda.ops import reference
 WEIGHTS = [(16, 3, 3, 3), (5, 7), (1, 1, 1, 1), (64, 64, 3, 3), (10, 64), (33, 1, 5, 5), (3, 2049)]
 
 
+def mixed_weights(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """All shapes, the last one in channels_last."""
+    weights = [torch.randn(s, device=device).to(dtype) for s in WEIGHTS]
+    last = torch.randn(8, 4, 3, 3, device=device)
+    return [*weights, last.to(dtype, memory_format=torch.channels_last)]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("zero_point", ["integer", "real"])
 def test_weights_bit_equal_to_eager(
     device: torch.device, dtype: torch.dtype, zero_point: str
 ) -> None:
-    weights = [torch.randn(s, device=device).to(dtype) for s in WEIGHTS]
+    weights = mixed_weights(device, dtype)
     weights[1][2] = 0.75  # a constant channel
-    weights.append(
-        torch.randn(8, 4, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
-    )
     bits = [2 + i % 7 for i in range(len(weights))]
     outputs = hc.fake_quantize_weights(weights, bits, zero_point=zero_point)
     eager = reference.fake_quantize_weights(weights, bits, real_zero_point=zero_point == "real")
@@ -59,10 +63,7 @@ def grids_of(weights: list[Tensor]) -> list[Tensor | None]:
 def test_given_ranges_equal_fake_quantize(
     device: torch.device, dtype: torch.dtype, zero_point: str
 ) -> None:
-    weights = [torch.randn(s, device=device).to(dtype) for s in WEIGHTS]
-    weights.append(
-        torch.randn(8, 4, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
-    )
+    weights = mixed_weights(device, dtype)
     grids = grids_of(weights)
     bits = [2 + i % 7 for i in range(len(weights))]
     outputs = hc.fake_quantize_weights(weights, bits, zero_point=zero_point, ranges=grids)

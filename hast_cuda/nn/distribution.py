@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 UNBOUNDED = (-math.inf, math.inf)
-_UPPER = {"relu": math.inf, "relu6": 6.0}
+UPPER = {"relu": math.inf, "relu6": 6.0}
 _SMALLEST_STD = 1e-30  # a constant channel: its distribution function is a step
 
 
@@ -41,7 +41,7 @@ class Distribution:
         """What the activation makes of it: None, "relu" or "relu6"."""
         if activation is None:
             return self
-        low, high = 0.0, _UPPER[activation]
+        low, high = 0.0, UPPER[activation]
         clip, support = (
             (min(max(a, low), high), max(min(b, high), low)) for a, b in (self.clip, self.support)
         )

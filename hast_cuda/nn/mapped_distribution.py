@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hast_cuda.nn.distribution import Distribution
+from hast_cuda.nn.distribution import UPPER, Distribution
 
 Function = Callable[[Tensor], Tensor]
 _REACH, _POINTS = 8.0, 1025  # standard deviations on each side; a kink costs 1e-4 of one
@@ -26,8 +26,7 @@ class MappedDistribution(Distribution):
         """What ReLU or ReLU6 behind the function makes of it."""
         if activation is None:
             return self
-        high = 6.0 if activation == "relu6" else math.inf
-        return mapped(self, lambda x: x.clamp(0.0, high))
+        return mapped(self, lambda x: x.clamp(0.0, UPPER[activation]))
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """(mean, variance), [C] each, behind the function."""
