@@ -14,7 +14,7 @@ from networks import CHANNELS, CLASSES, SIZE, tiny
 from test_run import real_images
 from torch import Tensor
 
-from hast_cuda import methods
+from hast_cuda import FakeQuantActivation, methods
 from hast_cuda.execution import Execution
 from hast_cuda.methods import Recipe, change
 from hast_cuda.reproduce import Outcome, Row, Setting, run_row
@@ -61,6 +61,23 @@ def test_every_method_runs_and_its_student_loads(name: str, preset: str, tmp_pat
     again = zero_shot_quantize(tiny(), SHAPE, Bits(3, 3), **arguments)  # finds it done
     assert again.result == done.result
     assert torch.equal(outputs(again.student), outputs(done.student))
+
+
+def test_gradient_of_clipped_activations(tmp_path: Path) -> None:
+    """It changes the training and nothing before it; the loaded student has it too."""
+    students, starts = {}, set()
+    for ste in ("identity", "clipped"):
+        recipe = change(small_recipe("hast"), {"finetune.ste": ste})
+        done = zero_shot_quantize(
+            tiny(), SHAPE, Bits(2, 2), recipe=recipe, test=real_images(), out=tmp_path / ste
+        )
+        students[ste] = done.student
+        starts.add(done.result["start_of_finetuning"])
+        for network in (done.student, load_student(tiny(), tmp_path / ste)):
+            found = [m.ste for m in network.modules() if isinstance(m, FakeQuantActivation)]
+            assert set(found) == {ste}
+    assert len(starts) == 1
+    assert not torch.equal(outputs(students["identity"]), outputs(students["clipped"]))
 
 
 @pytest.mark.parametrize(

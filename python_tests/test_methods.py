@@ -31,6 +31,15 @@ def test_every_recipe(name: str, preset: str, dataset: str) -> None:
     assert getattr(methods, name).recipe(preset, dataset) == found
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_of_clipped_activations(name: str) -> None:
+    """Ours has none, for every method that trains; the published ones pass it."""
+    ours = methods.recipe(name).finetune
+    assert ours.ste == "clipped" or not ours.iterations
+    for preset in ("paper", "released"):
+        assert methods.recipe(name, preset).finetune.ste == "identity"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hast_cuda.ops import _checks
 from hast_cuda.typed import check_fields
 from hast_cuda.validate import (
     check_choice,
@@ -84,6 +85,9 @@ class FinetuneConfig:
     """Images per update."""
     ema: str = "corrected"
     """Range tracking: "corrected", or the published recursion, "released"."""
+    ste: str = "identity"
+    """Straight-through gradient of activations: "identity" passes it everywhere (as released),
+    "clipped" only where the value lies in the quantizer's range."""
     shrink_ranges: bool = False
     """Shrink the calibrated ranges to the smallest quantization error."""
     evaluations: int = 10
@@ -117,6 +121,7 @@ class FinetuneConfig:
         check_range("max_grad_norm", self.max_grad_norm, 0)
         check_choice("calibration", self.calibration, CALIBRATIONS)
         check_choice("ema", self.ema, ("corrected", "released"))
+        check_choice("ste", self.ste, _checks.STE)
         check_positive("calibration_updates", self.calibration_updates)
         check_positive("calibration_batch_size", self.calibration_batch_size, most=2**20)
         check_positive("evaluations", self.evaluations)

@@ -35,6 +35,6 @@ def ours(published: Recipe) -> Recipe:
         published,
         finetune=replace(
             published.finetune, schedule="cosine", shrink_ranges=True, ema="corrected",
-            max_grad_norm=1000.0,
+            max_grad_norm=1000.0, ste=common.OUR_STE,
         ),
     )  # fmt: skip

@@ -22,7 +22,7 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
     """The quantized network of ``run``, built from its full-precision ``teacher``.
 
     What the run's recipe did to the teacher before quantizing it (``posttraining``: folding and the
-    like) is done here too.
+    like) is done here too, and activations have the gradient that it was trained with.
 
     Raises:
         FileNotFoundError: the run is not finished. ValueError: its files are corrupt, or the
@@ -36,13 +36,14 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
             raise FileNotFoundError(message)
     try:
         config = read_config(run)
-        bits, before = config["bits"], config.get("recipe", {}).get("posttraining")
+        bits, recipe = config["bits"], config.get("recipe", {})
+        before, tuning = recipe.get("posttraining"), recipe.get("finetune", {})
         if before is not None:
             teacher = prepare(teacher, settings(PostTrainingConfig, before, run))
         overrides = {name: settings(Override, o, run) for name, o in bits["overrides"].items()}
         student = quantize(
             teacher, bits["weights"], bits["activations"], placement=bits["placement"],
-            overrides=overrides,
+            overrides=overrides, ste=tuning.get("ste", "identity"),
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         message = f"{config_path} is not the configuration of a run ({error!r})"

@@ -71,7 +71,7 @@ class Work:
         self.prepared = prepare(teacher, recipe.posttraining)
         self.student = quantize(
             self.prepared, bits.weights, bits.activations, placement=bits.placement,
-            overrides=bits.overrides, ema=recipe.finetune.ema,
+            overrides=bits.overrides, ema=recipe.finetune.ema, ste=recipe.finetune.ste,
         ).to(self.device)  # fmt: skip
         self.phases = Phases(None)
         self.store = None if out is None else ImageStore(out / "images")
