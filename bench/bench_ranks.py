@@ -97,7 +97,7 @@ def measure(flags: argparse.Namespace, world: World) -> Seconds:
     shape = infer_shape(teacher, (3, flags.size, flags.size))
     recipe = hast.recipe("default", "cifar10")
     images = torch.randn(flags.batch, 3, flags.size, flags.size)
-    student = hc.quantize(teacher, 4, 4).to(world.device)
+    student = hc.quantize(teacher, 4, 4, ste=recipe.finetune.ste).to(world.device)
     hc.calibrate(student, [images[:8].to(world.device)])
 
     def make(iterations: int) -> None:

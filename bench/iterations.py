@@ -28,7 +28,8 @@ from hast_cuda.synthesis.step import Step as SynthesisStep
 
 Call = Callable[[], object]
 SYNTHESIS = SynthesisConfig()
-FINETUNE = FinetuneConfig(max_grad_norm=1000.0)  # clips, as the default preset does
+# Clips the gradient's norm, as the default preset does; activations pass it, as published.
+FINETUNE = FinetuneConfig(max_grad_norm=1000.0)
 BITS = 4
 
 

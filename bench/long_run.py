@@ -189,7 +189,7 @@ def _train(
     size = shape.channels, shape.height, shape.width
     random = torch.Generator().manual_seed(0)
     images = torch.randn(5 * config.batch_size // 2, *size, generator=random)  # a ragged pass
-    student = hc.calibrate(hc.quantize(network, 4, 4), [images])
+    student = hc.calibrate(hc.quantize(network, 4, 4, ste=config.ste), [images])
     labels: Tensor | None = None
     source: Tensor | GeneratorTrainer = images
     if loop in GENERATORS:

@@ -120,6 +120,18 @@ def test_student_of_a_run(tmp_path: Path, config: PostTrainingConfig) -> None:
             load_student(teacher, run)
 
 
+@pytest.mark.parametrize(
+    ("ste", "message"),
+    [("straight", "ste is 'straight'; allowed"), (5, "has ste='5' in config.json; expected")],
+)
+def test_student_of_a_run_with_a_gradient_that_cannot_be(
+    tmp_path: Path, ste: object, message: str
+) -> None:
+    student = batch_norm_ranges(hc.quantize(tiny(), 3, 3))
+    with pytest.raises(ValueError, match=message):
+        load_student(tiny(), saved(tmp_path, student, {"finetune": {"ste": ste}}))
+
+
 @pytest.mark.parametrize("recipe", [None, {}, {"posttraining": None}])
 def test_student_of_a_run_without_these_steps(tmp_path: Path, recipe: dict[str, Any]) -> None:
     student = batch_norm_ranges(hc.quantize(tiny(), 3, 3))

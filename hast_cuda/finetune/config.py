@@ -87,7 +87,8 @@ class FinetuneConfig:
     """Range tracking: "corrected", or the published recursion, "released"."""
     ste: str = "identity"
     """Straight-through gradient of activations: "identity" passes it everywhere (as released),
-    "clipped" only where the value lies in the quantizer's range."""
+    "clipped" only where the value lies in the quantizer's range. Of the student that a run makes;
+    one of your own has that of ``hast_cuda.quantize(ste=...)``."""
     shrink_ranges: bool = False
     """Shrink the calibrated ranges to the smallest quantization error."""
     evaluations: int = 10

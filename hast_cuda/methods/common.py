@@ -10,10 +10,6 @@ from hast_cuda.methods.recipe import Recipe
 EPOCHS = 147  # of 200 steps that train, after 4 of calibration that the published code counts too
 GENERATOR_EPOCHS = 400  # of 200 steps
 
-# A value beyond its range is quantized to the range's end whatever it does: a gradient that says
-# otherwise moves weights, and the perturbation of Eq. 10, in directions that change nothing.
-OUR_STE = "clipped"
-
 
 def ours(published: Recipe) -> Recipe:
     """A method's own losses under the training of the preset "default", the same for every method.
@@ -33,19 +29,28 @@ def ours(published: Recipe) -> Recipe:
             balanced_labels=True,
         ),
         finetune=replace(
-            tuning,
+            our_training(tuning),
             # The paper's rate lets the loss of a 3-bit student rise for its first steps, and a few
             # hundred steps do not bring it back.
             learning_rate=tuning.learning_rate / 5,
-            schedule="cosine",
-            max_grad_norm=1000.0,
             calibration_updates=50,
             calibration_batch_size=64,
-            shrink_ranges=True,
-            ste=OUR_STE,
-            ema="corrected",
             calibration="images",
         ),
+    )
+
+
+def our_training(tuning: FinetuneConfig) -> FinetuneConfig:
+    """``tuning`` with what the preset "default" changes for every method, generators included."""
+    return replace(
+        tuning,
+        schedule="cosine",
+        max_grad_norm=1000.0,
+        shrink_ranges=True,
+        ema="corrected",
+        # A value beyond its range is quantized to the range's end whatever it does: a gradient that
+        # says otherwise moves weights, and the perturbation of Eq. 10, where nothing changes.
+        ste="clipped",
     )
 
 

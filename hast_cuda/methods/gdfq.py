@@ -31,10 +31,4 @@ def ours(published: Recipe) -> Recipe:
     Its rate is the published one: this loss is hundreds of times smaller than Eq. 12, for which the
     rate of other methods is cut.
     """
-    return replace(
-        published,
-        finetune=replace(
-            published.finetune, schedule="cosine", shrink_ranges=True, ema="corrected",
-            max_grad_norm=1000.0, ste=common.OUR_STE,
-        ),
-    )  # fmt: skip
+    return replace(published, finetune=common.our_training(published.finetune))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.nn import Override, quantize
 from hast_cuda.posttraining import PostTrainingConfig, prepare
 from hast_cuda.run.record import read_config, settings
@@ -37,13 +38,14 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
     try:
         config = read_config(run)
         bits, recipe = config["bits"], config.get("recipe", {})
-        before, tuning = recipe.get("posttraining"), recipe.get("finetune", {})
+        before = recipe.get("posttraining")
+        tuning = settings(FinetuneConfig, recipe.get("finetune", {}), run)
         if before is not None:
             teacher = prepare(teacher, settings(PostTrainingConfig, before, run))
         overrides = {name: settings(Override, o, run) for name, o in bits["overrides"].items()}
         student = quantize(
             teacher, bits["weights"], bits["activations"], placement=bits["placement"],
-            overrides=overrides, ste=tuning.get("ste", "identity"),
+            overrides=overrides, ste=tuning.ste,
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         message = f"{config_path} is not the configuration of a run ({error!r})"
