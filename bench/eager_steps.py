@@ -155,7 +155,7 @@ class EagerSynthesis:
             [mean for mean, _ in self.found], [var for _, var in self.found],
             [layer.running_mean for layer in self.layers],
             [layer.running_var for layer in self.layers],
-            norm=self.config.match_reduction == "norm",
+            reduction=self.config.match_reduction,
         )  # fmt: skip
         self.found.clear()
         label, _ = reference.hard_sample_loss(

@@ -10,7 +10,7 @@ namespace {
 
 void match_loss(const Addresses& means, const Addresses& variances, const Addresses& running_means,
                 const Addresses& running_vars, const Sizes& channels, Address loss,
-                Address gradient, int dtype, bool norm, int device, Address stream) {
+                Address gradient, int dtype, int reduction, int device, Address stream) {
   const char* op = "match_loss";
   const Checks check(op);
   check.size("the number of layers", static_cast<int64_t>(means.size()), 1);
@@ -18,6 +18,9 @@ void match_loss(const Addresses& means, const Addresses& variances, const Addres
   check.length("running_means", running_means.size(), means.size());
   check.length("running_vars", running_vars.size(), means.size());
   check.length("channels", channels.size(), means.size());
+  if (reduction < 0 || reduction > 2) {
+    check.fail("unknown reduction code " + std::to_string(reduction) + ", expected 0..2");
+  }
   check.required("loss", loss);
   check.required("gradient", gradient);
   std::vector<MatchedLayer> layers;
@@ -32,14 +35,15 @@ void match_loss(const Addresses& means, const Addresses& variances, const Addres
   }
   call(op, &Backend::match_loss,
        MatchLossArgs{layers.data(), static_cast<int64_t>(layers.size()), pointer(loss),
-                     pointer(gradient), check.dtype(dtype), norm, device, pointer(stream)});
+                     pointer(gradient), check.dtype(dtype), static_cast<MatchReduction>(reduction),
+                     device, pointer(stream)});
 }
 
 }  // namespace
 
 void define_statistics(pybind11::module_& module) {
   module.def("match_loss", &match_loss, "means"_a, "variances"_a, "running_means"_a,
-             "running_vars"_a, "channels"_a, "loss"_a, "gradient"_a, "dtype"_a, "norm"_a,
+             "running_vars"_a, "channels"_a, "loss"_a, "gradient"_a, "dtype"_a, "reduction"_a,
              "device"_a, "stream"_a);
 }
 

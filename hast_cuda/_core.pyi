@@ -191,11 +191,14 @@ def match_loss(
     loss: int,
     gradient: int,
     dtype: int,
-    norm: bool,
+    reduction: int,
     device: int,
     stream: int,
 ) -> None:
-    """Eq. 3 over all layers; loss: fp[1]; gradient: fp[2, sum(channels)]: means, variances."""
+    """Eq. 3 over all layers; loss: fp[1]; gradient: fp[2, sum(channels)]: means, variances.
+
+    reduction: 0 mse, 1 norm, 2 relative.
+    """
 
 def channel_attention(
     maps: Sequence[int],

@@ -104,8 +104,9 @@ def _norm(inputs: Inputs) -> list[Tensor]:
     running = [layer[1] for layer in layers], [layer[2] for layer in layers]
     loss = hc.match_loss(means, variances, *running)
     norm = hc.match_loss(means, variances, *running, reduction="norm")
+    relative = hc.match_loss(means, variances, *running, reduction="relative")
     leaves = [t for layer in layers for t in (layer[0], *layer[3:])]
-    return _with([*(f[0] for f in found), *means, *variances, loss, norm], leaves)
+    return _with([*(f[0] for f in found), *means, *variances, loss, norm, relative], leaves)
 
 
 def _attention_inputs(device: torch.device) -> Inputs:

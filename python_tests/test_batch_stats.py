@@ -159,11 +159,12 @@ def test_output_used_twice_gets_the_sum_of_both_gradients(
 def layers(device: torch.device, dtype: torch.dtype) -> list[list[Tensor]]:
     """Means, variances, running means and running variances of five layers."""
     sizes = (16, 1, 64, 7, 2048)
-    return [[torch.randn(c, device=device).to(dtype) for c in sizes] for _ in range(4)]
+    groups = [[torch.randn(c, device=device).to(dtype) for c in sizes] for _ in range(4)]
+    return [*groups[:3], [t.abs() for t in groups[3]]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("reduction", ["mse", "norm"])
+@pytest.mark.parametrize("reduction", ["mse", "norm", "relative"])
 def test_match_loss_against_float64(
     device: torch.device, dtype: torch.dtype, reduction: str
 ) -> None:
@@ -174,7 +175,7 @@ def test_match_loss_against_float64(
     twins = [t.detach().double().requires_grad_() for t in leaves]
     exact = reference.match_loss(
         twins[:5], twins[5:], *([t.double() for t in g] for g in groups[2:]),
-        norm=reduction == "norm",
+        reduction=reduction,
     )  # fmt: skip
     (3 * exact).backward()
     torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=0)
@@ -183,8 +184,10 @@ def test_match_loss_against_float64(
 
 
 def test_match_loss_of_many_layers(device: torch.device) -> None:
-    groups = [[torch.randn(1 + i % 9, device=device) for i in range(203)] for _ in range(4)]
-    torch.testing.assert_close(hc.match_loss(*groups), reference.match_loss(*groups))
+    groups = [[torch.rand(1 + i % 9, device=device) for i in range(203)] for _ in range(4)]
+    for reduction in ("mse", "norm", "relative"):
+        found = hc.match_loss(*groups, reduction=reduction)
+        torch.testing.assert_close(found, reference.match_loss(*groups, reduction=reduction))
 
 
 def test_match_loss_by_hand(device: torch.device) -> None:
@@ -194,6 +197,26 @@ def test_match_loss_by_hand(device: torch.device) -> None:
     assert float(hc.match_loss(means, zeros, zeros, zeros)) == pytest.approx(5.75)
     norm = hc.match_loss(means, zeros, zeros, zeros, reduction="norm")
     assert float(norm) == pytest.approx((5**0.5 + 3) / 2)
+    # all running variances are 0, so that the unit is 1
+    relative = hc.match_loss(means, zeros, zeros, zeros, reduction="relative")
+    assert float(relative) == pytest.approx(5.75)
+    # mean variances 2 and 4; gaps of the variances (-1, -3) and (-4)
+    running = [torch.tensor([1.0, 3.0], device=device), torch.tensor([4.0], device=device)]
+    relative = hc.match_loss(means, zeros, zeros, running, reduction="relative")
+    expected = (5 / (2 * 2) + 9 / 4 + 10 / (2 * 4) + 16 / 16) / 2
+    assert float(relative) == pytest.approx(expected)
+
+
+def test_relative_gaps_do_not_depend_on_the_scale_of_a_layer(device: torch.device) -> None:
+    mean, var, running_mean, running_var = (torch.rand(5, device=device) for _ in range(4))
+    losses = [
+        hc.match_loss(
+            [k * mean], [k**2 * var], [k * running_mean], [k**2 * running_var],
+            reduction="relative",
+        )
+        for k in (1.0, 1e-8, 1e8)
+    ]  # fmt: skip
+    torch.testing.assert_close(losses[1:], [losses[0]] * 2)
 
 
 def test_norm_gradient_is_zero_at_zero(device: torch.device) -> None:
@@ -233,7 +256,7 @@ def test_opcheck(device: torch.device) -> None:
             True,
         ),
     )
-    torch.library.opcheck(torch.ops.hast_cuda.match_loss.default, ([c], [c], [c], [c], False))
+    torch.library.opcheck(torch.ops.hast_cuda.match_loss.default, ([c], [c], [c], [c], "mse"))
 
 
 X, C = torch.randn(2, 3, 4, 4), torch.ones(3)

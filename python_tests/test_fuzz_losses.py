@@ -49,7 +49,7 @@ def match_calls(draw: st.DrawFn) -> Call:
         ]
         for n in names
     }  # fmt: skip
-    good["reduction"] = draw(st.sampled_from(["mse", "norm"]))
+    good["reduction"] = draw(st.sampled_from(["mse", "norm", "relative"]))
     return draw(flawed(good, {**wrong, "reduction": NO_CHOICE}))
 
 
@@ -61,9 +61,9 @@ def test_match_loss(device: torch.device, given_call: Call) -> None:
     assert answered == (flaw is None), (flaw, call)
     if not answered:
         return
-    norm = call.pop("reduction") == "norm"
-    exact = reference.match_loss(*map(double, call.values()), norm=norm)
-    near(loss, reference.match_loss(*call.values(), norm=norm), exact)
+    reduction = call.pop("reduction")
+    exact = reference.match_loss(*map(double, call.values()), reduction=reduction)
+    near(loss, reference.match_loss(*call.values(), reduction=reduction), exact)
 
 
 @st.composite

@@ -88,7 +88,11 @@ def test_finetune_configurations_refused(changed: dict[str, Any], message: str) 
         ("iterations", 0, "iterations is 0"),
         ("learning_rate", float("nan"), "learning_rate is nan"),
         ("schedule", "linear", "schedule is 'linear'; allowed: 'plateau', 'cosine'"),
-        ("match_reduction", "max", "match_reduction is 'max'; allowed: 'mse', 'norm', 'sum'"),
+        (
+            "match_reduction",
+            "max",
+            "match_reduction is 'max'; allowed: 'mse', 'norm', 'sum', 'relative'",
+        ),
         ("match_weight", -1.0, "match_weight is -1.0"),
         (
             "noise",

@@ -100,12 +100,14 @@ def by_hand(network: nn.Module, labels: Tensor, noise: Tensor, config: Synthesis
         match = torch.zeros((), device=x.device)
         for norm in norms:
             var, mean = torch.var_mean(inputs[norm], (0, 2, 3), correction=0)
-            for gap in (mean - norm.running_mean, var - norm.running_var):
+            scale = norm.running_var.mean() if config.match_reduction == "relative" else 1.0
+            gaps = (mean - norm.running_mean) / scale**0.5, (var - norm.running_var) / scale
+            for gap in gaps:
                 norm_loss = config.match_reduction == "norm"
                 match = match + (gap.norm() if norm_loss else gap.square().mean()) / len(norms)
         p = logits.softmax(1).gather(1, labels[:, None])[:, 0]
         hard = ((1 - p) ** config.difficulty_exponent * -p.log()).mean()
-        loss = match + config.label_weight * hard
+        loss = config.match_weight * match + config.label_weight * hard
         adam.zero_grad()
         loss.backward()
         adam.step()
@@ -115,9 +117,12 @@ def by_hand(network: nn.Module, labels: Tensor, noise: Tensor, config: Synthesis
     return x.detach()
 
 
-@pytest.mark.parametrize("reduction", ["mse", "norm"])
-def test_equals_a_loop_of_torch_parts(device: torch.device, reduction: str) -> None:
-    config = replace(CONFIG, match_reduction=reduction, num_images=4, learning_rate=8.0, patience=0)
+@pytest.mark.parametrize(("reduction", "weight"), [("mse", 1.0), ("norm", 1.0), ("relative", 10.0)])
+def test_equals_a_loop_of_torch_parts(device: torch.device, reduction: str, weight: float) -> None:
+    config = replace(
+        CONFIG, match_reduction=reduction, match_weight=weight, num_images=4, learning_rate=8.0,
+        patience=0,
+    )  # fmt: skip
     records: Records = []
     found = synthesize(tiny(), SHAPE, config, seed=3, device=device, log=records.append)
     noise = torch.randn(4, CHANNELS, SIZE, SIZE, generator=generator(3, "noise", 0))

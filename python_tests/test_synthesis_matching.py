@@ -67,6 +67,11 @@ BATCH_STD = [math.sqrt(a + 1e-6) - math.sqrt(b + 1e-6) for a, b in ((1.5, 1), (2
         ("sample", "variance", "sum", (5 + 22) / 2),
         ("sample", "std", "mse", (10 + STD[0] ** 2 + STD[1] ** 2) / 4),
         ("sample", "std", "norm", R5 + math.hypot(*STD) / 2),
+        # in units of the mean variance, 2.5
+        ("batch", "variance", "relative", 4 / (2 * 2.5) + 4.25 / (2 * 2.5**2)),
+        ("batch", "std", "relative", (4 + BATCH_STD[0] ** 2 + BATCH_STD[1] ** 2) / (2 * 2.5)),
+        ("sample", "variance", "relative", 10 / (4 * 2.5) + 17 / (4 * 2.5**2)),
+        ("sample", "std", "relative", (10 + STD[0] ** 2 + STD[1] ** 2) / (4 * 2.5)),
         ("sample", "std", "sum", (10 + STD[0] ** 2 + STD[1] ** 2) / 2),
     ],
 )

@@ -18,16 +18,21 @@ LARGEST_PROBABILITY = 1 - 1e-6
 
 def match_loss(
     means: Sequence[Tensor], variances: Sequence[Tensor], running_means: Sequence[Tensor],
-    running_vars: Sequence[Tensor], *, norm: bool = False,
+    running_vars: Sequence[Tensor], *, reduction: str = "mse",
 ) -> Tensor:  # fmt: skip
-    """Eq. 3 over all layers: mean squared gaps (as released) or, with ``norm``, as printed."""
+    """Eq. 3 over all layers: mean squared gaps ("mse", as released), as printed ("norm"), or
+    mean squared gaps in units of the layer's mean variance or its root ("relative")."""
     terms = []
     for mean, var, running_mean, running_var in zip(
         means, variances, running_means, running_vars, strict=True
     ):
         gap_mean, gap_var = mean - running_mean, var - running_var
-        if norm:
+        if reduction == "norm":
             terms.append(torch.linalg.vector_norm(gap_mean) + torch.linalg.vector_norm(gap_var))
+        elif reduction == "relative":
+            scale = running_var.mean()
+            scale = torch.where(scale == 0, 1.0, scale)
+            terms.append(gap_mean.square().mean() / scale + (gap_var / scale).square().mean())
         else:
             terms.append(gap_mean.square().mean() + gap_var.square().mean())
     return torch.stack(terms).sum() / len(terms)

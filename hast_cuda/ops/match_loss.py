@@ -11,30 +11,32 @@ from torch import Tensor
 from hast_cuda.ops import _checks, reference
 from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
 
+REDUCTIONS = ("mse", "norm", "relative")  # in the order of csrc/match_loss.h
+
 
 def _loss(
     means: list[Tensor], variances: list[Tensor], running_means: list[Tensor],
-    running_vars: list[Tensor], norm: bool,
+    running_vars: list[Tensor], reduction: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     loss = means[0].new_empty(())
     gradient = means[0].new_empty(2, sum(m.numel() for m in means))
     core.match_loss(
         *([pointer(t) for t in group] for group in (means, variances, running_means, running_vars)),
-        [m.numel() for m in means], pointer(loss), pointer(gradient), DTYPES[loss.dtype], norm,
-        *device_and_stream(loss),
+        [m.numel() for m in means], pointer(loss), pointer(gradient), DTYPES[loss.dtype],
+        REDUCTIONS.index(reduction), *device_and_stream(loss),
     )  # fmt: skip
     return loss, gradient
 
 
 def _loss_reference(
     means: list[Tensor], variances: list[Tensor], running_means: list[Tensor],
-    running_vars: list[Tensor], norm: bool,
+    running_vars: list[Tensor], reduction: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     with torch.enable_grad():
         leaves = [t.detach().requires_grad_() for t in (*means, *variances)]
         split = len(means)
         loss = reference.match_loss(
-            leaves[:split], leaves[split:], running_means, running_vars, norm=norm
+            leaves[:split], leaves[split:], running_means, running_vars, reduction=reduction
         )
         grads = torch.autograd.grad(loss, leaves)
     packed = torch.stack((torch.cat(grads[:split]), torch.cat(grads[split:])))
@@ -43,7 +45,7 @@ def _loss_reference(
 
 _match_loss = register(
     "match_loss(Tensor[] means, Tensor[] variances, Tensor[] running_means,"
-    " Tensor[] running_vars, bool norm) -> (Tensor, Tensor)",
+    " Tensor[] running_vars, str reduction) -> (Tensor, Tensor)",
     _loss,
     _loss_reference,
     lambda means, *_: (
@@ -55,9 +57,9 @@ _match_loss = register(
 
 class _MatchLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, norm: bool, layers: int, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, reduction: str, layers: int, *tensors: Tensor) -> Tensor:
         groups = [list(tensors[i * layers : (i + 1) * layers]) for i in range(4)]
-        loss, gradient = _match_loss(*groups, norm)
+        loss, gradient = _match_loss(*groups, reduction)
         ctx.save_for_backward(gradient)
         ctx.sizes = [t.numel() for t in groups[0]]
         result: Tensor = loss
@@ -81,7 +83,9 @@ def match_loss(
         means: per layer [C_l], batch means; ``variances`` likewise (from :func:`batch_norm_match`).
         running_means: the teacher's statistics per layer; ``running_vars`` likewise.
         reduction: "mse", ``1/L sum_l mean_c(gap^2)`` of mean and variance, as released; "norm",
-            ``1/L sum_l ||gap||_2``, Eq. 3 as printed.
+            ``1/L sum_l ||gap||_2``, Eq. 3 as printed; "relative", "mse" of the gaps of means in
+            units of ``sqrt(s_l)`` and of those of variances in units of ``s_l``, with
+            ``s_l = mean_c(running_var)``, or 1 where that is 0: layers count alike.
 
     Returns:
         0-d loss. Gradients flow to ``means`` and ``variances`` (0 where a norm is 0).
@@ -89,7 +93,7 @@ def match_loss(
     Raises:
         ValueError: no layers, lengths, shapes, dtypes or devices that differ, unknown reduction.
     """
-    _checks.choice("reduction", reduction, ("mse", "norm"))
+    _checks.choice("reduction", reduction, REDUCTIONS)
     named = {
         "means": means, "variances": variances, "running_means": running_means,
         "running_vars": running_vars,
@@ -121,5 +125,5 @@ def match_loss(
             message = f"means[{index}] has dtype {dtype}; statistics are float32, or float64"
             raise TypeError(message)
     flat = [t.contiguous() for group in groups for t in group]
-    loss: Tensor = _MatchLoss.apply(reduction == "norm", layers, *flat)
+    loss: Tensor = _MatchLoss.apply(reduction, layers, *flat)
     return loss

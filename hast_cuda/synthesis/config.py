@@ -12,7 +12,7 @@ SCHEDULES = ("plateau", "cosine")
 NOISES = ("gaussian", "natural", "uniform", "narrow")
 STATISTICS = ("batch", "sample")
 SPREADS = ("variance", "std")
-REDUCTIONS = ("mse", "norm", "sum")
+REDUCTIONS = ("mse", "norm", "sum", "relative")
 LABEL_LOSSES = ("hard_sample", "soft")
 
 
@@ -54,8 +54,9 @@ class SynthesisConfig:
     spread: str = "variance"
     """Second statistic: "variance" (biased), or "std" (ZeroQ, DSG)."""
     match_reduction: str = "mse"
-    """Eq. 3 as released ("mse": means over channels and layers), as printed ("norm"), or "sum" of
-    squares over channels and layers (ZeroQ, DSG)."""
+    """Eq. 3 as released ("mse": means over channels and layers), as printed ("norm"), "sum" of
+    squares over channels and layers (ZeroQ, DSG), or "relative": "mse" in units of each layer's
+    mean variance, so that layers count alike."""
     match_weight: float = 1.0
     """Weight of the statistics' loss; the paper's is 1."""
     match_input: bool = False

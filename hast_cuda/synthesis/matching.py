@@ -12,6 +12,7 @@ from hast_cuda.ops import batch_norm_match
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.sample_statistics import SampleStatistics, sample_statistics
 
+FUSED = ("mse", "norm", "relative")  # reductions that the fused op knows
 EPSILON = 1e-6  # ZeroQ's, under the root: a constant map has a finite gradient
 
 
@@ -35,7 +36,9 @@ class Matching:
 
     - "mse": ``mean_l mean_r w_lr mean_c d^2`` (Eq. 3 as released),
     - "norm": ``mean_l mean_r w_lr ||d||_2`` (Eq. 3 as printed),
-    - "sum": ``sum_l mean_r w_lr sum_c d^2`` (ZeroQ, DSG).
+    - "sum": ``sum_l mean_r w_lr sum_c d^2`` (ZeroQ, DSG),
+    - "relative": as "mse", of ``d / u_l``: ``u_l = sqrt(s_l)`` for means and standard deviations,
+      ``s_l`` for variances, with ``s_l = mean_c(running_var)``, or 1 where that is 0.
 
     Args:
         statistics: of the teacher; with ``config.statistics == "sample"`` its layers get hooks, so
@@ -54,12 +57,16 @@ class Matching:
             layer: (layer.running_mean, self._spread(layer.running_var))
             for layer in statistics.layers
         }
+        self.units: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        """Per layer, of mean and spread, 0-d; none where a unit is 1."""
+        if config.match_reduction == "relative":
+            self.units = {layer: self._unit(layer.running_var) for layer in statistics.layers}
         self.slack: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         """Per layer, of mean and spread; none where missing."""
         # One launch for all layers, where the fused op knows the loss.
         self.fused = (
             (config.statistics, config.spread) == ("batch", "variance")
-            and config.match_reduction in ("mse", "norm")
+            and config.match_reduction in FUSED
             and not config.match_input
             and not config.slack_percentile
         )
@@ -123,14 +130,21 @@ class Matching:
     def _spread(self, var: Tensor) -> Tensor:
         return (var + EPSILON).sqrt() if self.config.spread == "std" else var
 
+    def _unit(self, var: Tensor) -> tuple[Tensor, Tensor]:
+        scale = torch.where(var.mean() == 0, 1.0, var.mean())
+        return scale.sqrt(), scale.sqrt() if self.config.spread == "std" else scale
+
     def _rows(self, gap: Gap) -> Tensor:
         """[rows]: the loss of one layer before the average over rows."""
         slacks = self.slack.get(gap.layer) if gap.layer is not None else None
         losses: list[Tensor] = []
+        units = self.units.get(gap.layer) if gap.layer is not None else None
         for index, difference in enumerate((gap.mean, gap.spread)):
             d = difference
             if slacks is not None:
                 d = (d.abs() - slacks[index]).clamp(min=0)
+            if units is not None:
+                d = d / units[index].to(d.dtype)
             if self.config.match_reduction == "norm":
                 losses.append(torch.linalg.vector_norm(d, dim=1))
             elif self.config.match_reduction == "sum":

@@ -88,6 +88,7 @@ MISTAKES = [
     Mistake("hard_sample_loss.cpp", "gradient[label] = ", "gradient[0] = ", "wrong index"),
     Mistake("common/slabs.h", "slab < count;", "slab + 1 < count;", "last slab dropped"),
     Mistake("match_loss.cpp", "gradient + total,", "gradient,", "gradients on top of each other"),
+    Mistake("match_loss.cpp", "scale * scale", "scale", "variances in the unit of the means"),
     Mistake("channel_attention.cpp", "begin < map.spatial; begin += kTile",
             "begin + kTile < map.spatial; begin += kTile", "last rows of a tile left out"),
     Mistake("attention_loss.cpp", "teacher[c] - student[c]", "student[c] - teacher[c]",
