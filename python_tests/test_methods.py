@@ -115,7 +115,11 @@ def test_training_free_methods_use_no_image(name: str) -> None:
 def test_default_trains_every_method_alike(name: str) -> None:
     ours = methods.recipe(name, "default", "cifar10").finetune
     hast = methods.recipe("hast", "default", "cifar10").finetune
-    allowed = {"label_weight", "feature_weight", "perturbation", "clean_weight", "perturbed_weight"}
+    # losses and crops are those of the method
+    allowed = {
+        "label_weight", "feature_weight", "alignment", "perturbation", "clean_weight",
+        "perturbed_weight", "crop_scale",
+    }  # fmt: skip
     assert differing(ours, hast) <= allowed
 
 
@@ -150,7 +154,11 @@ def test_hasts_default_matches_first_and_starts_from_squant(dataset: str) -> Non
     ours, paper = (methods.recipe("hast", preset, dataset) for preset in ("default", "paper"))
     assert ours.posttraining == PostTrainingConfig(rounding="squant")
     assert ours.synthesis.label_weight == 0.1
-    assert (ours.synthesis.noise, ours.synthesis.learning_rate) == ("natural", 0.03)
+    assert (ours.synthesis.noise, ours.synthesis.learning_rate) == ("natural", 0.1)
+    assert (ours.synthesis.match_reduction, ours.synthesis.match_weight) == ("relative", 10)
+    assert (ours.finetune.alignment, ours.finetune.crop_scale) == ("direct", (0.8, 1.0))
+    assert paper.synthesis.match_reduction == "mse"
+    assert (paper.finetune.alignment, paper.finetune.crop_scale) == ("relaxed", (0.5, 1.0))
     assert paper.synthesis.noise == "gaussian"
     assert ours.synthesis.difficulty_exponent == paper.synthesis.difficulty_exponent
     assert ours.synthesis.augment_probability == 0.5
