@@ -196,8 +196,9 @@ def test_the_twin_is_the_student() -> None:
 
 @pytest.mark.parametrize("name", ["cross_entropy", "distillation", "alignment"])
 @pytest.mark.parametrize("label_weight", [0.0, 1.0])
-def test_hessians_of_the_losses(name: str, label_weight: float) -> None:
-    config = FinetuneConfig(label_weight=label_weight)
+@pytest.mark.parametrize("alignment", ["relaxed", "direct"])
+def test_hessians_of_the_losses(name: str, label_weight: float, alignment: str) -> None:
+    config = FinetuneConfig(label_weight=label_weight, alignment=alignment)
     losses = StudentLosses(tiny(), quantized(), pictures(), labels(), config, layers=LAYERS)
     hessian = Hessian(getattr(losses, name), losses.parameters)
     v, w = (torch.randn(hessian.size) for _ in range(2))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hast_cuda.finetune import FinetuneConfig, feature_layers
 from hast_cuda.finetune.features import FeatureTap, follow
-from hast_cuda.finetune.objective import loss_terms
+from hast_cuda.finetune.objective import direct_alignment, loss_terms
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.swap import swap_modules
 from hast_cuda.ops import reference
@@ -73,8 +73,7 @@ def twice_differentiable(network: nn.Module) -> nn.Module:
 @dataclass(frozen=True)
 class _Seen:
     logits: Tensor
-    energies: list[Tensor]
-    positions: list[int]
+    maps: list[Tensor]
 
 
 class StudentLosses:
@@ -100,7 +99,7 @@ class StudentLosses:
         parameters: of the copied student, all of them; what to differentiate by.
 
     Raises:
-        ValueError: direct alignment, no layer to align at, a range that is not frozen.
+        ValueError: no layer to align at, a range that is not frozen.
         RuntimeError: the objective is not the one known here.
     """
 
@@ -111,12 +110,6 @@ class StudentLosses:
         device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.config = config or FinetuneConfig()
-        if self.config.alignment != "relaxed":
-            message = (
-                f"alignment is {self.config.alignment!r}; only 'relaxed' alignment (Eq. 13) has a "
-                "twin with a second derivative"
-            )
-            raise ValueError(message)
         device = as_device(device)
         check_images("images", images)
         if labels.is_meta:
@@ -154,10 +147,15 @@ class StudentLosses:
         return loss / logits.shape[1] if self.config.distillation_reduction == "mean" else loss
 
     def alignment(self) -> Tensor:
-        """FA of Eq. 13, summed over layers, without lambda."""
-        seen = self._see(self.student, self._tap)
+        """FA of Eq. 13, or of the maps themselves, summed over layers, without lambda."""
+        maps = self._see(self.student, self._tap).maps
+        if self.config.alignment == "direct":
+            return direct_alignment(self._target.maps, maps)  # torch's own, of every order
+        target, energies = (
+            [reference.channel_attention(m) for m in found] for found in (self._target.maps, maps)
+        )
         return reference.energy_loss(
-            self._target.energies, seen.energies, seen.positions,
+            target, energies, [m[0, 0].numel() for m in maps],
             normalized=self.config.normalized_attention,
         )  # fmt: skip
 
@@ -165,14 +163,14 @@ class StudentLosses:
         tap.active = True
         logits = network(self.images)
         tap.active = False
-        maps = tap.take()
-        energies = [reference.channel_attention(m) for m in maps]
-        return _Seen(logits, energies, [m[0, 0].numel() for m in maps])
+        return _Seen(logits, tap.take())
 
     @torch.no_grad()
     def _compare(self, teacher: nn.Module, student: nn.Module, layers: list[str]) -> None:
         """A twin that has come to differ from the objective must not pass for it."""
-        networks = follow((teacher, student), layers, merge=False)
+        networks = follow(
+            (teacher, student), layers, merge=False, maps=self.config.alignment == "direct"
+        )
         target, output = (network(self.images) for network in networks)
         unlabelled = replace(self.config, label_weight=0.0)  # the cross entropy is torch's own
         expected = loss_terms(unlabelled, target, output)
