@@ -298,15 +298,20 @@ def test_analyses_of_a_run(hast: Cli, tmp_path: Path) -> None:
     hast("quantize", *DIGITS, *DATA, *SMALL, *TUNING, "--out", out)
     common = [*DIGITS, "--run", out]
     hast("analyze", "difficulty", *common, "--data", "digits")
+    hast("analyze", "statistics", *common, "--data", "digits")
     hast("analyze", "gradients", *common, "--batch-size", 4, "--batches", 2)
     hast("analyze", "hessian", *common, "--batch-size", 2, "--steps", 2)
     hast("analyze", "curves", "--run", out)
     found = {p.name for p in (out / "analysis").iterdir()}
-    names = ("difficulty", "errors", "gradients", "hessian", "curves")
+    names = ("difficulty", "errors", "statistics", "gradients", "hessian", "curves")
     assert found == {f"{name}.{kind}" for name in names for kind in ("json", "png")}
     bins = json.loads((out / "analysis" / "difficulty.json").read_text())["difficulty"]
     assert sum(bins["synthetic"]["counts"]) == 8
     assert sum(bins["test"]["counts"]) == 600
+    statistics = json.loads((out / "analysis" / "statistics.json").read_text())["statistics"]
+    assert statistics["top1"]["stored statistics"] == pytest.approx(98.5)
+    assert statistics["top1"]["those of the images"] < 98
+    assert all(gap["mean"] > 0 and gap["variance"] > 0 for gap in statistics["gaps"].values())
 
 
 def test_images_that_the_network_does_not_take_are_refused_first(

@@ -9,6 +9,7 @@ import torch
 from hast_cuda import report
 from hast_cuda.analysis import (
     Hessian,
+    StatisticGap,
     difficulty_histogram,
     error_by_difficulty,
     hessian_spectrum,
@@ -48,6 +49,9 @@ DRAWINGS: dict[str, Callable[[Path], None]] = {
         {"CE": spectrum(1.0), "KL": spectrum(0.1)},  # type: ignore[dict-item]
         p,
     ),
+    "statistics": lambda p: report.draw_statistics(
+        {"bn1": StatisticGap(0.1, 0.4), "bn2": StatisticGap(0.0, 1.5)}, p
+    ),
     "sensitivity": lambda p: report.draw_sensitivity(
         {"perturbation": {0.01: [80.0, 81.0], 0.02: [79.0, 82.0]}}, p
     ),
@@ -82,6 +86,7 @@ def test_a_drawing_that_fails_leaves_no_figure(
     [
         report.draw_difficulty, report.draw_error_by_difficulty, report.draw_loss_curves,
         report.draw_cosines, report.draw_spectrum, report.draw_sensitivity,
+        report.draw_statistics,
     ],
 )  # fmt: skip
 def test_nothing_to_draw(draw: Callable[..., None], tmp_path: Path) -> None:

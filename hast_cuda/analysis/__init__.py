@@ -14,6 +14,11 @@ from hast_cuda.analysis.difficulty import (
 from hast_cuda.analysis.double_backward import NotTwiceDifferentiableError, require_double_backward
 from hast_cuda.analysis.gradients import cosine, flat_gradient, gradient_cosines
 from hast_cuda.analysis.hessian import Hessian
+from hast_cuda.analysis.image_statistics import (
+    StatisticGap,
+    reestimate_batch_norms,
+    statistic_gaps,
+)
 from hast_cuda.analysis.spectrum import (
     Eigenvalue,
     Spectrum,
@@ -32,6 +37,7 @@ __all__ = [
     "Judged",
     "NotTwiceDifferentiableError",
     "Spectrum",
+    "StatisticGap",
     "StudentLosses",
     "Trace",
     "cosine",
@@ -43,7 +49,9 @@ __all__ = [
     "hessian_trace",
     "judge",
     "loss_curves",
+    "reestimate_batch_norms",
     "require_double_backward",
+    "statistic_gaps",
     "top_eigenvalues",
     "twice_differentiable",
 ]

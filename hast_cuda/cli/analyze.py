@@ -1,4 +1,4 @@
-"""``hast-cuda analyze``: why a finished run is as good as it is (Figures 2, 4 and 6)."""
+"""``hast-cuda analyze``: why a finished run is as good as it is (Eq. 3, Figures 2, 4 and 6)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hast_cuda import analysis, report
 from hast_cuda.cli.options import Budget, Network, labelled_images
+from hast_cuda.evaluate import evaluate
 from hast_cuda.files import write_json
 from hast_cuda.run import (
     RunDirectory,
@@ -78,6 +79,35 @@ def difficulty(
         report.draw_error_by_difficulty(rates, _write(run, "errors", found["errors"], target))
     found["histograms"] = {name: asdict(histogram) for name, histogram in histograms.items()}
     report.draw_difficulty(histograms, _write(run, "difficulty", found["histograms"], target))
+
+
+def statistics(
+    network: Annotated[Network, Flat], run: Path, data: str | None = None,
+    images: Path | None = None, device: str = "auto",
+) -> None:  # fmt: skip
+    """How well the images match the network's BatchNorm statistics, layer by layer (Eq. 3).
+
+    Args:
+        network: the full-precision network.
+        run: finished run directory.
+        data: labelled test images; the network is tested on them with its statistics and with
+            those of the images in their place. Images that stand for its data change little.
+        images: directory of other images than the run's.
+        device: as for quantize.
+    """
+    teacher, target = network.load(), Budget(device=device).torch_device()
+    given = _images(run, images).images
+    gaps = analysis.statistic_gaps(teacher, given, device=target)
+    found: dict[str, Any] = {"gaps": {name: asdict(gap) for name, gap in gaps.items()}}
+    test = labelled_images(data, network.spec())
+    if test is not None:
+        anew = analysis.reestimate_batch_norms(teacher, given, device=target)
+        found["top1"] = {
+            name: evaluate(model, test, device=target)
+            for name, model in (("stored statistics", teacher), ("those of the images", anew))
+        }
+        print(f"top-1 with {', '.join(f'{n}: {v:.2f} %' for n, v in found['top1'].items())}")
+    report.draw_statistics(gaps, _write(run, "statistics", found, target))
 
 
 def gradients(
@@ -155,6 +185,7 @@ def curves(run: Path, others: tuple[Path, ...] = ()) -> None:
 
 ANALYSES: dict[str, Callable[..., None]] = {
     "difficulty": difficulty,
+    "statistics": statistics,
     "gradients": gradients,
     "hessian": hessian,
     "curves": curves,

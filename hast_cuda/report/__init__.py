@@ -14,6 +14,7 @@ from hast_cuda.report.loss_curves import draw_loss_curves
 from hast_cuda.report.results import ACCURACIES
 from hast_cuda.report.sensitivity import draw_sensitivity
 from hast_cuda.report.spectrum import draw_spectrum
+from hast_cuda.report.statistics import draw_statistics
 from hast_cuda.report.write import Context, write_comparison, write_report
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "draw_loss_curves",
     "draw_sensitivity",
     "draw_spectrum",
+    "draw_statistics",
     "inception_loss",
     "write_comparison",
     "write_report",

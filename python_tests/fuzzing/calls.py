@@ -29,6 +29,7 @@ EXCLUDED = {
         "hast_cuda.nn.QuantizationTable", "hast_cuda.analysis.Eigenvalue",
         "hast_cuda.analysis.ErrorRates", "hast_cuda.analysis.Histogram",
         "hast_cuda.analysis.Judged", "hast_cuda.analysis.Spectrum", "hast_cuda.analysis.Trace",
+        "hast_cuda.analysis.StatisticGap",
     ), _RESULT),
     # exceptions take a message
     "hast_cuda.nn.CannotMergeError": "an exception",

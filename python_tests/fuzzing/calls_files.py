@@ -101,6 +101,9 @@ CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
     "hast_cuda.report.draw_error_by_difficulty": (
         report.draw_error_by_difficulty, _drawn(rates={"a": _RATES}),
     ),
+    "hast_cuda.report.draw_statistics": (
+        report.draw_statistics, _drawn(gaps={"a": analysis.StatisticGap(0.5, 1.0)}),
+    ),
     "hast_cuda.report.draw_gaps": (report.draw_gaps, _drawn(top1={"a": (60.0, 50.0)})),
     "hast_cuda.report.draw_inception": (
         report.draw_inception, _drawn(exponents={"a": 2.0}, marks={"a": 0.5}),

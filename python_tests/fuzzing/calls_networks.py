@@ -182,6 +182,20 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "hast_cuda.analysis.loss_curves": (analysis.loss_curves, lambda: {
         "records": [{"phase": "synthesis", "iteration": 0, "batch": 0, "match": 1.0}],
     }),
+    "hast_cuda.analysis.reestimate_batch_norms": (
+        analysis.reestimate_batch_norms,
+        lambda: {
+            "network": things.teacher(), "images": things.images(), "batch_size": 8,
+            "device": "cpu",
+        },
+    ),
+    "hast_cuda.analysis.statistic_gaps": (
+        analysis.statistic_gaps,
+        lambda: {
+            "network": things.teacher(), "images": things.images(), "batch_size": 3,
+            "device": "cpu",
+        },
+    ),
     "hast_cuda.analysis.require_double_backward": (
         lambda **given: analysis.require_double_backward(*given.values()),
         lambda: {"tensors": things.scalar_loss()["loss"]()},

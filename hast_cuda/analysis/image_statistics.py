@@ -1,0 +1,134 @@
+"""How far images' statistics are from those that a network has stored (Eq. 3, layer by layer)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.nn import has_running_statistics
+from hast_cuda.typed import typed
+from hast_cuda.validate import as_device, check_images, check_range, check_values, explained_forward
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class StatisticGap:
+    """Of one layer, averaged over its channels; 0 where the images match."""
+
+    mean: float
+    """``mean_c |mean - running_mean| / sqrt(s)``, ``s = mean_c(running_var)``, or 1 where 0."""
+    variance: float
+    """``mean_c |var - running_var| / s``."""
+
+
+@typed
+@torch.no_grad()
+def statistic_gaps(
+    network: nn.Module, images: Tensor, *, batch_size: int = BATCH,
+    device: torch.device | str = "cpu",
+) -> dict[str, StatisticGap]:  # fmt: skip
+    """Gaps between the statistics of all ``images`` together and the stored ones, by layer.
+
+    Args:
+        network: with BatchNorm layers; copied, run in eval mode.
+        images: [N, C, H, W], normalised.
+        batch_size: images per forward pass; the result does not depend on it.
+        device: where to compute.
+
+    Returns:
+        In the order in which the layers are first reached; layers that are not reached are missing.
+
+    Raises:
+        ValueError: no images, or no BatchNorm layer is reached.
+    """
+    model = _copied(network, images, batch_size, device)
+    sums: dict[str, tuple[Tensor, ...]] = {}  # per layer: count, sum and sum of squares per channel
+    centres = {name: layer.running_mean.double() for name, layer in _layers(model).items()}
+
+    def record(name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        x = args[0].double().transpose(0, 1).flatten(1) - centres[name][:, None]
+        found = x.new_tensor(x.shape[1]), x.sum(1), x.square().sum(1)
+        before = sums.get(name, tuple(torch.zeros_like(part) for part in found))
+        sums[name] = tuple(a + b for a, b in zip(before, found, strict=True))
+
+    for name, layer in _layers(model).items():
+        layer.register_forward_pre_hook(partial(record, name))
+    for batch in images.split(batch_size):
+        with explained_forward("images", batch):
+            model(batch.to(device))
+    if not sums:
+        message = "no BatchNorm layer with running statistics is reached: there is nothing to match"
+        raise ValueError(message)
+    layers = _layers(model)
+    return {name: _gap(layers[name], *found) for name, found in sums.items()}
+
+
+@typed
+@torch.no_grad()
+def reestimate_batch_norms(
+    network: nn.Module, images: Tensor, *, batch_size: int = BATCH,
+    device: torch.device | str = "cpu",
+) -> nn.Module:  # fmt: skip
+    """A copy of ``network`` whose BatchNorm statistics are those of ``images``, batch averages.
+
+    Its accuracy tells how well images stand for the data that the network was trained on: with
+    images of that data it stays what it was.
+
+    Args:
+        network: with BatchNorm layers; copied.
+        images: [N, C, H, W], normalised.
+        batch_size: images per forward pass; the last, smaller batch counts like the others.
+        device: where to compute, and of the copy.
+
+    Returns:
+        In eval mode.
+
+    Raises:
+        ValueError: no images, no BatchNorm layer, or one that gets a single value per channel.
+    """
+    model = _copied(network, images, batch_size, device)
+    layers = _layers(model)
+    if not layers:
+        message = "the network has no BatchNorm layer with running statistics to estimate anew"
+        raise ValueError(message)
+    momenta = {name: getattr(layer, "momentum", None) for name, layer in layers.items()}
+    for layer in layers.values():
+        layer.reset_running_stats()
+        layer.momentum = None  # the average over all batches
+        layer.train()
+    for batch in images.split(batch_size):
+        with explained_forward("images", batch):
+            model(batch.to(device))
+    for name, layer in layers.items():
+        layer.momentum = momenta[name]
+    return model.eval()
+
+
+def _copied(
+    network: nn.Module, images: Tensor, batch_size: int, device: torch.device | str
+) -> nn.Module:
+    check_values("network", network)
+    check_images("images", images)
+    check_range("batch_size", batch_size, 1, 2**20)
+    return copy.deepcopy(network).to(as_device(device)).eval()
+
+
+def _layers(model: nn.Module) -> dict[str, Any]:
+    return {name: m for name, m in model.named_modules() if has_running_statistics(m)}
+
+
+def _gap(layer: Any, count: Tensor, total: Tensor, squares: Tensor) -> StatisticGap:
+    """Of sums around the running mean."""
+    mean = total / count
+    variance = squares / count - mean.square()
+    stored = layer.running_var.double()
+    scale = float(stored.mean()) or 1.0
+    return StatisticGap(
+        float(mean.abs().mean()) / scale**0.5, float((variance - stored).abs().mean()) / scale
+    )
