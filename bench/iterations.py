@@ -91,14 +91,14 @@ class Iterations:
         step.start(self.images, self.labels, "benchmark")
         return step
 
-    def finetune(self, execution: Execution) -> Call:
+    def finetune(self, execution: Execution, config: FinetuneConfig = FINETUNE) -> Call:
         """hast_cuda's: batch, crops, clean and perturbed loss, update."""
         teacher = execution.network(copy.deepcopy(self.teacher))
         student = execution.network(copy.deepcopy(self.student))
-        step = FinetuneStep(teacher, student, self.layers, FINETUNE, execution)
+        step = FinetuneStep(teacher, student, self.layers, config, execution)
         guard = FiniteGuard("benchmark", self.device)
         iteration = Iteration(step, self.images, self.setting.batch, guard)
-        return lambda: iteration(self.chosen, self.crops, FINETUNE.learning_rate)
+        return lambda: iteration(self.chosen, self.crops, config.learning_rate)
 
     def eager_synthesis(self, *, wasteful: bool = False, mode: str | None = None) -> Call:
         """The baseline's; ``mode`` compiles its forward and loss, and so its backward."""
