@@ -36,8 +36,8 @@ def test_gaps_do_not_depend_on_the_batches() -> None:
     whole, parts = (statistic_gaps(tiny(), pictures(), batch_size=size) for size in (12, 5))
     assert list(whole) == list(parts)
     for name, gap in whole.items():
-        assert gap.mean == pytest.approx(parts[name].mean, rel=1e-6)
-        assert gap.variance == pytest.approx(parts[name].variance, rel=1e-6)
+        assert gap.mean == pytest.approx(parts[name].mean, rel=1e-5)
+        assert gap.variance == pytest.approx(parts[name].variance, rel=1e-5)
 
 
 def test_statistics_of_the_images_themselves_leave_no_gap() -> None:

@@ -38,7 +38,7 @@ def statistic_gaps(
     Args:
         network: with BatchNorm layers; copied, run in eval mode.
         images: [N, C, H, W], normalised.
-        batch_size: images per forward pass; the result does not depend on it.
+        batch_size: images per forward pass; it changes rounding only.
         device: where to compute.
 
     Returns:
@@ -52,8 +52,14 @@ def statistic_gaps(
     centres = {name: layer.running_mean.double() for name, layer in _layers(model).items()}
 
     def record(name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0].double().transpose(0, 1).flatten(1) - centres[name][:, None]
-        found = x.new_tensor(x.shape[1]), x.sum(1), x.square().sum(1)
+        x = args[0]
+        var, mean = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
+        shift, count = mean.double() - centres[name], x.numel() // len(mean)
+        found = (
+            torch.tensor(count, dtype=torch.float64),
+            count * shift,
+            count * (var.double() + shift.square()),
+        )
         before = sums.get(name, tuple(torch.zeros_like(part) for part in found))
         sums[name] = tuple(a + b for a, b in zip(before, found, strict=True))
 
