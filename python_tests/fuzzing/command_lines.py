@@ -125,6 +125,10 @@ def lines() -> dict[str, tuple[Callable[[], list[str]], Options]]:
             {**_NETWORK, "run": paths, "images": paths, "data": paths, "bins": NUMBERS,
              "device": DEVICES},
         ),
+        "analyze statistics": (
+            lambda: ["analyze", "statistics", *OWN, "--run", run, "--device", "cpu"],
+            {**_NETWORK, "run": paths, "images": paths, "data": paths, "device": DEVICES},
+        ),
         "analyze gradients": (
             lambda: ["analyze", "gradients", *OWN, "--run", run, "--batches", "1"],
             {**_NETWORK, "run": paths, "images": paths, "batches": NUMBERS, "batch-size": NUMBERS,
