@@ -1,10 +1,9 @@
 // The distance of all layers' batch statistics from the running ones (Eq. 3), with its gradient.
 // L layers, d = mean - running_mean or var - running_var:
 //
-//   squares (as released)   loss = 1/L * sum_l mean_c(d^2),       gradient = 2*d / (C_l * L)
-//   norms (Eq. 3)           loss = 1/L * sum_l ||d||_2,           gradient = d / (||d||_2 * L), 0
-//   at 0 relative                loss = 1/L * sum_l mean_c(d^2) / u_l, gradient = 2*d / (C_l * L *
-//   u_l)
+//   squares (as released)  loss = 1/L * sum_l mean_c(d^2),       gradient = 2*d / (C_l*L)
+//   norms (Eq. 3)          loss = 1/L * sum_l ||d||_2,           gradient = d / (||d||_2*L), 0 at 0
+//   relative               loss = 1/L * sum_l mean_c(d^2) / u_l, gradient = 2*d / (C_l*L*u_l)
 //
 // each summed over the two statistics. With s_l = mean_c(running_var), or 1 where that is 0, u_l is
 // s_l for the means and s_l^2 for the variances: layers count alike, whatever their scale.

@@ -132,6 +132,7 @@ class StudentLosses:
             self._target = self._see(frozen, teacher_tap)
         check_classes(self._target.logits, self.labels, values=True)
         teacher_tap.remove()
+        self._energies = [reference.channel_attention(m) for m in self._target.maps]
         self._compare(frozen, fused, layers)
 
     def cross_entropy(self) -> Tensor:
@@ -151,12 +152,9 @@ class StudentLosses:
         maps = self._see(self.student, self._tap).maps
         if self.config.alignment == "direct":
             return direct_alignment(self._target.maps, maps)  # torch's own, of every order
-        target, energies = (
-            [reference.channel_attention(m) for m in found] for found in (self._target.maps, maps)
-        )
         return reference.energy_loss(
-            target, energies, [m[0, 0].numel() for m in maps],
-            normalized=self.config.normalized_attention,
+            self._energies, [reference.channel_attention(m) for m in maps],
+            [m[0, 0].numel() for m in maps], normalized=self.config.normalized_attention,
         )  # fmt: skip
 
     def _see(self, network: nn.Module, tap: FeatureTap) -> _Seen:

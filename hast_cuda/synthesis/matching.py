@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from hast_cuda.nn import BatchStatistics
 from hast_cuda.ops import batch_norm_match
+from hast_cuda.ops.match_loss import REDUCTIONS
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.sample_statistics import SampleStatistics, sample_statistics
 
-FUSED = ("mse", "norm", "relative")  # reductions that the fused op knows
 EPSILON = 1e-6  # ZeroQ's, under the root: a constant map has a finite gradient
 
 
@@ -66,7 +66,7 @@ class Matching:
         # One launch for all layers, where the fused op knows the loss.
         self.fused = (
             (config.statistics, config.spread) == ("batch", "variance")
-            and config.match_reduction in FUSED
+            and config.match_reduction in REDUCTIONS
             and not config.match_input
             and not config.slack_percentile
         )
