@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from iterations import CIFAR, FINETUNE, IMAGENET, Call, Iterations, Setting
+from iterations import CIFAR, DIRECT, IMAGENET, Call, Iterations, Setting
 from launch_counter import LaunchCounter
 from provenance import provenance
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -25,7 +25,7 @@ from hast_cuda.execution import Execution
 SCHEMA = 1
 WASTEFUL, EAGER = "eager, as published", "eager"
 UNMERGED, MERGED = "hast_cuda, unmerged", "hast_cuda"
-DIRECT = "hast_cuda, maps aligned directly"
+ALIGNED = "hast_cuda, maps aligned directly"
 CONVOLUTIONS = "convolutions only"
 # Launches and GB of the model; it has no stage like the unmerged synthesis.
 MODEL: dict[tuple[str, str], dict[str, tuple[int, float]]] = {
@@ -85,7 +85,7 @@ def counts(setting: Setting) -> Iterator[Count]:
             WASTEFUL: partial(made.eager_finetune, wasteful=True),
             EAGER: made.eager_finetune,
             UNMERGED: partial(made.finetune, unmerged),
-            DIRECT: partial(made.finetune, merged, replace(FINETUNE, alignment="direct")),
+            ALIGNED: partial(made.finetune, merged, DIRECT),
             MERGED: partial(made.finetune, merged),
         },
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ Call = Callable[[], object]
 SYNTHESIS = SynthesisConfig()
 # Clips the gradient's norm, as the default preset does; activations pass it, as published.
 FINETUNE = FinetuneConfig(max_grad_norm=1000.0)
+# The preset default's alignment.
+DIRECT = replace(FINETUNE, alignment="direct")
 BITS = 4
 
 

@@ -1,4 +1,5 @@
-// CPU kernel of batch_norm_activation.h: x and the residual read once, y written once.
+// CPU kernel of batch_norm_activation.h: x and the residual read once, y written once. The map and
+// the distance from the target are loops of their own over the same few elements.
 #include "batch_norm_activation.h"
 
 #include "common/slabs.h"
@@ -13,10 +14,13 @@ template <typename T>
 struct Operands {
   const T* x;
   const T* residual;
+  const T* target;  // or null
   T* y;
+  T* map;  // or null
 
   Operands at(int64_t offset) const {
-    return {x + offset, residual ? residual + offset : nullptr, y + offset};
+    return {x + offset, residual ? residual + offset : nullptr, target ? target + offset : nullptr,
+            y + offset, map ? map + offset : nullptr};
   }
 };
 
@@ -49,18 +53,57 @@ F activate_run(const T* __restrict x, const T* __restrict residual, T* __restric
   return squares;
 }
 
+// The sum of squared distances from the target.
+template <typename T, typename F>
+F distance_run(const T* __restrict x, const T* __restrict target, int64_t size,
+               const AffineChannel<F> channel) {
+  F squares = F(0);
+#pragma omp simd reduction(+ : squares)
+  for (int64_t i = 0; i < size; ++i) {
+    const F difference = channel(to_compute(x[i])) - to_compute(target[i]);
+    squares += difference * difference;
+  }
+  return squares;
+}
+
+template <typename T, typename F>
+void map_run(const T* __restrict x, T* __restrict map, int64_t size,
+             const AffineChannel<F> channel) {
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i) map[i] = from_compute<T>(channel(to_compute(x[i])));
+}
+
 template <typename F>
 struct AffineTile {
   F shift[kTileChannels], scale[kTileChannels], bias[kTileChannels];
-  F squares[kTileChannels];
+  F squares[kTileChannels];    // of u
+  F distances[kTileChannels];  // of u from the target, squared
+
+  F operator()(int64_t i, F x) const { return scale[i] * (x - shift[i]) + bias[i]; }
 };
+
+template <typename T, typename F>
+void distance_row(const T* __restrict x, const T* __restrict target, int64_t count,
+                  AffineTile<F>& __restrict tile) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const F difference = tile(i, to_compute(x[i])) - to_compute(target[i]);
+    tile.distances[i] += difference * difference;
+  }
+}
+
+template <typename T, typename F>
+void map_row(const T* __restrict x, T* __restrict map, int64_t count, const AffineTile<F>& tile) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) map[i] = from_compute<T>(tile(i, to_compute(x[i])));
+}
 
 template <Output kOutput, bool kResidual, typename T, typename F>
 void activate_row(const T* __restrict x, const T* __restrict residual, T* __restrict y,
                   int64_t count, AffineTile<F>& __restrict tile, const Outlet<F> outlet) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
-    F value = tile.scale[i] * (to_compute(x[i]) - tile.shift[i]) + tile.bias[i];
+    F value = tile(i, to_compute(x[i]));
     tile.squares[i] += value * value;
     if (kResidual) value += to_compute(residual[i]);
     y[i] = from_compute<T>(outlet.template value<kOutput>(value));
@@ -78,9 +121,12 @@ void activate_planes(const BatchNormActivationArgs& args, const Operands<T>& ope
       double squares = 0.0;
       for (int64_t begin = 0; begin < args.spatial; begin += kSegment) {
         const Operands<T> part = operands.at(plane * args.spatial + begin);
-        squares += static_cast<double>(activate_run<kOutput, kResidual>(
-            part.x, part.residual, part.y, smaller(kSegment, args.spatial - begin), channel,
-            outlet));
+        const int64_t size = smaller(kSegment, args.spatial - begin);
+        F sum =
+            activate_run<kOutput, kResidual>(part.x, part.residual, part.y, size, channel, outlet);
+        if (part.target) sum = distance_run(part.x, part.target, size, channel);
+        if (part.map) map_run(part.x, part.map, size, channel);
+        squares += static_cast<double>(sum);
       }
       if (args.energy) static_cast<F*>(args.energy)[plane] = static_cast<F>(squares);
     }
@@ -100,12 +146,15 @@ void activate_tile(const BatchNormActivationArgs& args, const Operands<T>& opera
     tile.shift[i] = affine.shift, tile.scale[i] = affine.scale, tile.bias[i] = affine.bias;
   }
   for (int64_t block = 0; block < args.spatial; block += kTileRows) {
-    for (int64_t i = 0; i < count; ++i) tile.squares[i] = F(0);
+    for (int64_t i = 0; i < count; ++i) tile.squares[i] = tile.distances[i] = F(0);
     for (int64_t row = block; row < smaller(args.spatial, block + kTileRows); ++row) {
       const Operands<T> part = operands.at((image * args.spatial + row) * args.channels + channel);
       activate_row<kOutput, kResidual>(part.x, part.residual, part.y, count, tile, outlet);
+      if (part.target) distance_row(part.x, part.target, count, tile);
+      if (part.map) map_row(part.x, part.map, count, tile);
     }
-    for (int64_t i = 0; i < count; ++i) squares[i] += static_cast<double>(tile.squares[i]);
+    const F* sums = operands.target ? tile.distances : tile.squares;
+    for (int64_t i = 0; i < count; ++i) squares[i] += static_cast<double>(sums[i]);
   }
   if (!args.energy) return;
   F* energy = static_cast<F*>(args.energy) + image * args.channels + channel;
@@ -115,7 +164,8 @@ void activate_tile(const BatchNormActivationArgs& args, const Operands<T>& opera
 template <Output kOutput, bool kResidual, typename T>
 void activate(const BatchNormActivationArgs& args, const Outlet<Compute<T>>& outlet) {
   const Operands<T> operands{static_cast<const T*>(args.x), static_cast<const T*>(args.residual),
-                             static_cast<T*>(args.y)};
+                             static_cast<const T*>(args.target), static_cast<T*>(args.y),
+                             static_cast<T*>(args.map)};
   // A map of one pixel is a row of channels in either layout.
   if (!args.channels_last && args.spatial > 1) {
     return activate_planes<kOutput, kResidual>(args, operands, outlet);

@@ -1,4 +1,5 @@
-// CUDA kernels of batch_norm_activation.h: x and the residual read once, y written once.
+// CUDA kernels of batch_norm_activation.h: x, the residual and the target read once, y and the map
+// written once.
 //
 // Planes: a group of up to a block's threads per plane, which sums its energy. Channels-last data:
 // threads along channels and rows; the energies of an image are brought home by the skeleton of
@@ -32,6 +33,21 @@ struct ActivateBody {
     return make_quantizer(range[0], range[1], args.bits, false, args.activation);
   }
 
+  // Of the distances from the target.
+  template <int kSize, int kChannels>
+  __device__ void add_squares(int64_t offset, const F (&values)[kSize],
+                              F (&squares)[kChannels]) const {
+    F apart[kSize];
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) apart[i] = F(0);
+    if (args.target) load_vector<kSize>(static_cast<const T*>(args.target) + offset, apart);
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      const F difference = values[i] - apart[i];
+      squares[kChannels == 1 ? 0 : i] += difference * difference;
+    }
+  }
+
   // The skeleton's second sum stays 0.
   template <int kSize, int kChannels>
   __device__ void apply(int64_t offset, int64_t, const Setup& quantizer,
@@ -41,10 +57,11 @@ struct ActivateBody {
     load_vector<kSize>(static_cast<const T*>(args.x) + offset, values);
     if (args.residual) load_vector<kSize>(static_cast<const T*>(args.residual) + offset, residual);
 #pragma unroll
+    for (int i = 0; i < kSize; ++i) values[i] = channels[kChannels == 1 ? 0 : i](values[i]);
+    if (args.energy) add_squares(offset, values, squares);
+    if (args.map) store_vector_whole<kSize>(static_cast<T*>(args.map) + offset, values);
+#pragma unroll
     for (int i = 0; i < kSize; ++i) {
-      const int c = kChannels == 1 ? 0 : i;
-      values[i] = channels[c](values[i]);
-      squares[c] += values[i] * values[i];
       if (args.residual) values[i] += residual[i];
     }
     if (!kQuantized) {
@@ -117,7 +134,8 @@ ChannelGrid rows_grid(int64_t images, int64_t channels, int64_t spatial, bool en
 template <typename T, bool kQuantized>
 const char* launch(const BatchNormActivationArgs& args) {
   const ActivateBody<T, kQuantized> body{args, activation_range<Compute<T>>(args.activation)};
-  const bool vectors = aligned(args.x, 16) && aligned(args.residual, 16) && aligned(args.y, 16);
+  const bool vectors = aligned(args.x, 16) && aligned(args.residual, 16) &&
+                       aligned(args.target, 16) && aligned(args.y, 16) && aligned(args.map, 16);
   if (args.channels_last && args.channels > 1) {
     constexpr int kNarrow = kChannelVector<T>;
     const ChannelGrid grid =

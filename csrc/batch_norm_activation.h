@@ -1,9 +1,11 @@
-// Eval-mode BatchNorm, residual sum, activation, quantization on a frozen range and the channel
-// attention of the normalised map (Eq. 14) in one pass. K, a: batch_norm.h; Q: fake_quant.h.
+// Eval-mode BatchNorm, residual sum, activation, quantization on a frozen range and, of the
+// normalised map, the channel attention (Eq. 14) or the distance from another map, in one pass.
+// K, a: batch_norm.h; Q: fake_quant.h.
 //
 //   u = a*(x - K) + bias
 //   y = Q(act(u + residual))
-//   energy[n, c] = sum over space of u^2
+//   map = u
+//   energy[n, c] = sum over space of (u - target)^2
 //
 // The gradient is in batch_norm_backward.h.
 #pragma once
@@ -18,8 +20,10 @@ namespace hast {
 struct BatchNormActivationArgs {
   const void* x;         // [images, channels, spatial], or [images, spatial, channels]
   const void* residual;  // like x, or null
+  const void* target;    // like x, or null: 0
   void* y;               // like x
   void* energy;          // fp[images, channels], or null
+  void* map;             // like x, or null
   const void* running_mean;
   const void* running_var;
   const void* weight;  // null: 1

@@ -56,14 +56,40 @@ struct OneEnergy {
   F operator[](int64_t) const { return value; }
 };
 
-// du = g + 2*denergy*u
-template <typename T, typename F, typename Gradient, typename Energy>
-void add_energy(const T* __restrict x, F* __restrict g, int64_t size, const Gradient& gradient,
-                const Energy denergy) {
+// g + 2*denergy*(u - target), and the second term's negative.
+template <bool kTarget, bool kTargetGradient, typename T, typename F, typename Gradient,
+          typename Energy>
+void add_energy_of(const Operands<T>& operands, F* __restrict g, int64_t size,
+                   const Gradient& gradient, const Energy denergy) {
+  const T* __restrict x = operands.x;
+  const T* __restrict target = operands.target;
+  T* __restrict dtarget = operands.dtarget;
 #pragma omp simd
   for (int64_t i = 0; i < size; ++i) {
-    g[i] += F(2) * denergy[i] * gradient.affine(i)(to_compute(x[i]));
+    F u = gradient.affine(i)(to_compute(x[i]));
+    if (kTarget) u -= to_compute(target[i]);
+    const F du = F(2) * denergy[i] * u;
+    g[i] += du;
+    if (kTargetGradient) dtarget[i] = from_compute<T>(-du);
   }
+}
+
+template <typename T, typename F, typename Gradient, typename Energy>
+void add_energy(const Operands<T>& operands, F* __restrict g, int64_t size,
+                const Gradient& gradient, const Energy denergy) {
+  if (!operands.target) {
+    add_energy_of<false, false>(operands, g, size, gradient, denergy);
+  } else if (!operands.dtarget) {
+    add_energy_of<true, false>(operands, g, size, gradient, denergy);
+  } else {
+    add_energy_of<true, true>(operands, g, size, gradient, denergy);
+  }
+}
+
+template <typename T, typename F>
+void add_map(const T* __restrict dmap, F* __restrict g, int64_t size) {
+#pragma omp simd
+  for (int64_t i = 0; i < size; ++i) g[i] += to_compute(dmap[i]);
 }
 
 template <typename T, typename F, typename Gradient>
@@ -112,7 +138,7 @@ using Direct = void (*)(const Operands<T>&, int64_t, GradientChannel<F>, F);
 template <typename T, typename F>
 Direct<T, F> choose_direct(const BatchNormBackwardArgs& args) {
   if (!args.dy || args.dy2 || !args.dx || args.dresidual || args.dweight || args.denergy ||
-      args.residual || args.range) {
+      args.dmap || args.residual || args.range) {
     return nullptr;
   }
   const bool statistics = args.dvar != nullptr;
@@ -179,9 +205,10 @@ void backward_planes(const BatchNormBackwardArgs& args, const Operands<T>& opera
             continue;
           }
           gate(args, part, g, size, own, passes);
+          if (part.dmap) add_map(part.dmap, g, size);
           if (args.denergy) {
             const OneEnergy<F> denergy{*energy_gradients<F>(args, row, channel)};
-            add_energy(part.x, g, size, own, denergy);
+            add_energy(part, g, size, own, denergy);
           }
           if (part.dx) input_gradient(part.x, g, part.dx, size, own, args.dvar != nullptr);
           if (!args.dweight) continue;
@@ -211,8 +238,9 @@ void backward_tile(const BatchNormBackwardArgs& args, const Operands<T>& operand
     for (int64_t row = block; row < smaller(last_row, block + kTileRows); ++row) {
       const Operands<T> part = operands.at(row * args.channels + channel);
       gate(args, part, g, count, tile, passes);
+      if (part.dmap) add_map(part.dmap, g, count);
       if (args.denergy) {
-        add_energy(part.x, g, count, tile, energy_gradients<F>(args, row, channel));
+        add_energy(part, g, count, tile, energy_gradients<F>(args, row, channel));
       }
       if (part.dx) input_gradient(part.x, g, part.dx, count, tile, args.dvar != nullptr);
       if (args.dweight) affine_row(part.x, g, count, tile, tile_sums);
@@ -231,8 +259,11 @@ void backward(const BatchNormBackwardArgs& args) {
                              static_cast<const T*>(args.residual),
                              static_cast<const T*>(args.dy),
                              static_cast<const T*>(args.dy2),
+                             static_cast<const T*>(args.dmap),
+                             static_cast<const T*>(args.target),
                              static_cast<T*>(args.dx),
-                             static_cast<T*>(args.dresidual)};
+                             static_cast<T*>(args.dresidual),
+                             static_cast<T*>(args.dtarget)};
   const InputGate<Compute<T>> passes = input_gate<Compute<T>>(args);
   const auto visit = [&](int64_t first_row, int64_t last_row, int64_t first, int64_t last,
                          double* sums) {

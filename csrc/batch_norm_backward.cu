@@ -1,5 +1,6 @@
-// CUDA kernel of batch_norm_backward.h: x, y or the residual, and dy read once each where they are
-// needed, dx and dresidual written once; the affine gradients are finished in the same launch.
+// CUDA kernel of batch_norm_backward.h: x, y or the residual, dy, dmap and the target read once
+// each where they are needed, dx, dresidual and dtarget written once; the affine gradients are
+// finished in the same launch.
 #include "batch_norm_backward.h"
 
 #include "common/cuda_channel_sums.h"
@@ -48,6 +49,25 @@ struct BackwardBody {
     }
   }
 
+  // g + 2*denergy*(u - target), and the second term's negative.
+  template <int kSize, int kChannels>
+  __device__ void add_energy(int64_t offset, int64_t plane, const F (&x)[kSize],
+                             const Channel (&channels)[kChannels], F (&g)[kSize]) const {
+    const F* denergy = static_cast<const F*>(args.denergy) + plane;
+    F du[kSize];
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) du[i] = F(0);
+    if (args.target) load_vector<kSize>(static_cast<const T*>(args.target) + offset, du);
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      const int c = kChannels == 1 ? 0 : i;
+      du[i] = F(2) * denergy[c] * (channels[c].affine(x[i]) - du[i]);
+      g[i] += du[i];
+      du[i] = -du[i];
+    }
+    if (args.dtarget) store_vector_whole<kSize>(static_cast<T*>(args.dtarget) + offset, du);
+  }
+
   template <int kSize, int kChannels>
   __device__ void apply(int64_t offset, int64_t plane, const Setup& setup,
                         const Channel (&channels)[kChannels], F (&sum)[kChannels],
@@ -70,15 +90,14 @@ struct BackwardBody {
       }
     }
     if (args.dresidual) store_vector_whole<kSize>(static_cast<T*>(args.dresidual) + offset, g);
-    if constexpr (kInner) {
-      if (args.denergy) {
-        const F* denergy = static_cast<const F*>(args.denergy) + plane;
+    if (args.dmap) {
+      F dmap[kSize];
+      load_vector<kSize>(static_cast<const T*>(args.dmap) + offset, dmap);
 #pragma unroll
-        for (int i = 0; i < kSize; ++i) {
-          const int c = kChannels == 1 ? 0 : i;
-          g[i] += F(2) * denergy[c] * channels[c].affine(x[i]);
-        }
-      }
+      for (int i = 0; i < kSize; ++i) g[i] += dmap[i];
+    }
+    if constexpr (kInner) {
+      if (args.denergy) add_energy(offset, plane, x, channels, g);
     }
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
@@ -106,7 +125,8 @@ const char* launch(const BatchNormBackwardArgs& args) {
   return launch_channel_sums(
       body, ChannelGrid(args.outer, args.channels, args.inner, args.denergy ? args.images : 0),
       aligned(args.x, 16) && aligned(y, 16) && aligned(residual, 16) && aligned(args.dy, 16) &&
-          aligned(args.dy2, 16) && aligned(args.dx, 16) && aligned(args.dresidual, 16),
+          aligned(args.dy2, 16) && aligned(args.dmap, 16) && aligned(args.target, 16) &&
+          aligned(args.dx, 16) && aligned(args.dresidual, 16) && aligned(args.dtarget, 16),
       args.stream);
 }
 

@@ -2,9 +2,10 @@
 // batch_norm.h; n = outer * inner elements per channel, u = a*(x - K) + bias.
 //
 //   g = dy where the activation passes            dresidual = g
-//   du = g + 2*denergy*u                          dbias = sum(du)
+//   du = g + dmap + 2*denergy*(u - target)        dbias = sum(du)
 //   dx = a*du + dmean/n + 2*dvar*(x - mean)/n     dweight = sum(du*(x - K)) / sqrt(running_var +
 //   eps)
+//   dtarget = -2*denergy*(u - target)
 #pragma once
 
 #include "batch_norm.h"
@@ -25,11 +26,13 @@ struct BatchNormBackwardArgs {
   const void* x;
   const void* y;         // kOutput only
   const void* residual;  // kInput only; null: 0
+  const void* target;    // read only with denergy; null: 0
   const void* dy;        // null: 0
   const void* dy2;       // added to dy, where y went two ways; null: 0
   const void* dmean;     // null: 0
   const void* dvar;      // null: 0
   const void* denergy;   // fp[images, channels], null: 0
+  const void* dmap;      // null: 0
   const void* mean;      // read only with dvar
   const void* running_mean;
   const void* running_var;
@@ -40,6 +43,7 @@ struct BatchNormBackwardArgs {
   int bits;
   void* dx;         // or null
   void* dresidual;  // or null
+  void* dtarget;    // or null; with denergy and target
   void* dweight;    // dweight and dbias: both or neither
   void* dbias;
   double* scratch;

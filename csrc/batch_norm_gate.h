@@ -13,9 +13,12 @@ struct BackwardOperands {
   const T* y;         // null: not gated by the output
   const T* residual;  // null: 0
   const T* dy;
-  const T* dy2;  // null: 0
+  const T* dy2;     // null: 0
+  const T* dmap;    // null: 0
+  const T* target;  // null: 0
   T* dx;
   T* dresidual;
+  T* dtarget;
 
   BackwardOperands at(int64_t offset) const {
     return {x + offset,
@@ -23,8 +26,11 @@ struct BackwardOperands {
             residual ? residual + offset : nullptr,
             dy ? dy + offset : nullptr,
             dy2 ? dy2 + offset : nullptr,
+            dmap ? dmap + offset : nullptr,
+            target ? target + offset : nullptr,
             dx ? dx + offset : nullptr,
-            dresidual ? dresidual + offset : nullptr};
+            dresidual ? dresidual + offset : nullptr,
+            dtarget ? dtarget + offset : nullptr};
   }
 };
 

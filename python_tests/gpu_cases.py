@@ -140,6 +140,18 @@ def _block(inputs: Inputs) -> list[Tensor]:
     return _with(outputs, leaves)
 
 
+def _aligned(inputs: Inputs) -> list[Tensor]:
+    outputs = []
+    for x, m, v, w, b, r in (inputs[0:6], inputs[6:12]):
+        y, _, u = hc.ops.batch_norm_activation(
+            x, m, v, w, b, activation="relu", residual=r, normalized=True
+        )
+        z, distance = hc.ops.batch_norm_activation(x, m, v, energy=True, target=u)
+        outputs += [y, u, z, distance]
+    leaves = [t for i in (0, 6) for t in (inputs[i], *inputs[i + 3 : i + 6])]
+    return _with(outputs, leaves)
+
+
 def _logits_inputs(device: torch.device) -> Inputs:
     shapes = [(64, 10), (9, 1000)]
     return [torch.randn(s, device=device).requires_grad_() for s in shapes * 2]
@@ -161,6 +173,7 @@ OP_CASES = [
     OpCase("quantize_activation-tracking", _tracking_inputs, _tracking),
     OpCase("batch_norm_match+match_loss", _norm_inputs, _norm),
     OpCase("batch_norm_activation", _block_inputs, _block),
+    OpCase("batch_norm_activation-aligned", _block_inputs, _aligned),
     OpCase("attention", _attention_inputs, _attention),
     OpCase("losses", _logits_inputs, _losses),
 ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,11 +76,13 @@ def test_cosine_of_known_vectors() -> None:
     assert cosine(torch.tensor([1.0, 2]), torch.tensor([-2.0, -4])).item() == pytest.approx(-1)
 
 
-def test_gradient_cosines_are_those_of_the_losses() -> None:
+@pytest.mark.parametrize("alignment", ["relaxed", "direct"])
+def test_gradient_cosines_are_those_of_the_losses(alignment: str) -> None:
     teacher, student, x, y = tiny(), quantized(), pictures(), labels()
-    found = gradient_cosines(teacher, student, [(x, y)], layers=LAYERS)
+    config = FinetuneConfig(alignment=alignment)
+    found = gradient_cosines(teacher, student, [(x, y)], config, layers=LAYERS)
     student.requires_grad_(True)
-    config = FinetuneConfig(label_weight=1.0)
+    config = replace(config, label_weight=1.0)
     step = Step(teacher.requires_grad_(False), student, LAYERS, config)
     terms = step.losses(x, y, teacher_grad=False)
     kl, fa, ce = (

@@ -25,11 +25,14 @@ class Case:
     ste: str = "identity"
     energy: bool = False
     affine: bool = True
+    target: bool = False
+    normalized: bool = False
 
     def __str__(self) -> str:
         """As in the names of tests."""
         parts = [self.activation, f"q{self.bits}" if self.bits else "", self.ste]
-        return "-".join([*filter(None, parts), *["residual"] * self.residual])
+        marks = ["residual"] * self.residual + ["target"] * self.target + ["u"] * self.normalized
+        return "-".join([*filter(None, parts), *marks])
 
 
 CASES = [
@@ -37,9 +40,11 @@ CASES = [
     Case(residual=True, bits=4, energy=True),
     Case("relu6", residual=True, energy=True, affine=False),
     Case("relu6", bits=4, ste="clipped"),
-    Case(None, residual=True, energy=True),
+    Case(None, residual=True, energy=True, normalized=True),
     Case(None, bits=8, residual=True, ste="clipped"),
-    Case(affine=False),
+    Case(affine=False, normalized=True),
+    Case(residual=True, bits=4, energy=True, target=True),
+    Case("relu6", energy=True, target=True, normalized=True),
 ]
 
 
@@ -53,10 +58,12 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return {
         "x": (torch.randn(shape, device=device) * 2 + 1).to(dtype),
         "residual": torch.randn(shape, device=device).to(dtype),
+        "target": torch.randn(shape, device=device).to(dtype),
         "mean": vector(-1, 1), "var": vector(0.3, 2), "weight": vector(-1.5, 1.5),
         "bias": vector(-1, 1),
         "state": torch.tensor([-0.2, 2.0, 0, 0, 0], device=device, dtype=wide),
         "dy": torch.randn(shape, device=device).to(dtype),
+        "du": torch.randn(shape, device=device).to(dtype),
         "denergy": torch.randn(shape[:2], device=device).to(wide) / 10,
     }  # fmt: skip
 
@@ -64,27 +71,34 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 def run(function: Any, t: dict[str, Tensor], case: Case, *, oracle: bool) -> dict[str, Tensor]:
     """Outputs and every gradient by name."""
     names = ["x", *["weight", "bias"] * case.affine, *["residual"] * case.residual]
+    names += ["target"] * case.target
     leaves = {n: t[n].detach().requires_grad_() for n in names}
     weight, bias = (leaves.get(n, t[n]) for n in ("weight", "bias"))
-    common = {"activation": case.activation, "residual": leaves.get("residual")}
+    common = {n: leaves.get(n) for n in ("residual", "target")}
+    common["activation"] = case.activation
     if oracle:
         bounds = None if case.bits is None else t["state"][:2]
-        y, energy = function(
+        y, energy, *more = function(
             leaves["x"], t["mean"], t["var"], weight, bias, 1e-5, **common, bounds=bounds,
             bits=case.bits or 4,
         )  # fmt: skip
     else:
         state = None if case.bits is None else t["state"]
-        y, energy = function(
+        y, energy, *more = function(
             leaves["x"], t["mean"], t["var"], weight, bias, 1e-5, **common, state=state,
-            bits=case.bits or 4, ste=case.ste, energy=case.energy,
+            bits=case.bits or 4, ste=case.ste, energy=case.energy, normalized=case.normalized,
         )  # fmt: skip
     total = (y * t["dy"].to(y.dtype)).sum()
+    found = {"y": y.detach()}
     if case.energy:
         total = total + (energy * t["denergy"]).sum()
+        found["energy"] = energy.detach()
+    if case.normalized:
+        total = total + (more[0] * t["du"].to(y.dtype)).sum()
+        found["u"] = more[0].detach()
     total.backward()
-    found = {f"d{n}": leaf.grad for n, leaf in leaves.items() if leaf.grad is not None}
-    return {"y": y.detach(), **({"energy": energy.detach()} if case.energy else {}), **found}
+    gradients = {f"d{n}": leaf.grad for n, leaf in leaves.items() if leaf.grad is not None}
+    return {**found, **gradients}
 
 
 def clip_upstream(t: dict[str, Tensor], case: Case) -> None:
@@ -116,6 +130,7 @@ def test_against_float64(
     oracle = run(reference.batch_norm_activation, exact, case, oracle=True)
     assert kernel.keys() == oracle.keys()
     assert kernel["y"].dtype == dtype
+    assert kernel.get("u", kernel["y"]).dtype == dtype
     atol = {torch.float16: 4e-3, torch.bfloat16: 4e-2, torch.float32: 4e-6, torch.float64: 1e-12}
     if case.bits is not None:  # values on the edge between two codes may take either
         scale, zero = reference.quantizer_parameters(
@@ -152,6 +167,13 @@ def test_equals_its_parts(device: torch.device, layout: str) -> None:
     parts = hc.quantize_activation(u + residual, t["state"], 4, activation="relu")
     torch.testing.assert_close(y, parts)
     torch.testing.assert_close(energy, hc.channel_attention(u))
+    target = arrange(t["target"], "contiguous")  # its layout may be another
+    _, distance, same, _ = batch_norm_activation(
+        x, t["mean"], t["var"], t["weight"], t["bias"], energy=True, target=target,
+        normalized=True, twice=True,
+    )  # fmt: skip
+    torch.testing.assert_close(same, u)
+    torch.testing.assert_close(distance, hc.channel_attention(u - target))
 
 
 def test_more_images_and_channels_than_one_block(device: torch.device) -> None:
@@ -160,17 +182,19 @@ def test_more_images_and_channels_than_one_block(device: torch.device) -> None:
             t = inputs(shape, torch.float32, device)
             x = arrange(t["x"], layout).requires_grad_()
             weight = t["weight"].clone().requires_grad_()
-            y, energy = batch_norm_activation(
-                x, t["mean"], t["var"], weight, t["bias"], activation="relu", energy=True
-            )
-            torch.autograd.backward([y, energy], [t["dy"], t["denergy"]])
+            y, energy, u = batch_norm_activation(
+                x, t["mean"], t["var"], weight, t["bias"], activation="relu", energy=True,
+                target=t["target"], normalized=True,
+            )  # fmt: skip
+            torch.autograd.backward([y, energy, u], [t["dy"], t["denergy"], t["du"]])
             exact = x.detach().double().requires_grad_()
             wide = weight.detach().double().requires_grad_()
-            y64, energy64 = reference.batch_norm_activation(
+            outputs = reference.batch_norm_activation(
                 exact, t["mean"].double(), t["var"].double(), wide, t["bias"].double(), 1e-5,
-                activation="relu",
+                activation="relu", target=t["target"].double(),
             )  # fmt: skip
-            torch.autograd.backward([y64, energy64], [t["dy"].double(), t["denergy"].double()])
+            torch.autograd.backward(outputs, [t[n].double() for n in ("dy", "denergy", "du")])
+            energy64 = outputs[1]
             torch.testing.assert_close(energy.double(), energy64, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(x.grad.double(), exact.grad, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(weight.grad.double(), wide.grad, rtol=1e-4, atol=1e-2)
@@ -199,25 +223,24 @@ def test_range_so_extreme_that_it_takes_the_exact_path(device: torch.device) -> 
 @pytest.mark.parametrize("case", [c for c in CASES if c.bits is None], ids=str)
 def test_gradcheck(device: torch.device, case: Case) -> None:
     t = inputs((3, 2, 3, 4), torch.float64, device)
-    leaves = [t[n].requires_grad_() for n in ("x", "weight", "bias", "residual")]
+    names = ["x", "weight", "bias", *["residual"] * case.residual, *["target"] * case.target]
 
-    def function(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> tuple[Tensor, ...]:
-        y, energy = batch_norm_activation(
-            x, t["mean"], t["var"], weight, bias, 1e-3, activation=case.activation,
-            residual=residual if case.residual else None, energy=True,
+    def function(*values: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(names, values, strict=True))
+        return batch_norm_activation(
+            given["x"], t["mean"], t["var"], given["weight"], given["bias"], 1e-3,
+            activation=case.activation, residual=given.get("residual"),
+            target=given.get("target"), energy=True, normalized=case.normalized,
         )  # fmt: skip
-        assert energy is not None
-        return y, energy
 
-    used = leaves if case.residual else leaves[:3]
-    assert torch.autograd.gradcheck(lambda *a: function(*(*a, *leaves[len(a) :])), used)
+    assert torch.autograd.gradcheck(function, [t[n].requires_grad_() for n in names])
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_same_bits_twice(device: torch.device, layout: str) -> None:
     t = inputs((16, 33, 20, 20), torch.float32, device)
     t["x"] = arrange(t["x"], layout)
-    case = Case(residual=True, bits=4, energy=True)
+    case = Case(residual=True, bits=4, energy=True, target=True, normalized=True)
     first, second = (run(batch_norm_activation, t, case, oracle=False) for _ in range(2))
     assert all(torch.equal(first[n], second[n]) for n in first)
 
@@ -238,12 +261,12 @@ def test_opcheck(device: torch.device) -> None:
     bounds, energy = torch.tensor([0.0, 1.0], device=device), torch.rand(3, 4, device=device)
     torch.library.opcheck(
         torch.ops.hast_cuda.batch_norm_activation.default,
-        (x, c, c, c, None, 1e-5, 1, x.clone(), bounds, 4, True),
+        (x, c, c, c, None, 1e-5, 1, x.clone(), bounds, 4, True, x.clone(), True),
     )
     torch.library.opcheck(
         torch.ops.hast_cuda.batch_norm_backward.default,
-        (x, None, None, None, energy, x.clone(), None, x.clone(), None, c, c, c, c, 1e-5, bounds,
-         4, 1, 2, True, True),
+        (x, None, None, None, energy, x.clone(), x.clone(), None, x.clone(), x.clone(), None, c, c,
+         c, c, 1e-5, bounds, 4, 1, 2, True, True, True),
     )  # fmt: skip
 
 
@@ -256,6 +279,12 @@ X, C = torch.randn(2, 3, 4, 4), torch.ones(3)
         (lambda: batch_norm_activation(X, C[:2], C), ValueError, r"running_mean has shape \(2,\)"),
         (lambda: batch_norm_activation(X[:0], C, C), ValueError, "at least one element"),
         (lambda: batch_norm_activation(X, C, C, residual=X[:1]), ValueError, "residual is"),
+        (
+            lambda: batch_norm_activation(X, C, C, energy=True, target=X.double()),
+            ValueError,
+            r"target is .* torch.float64; expected",
+        ),
+        (lambda: batch_norm_activation(X, C, C, target=X), ValueError, "energy is False"),
         (lambda: batch_norm_activation(X.int(), C, C), TypeError, "x has dtype torch.int32"),
         (lambda: batch_norm_activation(X, C, C, state=C), ValueError, "state is"),
         (
@@ -283,16 +312,19 @@ def test_output_used_twice_gets_the_sum_of_both_gradients(
     found = []
     for twice in (False, True):
         leaves = [t[n].detach().requires_grad_() for n in ("x", "weight", "bias", "residual")]
-        y, energy, *again = batch_norm_activation(
+        y, energy, *more = batch_norm_activation(
             leaves[0], t["mean"], t["var"], *leaves[1:3], activation=case.activation, state=state,
             bits=case.bits or 4, ste=case.ste, energy=case.energy, twice=twice,
             residual=leaves[3] if case.residual else None,
+            target=t["target"] if case.target else None, normalized=case.normalized,
         )  # fmt: skip
-        other = again[0] if twice else y
+        other = more[-1] if twice else y
         assert torch.equal(y, other)
         loss = (y * t["dy"]).sum() + (other * t["dy"].flip(0)).sum()
         if case.energy:
             loss = loss + (energy * t["denergy"]).sum()
+        if case.normalized:
+            loss = loss + (more[0] * t["du"]).sum()
         found.append(torch.autograd.grad(loss, leaves if case.residual else leaves[:3]))
     torch.testing.assert_close(found[0], found[1])
 

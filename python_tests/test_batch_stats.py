@@ -240,8 +240,10 @@ def test_opcheck(device: torch.device) -> None:
             c,
             None,
             None,
+            None,
             x,
             x.clone(),
+            None,
             None,
             c,
             c,
@@ -255,6 +257,7 @@ def test_opcheck(device: torch.device) -> None:
             1,
             True,
             True,
+            False,
         ),
     )
     torch.library.opcheck(torch.ops.hast_cuda.match_loss.default, ([c], [c], [c], [c], "mse"))

@@ -12,7 +12,8 @@ import hast_cuda as hc
 from hast_cuda.execution import Execution
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.features import Seen
-from hast_cuda.finetune.objective import direct_alignment, label_loss, loss_terms
+from hast_cuda.finetune.map_distance import direct_alignment, map_distance
+from hast_cuda.finetune.objective import label_loss, loss_terms
 from hast_cuda.finetune.step import Step
 
 LAYERS = ["features.1", "features.4"]
@@ -46,6 +47,23 @@ def test_direct_alignment_by_hand() -> None:
     teacher = [torch.zeros(1, 1, 1, 2), torch.ones(2, 1, 1, 1)]
     student = [torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([3.0, 1.0]).view(2, 1, 1, 1)]
     assert direct_alignment(teacher, student).item() == pytest.approx(5.0 + 2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_distances_sum_to_direct_alignment(dtype: torch.dtype) -> None:
+    shapes = (3, 2, 4, 5), (3, 7, 1, 2)
+    teacher, student = ([torch.randn(s, dtype=dtype) for s in shapes] for _ in range(2))
+    distances = [
+        (f_s - f_t).square().sum((2, 3)).requires_grad_()
+        for f_s, f_t in zip(student, teacher, strict=True)
+    ]
+    loss = map_distance(distances, [20, 2])
+    torch.testing.assert_close(loss.detach(), direct_alignment(teacher, student))
+    found = torch.autograd.grad(5 * loss, distances)
+    for gradient, shape in zip(found, shapes, strict=True):
+        elements = torch.Size(shape).numel()
+        expected = torch.full(shape[:2], 5 / elements, dtype=dtype)
+        torch.testing.assert_close(gradient, expected)
 
 
 class Recorder(Step):

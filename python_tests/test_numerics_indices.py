@@ -63,7 +63,7 @@ def attention(core: Any) -> None:
 
 def activation(core: Any, channels_last: bool) -> None:
     core.batch_norm_activation(
-        16, 0, 16, 16, 16, 16, 0, 0, 1e-5, 0, 4, 16, 16, FLOAT32, HUGE, 2, 512, channels_last,
+        16, 0, 0, 16, 16, 0, 16, 16, 0, 0, 1e-5, 0, 4, 16, 16, FLOAT32, HUGE, 2, 512, channels_last,
         NO_ACTIVATION, CUDA, 0,
     )  # fmt: skip
 

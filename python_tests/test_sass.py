@@ -34,15 +34,15 @@ FAMILIES = {
     "observe": Family(registers=40, loads=4),
     "quantize_tensors": Family(registers=64, loads=5, stores=1),  # the range: four in flight
     "sum_planes/ForwardBody": Family(registers=64, loads=2, stores=1),
-    "sum_planes/BackwardBody/false": Family(registers=72, loads=4, stores=2),
-    "sum_planes/BackwardBody/true": Family(registers=80, loads=5, stores=2),
+    "sum_planes/BackwardBody/false": Family(registers=72, loads=5, stores=2),
+    "sum_planes/BackwardBody/true": Family(registers=80, loads=7, stores=3),
     "sum_rows/ForwardBody": Family(registers=64, loads=2, stores=1),
-    "sum_rows/ActivateBody/false": Family(registers=64, loads=2, stores=1),
-    "sum_rows/ActivateBody/true": Family(registers=88, loads=2, stores=1),
-    "sum_rows/BackwardBody/false": Family(registers=80, loads=4, stores=2),
-    "sum_rows/BackwardBody/true": Family(registers=104, loads=5, stores=2),  # 4 channels' state
-    "activate_planes/ActivateBody/false": Family(registers=56, loads=4, stores=2),
-    "activate_planes/ActivateBody/true": Family(registers=72, loads=4, stores=2),
+    "sum_rows/ActivateBody/false": Family(registers=64, loads=3, stores=2),
+    "sum_rows/ActivateBody/true": Family(registers=88, loads=3, stores=2),
+    "sum_rows/BackwardBody/false": Family(registers=80, loads=5, stores=2),
+    "sum_rows/BackwardBody/true": Family(registers=104, loads=7, stores=3),  # 4 channels' state
+    "activate_planes/ActivateBody/false": Family(registers=56, loads=6, stores=4),
+    "activate_planes/ActivateBody/true": Family(registers=72, loads=6, stores=4),
     "energies": Family(registers=48, loads=12),  # three shapes of map, four in flight
     "gradients": Family(registers=56, loads=9, stores=9),
     "match_layers": Family(registers=64),

@@ -99,7 +99,7 @@ def gradient_cosines(
     if not layers:
         message = "the network has no BatchNorm layer to align features at: name layers"
         raise ValueError(message)
-    networks = follow((frozen, tuned), layers, merge=False)
+    networks = follow((frozen, tuned), layers, merge=False, maps=config.alignment == "direct")
     parameters = list(tuned.parameters())
     found: list[dict[str, Tensor]] = []
     for images, labels in batches:
@@ -122,7 +122,7 @@ def _terms(
     teacher, student = networks
     with torch.no_grad():
         target = teacher(x)
-    output = student(x)
+    output = student(x, target)
     # The cross entropy on labels is taken below, whether or not this student was trained with it.
     terms = loss_terms(replace(config, label_weight=0.0), target, output)
     named = {"distillation": terms[0], "alignment": terms[1]}

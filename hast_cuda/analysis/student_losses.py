@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from hast_cuda.finetune import FinetuneConfig, feature_layers
 from hast_cuda.finetune.features import FeatureTap, follow
-from hast_cuda.finetune.objective import direct_alignment, loss_terms
+from hast_cuda.finetune.map_distance import direct_alignment
+from hast_cuda.finetune.objective import loss_terms
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.swap import swap_modules
 from hast_cuda.ops import reference
@@ -151,7 +152,7 @@ class StudentLosses:
         """FA of Eq. 13, or of the maps themselves, summed over layers, without lambda."""
         maps = self._see(self.student, self._tap).maps
         if self.config.alignment == "direct":
-            return direct_alignment(self._target.maps, maps)  # torch's own, of every order
+            return direct_alignment(self._target.maps, maps)
         return reference.energy_loss(
             self._energies, [reference.channel_attention(m) for m in maps],
             [m[0, 0].numel() for m in maps], normalized=self.config.normalized_attention,
@@ -169,7 +170,8 @@ class StudentLosses:
         networks = follow(
             (teacher, student), layers, merge=False, maps=self.config.alignment == "direct"
         )
-        target, output = (network(self.images) for network in networks)
+        target = networks[0](self.images)
+        output = networks[1](self.images, target)
         unlabelled = replace(self.config, label_weight=0.0)  # the cross entropy is torch's own
         expected = loss_terms(unlabelled, target, output)
         for network in networks:

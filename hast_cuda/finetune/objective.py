@@ -8,10 +8,10 @@ from torch import Tensor
 
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.features import Seen
+from hast_cuda.finetune.map_distance import map_distance
 from hast_cuda.ops import attention_energy_loss, distillation_loss, hard_sample_loss
 
 __all__ = [
-    "direct_alignment",
     "distillation_loss",
     "label_loss",
     "loss_terms",
@@ -40,8 +40,8 @@ def loss_terms(
     distillation = distillation_loss(teacher.logits, student.logits, config.temperature)
     if config.distillation_reduction == "mean":
         distillation = distillation / student.logits.shape[1]
-    if student.maps:
-        alignment = direct_alignment(teacher.maps, student.maps)
+    if student.distances:
+        alignment = map_distance(student.distances, student.positions)
     elif student.energies:
         alignment = attention_energy_loss(
             teacher.energies, student.energies, student.positions,
@@ -57,15 +57,6 @@ def loss_terms(
     return distillation, alignment, label_loss(student.logits, labels)
 
 
-def direct_alignment(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-    """``sum_l mean (f_s - f_t)^2`` over N, C, H, W (Table 7): maps of equal shapes -> 0-d, float32.
-
-    float64 maps give float64. Gradients flow to both sides.
-    """
-    errors = [F.mse_loss(_wide(f_s), _wide(f_t)) for f_t, f_s in zip(teacher, student, strict=True)]
-    return torch.stack(errors).sum()
-
-
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy (Eq. 6), averaged over the batch: 0-d float32, float64 for float64.
 
@@ -76,9 +67,5 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.dim() == 1:
         # difficulty to the power of 0: Eq. 4, in one launch with its gradient
         return hard_sample_loss(logits, labels, 0.0, check_labels=False)[0]
-    wide = _wide(logits)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(wide, labels.to(wide.dtype))
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

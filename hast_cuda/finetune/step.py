@@ -69,7 +69,7 @@ class Step:
         with self.execution.autocast(x.device):
             with torch.set_grad_enabled(teacher_grad):
                 target = teacher(x)
-            output = student(x)
+            output = student(x, target)
         return loss_terms(self.config, target, output, labels)
 
     def gradients(

@@ -19,13 +19,17 @@ class FusedBatchNorm2d(nn.Module):
 
     Shares parameters, statistics and range with the modules it stands for; normalises with the
     running statistics whatever the mode. After a forward, :attr:`energy` ([N, C]) and
-    :attr:`positions` (per map) describe the normalised map before the residual. With :attr:`twice`
-    forward gives its output as two aliases, one for each place that uses it.
+    :attr:`positions` (per map) describe the normalised map before the residual: its attention
+    vector, or its squared distance from :attr:`target`, which serves one forward. If
+    :attr:`mapped`, :attr:`map` is that map. With :attr:`twice` forward gives its output as two
+    aliases, one for each place that uses it.
     While the range is being tracked the parts run one after the other.
     """
 
     energy: Tensor | None = None
     positions: int = 1
+    map: Tensor | None = None
+    target: Tensor | None = None
 
     @typed
     def __init__(
@@ -39,7 +43,7 @@ class FusedBatchNorm2d(nn.Module):
             _checks.activation_code(activation)
         self.norm, self.quantizer = norm, quantizer
         self.activation = activation if quantizer is None else quantizer.activation
-        self.watched = self.twice = False
+        self.watched = self.mapped = self.twice = False
 
     def forward(self, input: Tensor, residual: Any = None) -> Tensor | tuple[Tensor, Tensor]:
         """[N, C, ...] -> same; ``residual`` is anything that can be added."""
@@ -61,6 +65,14 @@ class FusedBatchNorm2d(nn.Module):
             raise RuntimeError(message)
         return energy, self.positions
 
+    def take_map(self) -> Tensor:
+        """The map of the last forward, forgotten here."""
+        found, self.map = self.map, None
+        if found is None:
+            message = "there is no map: set mapped, and run a forward pass before each take_map()"
+            raise RuntimeError(message)
+        return found
+
     def _run(
         self, x: Tensor, residual: Tensor | None, activation: str | None,
         quantizer: FakeQuantActivation | None, *, twice: bool,
@@ -69,16 +81,20 @@ class FusedBatchNorm2d(nn.Module):
         assert norm.running_mean is not None
         assert norm.running_var is not None
         state = None if quantizer is None else quantizer.state_for(x)
-        y, energy, *again = batch_norm_activation(
+        target, self.target = self.target, None
+        y, energy, *more = batch_norm_activation(
             x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps,
             activation=activation, residual=residual, state=state,
             bits=4 if quantizer is None else quantizer.bits,
             ste="identity" if quantizer is None else quantizer.ste, energy=self.watched,
+            target=None if target is None else target.to(x.dtype), normalized=self.mapped,
             twice=twice,
         )  # fmt: skip
+        if self.mapped:
+            self.map, *more = more
         if self.watched:
             self.energy, self.positions = energy, x[0, 0].numel()
-        return [y, *again]
+        return [y, *more]
 
 
 def fits(residual: Any, x: Tensor) -> bool:

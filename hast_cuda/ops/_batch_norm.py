@@ -32,33 +32,36 @@ def choose_gate(*, gated: bool, output_tells: bool, reads_x: bool, with_residual
 
 def _backward(
     dy: Tensor | None, dy2: Tensor | None, dmean: Tensor | None, dvar: Tensor | None,
-    denergy: Tensor | None, x: Tensor, y: Tensor | None, residual: Tensor | None,
-    mean: Tensor | None, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float, bounds: Tensor | None, bits: int, act: int, gate: int, need_residual: bool,
-    need_affine: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    denergy: Tensor | None, dmap: Tensor | None, x: Tensor, y: Tensor | None,
+    residual: Tensor | None, target: Tensor | None, mean: Tensor | None, running_mean: Tensor,
+    running_var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float,
+    bounds: Tensor | None, bits: int, act: int, gate: int, need_residual: bool,
+    need_affine: bool, need_target: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     x = _layout.dense(x)
-    dy, dy2 = (None if d is None else _layout.like(d.to(x.dtype), x) for d in (dy, dy2))
-    y, residual = (None if t is None else _layout.like(t, x) for t in (y, residual))
+    dy, dy2, dmap = (None if d is None else _layout.like(d.to(x.dtype), x) for d in (dy, dy2, dmap))
+    y, residual, target = (None if t is None else _layout.like(t, x) for t in (y, residual, target))
     dmean, dvar, denergy = (None if d is None else d.contiguous() for d in (dmean, dvar, denergy))
     shape = _layout.extents(x, 1)
     dx = torch.empty_like(x)
-    dresidual = torch.empty_like(x) if need_residual else x.new_empty(0)
+    dresidual, dtarget = (
+        torch.empty_like(x) if needed else x.new_empty(0) for needed in (need_residual, need_target)
+    )
     dweight, dbias = (running_mean.new_empty(shape[1] if need_affine else 0) for _ in range(2))
     scratch, counters = None, 0
     if need_affine:
         scratch = _workspace.scratch(x, _workspace.batch_stats_scratch(x, shape), torch.float64)
         counters = _workspace.counters(x, shape[1])
     core.batch_norm_backward(
-        pointer(x), pointer(y), pointer(residual), pointer(dy), pointer(dy2), pointer(dmean),
-        pointer(dvar), pointer(denergy), pointer(mean), pointer(running_mean), pointer(running_var),
-        pointer(weight), pointer(bias), eps, pointer(bounds), bits, pointer(dx),
-        pointer(dresidual) if need_residual else 0, pointer(dweight) if need_affine else 0,
+        pointer(x), pointer(y), pointer(residual), pointer(target), pointer(dy), pointer(dy2),
+        pointer(dmean), pointer(dvar), pointer(denergy), pointer(dmap), pointer(mean),
+        pointer(running_mean), pointer(running_var), pointer(weight), pointer(bias), eps,
+        pointer(bounds), bits, pointer(dx), pointer(dresidual) if need_residual else 0,
+        pointer(dtarget) if need_target else 0, pointer(dweight) if need_affine else 0,
         pointer(dbias) if need_affine else 0, pointer(scratch), counters, DTYPES[x.dtype], *shape,
         x.shape[0], act, gate, *device_and_stream(x),
     )  # fmt: skip
-    return dx, dresidual, dweight, dbias
+    return dx, dresidual, dweight, dbias, dtarget
 
 
 def upstream(
@@ -70,32 +73,35 @@ def upstream(
 
 def _backward_reference(
     dy: Tensor | None, dy2: Tensor | None, dmean: Tensor | None, dvar: Tensor | None,
-    denergy: Tensor | None, x: Tensor, y: Tensor | None, residual: Tensor | None,
-    mean: Tensor | None, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float, bounds: Tensor | None, bits: int, act: int, gate: int, need_residual: bool,
-    need_affine: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    denergy: Tensor | None, dmap: Tensor | None, x: Tensor, y: Tensor | None,
+    residual: Tensor | None, target: Tensor | None, mean: Tensor | None, running_mean: Tensor,
+    running_var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float,
+    bounds: Tensor | None, bits: int, act: int, gate: int, need_residual: bool,
+    need_affine: bool, need_target: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     dy = dy if dy2 is None else (dy2 if dy is None else dy + dy2)
     return reference.batch_norm_backward(
-        dy, dmean, dvar, denergy, x, y, residual, mean, running_mean, running_var, weight, bias,
-        eps, bounds, bits, activation=ACTIVATION_NAMES[act], by_input=gate == GATE_BY_INPUT,
-        need_residual=need_residual, need_affine=need_affine,
+        dy, dmean, dvar, denergy, dmap, x, y, residual, target, mean, running_mean, running_var,
+        weight, bias, eps, bounds, bits, activation=ACTIVATION_NAMES[act],
+        by_input=gate == GATE_BY_INPUT, need_residual=need_residual, need_affine=need_affine,
+        need_target=need_target,
     )  # fmt: skip
 
 
 backward = register(
     "batch_norm_backward(Tensor? dy, Tensor? dy2, Tensor? dmean, Tensor? dvar, Tensor? denergy,"
-    " Tensor x, Tensor? y, Tensor? residual, Tensor? mean, Tensor running_mean, Tensor running_var,"
-    " Tensor? weight, Tensor? bias, float eps, Tensor? bounds, int bits, int activation, int gate,"
-    " bool need_residual, bool need_affine) -> (Tensor, Tensor, Tensor, Tensor)",
+    " Tensor? dmap, Tensor x, Tensor? y, Tensor? residual, Tensor? target, Tensor? mean,"
+    " Tensor running_mean, Tensor running_var, Tensor? weight, Tensor? bias, float eps,"
+    " Tensor? bounds, int bits, int activation, int gate, bool need_residual, bool need_affine,"
+    " bool need_target) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _backward,
     _backward_reference,
-    lambda dy, dy2, dmean, dvar, denergy, x, y, res, m, rm, *rest: (
+    lambda dy, dy2, dmean, dvar, denergy, dmap, x, y, res, target, m, rm, *rest: (
         torch.empty_like(x),
-        torch.empty_like(x) if rest[-2] else x.new_empty(0),
-        rm.new_empty(rm.numel() if rest[-1] else 0),
-        rm.new_empty(rm.numel() if rest[-1] else 0),
+        torch.empty_like(x) if rest[-3] else x.new_empty(0),
+        rm.new_empty(rm.numel() if rest[-2] else 0),
+        rm.new_empty(rm.numel() if rest[-2] else 0),
+        torch.empty_like(x) if rest[-1] else x.new_empty(0),
     ),
 )
 
@@ -130,15 +136,14 @@ def _parameter(name: str, value: Any, x: Tensor, dtype: torch.dtype) -> Tensor |
     return ready
 
 
-def check_residual(residual: Tensor | None, x: Tensor) -> None:
-    """The residual has the shape, dtype and device of ``x``."""
-    if residual is None:
+def check_alike(name: str, t: Tensor | None, x: Tensor) -> None:
+    """``t``, if there is one, has the shape, dtype and device of ``x``."""
+    if t is None:
         return
-    _checks.floating("residual", residual)
-    _checks.same_device("residual", residual, "x", x)
-    if residual.shape != x.shape or residual.dtype != x.dtype:
+    _checks.floating(name, t)
+    _checks.same_device(name, t, "x", x)
+    if t.shape != x.shape or t.dtype != x.dtype:
         message = (
-            f"residual is {tuple(residual.shape)} {residual.dtype}; expected "
-            f"{tuple(x.shape)} {x.dtype} like x"
+            f"{name} is {tuple(t.shape)} {t.dtype}; expected {tuple(x.shape)} {x.dtype} like x"
         )
         raise ValueError(message)

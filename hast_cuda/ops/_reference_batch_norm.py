@@ -51,8 +51,9 @@ def batch_norm_activation(
     x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
     bias: Tensor | None, eps: float, *, activation: str | None = None,
     residual: Tensor | None = None, bounds: Tensor | None = None, bits: int = 4,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """``Q(act(u + residual))`` with ``u`` the eval-mode BatchNorm, and Eq. 14 of ``u``, [N, C].
+    target: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """``Q(act(u + residual))`` with ``u`` the eval-mode BatchNorm, Eq. 14 of ``u - target``, and u.
 
     Under autograd the quantizer is straight-through: the gradient of the identity.
     """
@@ -64,19 +65,23 @@ def batch_norm_activation(
         quantized = fake_quantize(y.detach(), bounds[0:1], bounds[1:2], bits)
         # y + (quantized - y) would round twice
         y = quantized + (y - y.detach()) if y.requires_grad else quantized
-    return y.to(x.dtype), channel_attention(u) if u.dim() > 2 else u.square()
+    apart = u if target is None else u - target.to(dtype)
+    energy = channel_attention(apart) if u.dim() > 2 else apart.square()
+    return y.to(x.dtype), energy, u.to(x.dtype)
 
 
 def batch_norm_backward(
     dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None, denergy: Tensor | None,
-    x: Tensor, y: Tensor | None, residual: Tensor | None, mean: Tensor | None,
-    running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None,
-    eps: float, bounds: Tensor | None, bits: int, *, activation: str | None, by_input: bool,
-    need_residual: bool, need_affine: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients (x, residual, weight, bias) of both BatchNorm ops; unwanted ones are empty.
+    dmap: Tensor | None, x: Tensor, y: Tensor | None, residual: Tensor | None,
+    target: Tensor | None, mean: Tensor | None, running_mean: Tensor, running_var: Tensor,
+    weight: Tensor | None, bias: Tensor | None, eps: float, bounds: Tensor | None, bits: int, *,
+    activation: str | None, by_input: bool, need_residual: bool, need_affine: bool,
+    need_target: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients (x, residual, weight, bias, target) of both BatchNorm ops; unwanted ones are empty.
 
-    ``dx = a*du + dmean/n + 2*dvar*(x - mean)/n``, ``du = g + 2*denergy*u``, g = dy where it passes.
+    ``dx = a*du + dmean/n + 2*dvar*(x - mean)/n``, ``du = g + dmap + 2*denergy*(u - target)``,
+    g = dy where it passes.
     """
     dtype = running_mean.dtype
     wide, dims = x.to(dtype), [d for d in range(x.dim()) if d != 1]
@@ -94,8 +99,15 @@ def batch_norm_backward(
             activation=activation, clipped=bound is not None,
         )  # fmt: skip
     dresidual = g.to(x.dtype) if need_residual else x.new_empty(0)
+    dtarget = x.new_empty(0)
+    if dmap is not None:
+        g = g + dmap.to(dtype)
     if denergy is not None:
-        g = g + 2 * denergy.reshape(*denergy.shape, *[1] * (x.dim() - 2)) * u
+        apart = u if target is None else u - target.to(dtype)
+        apart = 2 * denergy.reshape(*denergy.shape, *[1] * (x.dim() - 2)) * apart
+        g = g + apart
+        if need_target:
+            dtarget = -apart.to(x.dtype)
     dx = g * broadcast(scale, x, 1)
     if dmean is not None:
         dx = dx + broadcast(dmean / per_channel, x, 1)
@@ -105,4 +117,4 @@ def batch_norm_backward(
     if need_affine:
         normalised = (wide - broadcast(running_mean, x, 1)) * broadcast(inverse, x, 1)
         dweight, dbias = (g * normalised).sum(dims), g.sum(dims)
-    return dx.to(x.dtype), dresidual, dweight, dbias
+    return dx.to(x.dtype), dresidual, dweight, dbias, dtarget

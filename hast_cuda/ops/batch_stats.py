@@ -90,9 +90,10 @@ class _BatchNormMatch(torch.autograd.Function):
         need_residual = needs[7] and dy is not None
         need_affine = (needs[3] or needs[4]) and dy is not None
         changed = bool(ctx.gate) or dy2 is not None
-        dx, dresidual, dweight, dbias = _batch_norm.backward(
-            dy, dy2, grads[1], grads[2], None, x, y, None, mean, running_mean, running_var, weight,
-            bias, ctx.eps, None, 0, ctx.act, ctx.gate, need_residual and changed, need_affine,
+        dx, dresidual, dweight, dbias, _ = _batch_norm.backward(
+            dy, dy2, grads[1], grads[2], None, None, x, y, None, None, mean, running_mean,
+            running_var, weight, bias, ctx.eps, None, 0, ctx.act, ctx.gate,
+            need_residual and changed, need_affine, False,
         )  # fmt: skip
         if not changed:
             dresidual = dy  # nothing stops it: no copy
@@ -134,7 +135,7 @@ def batch_norm_match(
     _checks.floating("x", x)
     code = _checks.activation_code(activation)
     ready = _batch_norm.parameters(x, running_mean, running_var, weight, bias)
-    _batch_norm.check_residual(residual, x)
+    _batch_norm.check_alike("residual", residual, x)
     _checks.not_negative("eps", eps)
     _checks.flag("twice", twice)
     result: tuple[Tensor, ...] = _BatchNormMatch.apply(x, *ready, eps, code, residual, twice)
