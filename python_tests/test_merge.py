@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import outputs_of
 from pytorchcv.model_provider import get_model
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -17,7 +18,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 import hast_cuda as hc
 from hast_cuda.execution import Execution
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.finetune.features import feature_layers
+from hast_cuda.finetune.features import feature_layers, follow
 from hast_cuda.finetune.step import Step
 from hast_cuda.nn import (
     BatchStatistics,
@@ -113,11 +114,17 @@ def test_synthesis_losses_and_gradients(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("bits", [(4, 4), (3, None)])
-def test_finetuning_losses_and_gradients(name: str, bits: tuple[int, int | None]) -> None:
+@pytest.mark.parametrize(
+    ("bits", "alignment"), [((4, 4), "relaxed"), ((3, None), "relaxed"), ((4, 4), "direct")]
+)
+def test_finetuning_losses_and_gradients(
+    name: str, bits: tuple[int, int | None], alignment: str
+) -> None:
     teacher, x = build(name)
     student = hc.calibrate(hc.quantize(teacher, *bits), [x])
-    config = FinetuneConfig(learning_rate=1e-3, perturbation=0.02, weight_decay=0.0)
+    config = FinetuneConfig(
+        learning_rate=1e-3, perturbation=0.02, weight_decay=0.0, alignment=alignment
+    )
     results = []
     for merge in (False, True):
         own = copy.deepcopy(student).eval().requires_grad_(True)
@@ -218,6 +225,29 @@ def test_watched_layers_know_their_attention() -> None:
     torch.testing.assert_close(merged.watched["convs.5"].take(), seen["convs.5"])
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_distances_from_another_network(merge: bool) -> None:
+    layers = ["norms.2", "convs.5", "norms.4"]
+    executed = ["norms.2", "norms.4", "convs.5"]  # how hooks see them
+    network, x = build("odd")
+    other = copy.deepcopy(network)
+    for parameter in other.parameters():
+        nn.init.normal_(parameter, 0, 0.3)
+    first, second = follow((network, other), layers, merge=merge, maps=True)
+    target = first(x)
+    found = second(x, target)
+    first.remove()
+    second.remove()
+    maps, others = (
+        dict(zip(executed, outputs_of(n, executed, x)[1], strict=True)) for n in (network, other)
+    )
+    names = layers if merge else executed
+    for name, own, distance in zip(names, target.maps, found.distances, strict=True):
+        torch.testing.assert_close(own, maps[name])
+        torch.testing.assert_close(distance, (others[name] - maps[name]).square().sum((2, 3)))
+    assert found.positions == [256] * 3
+
+
 class Branching(nn.Module):
     """Control flow that depends on the data."""
 
@@ -298,3 +328,8 @@ def test_a_batch_norm_called_twice_stays_as_it_is() -> None:
 def test_nothing_to_take_is_said() -> None:
     with pytest.raises(RuntimeError, match="nothing has passed this Tap"):
         Tap().take()
+    module = FusedBatchNorm2d(nn.BatchNorm2d(3), "relu", None)
+    with pytest.raises(RuntimeError, match="set watched, and run a forward pass"):
+        module.take()
+    with pytest.raises(RuntimeError, match="set mapped, and run a forward pass"):
+        module.take_map()

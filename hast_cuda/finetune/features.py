@@ -148,7 +148,7 @@ class Followed:
         if merge:
             require_layers(model, layers)
             merged = merge_batch_norms(model, FusedBatchNorm2d, layers)
-            self.model, self.watched = merged.model, list(merged.watched.values())
+            self.model, self.watched = merged.model, [merged.watched[name] for name in layers]
 
     def __call__(self, x: Tensor, target: Seen | None = None) -> Seen:
         """One forward pass; ``target`` is that of the network to measure distances from."""
