@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
 from hast_cuda.demo import DigitsResNet
-from hast_cuda.finetune.features import FeatureTap, feature_layers
+from hast_cuda.finetune.features import feature_layers
+from hast_cuda.finetune.followed import FeatureTap
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import hast_cuda as hc
 from hast_cuda.execution import Execution
 from hast_cuda.finetune import FinetuneConfig, finetune
-from hast_cuda.finetune.features import Seen
+from hast_cuda.finetune.followed import Seen
 from hast_cuda.finetune.map_distance import direct_alignment, map_distance
 from hast_cuda.finetune.objective import label_loss, loss_terms
 from hast_cuda.finetune.step import Step

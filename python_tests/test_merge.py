@@ -18,7 +18,8 @@ from torchvision.models.resnet import BasicBlock, ResNet
 import hast_cuda as hc
 from hast_cuda.execution import Execution
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.finetune.features import feature_layers, follow
+from hast_cuda.finetune.features import feature_layers
+from hast_cuda.finetune.followed import follow
 from hast_cuda.finetune.step import Step
 from hast_cuda.nn import (
     BatchStatistics,

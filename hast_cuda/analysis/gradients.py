@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hast_cuda.finetune import FinetuneConfig, feature_layers
-from hast_cuda.finetune.features import Followed, follow
+from hast_cuda.finetune.followed import Followed, follow
 from hast_cuda.finetune.objective import loss_terms
 from hast_cuda.nn import quantized_once
 from hast_cuda.ops import _checks

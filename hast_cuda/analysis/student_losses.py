@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hast_cuda.finetune import FinetuneConfig, feature_layers
-from hast_cuda.finetune.features import FeatureTap, follow
+from hast_cuda.finetune.followed import FeatureTap, follow
 from hast_cuda.finetune.map_distance import direct_alignment
 from hast_cuda.finetune.objective import loss_terms
 from hast_cuda.nn import FakeQuantActivation

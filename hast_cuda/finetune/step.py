@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hast_cuda.execution import Execution
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.features import follow
+from hast_cuda.finetune.followed import follow
 from hast_cuda.finetune.inundation import InundatedSGD
 from hast_cuda.finetune.objective import loss_terms, loss_weights
 from hast_cuda.nn import quantized_once
