@@ -49,7 +49,9 @@ class Launcher:
     def __init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", str(SCRIPT)], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, text=True,
+            # Unbuffered: the ranks write to one file twice, and tests look at the order.
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
 
     def __call__(self, count: int, work: str, folder: Path, *values: str, **env: str) -> Ended:
