@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from iterations import CIFAR, DIRECT, IMAGENET, Call, Iterations, Setting
+from iterations import ALIGNED, CIFAR, DIRECT, IMAGENET, Call, Iterations, Setting
 from launch_counter import LaunchCounter
 from provenance import provenance
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -25,7 +25,6 @@ from hast_cuda.execution import Execution
 SCHEMA = 1
 WASTEFUL, EAGER = "eager, as published", "eager"
 UNMERGED, MERGED = "hast_cuda, unmerged", "hast_cuda"
-ALIGNED = "hast_cuda, maps aligned directly"
 CONVOLUTIONS = "convolutions only"
 # Launches and GB of the model; it has no stage like the unmerged synthesis.
 MODEL: dict[tuple[str, str], dict[str, tuple[int, float]]] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from harness import HAST, SCHEMA, Case, Options, options_of, parser, row
-from iterations import CIFAR, DIRECT, Call, Iterations
+from iterations import ALIGNED, CIFAR, DIRECT, Call, Iterations
 from provenance import device_label, keep_freed_memory, provenance
 from timing import Absent, Candidate, Settings, Timing, measure
 
@@ -23,7 +23,6 @@ from hast_cuda.execution import Execution, convolution_rules
 
 EAGER, COMPILED, CONVOLUTIONS = "eager", "compile", "convolutions"
 UNMERGED, CHANNELS_LAST = "hast_cuda, unmerged", "hast_cuda, channels_last"
-ALIGNED = "hast_cuda, maps aligned directly"
 SECONDS = {"cpu": 30.0, "cuda": 8.0}  # per loop
 FEWEST = {"cpu": 3, "cuda": 10}
 WARM_UP = {"cpu": 0, "cuda": 5}  # a CUDA graph is captured at the fourth call

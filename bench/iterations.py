@@ -30,8 +30,9 @@ Call = Callable[[], object]
 SYNTHESIS = SynthesisConfig()
 # Clips the gradient's norm, as the default preset does; activations pass it, as published.
 FINETUNE = FinetuneConfig(max_grad_norm=1000.0)
-# The preset default's alignment.
+# The preset default's alignment, and what tables call it.
 DIRECT = replace(FINETUNE, alignment="direct")
+ALIGNED = "hast_cuda, maps aligned directly"
 BITS = 4
 
 

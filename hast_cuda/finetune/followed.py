@@ -111,15 +111,14 @@ class Followed:
         ])  # fmt: skip
 
     def _distances(self, x: Tensor, targets: list[Tensor]) -> Seen:
-        others = list(targets)
+        others = targets  # of the maps that hooks and taps find
         if self.watched:
+            others = []
             for module, target in zip(self.watched, targets, strict=True):
                 if isinstance(module, FusedBatchNorm2d):
                     module.watched, module.target = True, target
-            others = [
-                target for module, target in zip(self.watched, targets, strict=True)
-                if isinstance(module, Tap)
-            ]  # fmt: skip
+                else:
+                    others.append(target)
         logits, maps = self._run(x)
         apart = [_spatial(m - target) for m, target in zip(maps, others, strict=True)]
         found = iter(zip(channel_attentions(apart), map(positions_of, apart), strict=True))
