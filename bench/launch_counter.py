@@ -25,7 +25,8 @@ _FREE = {
     "aten::result_type", "aten::set_",
 }  # fmt: skip
 _TENSORS_PER_LAUNCH = 100
-_NO_RESULT = ("aten::_fused_sgd_", "aten::_fused_adam_")  # have no fake implementation everywhere
+# have no fake implementation everywhere
+_NO_RESULT = ("aten::_fused_sgd_", "aten::_fused_adam_", "aten::_fused_adamw_")
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

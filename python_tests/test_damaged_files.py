@@ -118,9 +118,9 @@ def test_a_checkpoint_that_nobody_wrote(
     (tmp_path / "result.json").unlink()
     with pytest.raises(ValueError, match=rf"(?s)last.safetensors .*{message}"):
         run(tmp_path, test=None)
-    tensors = {k: v if k != "momentum.0" else v[:1] for k, v in tensors.items()}
+    tensors = {k: v if k != "optimizer.0.momentum_buffer" else v[:1] for k, v in tensors.items()}
     save_tensors(checkpoint, tensors, metadata)
-    with pytest.raises(ValueError, match=r"last.safetensors .*momentum.0.*delete it"):
+    with pytest.raises(ValueError, match=r"last.safetensors .*0.momentum_buffer.*delete it"):
         run(tmp_path, test=None)
 
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig, distillation_loss, finetune
 from hast_cuda.finetune.checkpoint import CheckpointFile
+from hast_cuda.finetune.config import OPTIMIZERS
 from hast_cuda.finetune.source import shuffled
+from hast_cuda.tensor_files import CHECKSUM, load_tensors, save_tensors
 
 CONFIG = FinetuneConfig(iterations=6, batch_size=8, learning_rate=1e-5, evaluations=2)
 LAYERS = ["features.1", "features.4"]
@@ -109,8 +111,9 @@ def score(stop_at: int | None = None) -> Callable[[nn.Module], float]:
     return evaluate
 
 
-def test_resumed_equals_unbroken(device: torch.device, tmp_path: Path) -> None:
-    config = replace(CONFIG, iterations=9, evaluations=3)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_resumed_equals_unbroken(device: torch.device, tmp_path: Path, optimizer: str) -> None:
+    config = replace(CONFIG, iterations=9, evaluations=3, optimizer=optimizer, learning_rate=1e-3)
     whole = finetune(tiny(), calibrated(), pictures(), config, device=device, evaluate=score())
     file = CheckpointFile(tmp_path / "checkpoints" / "last.safetensors")
     arguments: dict[str, Any] = {"images": pictures(), "config": config, "checkpoint": file}
@@ -139,6 +142,27 @@ def test_checkpoint_of_a_network_with_a_shared_module(tmp_path: Path) -> None:
         finetune(teacher, again, pictures(), CONFIG, checkpoint=file).student,
         snapshot(done.student),
     )
+
+
+def test_checkpoint_of_another_optimizer(tmp_path: Path) -> None:
+    file = CheckpointFile(tmp_path / "last.safetensors")
+    finetune(tiny(), calibrated(), pictures(), CONFIG, checkpoint=file)
+    config = replace(CONFIG, optimizer="adamw")
+    with pytest.raises(ValueError, match=r"needs \['exp_avg', 'exp_avg_sq', 'step'\] of a param"):
+        finetune(tiny(), calibrated(), pictures(), config, checkpoint=file)
+
+
+def test_checkpoint_with_tensors_of_nothing_known(tmp_path: Path) -> None:
+    """As one of a version that named the optimizer's state otherwise: it must not be left out."""
+    file = CheckpointFile(tmp_path / "last.safetensors")
+    finetune(tiny(), calibrated(), pictures(), CONFIG, checkpoint=file)
+    tensors, metadata = load_tensors(file.path)
+    del metadata[CHECKSUM]
+    save_tensors(
+        file.path, {k.replace("optimizer", "sgd"): v for k, v in tensors.items()}, metadata
+    )
+    with pytest.raises(ValueError, match=r"unknown sgd\.\d+.*delete it"):
+        finetune(tiny(), calibrated(), pictures(), CONFIG, checkpoint=file)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", None])

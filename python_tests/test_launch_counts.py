@@ -39,7 +39,7 @@ def test_launches_and_bytes_of_an_iteration(network: str, loop: str) -> None:
 @pytest.mark.parametrize("network", DIRECT_LIMITS)
 def test_aligning_maps_directly_costs_little_more(network: str) -> None:
     model = get_model(network, pretrained=False)
-    config = FinetuneConfig(alignment="direct", max_grad_norm=1000.0)
+    config = FinetuneConfig(alignment="direct", optimizer="adamw")
     found = count(finetune_iteration(model, SHAPES[network], config))
     launches, gigabytes = DIRECT_LIMITS[network]
     assert found.launches <= launches, found.by_operator.most_common()

@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.finetune.optimizer import load_optimizer_state, optimizer_state
 from hast_cuda.synthesis.generator import GeneratorTrainer
 from hast_cuda.tensor_files import load_tensors, save_tensors
 
-GENERATOR = "generator."  # before the names of its tensors
+# before the names of the tensors of each
+STUDENT, OPTIMIZER, GENERATOR = "student.", "optimizer.", "generator."
 
 
 @dataclass
@@ -21,6 +23,10 @@ class Checkpoint:
 
     iteration: int
     accuracies: list[tuple[int, float]]
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _alone(tensor: Tensor) -> Tensor:
@@ -39,11 +45,8 @@ class CheckpointFile:
     ) -> None:  # fmt: skip
         """Replace the file by the present state."""
         # clone: safetensors refuses tensors that share memory, as those of a shared module do
-        tensors = {f"student.{k}": _alone(v) for k, v in student.state_dict().items()}
-        for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
-            buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{index}"] = _alone(buffer)
+        tensors = {STUDENT + k: _alone(v) for k, v in student.state_dict().items()}
+        tensors |= {OPTIMIZER + k: _alone(v) for k, v in optimizer_state(optimizer).items()}
         if generator is not None:
             tensors |= {GENERATOR + k: _alone(v) for k, v in generator.state().items()}
         metadata = {"iteration": str(state.iteration), "accuracies": json.dumps(state.accuracies)}
@@ -63,40 +66,23 @@ class CheckpointFile:
             return Checkpoint(0, [])
         try:
             tensors, metadata = load_tensors(self.path)
-            weights = {k[8:]: v for k, v in tensors.items() if k.startswith("student.")}
-            student.load_state_dict(weights)
+            for name in tensors:
+                if not name.startswith((STUDENT, OPTIMIZER, GENERATOR)):
+                    raise ValueError(f"unknown {name}")
+            student.load_state_dict(_part(tensors, STUDENT))
             if generator is not None:
-                size = len(GENERATOR)
-                generator.load_state(
-                    {k[size:]: v for k, v in tensors.items() if k.startswith(GENERATOR)}
-                )
+                generator.load_state(_part(tensors, GENERATOR))
             state = Checkpoint(
                 int(metadata["iteration"]),
                 [(int(i), float(a)) for i, a in json.loads(metadata["accuracies"])],
             )
             if state.iteration < 0:
                 raise ValueError(f"iteration {state.iteration}")
-            buffers = _buffers(tensors, optimizer)
+            load_optimizer_state(optimizer, _part(tensors, OPTIMIZER))
         except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
             message = (
                 f"checkpoint {self.path} does not fit this run or is corrupt ({error}); "
                 "delete it to start fine-tuning again"
             )
             raise ValueError(message) from error
-        for parameter, buffer in buffers:
-            optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device)
         return state
-
-
-def _buffers(
-    tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> list[tuple[Tensor, Tensor]]:
-    """Parameters and their momentum; ValueError if one is of another shape."""
-    found = []
-    for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
-        buffer = tensors.get(f"momentum.{index}")
-        if buffer is not None:
-            if buffer.shape != parameter.shape or buffer.dtype != parameter.dtype:
-                raise ValueError(f"momentum.{index} is {buffer.dtype} {list(buffer.shape)}")
-            found.append((parameter, buffer))
-    return found

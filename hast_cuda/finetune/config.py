@@ -15,6 +15,7 @@ from hast_cuda.validate import (
     check_scale,
 )
 
+OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("step", "cosine")
 CALIBRATIONS = ("images", "generator", "batch_norm")
 REDUCTIONS = ("batchmean", "mean")
@@ -30,14 +31,19 @@ class FinetuneConfig:
     """Steps of the student."""
     batch_size: int = 256
     """Images per step."""
+    optimizer: str = "sgd"
+    """"sgd": with Nesterov momentum, as published; "adamw": Adam with decoupled weight decay, for
+    rates a hundred times as high."""
     learning_rate: float = 1e-5
-    """Initial SGD learning rate."""
+    """Initial learning rate."""
     schedule: str = "step"
     """"step": x0.1 at every fraction in decay_at; "cosine": to 0 over the iterations."""
     decay_at: tuple[float, ...] = (2 / 3,)
     """Fractions of the iterations at which "step" decays."""
     momentum: float = 0.9
-    """Nesterov momentum."""
+    """Nesterov momentum, or the decay of AdamW's mean of gradients."""
+    second_momentum: float = 0.999
+    """Decay of AdamW's mean of squared gradients."""
     weight_decay: float = 1e-4
     """On all parameters."""
     temperature: float = 20.0
@@ -100,10 +106,12 @@ class FinetuneConfig:
         check_most("iterations", self.iterations, 10**9)
         check_positive("batch_size", self.batch_size, most=2**20)
         check_positive("learning_rate", self.learning_rate)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("schedule", self.schedule, SCHEDULES)
         for fraction in self.decay_at:
             check_range("decay_at", fraction, 0, 1)
         check_range("momentum", self.momentum, 0, 1)
+        check_range("second_momentum", self.second_momentum, 0, 1)
         check_range("weight_decay", self.weight_decay, 0)
         check_positive("temperature", self.temperature)
         check_range("distillation_weight", self.distillation_weight, 0)
@@ -126,6 +134,8 @@ class FinetuneConfig:
         check_positive("calibration_updates", self.calibration_updates)
         check_positive("calibration_batch_size", self.calibration_batch_size, most=2**20)
         check_positive("evaluations", self.evaluations)
+        if self.optimizer == "adamw":
+            self._check_adamw()
         if not (self.clean_weight or (self.perturbed_weight and self.perturbation)):
             message = "clean_weight and perturbed_weight are both without effect; one must count"
             raise ValueError(message)
@@ -136,6 +146,18 @@ class FinetuneConfig:
         if self.perturbation and not by.get(self.perturb_by, 1.0):
             message = f"perturb_by is {self.perturb_by!r}, a loss of weight 0; choose another"
             raise ValueError(message)
+
+    def _check_adamw(self) -> None:
+        if self.flip_fraction:
+            message = (
+                'flip_fraction enlarges the steps of SGD: set optimizer to "sgd", or flip_fraction '
+                "to 0"
+            )
+            raise ValueError(message)
+        for name in ("momentum", "second_momentum"):
+            if getattr(self, name) == 1:
+                message = f"{name} is 1: AdamW would never see a gradient; it must be below 1"
+                raise ValueError(message)
 
     def rate(self, iteration: int) -> float:
         """Learning rate of a step, counted from 0."""

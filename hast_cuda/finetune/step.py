@@ -12,6 +12,7 @@ from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.followed import follow
 from hast_cuda.finetune.inundation import InundatedSGD
 from hast_cuda.finetune.objective import loss_terms, loss_weights
+from hast_cuda.finetune.optimizer import make_optimizer
 from hast_cuda.nn import quantized_once
 
 Gradients = list[Tensor | None]
@@ -39,21 +40,8 @@ class Step:
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         device = self.parameters[0].device
         self.rate = torch.full((), config.learning_rate, device=device)
-        self.optimizer = self._make_optimizer()
+        self.optimizer = make_optimizer(config, self.parameters, student, self.rate)
         self._upstream: dict[tuple[torch.dtype, float], list[Tensor]] = {}
-
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        config = self.config
-        if config.flip_fraction:
-            return InundatedSGD(
-                self.parameters, self.student, lr=self.rate, momentum=config.momentum,
-                weight_decay=config.weight_decay, goal=config.flip_goal(0),
-                largest_step=config.largest_step,
-            )  # fmt: skip
-        return torch.optim.SGD(
-            self.parameters, lr=self.rate, momentum=config.momentum,
-            nesterov=config.momentum > 0, weight_decay=config.weight_decay, fused=True,
-        )  # fmt: skip
 
     def set_rates(self, rate: float, flip_goal: float = 0.0) -> None:
         """Learning rate of the next update and, for AIT, the fraction of codes it must change."""

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
 from hast_cuda.finetune.config import FinetuneConfig
+from hast_cuda.finetune.optimizer import load_optimizer_state, optimizer_state
 from hast_cuda.fingerprint import fingerprint
 from hast_cuda.ranks import World
 from hast_cuda.synthesis.generator import GeneratorTrainer
-
-MOMENTUM = "momentum_buffer"
 
 
 def spread_student(student: nn.Module, world: World) -> None:
@@ -63,17 +62,9 @@ def begin(
     if world.size == 1:
         return state
     spread_student(student, world)
-    parameters = optimizer.param_groups[0]["params"]
-    buffers = {
-        str(index): optimizer.state[p][MOMENTUM]
-        for index, p in enumerate(parameters)
-        if optimizer.state.get(p, {}).get(MOMENTUM) is not None
-    }
-    found = world.share(buffers)
+    found = world.share(optimizer_state(optimizer))
     if not world.first:
-        for index, buffer in found.items():
-            parameter = parameters[int(index)]
-            optimizer.state[parameter][MOMENTUM] = torch.empty_like(parameter).copy_(buffer)
+        load_optimizer_state(optimizer, found)
     return state
 
 
