@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,11 +28,11 @@ from hast_cuda.synthesis.step import Step as SynthesisStep
 
 Call = Callable[[], object]
 SYNTHESIS = SynthesisConfig()
-# Clips the gradient's norm, as the default preset does; activations pass it, as published.
+# SGD as published, the gradient's norm clipped; activations pass it. The eager steps do the same.
 FINETUNE = FinetuneConfig(max_grad_norm=1000.0)
-# The preset default's alignment, and what tables call it.
-DIRECT = replace(FINETUNE, alignment="direct")
-ALIGNED = "hast_cuda, maps aligned directly"
+# The preset default's alignment and optimizer, and what tables call them.
+DIRECT = FinetuneConfig(alignment="direct", optimizer="adamw")
+ALIGNED = "hast_cuda, maps aligned directly, AdamW"
 BITS = 4
 
 

@@ -47,8 +47,6 @@ def test_cosine_schedule() -> None:
         ({"optimizer": "adam"}, "optimizer is 'adam'; allowed: 'sgd', 'adamw'"),
         ({"optimizer": "adamw", "flip_fraction": 0.1}, "flip_fraction enlarges the steps of SGD"),
         ({"optimizer": "adamw", "momentum": 1.0}, "momentum is 1: AdamW"),
-        ({"optimizer": "adamw", "second_momentum": 1.0}, "second_momentum is 1: AdamW"),
-        ({"second_momentum": -0.5}, "second_momentum is -0.5; allowed: from 0 to 1"),
         ({"momentum": 1.5}, "momentum is 1.5; allowed: from 0 to 1"),
         ({"weight_decay": -1.0}, "weight_decay is -1.0"),
         ({"temperature": 0.0}, "temperature is 0.0"),

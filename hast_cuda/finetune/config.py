@@ -41,9 +41,7 @@ class FinetuneConfig:
     decay_at: tuple[float, ...] = (2 / 3,)
     """Fractions of the iterations at which "step" decays."""
     momentum: float = 0.9
-    """Nesterov momentum, or the decay of AdamW's mean of gradients."""
-    second_momentum: float = 0.999
-    """Decay of AdamW's mean of squared gradients."""
+    """Nesterov momentum, or the decay of AdamW's mean of gradients (that of squares is 0.999)."""
     weight_decay: float = 1e-4
     """On all parameters."""
     temperature: float = 20.0
@@ -111,7 +109,6 @@ class FinetuneConfig:
         for fraction in self.decay_at:
             check_range("decay_at", fraction, 0, 1)
         check_range("momentum", self.momentum, 0, 1)
-        check_range("second_momentum", self.second_momentum, 0, 1)
         check_range("weight_decay", self.weight_decay, 0)
         check_positive("temperature", self.temperature)
         check_range("distillation_weight", self.distillation_weight, 0)
@@ -154,10 +151,9 @@ class FinetuneConfig:
                 "to 0"
             )
             raise ValueError(message)
-        for name in ("momentum", "second_momentum"):
-            if getattr(self, name) == 1:
-                message = f"{name} is 1: AdamW would never see a gradient; it must be below 1"
-                raise ValueError(message)
+        if self.momentum == 1:
+            message = "momentum is 1: AdamW would never see a gradient; it must be below 1"
+            raise ValueError(message)
 
     def rate(self, iteration: int) -> float:
         """Learning rate of a step, counted from 0."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.inundation import InundatedSGD
 
+SECOND_MOMENTUM = 0.999
 STEPS = "step"  # AdamW's count of its steps, the one state that is not like its parameter
 SGD_STATES = frozenset({"momentum_buffer"})
 ADAMW_STATES = frozenset({STEPS, "exp_avg", "exp_avg_sq"})
@@ -28,7 +29,7 @@ def make_optimizer(
         )  # fmt: skip
     if config.optimizer == "adamw":
         return torch.optim.AdamW(
-            parameters, lr=rate, betas=(config.momentum, config.second_momentum),
+            parameters, lr=rate, betas=(config.momentum, SECOND_MOMENTUM),
             weight_decay=config.weight_decay, fused=True, capturable=rate.is_cuda,
         )  # fmt: skip
     return torch.optim.SGD(
