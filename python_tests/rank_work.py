@@ -39,6 +39,7 @@ LAYERS = ["features.1", "features.4"]
 LOSSES: dict[str, FinetuneConfig] = {
     "hast": FinetuneConfig(),
     "clipped": FinetuneConfig(max_grad_norm=0.5, learning_rate=0.1),
+    "adamw": FinetuneConfig(optimizer="adamw", learning_rate=1e-3),
     "plain": FinetuneConfig(normalized_attention=False, perturbation=0.0),
     "direct": FinetuneConfig(alignment="direct", perturb_by="alignment", clean_weight=0.5),
     "classes": FinetuneConfig(
@@ -138,7 +139,7 @@ def refusals(folder: Path) -> None:
     attempts: dict[str, Callable[[], Any]] = {
         "seed": lambda: quantize("hast", folder / "none", seed=world.rank),
         "recipe": lambda: quantize(
-            "hast", None, recipe=change(recipe_of("hast"), {"finetune.momentum": world.rank / 2})
+            "hast", None, recipe=change(recipe_of("hast"), {"finetune.momentum": world.rank / 4})
         ),
         "out": lambda: quantize("hast", folder / f"none{world.rank}"),
         "weights": lambda: zero_shot_quantize(other_weights(), SHAPE, recipe=recipe_of("hast")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from networks import CHANNELS, SIZE, tiny
@@ -22,13 +24,13 @@ SHAPE = ImageShape(CHANNELS, SIZE, SIZE, 5)
 FINETUNE = FinetuneConfig(iterations=9, batch_size=8, learning_rate=1e-5, max_grad_norm=1.0)
 
 
-def tuned(execution: Execution) -> nn.Module:
+def tuned(execution: Execution, config: FinetuneConfig = FINETUNE) -> nn.Module:
     x = torch.randn(16, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
     student = hc.calibrate(hc.quantize(tiny(), 4, 4), [x])
-    return finetune(tiny(), student, x, FINETUNE, device="cuda", execution=execution).student
+    return finetune(tiny(), student, x, config, device="cuda", execution=execution).student
 
 
-@pytest.mark.parametrize("loop", ["synthesis", "finetune"])
+@pytest.mark.parametrize("loop", ["synthesis", "sgd", "adamw"])
 def test_graphs_give_the_bits_of_plain_iterations(loop: str) -> None:
     device = torch.device("cuda")
     results = []
@@ -42,7 +44,7 @@ def test_graphs_give_the_bits_of_plain_iterations(loop: str) -> None:
                 synthesize(tiny(), SHAPE, config, device=device, execution=execution).images
             )
         else:
-            student = tuned(execution)
+            student = tuned(execution, replace(FINETUNE, optimizer=loop))
             results.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
     assert torch.equal(results[0], results[1])
 

@@ -128,7 +128,7 @@ def test_every_method_gives_what_one_process_gives(
 def test_steps_are_those_of_one_process(count: int, folders: dict[int, Path]) -> None:
     for rank in range(count):
         gaps = load(folders[count] / f"losses-{rank}.pt")
-        assert len(gaps) == 8
+        assert len(gaps) == 9
         for name, gap in gaps.items():
             assert gap < UPDATE_GAP, name
 
@@ -148,7 +148,7 @@ def test_work_that_differs_is_refused_on_every_rank(count: int, folders: dict[in
     for rank in range(count):
         said = load(folders[count] / f"refusals-{rank}.pt")
         assert "seed is 0 on rank 0 and 1 on rank 1; start all with the same" in said["seed"]
-        assert "recipe.finetune.momentum is 0.0 on rank 0 and 0.5 on rank 1" in said["recipe"]
+        assert "recipe.finetune.momentum is 0.0 on rank 0 and 0.25 on rank 1" in said["recipe"]
         assert "out is '" in said["out"]
         assert "the network's weights is '" in said["weights"]
         assert "the images given is '" in said["images"]
