@@ -111,16 +111,29 @@ def test_training_free_methods_use_no_image(name: str) -> None:
     assert found.finetune.calibration == "batch_norm"
 
 
-@pytest.mark.parametrize("name", ["hast", "intraq", "zeroq_il", "dsg_il", "real_data"])
-def test_default_trains_every_method_alike(name: str) -> None:
-    ours = methods.recipe(name, "default", "cifar10").finetune
-    hast = methods.recipe("hast", "default", "cifar10").finetune
-    # losses and crops are those of the method
-    allowed = {
-        "label_weight", "feature_weight", "alignment", "perturbation", "clean_weight",
-        "perturbed_weight", "crop_scale",
-    }  # fmt: skip
-    assert differing(ours, hast) <= allowed
+OF_THE_METHOD = {  # losses and crops
+    "label_weight", "feature_weight", "alignment", "perturbation", "clean_weight",
+    "perturbed_weight", "crop_scale",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["zeroq_il", "dsg_il"])
+def test_default_trains_methods_on_their_own_images_alike(name: str) -> None:
+    ours, other = (methods.recipe(n, "default").finetune for n in (name, "intraq"))
+    assert (ours.optimizer, ours.learning_rate) == ("sgd", pytest.approx(2e-6))
+    assert differing(ours, other) <= OF_THE_METHOD
+
+
+@pytest.mark.parametrize(("name", "rates"), [("hast", (1e-3, 1e-4)), ("real_data", (3e-4, 3e-5))])
+def test_images_like_the_networks_own_bear_adamw(name: str, rates: tuple[float, float]) -> None:
+    for dataset, rate in zip(("cifar10", "imagenet"), rates, strict=True):
+        ours, other = (methods.recipe(n, "default", dataset).finetune for n in (name, "intraq"))
+        assert (ours.optimizer, ours.max_grad_norm) == ("adamw", 0)
+        assert ours.learning_rate == pytest.approx(rate)
+        assert differing(ours, other) <= {
+            *OF_THE_METHOD, "optimizer", "learning_rate", "max_grad_norm"
+        }  # fmt: skip
+        assert methods.recipe(name, "paper", dataset).finetune.optimizer == "sgd"
 
 
 @pytest.mark.parametrize(

@@ -17,17 +17,12 @@ BITS = 3
 
 
 def demo_recipe() -> Recipe:
-    """The default preset at a budget of about a minute on two CPU cores, rounded to nearest.
-
-    SQuant's rounding, which the preset has, averages errors over a layer's weights; this network's
-    layers have few, and gain nothing by it.
-    """
+    """The default preset at a budget of about a minute on two CPU cores."""
     recipe = hast.recipe("default", "cifar10")
     return replace(
         recipe,
         synthesis=replace(recipe.synthesis, num_images=512, batch_size=256, iterations=200),
         finetune=replace(recipe.finetune, iterations=150, batch_size=128, evaluations=6),
-        posttraining=replace(recipe.posttraining, rounding="nearest"),
     )
 
 

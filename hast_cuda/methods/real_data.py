@@ -10,13 +10,16 @@ from hast_cuda.synthesis import SynthesisConfig
 def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
     """IntraQ's fine-tuning (KL + CE, Eq. 6) on images that the user gives, with their labels.
 
-    The sources of these rows document nothing about them. Chosen here: the same losses, optimiser,
-    steps and crops as for synthetic images, ranges calibrated on the real ones, teacher's input
-    normalisation, as many images as are given.
+    The sources of these rows document nothing about them. Chosen here: the same losses, steps and
+    crops as for synthetic images, ranges calibrated on the real ones, teacher's input
+    normalisation, as many images as are given; in the preset "default" AdamW, as for HAST, at the
+    lower rate that grids which follow their weights need.
 
     Raises:
         ValueError: unknown preset or dataset.
     """
     check_names(preset, dataset)
     paper = Recipe(SynthesisConfig(), common.label_finetuning(dataset), images="real")
-    return paper if preset != "default" else common.ours(paper)
+    if preset != "default":
+        return paper
+    return common.with_adamw(common.ours(paper), 30 * paper.finetune.learning_rate)
