@@ -30,8 +30,8 @@ def ours(published: Recipe) -> Recipe:
         ),
         finetune=replace(
             our_training(tuning),
-            # The paper's rate lets the loss of a 3-bit student rise for its first steps, and a few
-            # hundred steps do not bring it back.
+            # While clipped activations passed a gradient, the paper's rate let the loss of a 3-bit
+            # student rise for its first steps, and a few hundred steps did not bring it back.
             learning_rate=tuning.learning_rate / 5,
             calibration_updates=50,
             calibration_batch_size=64,
