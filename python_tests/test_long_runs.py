@@ -57,13 +57,13 @@ def test_nothing_grows_over_2000_iterations(loop: str, tmp_path: Path) -> None:
 def test_a_leak_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test of the test: one small tensor kept per iteration is too much."""
     kept: list[torch.Tensor] = []
-    update = torch.optim.SGD.step
+    update = torch.optim.AdamW.step
 
-    def leaking(self: torch.optim.SGD, *args: object) -> None:
+    def leaking(self: torch.optim.AdamW, *args: object) -> None:
         kept.append(torch.zeros(8))
         update(self, *args)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", leaking)
+    monkeypatch.setattr(torch.optim.AdamW, "step", leaking)
     found = run_loop("fine-tuning", tiny(), SHAPE, tmp_path / "run", 200)
     if found.heap_start is None:
         pytest.skip("the C library does not say how much memory is in use")
