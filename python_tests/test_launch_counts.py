@@ -22,8 +22,9 @@ LIMITS = {
     ("resnet20_cifar10", "finetune"): (420, 1.1 * 9.05),
     ("resnet18", "finetune"): (415, 1.1 * 7.74),
 }
-# The same where maps are aligned directly: every map written and read twice more in either pass.
-DIRECT_LIMITS = {"resnet20_cifar10": (425, 9.5), "resnet18": (420, 8.4)}
+# The same with AdamW and without clipping, where maps are aligned directly: every map written and
+# read twice more in either pass.
+DIRECT_LIMITS = {"resnet20_cifar10": (417, 9.5), "resnet18": (411, 8.3)}
 
 
 @pytest.mark.parametrize(("network", "loop"), LIMITS)

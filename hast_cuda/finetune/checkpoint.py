@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.finetune.optimizer import load_optimizer_state, optimizer_state
+from hast_cuda.optimizer_state import load_optimizer_state, optimizer_state
 from hast_cuda.synthesis.generator import GeneratorTrainer
 from hast_cuda.tensor_files import load_tensors, save_tensors
 

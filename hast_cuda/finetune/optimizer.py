@@ -1,9 +1,6 @@
-"""The optimizer of the student, and its state as tensors with names."""
+"""The optimizer of the student."""
 
 from __future__ import annotations
-
-from collections import defaultdict
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +9,6 @@ from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.inundation import InundatedSGD
 
 SECOND_MOMENTUM = 0.999
-STEPS = "step"  # AdamW's count of its steps, the one state that is not like its parameter
-SGD_STATES = frozenset({"momentum_buffer"})
-ADAMW_STATES = frozenset({STEPS, "exp_avg", "exp_avg_sq"})
 
 
 def make_optimizer(
@@ -36,40 +30,3 @@ def make_optimizer(
         parameters, lr=rate, momentum=config.momentum, nesterov=config.momentum > 0,
         weight_decay=config.weight_decay, fused=True,
     )  # fmt: skip
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every state of every parameter, "3.exp_avg" that of the fourth; empty before a step."""
-    return {
-        f"{index}.{key}": value
-        for index, parameter in enumerate(optimizer.param_groups[0]["params"])
-        for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)  # SGD without momentum keeps a None
-    }
-
-
-def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Go on from :func:`optimizer_state`; ValueError, and nothing changed, if it is another's."""
-    parameters = optimizer.param_groups[0]["params"]
-    states: dict[nn.Parameter, dict[str, Tensor]] = defaultdict(dict)
-    for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        if not index.isdecimal() or int(index) >= len(parameters):
-            message = f"the optimizer has no parameter {index!r}"
-            raise ValueError(message)
-        parameter = parameters[int(index)]
-        like = torch.empty_like(parameter)
-        if key == STEPS:
-            like = torch.empty((), dtype=torch.float32, device=parameter.device)
-        if value.shape != like.shape or value.dtype != like.dtype:
-            message = f"the optimizer's {name} is {value.dtype} {list(value.shape)}"
-            raise ValueError(message)
-        # laid out in memory as the parameter is: fused steps take that for granted
-        states[parameter][key] = like.copy_(value)
-    known = ADAMW_STATES if isinstance(optimizer, torch.optim.AdamW) else SGD_STATES
-    for state in states.values():
-        if state.keys() != known:
-            message = f"the optimizer needs {sorted(known)} of a parameter, not {sorted(state)}"
-            raise ValueError(message)
-    for parameter, state in states.items():
-        optimizer.state[parameter].update(state)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.optimizer import load_optimizer_state, optimizer_state
 from hast_cuda.fingerprint import fingerprint
+from hast_cuda.optimizer_state import load_optimizer_state, optimizer_state
 from hast_cuda.ranks import World
 from hast_cuda.synthesis.generator import GeneratorTrainer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from hast_cuda.failures import FiniteGuard
 from hast_cuda.nn import BatchStatistics
+from hast_cuda.optimizer_state import load_optimizer_state, optimizer_state
 from hast_cuda.seeding import derive_seed
 from hast_cuda.synthesis.generator_config import GeneratorConfig
 from hast_cuda.synthesis.generator_network import Generator, soft_labels
@@ -159,24 +159,16 @@ class GeneratorTrainer:
     def state(self) -> dict[str, Tensor]:
         """Weights, Adam moments and iteration, by name."""
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        for index, parameter in enumerate(self.parameters):
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"adam.{index}.{key}"] = value
+        tensors |= {f"adam.{k}": v for k, v in optimizer_state(self.optimizer).items()}
         return tensors | {"iteration": torch.tensor(self.iteration)}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from :meth:`state`; KeyError or RuntimeError if it is another generator's."""
+        """Go on from :meth:`state`; KeyError, RuntimeError or ValueError if it is another's."""
         iteration = int(tensors["iteration"])
         weights = {k[8:]: v for k, v in tensors.items() if k.startswith("network.")}
         self.network.load_state_dict(weights)
-        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        for name, value in tensors.items():
-            if name.startswith("adam."):
-                _, index, key = name.split(".")
-                moments[int(index)][key] = value.to(self.device, copy=True)
-        self.optimizer.state.clear()
-        for number, found in moments.items():
-            self.optimizer.state[self.parameters[number]].update(found)
+        moments = {k[5:]: v for k, v in tensors.items() if k.startswith("adam.")}
+        load_optimizer_state(self.optimizer, moments)
         self.iteration = iteration
         self.guard.reset("generator", iteration)
 

@@ -1,0 +1,51 @@
+"""An optimizer's state as tensors with names, for files and for other processes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+STEPS = "step"  # Adam's count of its steps, the one state that is not like its parameter
+SGD_STATES = frozenset({"momentum_buffer"})
+ADAM_STATES = frozenset({STEPS, "exp_avg", "exp_avg_sq"})  # AdamW's too
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every state of every parameter, "3.exp_avg" that of the fourth; empty before a step."""
+    return {
+        f"{index}.{key}": value
+        for index, parameter in enumerate(optimizer.param_groups[0]["params"])
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)  # SGD without momentum keeps a None
+    }
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Go on from :func:`optimizer_state`; ValueError, and nothing changed, if it is another's."""
+    parameters = optimizer.param_groups[0]["params"]
+    states: dict[nn.Parameter, dict[str, Tensor]] = defaultdict(dict)
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        if not index.isdecimal() or int(index) >= len(parameters):
+            message = f"the optimizer has no parameter {index!r}"
+            raise ValueError(message)
+        parameter = parameters[int(index)]
+        like = torch.empty_like(parameter)
+        if key == STEPS:
+            like = torch.empty((), dtype=torch.float32, device=parameter.device)
+        if value.shape != like.shape or value.dtype != like.dtype:
+            message = f"the optimizer's {name} is {value.dtype} {list(value.shape)}"
+            raise ValueError(message)
+        # laid out in memory as the parameter is: fused steps take that for granted
+        states[parameter][key] = like.copy_(value)
+    known = ADAM_STATES if isinstance(optimizer, torch.optim.Adam) else SGD_STATES
+    for state in states.values():
+        if state.keys() != known:
+            message = f"the optimizer needs {sorted(known)} of a parameter, not {sorted(state)}"
+            raise ValueError(message)
+    optimizer.state.clear()
+    for parameter, state in states.items():
+        optimizer.state[parameter].update(state)
