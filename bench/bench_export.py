@@ -25,7 +25,7 @@ from hast_cuda.export.verify import plain_onnx
 from hast_cuda.methods import recipe
 from hast_cuda.posttraining import prepare
 from hast_cuda.run import Bits, zero_shot_quantize
-from hast_cuda.zoo import input_spec, load_teacher
+from hast_cuda.teachers import input_spec, load_teacher
 
 SCHEMA = 1
 DATA = Path(os.environ.get("HAST_CUDA_DATA", ""))

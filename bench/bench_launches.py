@@ -20,7 +20,7 @@ from launch_counter import LaunchCounter
 from provenance import provenance
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hast_cuda.execution import Execution
+from hast_cuda.loops.execution import Execution
 
 SCHEMA = 1
 WASTEFUL, EAGER = "eager, as published", "eager"

@@ -19,7 +19,7 @@ from iterations import IMAGENET, Iterations
 from provenance import device_label, keep_freed_memory, provenance
 from timing import peak_bytes
 
-from hast_cuda.execution import Execution
+from hast_cuda.loops.execution import Execution
 
 SCHEMA = 1
 EXECUTIONS = {

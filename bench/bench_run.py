@@ -18,7 +18,7 @@ from pytorchcv.model_provider import get_model
 
 from hast_cuda.methods import PRESETS, hast
 from hast_cuda.run import Bits, zero_shot_quantize
-from hast_cuda.zoo import load_teacher
+from hast_cuda.teachers import load_teacher
 
 SCHEMA = 1
 NETWORK, SHAPE = "resnet20_cifar10", (3, 32, 32)

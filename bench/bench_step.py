@@ -19,7 +19,7 @@ from iterations import ALIGNED, CIFAR, DIRECT, Call, Iterations
 from provenance import device_label, keep_freed_memory, provenance
 from timing import Absent, Candidate, Settings, Timing, measure
 
-from hast_cuda.execution import Execution, convolution_rules
+from hast_cuda.loops.execution import Execution, convolution_rules
 
 EAGER, COMPILED, CONVOLUTIONS = "eager", "compile", "convolutions"
 UNMERGED, CHANNELS_LAST = "hast_cuda, unmerged", "hast_cuda, channels_last"

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.objective import loss_weights
+from hast_cuda.networks.statistics import has_running_statistics
+from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
-from hast_cuda.nn.statistics import has_running_statistics
-from hast_cuda.nn.swap import swap_modules
 from hast_cuda.ops import reference
 from hast_cuda.synthesis.config import SynthesisConfig
 

@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hast_cuda as hc
-from hast_cuda.augment import CropStream, resize_crops
-from hast_cuda.execution import Execution
-from hast_cuda.failures import FiniteGuard
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.features import feature_layers
 from hast_cuda.finetune.loop import Iteration
 from hast_cuda.finetune.step import Step as FinetuneStep
-from hast_cuda.nn import BatchStatistics, activation_quantizers
+from hast_cuda.loops.crops import CropStream, resize_crops
+from hast_cuda.loops.execution import Execution
+from hast_cuda.loops.finite import FiniteGuard
+from hast_cuda.merged import BatchStatistics
+from hast_cuda.networks.blocks import feature_layers
+from hast_cuda.nn import activation_quantizers
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.step import Step as SynthesisStep
 

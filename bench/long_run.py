@@ -23,9 +23,10 @@ import hast_cuda as hc
 from hast_cuda import methods
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.checkpoint import CheckpointFile
+from hast_cuda.generator import GeneratorTrainer
 from hast_cuda.methods import Recipe, change
 from hast_cuda.run.directory import RunDirectory
-from hast_cuda.synthesis import GeneratorTrainer, ImageShape, ImageStore, synthesize
+from hast_cuda.synthesis import ImageShape, ImageStore, synthesize
 
 CPU = torch.device("cpu")
 PAGE = 4096

@@ -20,14 +20,14 @@ from hast_cuda import methods
 from hast_cuda.cli import VERBS
 from hast_cuda.cli.analyze import ANALYSES
 from hast_cuda.cli.options import Budget, Network
-from hast_cuda.execution import Execution
+from hast_cuda.loops.execution import Execution
 
 OUT = Path(__file__).parent / "api.md"
 COMMAND = "python docs/make_api.py"
 MODULES = (
     "hast_cuda", "hast_cuda.run", "hast_cuda.methods", "hast_cuda.synthesis", "hast_cuda.finetune",
     "hast_cuda.posttraining", "hast_cuda.export", "hast_cuda.nn", "hast_cuda.analysis",
-    "hast_cuda.data", "hast_cuda.evaluate", "hast_cuda.zoo", "hast_cuda.ranks",
+    "hast_cuda.data", "hast_cuda.data.accuracy", "hast_cuda.teachers.zoo", "hast_cuda.ranks",
 )  # fmt: skip
 OPTIONS = {"Network": Network, "Budget": Budget, "Execution": Execution}  # of the verbs
 HEAD = f"""# API reference

@@ -23,7 +23,7 @@ import hast_cuda as hc
 from hast_cuda.data import load_images
 from hast_cuda.methods import change, recipe
 from hast_cuda.run import Bits, zero_shot_quantize
-from hast_cuda.zoo import input_spec
+from hast_cuda.teachers import input_spec
 
 
 def convolution(channels: int, width: int, size: int = 3, stride: int = 1) -> nn.Sequential:

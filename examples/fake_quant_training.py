@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hast_cuda as hc
-from hast_cuda.data import load_images
-from hast_cuda.evaluate import evaluate
-from hast_cuda.zoo import input_spec
+from hast_cuda.data import evaluate, load_images
+from hast_cuda.teachers import input_spec
 
 WIDTHS = (16, 32, 32)
 EDGE_BITS = 8  # of the first and the last layer

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.data import load_images
-from hast_cuda.demo import load_digits_network
-from hast_cuda.evaluate import evaluate
-from hast_cuda.zoo import input_spec
+from hast_cuda.data import evaluate, load_images
+from hast_cuda.teachers import input_spec
+from hast_cuda.teachers.digits import load_digits_network
 
 LABEL_WEIGHT = 10.0
 DIFFICULTY = 2.0  # the exponent: 0 is plain cross entropy

@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from hast_cuda.data import load_images
-from hast_cuda.demo import load_digits_network
-from hast_cuda.evaluate import evaluate
+from hast_cuda.data import evaluate, load_images
 from hast_cuda.export import check, onnx_network, save_onnx
 from hast_cuda.methods import change, recipe
 from hast_cuda.run import Bits, zero_shot_quantize
-from hast_cuda.zoo import input_spec
+from hast_cuda.teachers import input_spec
+from hast_cuda.teachers.digits import load_digits_network
 
 
 def main() -> None:

@@ -30,11 +30,11 @@ from torchvision.models import get_model
 
 import hast_cuda as hc
 from hast_cuda.data import load_images
-from hast_cuda.input_spec import NORMALIZATIONS, InputSpec
+from hast_cuda.data.input_spec import NORMALIZATIONS, InputSpec
 from hast_cuda.methods import change, recipe
 from hast_cuda.run import Bits, zero_shot_quantize
-from hast_cuda.weights import load_weights
-from hast_cuda.zoo import input_spec
+from hast_cuda.teachers import input_spec
+from hast_cuda.teachers.weights import load_weights
 
 
 class AsColour(nn.Module):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from hast_cuda.execution import Execution
+from hast_cuda.checks.moved import moved_module
+from hast_cuda.loops.execution import Execution
+from hast_cuda.merged import MatchedBatchNorm2d
 from hast_cuda.nn import (
     FakeQuantActivation,
     FakeQuantConv2d,
     FakeQuantLinear,
-    MatchedBatchNorm2d,
     Override,
     calibrate,
     freeze_ranges,
@@ -64,3 +65,10 @@ __all__ = [
     "shrink_ranges",
     "unfreeze_ranges",
 ]
+
+for _module, _home, _names in (
+    ("evaluate", "hast_cuda.data", ("evaluate",)),
+    ("execution", "hast_cuda.loops.execution", ("Execution",)),
+    ("zoo", "hast_cuda.teachers", ("input_spec", "load_teacher", "load_weights", "model_names")),
+):
+    moved_module(f"{__name__}.{_module}", _home, _names)

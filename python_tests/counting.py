@@ -12,14 +12,15 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hast_cuda as hc
-from hast_cuda.augment import resize_crops
-from hast_cuda.execution import Execution
-from hast_cuda.failures import FiniteGuard
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.finetune.features import feature_layers
 from hast_cuda.finetune.loop import Iteration
 from hast_cuda.finetune.step import Step as FinetuneStep
-from hast_cuda.nn import BatchStatistics, freeze_ranges
+from hast_cuda.loops.crops import resize_crops
+from hast_cuda.loops.execution import Execution
+from hast_cuda.loops.finite import FiniteGuard
+from hast_cuda.merged import BatchStatistics
+from hast_cuda.networks.blocks import feature_layers
+from hast_cuda.nn import freeze_ranges
 from hast_cuda.synthesis import SynthesisConfig
 from hast_cuda.synthesis.step import Step as SynthesisStep
 

@@ -21,10 +21,11 @@ import torch
 from networks import CHANNELS, CLASSES, SIZE, tiny
 
 from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.generator import GeneratorConfig
 from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import PostTrainingConfig
 from hast_cuda.run import Bits, zero_shot_quantize
-from hast_cuda.synthesis import GeneratorConfig, ImageShape, SynthesisConfig
+from hast_cuda.synthesis import ImageShape, SynthesisConfig
 
 _TOUCHING = {"open", "os.rename", "os.remove", "os.mkdir", "os.truncate"}
 _STORED = Recipe(

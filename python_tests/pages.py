@@ -14,8 +14,8 @@ from networks import CHANNELS, CLASSES, SIZE, tiny
 from torch import Tensor
 
 from hast_cuda.data import ImageSet
+from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.input_spec import InputSpec
 from hast_cuda.methods import Recipe
 from hast_cuda.run import Bits, zero_shot_quantize
 from hast_cuda.synthesis import SynthesisConfig

@@ -14,14 +14,14 @@ from networks import tiny
 from test_method_runs import SHAPE
 from test_run import real_images
 
-from hast_cuda import memory
+from hast_cuda.files.tensors import load_tensors, save_tensors
 from hast_cuda.finetune.source import StoredImages
-from hast_cuda.memory import MemoryFigures
+from hast_cuda.loops import memory
+from hast_cuda.loops.memory import MemoryFigures
 from hast_cuda.methods import change
 from hast_cuda.ranks import World, join
 from hast_cuda.run import Bits, work, zero_shot_quantize
 from hast_cuda.run.lock import RunLock
-from hast_cuda.tensor_files import load_tensors, save_tensors
 
 RECIPE = change(small_recipe("hast"), {"synthesis.num_images": 20})  # three batches
 LEFT = "images/.batch_00000.safetensors.999999999.part"  # as a killed process leaves it

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import torch
 from rank_work import WORK
 
-from hast_cuda import ranks
+from hast_cuda.ranks import launch as ranks
 
 
 def rank(number: int, port: int, launch: dict[str, Any]) -> NoReturn:

@@ -19,15 +19,16 @@ from test_run import real_images
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda import methods, ranks
+from hast_cuda import methods
 from hast_cuda.cli import main
-from hast_cuda.execution import Execution
-from hast_cuda.failures import FiniteGuard
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.source import StoredImages
 from hast_cuda.finetune.step import Step
+from hast_cuda.loops.execution import Execution
+from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.methods import Recipe, change
 from hast_cuda.ranks import World, join
+from hast_cuda.ranks import launch as ranks
 from hast_cuda.reproduce import Row, Setting, run_row, runner
 from hast_cuda.run import Bits, zero_shot_quantize
 from hast_cuda.synthesis import SyntheticImages, synthesize

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as V
 
-from hast_cuda.augment import crop_boxes, random_crop_flip, resize_crops
+from hast_cuda.loops.crops import crop_boxes, random_crop_flip, resize_crops
 
 RATIO = (3 / 4, 4 / 3)
 

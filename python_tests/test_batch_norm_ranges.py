@@ -8,9 +8,10 @@ from foldable import build, unit
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.nn import activation_quantizers, batch_norm_ranges
-from hast_cuda.nn.distribution import Distribution
-from hast_cuda.nn.range_search import smallest_error_range
+from hast_cuda.moments import batch_norm_ranges
+from hast_cuda.moments.distribution import Distribution
+from hast_cuda.moments.range_search import smallest_error_range
+from hast_cuda.nn import activation_quantizers
 from hast_cuda.posttraining import fold_batch_norms
 
 

@@ -22,7 +22,7 @@ from launch_counter import LaunchCounter
 from run_all import known
 from timing import Absent, Settings, Timing, measure
 
-from hast_cuda.execution import Execution
+from hast_cuda.loops.execution import Execution
 
 CPU = torch.device("cpu")
 HEAD: dict[str, Any] = {

@@ -11,7 +11,8 @@ from networks import same_state, snapshot
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.nn.output_moments import output_moments, set_output_moments
+from hast_cuda.moments import batch_norm_ranges
+from hast_cuda.networks.output_moments import output_moments, set_output_moments
 from hast_cuda.posttraining import absorb_biases, correct_biases, fold_batch_norms, squant
 
 
@@ -71,8 +72,8 @@ def test_absorption_lowers_the_ranges_of_a_folded_network() -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.bias.data += 20
     folded = fold_batch_norms(network)
-    wide = hc.nn.batch_norm_ranges(hc.quantize(folded, 4, 4))
-    narrow = hc.nn.batch_norm_ranges(hc.quantize(absorb_biases(folded), 4, 4))
+    wide = batch_norm_ranges(hc.quantize(folded, 4, 4))
+    narrow = batch_norm_ranges(hc.quantize(absorb_biases(folded), 4, 4))
     before, after = (hc.nn.activation_quantizers(m) for m in (wide, narrow))
     shares = [float(after[name].upper / q.upper) for name, q in before.items()]
     assert max(shares) < 1.0001

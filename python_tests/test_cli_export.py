@@ -10,7 +10,7 @@ import torch
 
 from hast_cuda.cli import main
 from hast_cuda.export import KINDS, Check, load_packed, onnx_network
-from hast_cuda.zoo import load_teacher
+from hast_cuda.teachers import load_teacher
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

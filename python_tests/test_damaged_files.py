@@ -12,14 +12,14 @@ from networks import same_state, snapshot, tiny
 from safetensors.torch import load_file, save_file
 from test_run import real_images, run
 
-from hast_cuda.run import load_student
-from hast_cuda.tensor_files import (
+from hast_cuda.files.tensors import (
     CHECKSUM,
     DamagedFileError,
     load_tensors,
     read_metadata,
     save_tensors,
 )
+from hast_cuda.run import load_student
 
 Read = Callable[[], object]
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from hast_cuda.data import load_images
-from hast_cuda.zoo import InputSpec, input_spec
+from hast_cuda.data import InputSpec, load_images
+from hast_cuda.teachers import input_spec
 
 SPEC = InputSpec(3, 4, 4, (0.1, 0.2, 0.3), (0.5, 0.25, 2.0), 10)
 GREY = InputSpec(1, 4, 4, (0.5,), (0.5,), 10)
@@ -220,7 +220,7 @@ def test_a_folder_of_other_things_is_not_searched(
     def search(_root: str) -> None:
         raise AssertionError("searched")
 
-    monkeypatch.setattr("hast_cuda.image_folders.ImageFolder", search)
+    monkeypatch.setattr("hast_cuda.data.folders.ImageFolder", search)
     for name in ("bin", "home", "proc"):
         (tmp_path / name / "deep").mkdir(parents=True)
     with pytest.raises(ValueError, match="3 class folders, the network has 10 classes"):

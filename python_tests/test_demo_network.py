@@ -11,7 +11,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from hast_cuda.demo import WEIGHTS, DigitsResNet, digits, load_digit_images, load_digits_network
+from hast_cuda.data import digits
+from hast_cuda.data.digits import load_digit_images
+from hast_cuda.teachers.digits import WEIGHTS, DigitsResNet, load_digits_network
 
 pytest.importorskip("sklearn")
 
@@ -119,7 +121,7 @@ def test_rounding_to_three_bits_loses_what_the_demo_wins_back() -> None:
 
 
 def test_training_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from hast_cuda.demo import train
+    import train_digits as train
 
     out, again = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     state = torch.random.get_rng_state()
@@ -134,7 +136,7 @@ def test_training_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_training_script_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from hast_cuda.demo import train
+    import train_digits as train
 
     for out in (tmp_path / "a.pth", tmp_path / "absent" / "a.safetensors"):
         with pytest.raises(SystemExit):

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from foldable import build
 from torch import Tensor, nn
 
-from hast_cuda.nn.distribution import Distribution, clipped_moments, concatenate
-from hast_cuda.nn.mapped_distribution import mapped
-from hast_cuda.nn.output_moments import set_output_moments
-from hast_cuda.nn.propagation import input_distributions
+from hast_cuda.moments.distribution import Distribution, clipped_moments, concatenate
+from hast_cuda.moments.mapped_distribution import mapped
+from hast_cuda.moments.propagation import input_distributions
+from hast_cuda.networks.output_moments import set_output_moments
 
 
 def gaussian(*parameters: tuple[float, float]) -> Distribution:

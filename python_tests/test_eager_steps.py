@@ -11,10 +11,10 @@ from networks import CHANNELS, CLASSES, SIZE, tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.execution import Execution
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.step import Step as FinetuneStep
-from hast_cuda.nn import BatchStatistics
+from hast_cuda.loops.execution import Execution
+from hast_cuda.merged import BatchStatistics
 from hast_cuda.ops import fake_quantize
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.step import Step as SynthesisStep

@@ -9,9 +9,9 @@ from networks import same_state, snapshot
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.nn.output_moments import output_moments
+from hast_cuda.networks.layer_graph import LayerGraph
+from hast_cuda.networks.output_moments import output_moments
 from hast_cuda.posttraining import equalize, fold_batch_norms
-from hast_cuda.posttraining.graph import LayerGraph
 
 
 def weights(*values: list[list[float]]) -> nn.Sequential:

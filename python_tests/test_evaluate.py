@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.data import ImageSet, load_images
-from hast_cuda.evaluate import evaluate
-from hast_cuda.zoo import input_spec, load_teacher
+from hast_cuda.data import ImageSet, evaluate, load_images
+from hast_cuda.teachers import input_spec, load_teacher
 
 SPEC = input_spec("digits")
 

@@ -14,10 +14,10 @@ from timing import peak_bytes
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.execution import Execution, convolution_rules
 from hast_cuda.finetune import FinetuneConfig, finetune
-from hast_cuda.graphs import Replayed
-from hast_cuda.nn import BatchStatistics
+from hast_cuda.loops.execution import Execution, convolution_rules
+from hast_cuda.loops.graphs import Replayed
+from hast_cuda.merged import BatchStatistics
 from hast_cuda.run import Bits, zero_shot_quantize
 from hast_cuda.synthesis import ImageShape, SynthesisConfig, synthesize
 from hast_cuda.synthesis.step import Step

@@ -12,11 +12,11 @@ from safetensors import safe_open
 from torch import nn
 
 import hast_cuda as hc
-from hast_cuda.demo import load_digits_network
 from hast_cuda.export import save_float, to_float
-from hast_cuda.nn import MatchedBatchNorm2d
+from hast_cuda.merged import MatchedBatchNorm2d
 from hast_cuda.posttraining import PostTrainingConfig, prepare
-from hast_cuda.weights import load_weights
+from hast_cuda.teachers.digits import load_digits_network
+from hast_cuda.teachers.weights import load_weights
 
 
 def calibrated(network: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -19,7 +19,7 @@ import hast_cuda as hc
 from hast_cuda.export import load_packed, read_packed, save_packed
 from hast_cuda.export.packed import FORMAT
 from hast_cuda.export.sealed import write_sealed
-from hast_cuda.tensor_files import digest
+from hast_cuda.files.tensors import digest
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pytorchcv.model_provider import get_model
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
-from hast_cuda.demo import DigitsResNet
-from hast_cuda.finetune.features import feature_layers
-from hast_cuda.finetune.followed import FeatureTap
+from hast_cuda.networks.blocks import feature_layers
+from hast_cuda.networks.taps import FeatureTap
+from hast_cuda.teachers.digits import DigitsResNet
 
 
 @pytest.mark.parametrize(

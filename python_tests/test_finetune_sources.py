@@ -12,7 +12,6 @@ from networks import CHANNELS, CLASSES, SIZE, same_state, snapshot, tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.failures import FiniteGuard
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
@@ -20,9 +19,10 @@ from hast_cuda.finetune.iteration import Iteration
 from hast_cuda.finetune.objective import loss_weights
 from hast_cuda.finetune.source import GeneratedImages
 from hast_cuda.finetune.step import Step
+from hast_cuda.generator.config import GeneratorConfig
+from hast_cuda.generator.trainer import GeneratorTrainer
+from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.nn import activation_quantizers
-from hast_cuda.synthesis.generator import GeneratorTrainer
-from hast_cuda.synthesis.generator_config import GeneratorConfig
 
 CONFIG = FinetuneConfig(  # GDFQ's form of the loss
     iterations=6, batch_size=8, learning_rate=1e-5, evaluations=3, distillation_weight=1.0,

@@ -9,12 +9,12 @@ from networks import CHANNELS, CLASSES, SIZE, outputs_of, tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.execution import Execution
 from hast_cuda.finetune import FinetuneConfig, finetune
-from hast_cuda.finetune.followed import Seen
 from hast_cuda.finetune.map_distance import direct_alignment, map_distance
 from hast_cuda.finetune.objective import label_loss, loss_terms
 from hast_cuda.finetune.step import Step
+from hast_cuda.loops.execution import Execution
+from hast_cuda.merged.followed import Seen
 
 LAYERS = ["features.1", "features.4"]
 CONFIG = FinetuneConfig(learning_rate=1e-3, weight_decay=0.0, momentum=0.0, perturbation=0.05)

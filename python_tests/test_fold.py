@@ -11,7 +11,7 @@ from networks import same_state, snapshot
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.nn.output_moments import output_moments
+from hast_cuda.networks.output_moments import output_moments
 from hast_cuda.posttraining import fold_batch_norms
 
 REMAINING = {

@@ -16,9 +16,10 @@ import torch
 from networks import same_state, snapshot
 from test_run import run
 
-from hast_cuda import files, tensor_files
+from hast_cuda.files import tensors as tensor_files
+from hast_cuda.files import whole as files
+from hast_cuda.files.tensors import load_tensors
 from hast_cuda.run import QuantizationResult, RunDirectory, records
-from hast_cuda.tensor_files import load_tensors
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ import torch
 from networks import CHANNELS, CLASSES, SIZE, same_state, snapshot, tiny, without_batch_norm
 from torch import Tensor
 
-from hast_cuda.nn import BatchStatistics
-from hast_cuda.synthesis.generator import Generator, generated_batches
+from hast_cuda.generator.trainer import Generator, generated_batches
+from hast_cuda.merged import BatchStatistics
 
 SHAPE = (CHANNELS, SIZE, SIZE)
 

@@ -11,8 +11,8 @@ import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
-from hast_cuda.synthesis import GeneratorConfig, GeneratorTrainer
-from hast_cuda.synthesis.generator_network import ConditionalBatchNorm2d, Generator, soft_labels
+from hast_cuda.generator import GeneratorConfig, GeneratorTrainer
+from hast_cuda.generator.network import ConditionalBatchNorm2d, Generator, soft_labels
 
 SHAPE = (CHANNELS, SIZE, SIZE)
 QIMERA = GeneratorConfig(

@@ -10,11 +10,11 @@ from networks import CHANNELS, SIZE, tiny
 from torch import nn
 
 import hast_cuda as hc
-from hast_cuda.execution import Execution
 from hast_cuda.finetune import FinetuneConfig, finetune
-from hast_cuda.graphs import WARM_UP, Replayed
+from hast_cuda.generator.trainer import GeneratorTrainer
+from hast_cuda.loops.execution import Execution
+from hast_cuda.loops.graphs import WARM_UP, Replayed
 from hast_cuda.synthesis import ImageShape, SynthesisConfig, synthesize
-from hast_cuda.synthesis.generator import GeneratorTrainer
 
 pytestmark = [
     pytest.mark.gpu,

@@ -20,14 +20,14 @@ from networks import tiny
 from PIL import Image
 from test_data import SPEC, Payload, image_tree
 
-from hast_cuda import image_folders
+from hast_cuda.data import folders as image_folders
 from hast_cuda.data import load_images
+from hast_cuda.data.archives import npz_arrays
 from hast_cuda.export import read_packed
-from hast_cuda.image_archives import npz_arrays
+from hast_cuda.files.tensors import DamagedFileError, load_tensors
 from hast_cuda.synthesis import ImageStore
-from hast_cuda.tensor_files import DamagedFileError, load_tensors
-from hast_cuda.weights import load_weights
-from hast_cuda.zoo import input_spec
+from hast_cuda.teachers import input_spec
+from hast_cuda.teachers.weights import load_weights
 
 ROOM = 2**29  # bytes that reading a hostile file may take, at most
 
@@ -262,7 +262,7 @@ def test_npz_extracts_nothing(tmp_path: Path) -> None:
 
 
 def test_npz_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hast_cuda.image_archives.LARGEST", 95)
+    monkeypatch.setattr("hast_cuda.data.archives.LARGEST", 95)
     (tmp_path / "set.npz").write_bytes(npz(npy("(2, 4, 4, 3)", bytes(96))))
     with pytest.raises(ValueError, match="images has 96 bytes, more than the 95"):
         load_images(tmp_path / "set.npz", spec=SPEC)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hast_cuda.input_spec import NORMALIZATIONS, InputSpec, parse_normalization
-from hast_cuda.zoo import input_spec
+from hast_cuda.data.input_spec import NORMALIZATIONS, InputSpec, parse_normalization
+from hast_cuda.teachers import input_spec
 
 NAME = "resnet20_cifar10"
 

@@ -9,8 +9,8 @@ from launch_counter import LaunchCounter
 from networks import CHANNELS, SIZE, tiny
 from pytorchcv.model_provider import get_model
 
-from hast_cuda.execution import Execution
 from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.loops.execution import Execution
 from hast_cuda.synthesis import SynthesisConfig
 
 SHAPES = {"resnet20_cifar10": (256, 3, 32, 32), "resnet18": (16, 3, 224, 224)}

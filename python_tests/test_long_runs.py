@@ -11,7 +11,7 @@ from long_run import LOOPS, Outcome, run_loop
 from networks import CHANNELS, CLASSES, SIZE, tiny
 
 from hast_cuda.finetune.loop import LOG_EVERY
-from hast_cuda.log_interval import MOST_LINES, log_interval
+from hast_cuda.loops.log_interval import MOST_LINES, log_interval
 from hast_cuda.run import TensorBoardLog
 from hast_cuda.synthesis import ImageShape, SynthesisConfig, synthesize
 
@@ -81,7 +81,7 @@ def test_the_interval_of_the_log(total: int, interval: int) -> None:
 
 
 def test_long_phases_log_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hast_cuda.log_interval.MOST_LINES", 3)
+    monkeypatch.setattr("hast_cuda.loops.log_interval.MOST_LINES", 3)
     monkeypatch.setattr("hast_cuda.finetune.loop.LOG_EVERY", 2)
     monkeypatch.setattr("hast_cuda.synthesis.loop.LOG_EVERY", 2)
     run_loop("fine-tuning", tiny(), SHAPE, tmp_path, 19)
@@ -97,7 +97,7 @@ def test_long_phases_log_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_what_is_not_logged_is_still_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that is not finite ends the run at the next look at the device, logged or not."""
-    monkeypatch.setattr("hast_cuda.log_interval.MOST_LINES", 1)
+    monkeypatch.setattr("hast_cuda.loops.log_interval.MOST_LINES", 1)
     monkeypatch.setattr("hast_cuda.synthesis.loop.LOG_EVERY", 2)
     network = tiny()
     network.output.bias.data[0] = torch.nan

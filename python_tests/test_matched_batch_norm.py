@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.nn import BatchStatistics
+from hast_cuda.merged import BatchStatistics
 
 SHAPES = [(4, 6, 5, 7), (1, 6, 1, 1), (9, 6), (3, 6, 11), (2, 6, 3, 4, 5)]
 

@@ -16,19 +16,18 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import hast_cuda as hc
-from hast_cuda.execution import Execution
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.finetune.features import feature_layers
-from hast_cuda.finetune.followed import follow
 from hast_cuda.finetune.step import Step
-from hast_cuda.nn import (
+from hast_cuda.loops.execution import Execution
+from hast_cuda.merged import (
     BatchStatistics,
-    CannotMergeError,
     FusedBatchNorm2d,
     MatchedBatchNorm2d,
-    Tap,
     merge_batch_norms,
 )
+from hast_cuda.merged.followed import follow
+from hast_cuda.networks import CannotMergeError, Tap
+from hast_cuda.networks.blocks import feature_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:calls of functions such as F.relu")  # Odd has them
 

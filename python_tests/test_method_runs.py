@@ -15,7 +15,7 @@ from test_run import real_images
 from torch import Tensor
 
 from hast_cuda import FakeQuantActivation, methods
-from hast_cuda.execution import Execution
+from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe, change
 from hast_cuda.reproduce import Outcome, Row, Setting, run_row
 from hast_cuda.reproduce import runner as reproduce_runner

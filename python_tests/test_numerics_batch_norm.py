@@ -11,7 +11,7 @@ from conftest import DTYPES
 from torch import Tensor
 
 import hast_cuda as hc
-from hast_cuda.nn import BatchStatistics
+from hast_cuda.merged import BatchStatistics
 from hast_cuda.ops import new_range_state, reference
 
 # running_var of one channel each: 0, denormal, tiny, ordinary, huge.

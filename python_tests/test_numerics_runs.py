@@ -26,9 +26,10 @@ import hast_cuda as hc
 from hast_cuda import methods
 from hast_cuda.cli import main
 from hast_cuda.export import check, onnx_network, save_onnx
+from hast_cuda.generator import GeneratorTrainer
 from hast_cuda.nn import activation_quantizers
 from hast_cuda.run import Bits, zero_shot_quantize
-from hast_cuda.synthesis import GeneratorTrainer, ImageShape
+from hast_cuda.synthesis import ImageShape
 
 SHAPE = (CHANNELS, SIZE, SIZE)
 MATCHING = [m for m in methods.available() if small_recipe(m).images in ("synthetic", "generated")]

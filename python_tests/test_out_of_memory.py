@@ -10,9 +10,9 @@ import torch
 from networks import same_state, snapshot
 from test_run import RECIPE, run
 
-from hast_cuda import memory
 from hast_cuda.finetune import source
-from hast_cuda.memory import MemoryFigures, explained_memory, fitting_batch
+from hast_cuda.loops import memory
+from hast_cuda.loops.memory import MemoryFigures, explained_memory, fitting_batch
 from hast_cuda.synthesis import ImageStore, step
 
 GIB = 2**30

@@ -13,11 +13,12 @@ from networks import same_state, snapshot, tiny
 from torch import nn
 
 import hast_cuda as hc
-from hast_cuda.execution import Execution
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.finetune.features import feature_layers
 from hast_cuda.finetune.step import Step
-from hast_cuda.nn import FakeQuantConv2d, FakeQuantLinear, batch_norm_ranges
+from hast_cuda.loops.execution import Execution
+from hast_cuda.moments import batch_norm_ranges
+from hast_cuda.networks.blocks import feature_layers
+from hast_cuda.nn import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.posttraining import PostTrainingConfig, finish, prepare
 from hast_cuda.run import load_student, save_student
 

@@ -14,7 +14,7 @@ from torch import nn
 from hast_cuda.analysis import gradient_cosines
 from hast_cuda.cli import main
 from hast_cuda.data import ImageSet
-from hast_cuda.input_spec import InputSpec
+from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.report import draw_gaps, draw_inception, inception_loss
 from hast_cuda.reproduce import (
     Outcome,

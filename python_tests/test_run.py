@@ -12,10 +12,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from hast_cuda import methods
-from hast_cuda.data import ImageSet
-from hast_cuda.evaluate import evaluate
+from hast_cuda.data import ImageSet, evaluate
+from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.input_spec import InputSpec
 from hast_cuda.methods import Recipe
 from hast_cuda.nn import Override
 from hast_cuda.run import Bits, QuantizationResult, load_student, work, zero_shot_quantize

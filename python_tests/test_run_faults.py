@@ -17,7 +17,7 @@ import pytest
 import torch
 from killed_runs import RECIPES, Nursery
 
-from hast_cuda.files import sweep
+from hast_cuda.files.whole import sweep
 from hast_cuda.run import RunDirectory
 from hast_cuda.run import phases as module
 

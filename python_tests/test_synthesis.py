@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from networks import CHANNELS, CLASSES, SIZE, same_state, snapshot, tiny, without_batch_norm
 from torch import Tensor, nn
 
-from hast_cuda.seeding import generator
+from hast_cuda.loops.seeding import generator
 from hast_cuda.synthesis import (
     ImageShape,
     ImageStore,

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from networks import CHANNELS, CLASSES, SIZE, tiny
 from torch import Tensor, nn
 
-from hast_cuda.execution import Execution
-from hast_cuda.nn import BatchStatistics
+from hast_cuda.loops.execution import Execution
+from hast_cuda.merged import BatchStatistics
 from hast_cuda.synthesis import SynthesisConfig, margin_loss, soft_label_loss
 from hast_cuda.synthesis.classifier import FeatureTap, find_classifier
 from hast_cuda.synthesis.draws import draw_targets

@@ -6,7 +6,7 @@ import pytest
 import torch
 from networks import CHANNELS, CLASSES, SIZE, tiny
 
-from hast_cuda.execution import Execution
+from hast_cuda.loops.execution import Execution
 from hast_cuda.synthesis import ImageShape, SynthesisConfig, synthesize
 
 SHAPE = ImageShape(CHANNELS, SIZE, SIZE, CLASSES)

@@ -10,7 +10,7 @@ import torch
 from networks import CHANNELS, SIZE, tiny
 from torch import Tensor, nn
 
-from hast_cuda.nn import BatchStatistics
+from hast_cuda.merged import BatchStatistics
 from hast_cuda.synthesis import SynthesisConfig
 from hast_cuda.synthesis.matching import Matching
 from hast_cuda.synthesis.sample_statistics import sample_statistics

@@ -13,8 +13,8 @@ from networks import CHANNELS, CLASSES, SIZE, tiny
 from test_host_reads import refuse_reads
 from torch import Tensor, nn
 
-from hast_cuda.execution import Execution
-from hast_cuda.seeding import generator
+from hast_cuda.loops.execution import Execution
+from hast_cuda.loops.seeding import generator
 from hast_cuda.synthesis import ImageShape, ImageStore, SynthesisConfig, synthesize
 from hast_cuda.synthesis.draws import draw_noise
 from hast_cuda.synthesis.slack import measure_slack

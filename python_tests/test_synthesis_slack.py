@@ -9,9 +9,9 @@ import torch
 from networks import CHANNELS, SIZE, tiny
 from torch import nn
 
-from hast_cuda.execution import Execution
-from hast_cuda.nn import BatchStatistics
-from hast_cuda.seeding import generator
+from hast_cuda.loops.execution import Execution
+from hast_cuda.loops.seeding import generator
+from hast_cuda.merged import BatchStatistics
 from hast_cuda.synthesis import SynthesisConfig
 from hast_cuda.synthesis.matching import Matching
 from hast_cuda.synthesis.slack import batch_sizes, measure_slack, percentile

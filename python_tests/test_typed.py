@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.run import RunDirectory, save_student
 from hast_cuda.synthesis import ImageStore
-from hast_cuda.typed import check_fields, typed
-from hast_cuda.zoo import load_teacher, load_weights
+from hast_cuda.teachers import load_teacher, load_weights
 
 
 @typed

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hast_cuda import ranks
 from hast_cuda.cli import main
 from hast_cuda.ranks import World, join
+from hast_cuda.ranks import launch as ranks
 from hast_cuda.synthesis.owners import owners
 
 

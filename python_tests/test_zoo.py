@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hast_cuda import zoo
-from hast_cuda.demo import DigitsResNet
-from hast_cuda.zoo import input_spec, load_teacher
+from hast_cuda.teachers import input_spec, load_teacher, zoo
+from hast_cuda.teachers.digits import DigitsResNet
 
 NAME = "resnet20_cifar10"
 

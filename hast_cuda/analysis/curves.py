@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hast_cuda.typed import typed
+from hast_cuda.checks.typed import typed
 
 Curve = list[tuple[int, float]]
 _NOT_CURVES = ("iteration", "batch", "learning_rate")

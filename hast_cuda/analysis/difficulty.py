@@ -9,9 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import (
+    as_device,
+    check_images,
+    check_range,
+    check_values,
+    explained_forward,
+)
 from hast_cuda.synthesis import difficulty
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_device, check_images, check_range, check_values, explained_forward
 
 BINS = 10
 

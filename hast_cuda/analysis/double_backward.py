@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hast_cuda.typed import typed
+from hast_cuda.checks.typed import typed
 
 # torch raises for a function so marked only where its incoming gradient has a graph of its own;
 # directly under a sum it gives a constant. All that are marked share the code of the wrapper.

@@ -10,15 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hast_cuda.finetune import FinetuneConfig, feature_layers
-from hast_cuda.finetune.followed import Followed, follow
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_device, check_images, check_values, explained_forward
+from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.objective import loss_terms
+from hast_cuda.merged.followed import Followed, follow
+from hast_cuda.networks import feature_layers
 from hast_cuda.nn import quantized_once
-from hast_cuda.ops import _checks
 from hast_cuda.ops.hard_sample_loss import check_classes
 from hast_cuda.ops.reference import arithmetic_dtype
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_device, check_images, check_values, explained_forward
 
 
 @typed
@@ -79,7 +80,7 @@ def gradient_cosines(
         student: from :func:`hast_cuda.quantize`, calibrated; copied.
         batches: (images [N, C, H, W] normalised, labels [N] int64 or None).
         config: temperature and kind of alignment; default the paper's.
-        layers: feature layers; default :func:`hast_cuda.finetune.feature_layers` of the teacher.
+        layers: feature layers; default :func:`hast_cuda.networks.feature_layers` of the teacher.
         device: where to compute.
 
     Returns:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hast_cuda.analysis.double_backward import require_double_backward
-from hast_cuda.typed import typed
+from hast_cuda.checks.typed import typed
 
 
 class Hessian:

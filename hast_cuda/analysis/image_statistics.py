@@ -10,9 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.nn import has_running_statistics
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_device, check_images, check_range, check_values, explained_forward
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import (
+    as_device,
+    check_images,
+    check_range,
+    check_values,
+    explained_forward,
+)
+from hast_cuda.networks import has_running_statistics
 
 BATCH = 256
 

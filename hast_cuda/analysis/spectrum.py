@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from hast_cuda.analysis.hessian import Hessian
-from hast_cuda.seeding import generator
-from hast_cuda.typed import typed
-from hast_cuda.validate import check_positive, check_range
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import check_positive, check_range
+from hast_cuda.loops.seeding import generator
 
 MOST = 100_000  # vectors, and steps of each: more have no end, and no memory
 Product = Callable[[Tensor], Tensor]

@@ -9,16 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hast_cuda.finetune import FinetuneConfig, feature_layers
-from hast_cuda.finetune.followed import FeatureTap, follow
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_device, check_images, check_values, explained_forward
+from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.map_distance import direct_alignment
 from hast_cuda.finetune.objective import loss_terms
+from hast_cuda.merged.followed import follow
+from hast_cuda.networks import feature_layers
+from hast_cuda.networks.swap import swap_modules
+from hast_cuda.networks.taps import FeatureTap
 from hast_cuda.nn import FakeQuantActivation
-from hast_cuda.nn.swap import swap_modules
 from hast_cuda.ops import reference
 from hast_cuda.ops.hard_sample_loss import check_classes
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_device, check_images, check_values, explained_forward
 
 NAMES = ("cross_entropy", "distillation", "alignment")
 
@@ -93,7 +95,7 @@ class StudentLosses:
         images: one batch [N, C, H, W], normalised.
         labels: [N] int64.
         config: temperature, reduction and attention; default the paper's.
-        layers: feature layers; default :func:`hast_cuda.finetune.feature_layers` of the teacher.
+        layers: feature layers; default :func:`hast_cuda.networks.feature_layers` of the teacher.
         device: where to compute.
 
     Attributes:

@@ -12,9 +12,10 @@ import tyro
 from torch import Tensor
 
 from hast_cuda import analysis, report
+from hast_cuda.checks.values import check_range
 from hast_cuda.cli.options import Budget, Network, labelled_images
-from hast_cuda.evaluate import evaluate
-from hast_cuda.files import write_json
+from hast_cuda.data import evaluate
+from hast_cuda.files.whole import write_json
 from hast_cuda.run import (
     RunDirectory,
     environment,
@@ -23,7 +24,6 @@ from hast_cuda.run import (
     read_images,
 )
 from hast_cuda.synthesis import ImageStore, SyntheticImages
-from hast_cuda.validate import check_range
 
 Flat = tyro.conf.arg(name="")
 

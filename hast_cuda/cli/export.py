@@ -13,10 +13,10 @@ import tyro
 from hast_cuda.cli.command import chosen_network
 from hast_cuda.cli.options import labelled_images
 from hast_cuda.cli.report import write_page
+from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.export.formats import Exported, Images, export_network
 from hast_cuda.export.verify import measure, plain_onnx, require_onnxruntime
-from hast_cuda.files import write_json
-from hast_cuda.input_spec import InputSpec
+from hast_cuda.files.whole import write_json
 from hast_cuda.posttraining import prepare
 from hast_cuda.run import (
     environment,

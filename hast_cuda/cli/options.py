@@ -13,14 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from hast_cuda.checks.values import as_device
 from hast_cuda.data import ImageSet, load_images
-from hast_cuda.input_spec import InputSpec
+from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.methods import Recipe, change
 from hast_cuda.methods import recipe as recipe_of
 from hast_cuda.run import infer_shape
 from hast_cuda.synthesis import ImageShape, SyntheticImages
-from hast_cuda.validate import as_device
-from hast_cuda.zoo import input_spec, load_teacher
+from hast_cuda.teachers import input_spec, load_teacher
 
 Preset = Literal["default", "paper", "released"]
 Method = Literal[

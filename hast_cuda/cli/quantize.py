@@ -16,11 +16,12 @@ from hast_cuda.cli.options import (
     labelled_images,
     training_images,
 )
-from hast_cuda.evaluate import evaluate as top1
-from hast_cuda.execution import Execution
-from hast_cuda.input_spec import InputSpec
+from hast_cuda.data import evaluate as top1
+from hast_cuda.data.input_spec import InputSpec
+from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe
-from hast_cuda.nn import Override, QuantizationTable, quantization_table, require_batch_norm
+from hast_cuda.networks import require_batch_norm
+from hast_cuda.nn import Override, QuantizationTable, quantization_table
 from hast_cuda.nn import quantize as quantize_network
 from hast_cuda.ranks import join
 from hast_cuda.report import ACCURACIES

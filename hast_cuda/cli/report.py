@@ -9,7 +9,7 @@ import tyro
 from torch import nn
 
 from hast_cuda.cli.command import chosen_network, command_of, shell
-from hast_cuda.input_spec import InputSpec
+from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.report import Context, write_comparison, write_report
 from hast_cuda.report.facts import RunFacts, read_facts
 from hast_cuda.run import load_student

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from hast_cuda.checks.values import check_range
 from hast_cuda.cli.options import Budget, Method, Network, find, labelled_images, shape_of
 from hast_cuda.cli.options import training_images as training
-from hast_cuda.execution import Execution
+from hast_cuda.loops.execution import Execution
 from hast_cuda.ranks import join, launched
 from hast_cuda.report.canvas import pyplot
 from hast_cuda.reproduce import (
@@ -24,7 +25,6 @@ from hast_cuda.reproduce import (
     write_figure,
     write_table,
 )
-from hast_cuda.validate import check_range
 
 TableName = Literal[
     "table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8",

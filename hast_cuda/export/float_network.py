@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_path, check_values
 from hast_cuda.export.placement import QuantizedLayer
-from hast_cuda.files import replace_file
+from hast_cuda.files.whole import replace_file
+from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation
-from hast_cuda.nn.swap import swap_modules
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_path, check_values
 
 _PLAIN: dict[str | None, type[nn.Module]] = {
     "relu": nn.ReLU, "relu6": nn.ReLU6, None: nn.Identity,

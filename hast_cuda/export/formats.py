@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_path, check_choice, check_image_size
 from hast_cuda.data import ImageSet
 from hast_cuda.export.float_network import save_float, to_float
 from hast_cuda.export.grid import float_bytes
@@ -19,8 +21,6 @@ from hast_cuda.export.program import save_program
 from hast_cuda.export.to_onnx import save_onnx
 from hast_cuda.export.verify import Check, Latency, check, onnx_network, require_onnxruntime
 from hast_cuda.synthesis import SyntheticImages
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_path, check_choice, check_image_size
 
 SUFFIXES = {
     "onnx-ort": ".ort.onnx",

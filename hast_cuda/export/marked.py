@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hast_cuda.export.grid import Grid, WeightCodes, activation_grid, weight_codes
+from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
-from hast_cuda.nn.swap import swap_modules
 
 if TYPE_CHECKING:
     import onnx_ir as ir

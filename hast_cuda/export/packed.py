@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_path, check_json
 from hast_cuda.export.grid import activation_grid, float_bytes
 from hast_cuda.export.packed_weight import packed_weight
 from hast_cuda.export.placement import Placement, QuantizedLayer, key, own_keys
 from hast_cuda.export.rebuild import rebuild
 from hast_cuda.export.sealed import read_sealed, write_sealed
 from hast_cuda.nn import FakeQuantActivation
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_path, check_json
 
 FORMAT = "hast_cuda.packed.v1"
 

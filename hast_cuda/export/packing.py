@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hast_cuda.ops import _checks
+from hast_cuda.checks import tensors as _checks
 
 _GROUP = 8  # so many values of b bits fill b bytes, which fit one 64-bit word
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hast_cuda.checks import tensors as _checks
 from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
-from hast_cuda.ops import _checks
+from hast_cuda.ops.activations import activation_code
 from hast_cuda.ops.channel_range import EMA
 
 QuantizedLayer = FakeQuantConv2d | FakeQuantLinear
@@ -32,7 +33,7 @@ class QuantizerRecord:
 
     def __post_init__(self) -> None:
         _checks.bit_width("bits", self.bits)
-        _checks.activation_code(self.activation)
+        activation_code(self.activation)
         _checks.choice("ema", self.ema, EMA)
         _checks.choice("ste", self.ste, _checks.STE)
 

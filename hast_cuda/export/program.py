@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import LARGEST_IMAGE, as_path, check_values
 from hast_cuda.export.float_network import plain_copy
 from hast_cuda.export.grid import activation_grid
 from hast_cuda.export.placement import QuantizedLayer
 from hast_cuda.export.plain_quantizer import PlainQuantizer
-from hast_cuda.files import replace_file
+from hast_cuda.files.whole import replace_file
 from hast_cuda.nn import FakeQuantActivation, activation_quantizers
-from hast_cuda.typed import typed
-from hast_cuda.validate import LARGEST_IMAGE, as_path, check_values
 
 _EXAMPLES = 2  # images to trace with: a batch of 1 would become a constant
 

@@ -18,13 +18,13 @@ from hast_cuda.export.placement import (
     key,
     own_keys,
 )
+from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import (
     FakeQuantActivation,
     FakeQuantConv2d,
     FakeQuantLinear,
     activation_quantizers,
 )
-from hast_cuda.nn.swap import swap_modules
 
 _ACTIVATIONS: dict[str | None, type[nn.Module]] = {
     "relu": nn.ReLU, "relu6": nn.ReLU6, None: nn.Identity,

@@ -1,7 +1,7 @@
 """A safetensors file of one format that notices damage: tensors, and metadata as JSON.
 
 Metadata entries: ``format``, ``content`` (JSON) and ``sha256``, the checksum of
-:mod:`hast_cuda.tensor_files` over ``content`` and all tensors.
+:mod:`hast_cuda.files.tensors` over ``content`` and all tensors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hast_cuda.tensor_files import DamagedFileError, load_tensors, read_metadata, save_tensors
+from hast_cuda.files.tensors import DamagedFileError, load_tensors, read_metadata, save_tensors
 
 
 def write_sealed(

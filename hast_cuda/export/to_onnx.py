@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_values
 from hast_cuda.export.grid import float_bytes
 from hast_cuda.export.marked import DOMAIN, INPUT, OUTPUT, QUANTIZE, MarkedModel, mark, require_onnx
-from hast_cuda.files import replace_file
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_path, check_choice, check_image_size, check_values
+from hast_cuda.files.whole import replace_file
 
 FORMS = ("ort", "portable", "uint4")
 _OPSET = {"ort": 18, "portable": 18, "uint4": 21}

@@ -14,11 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.data import ImageSet
-from hast_cuda.export.marked import INPUT
-from hast_cuda.synthesis import SyntheticImages
-from hast_cuda.typed import typed
-from hast_cuda.validate import (
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import (
     as_path,
     check_image_size,
     check_images,
@@ -26,6 +23,9 @@ from hast_cuda.validate import (
     check_values,
     explained_forward,
 )
+from hast_cuda.data import ImageSet
+from hast_cuda.export.marked import INPUT
+from hast_cuda.synthesis import SyntheticImages
 
 _ROUNDS = 15
 

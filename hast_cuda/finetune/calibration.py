@@ -8,13 +8,14 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.augment import random_crop_flip
-from hast_cuda.execution import Execution, convolution_rules
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.source import shuffled
-from hast_cuda.nn import activation_quantizers, batch_norm_ranges, calibrate
-from hast_cuda.seeding import generator
-from hast_cuda.synthesis.generator import GeneratorTrainer, generated_batches
+from hast_cuda.generator.trainer import GeneratorTrainer, generated_batches
+from hast_cuda.loops.crops import random_crop_flip
+from hast_cuda.loops.execution import Execution, convolution_rules
+from hast_cuda.loops.seeding import generator
+from hast_cuda.moments import batch_norm_ranges
+from hast_cuda.nn import activation_quantizers, calibrate
 
 
 def augmented(

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.optimizer_state import load_optimizer_state, optimizer_state
-from hast_cuda.synthesis.generator import GeneratorTrainer
-from hast_cuda.tensor_files import load_tensors, save_tensors
+from hast_cuda.files.tensors import load_tensors, save_tensors
+from hast_cuda.generator.trainer import GeneratorTrainer
+from hast_cuda.loops.optimizer_state import load_optimizer_state, optimizer_state
 
 # before the names of the tensors of each
 STUDENT, OPTIMIZER, GENERATOR = "student.", "optimizer.", "generator."

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hast_cuda.checks.values import check_images as check_normalised
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.synthesis.generator import GeneratorTrainer
-from hast_cuda.validate import check_images as check_normalised
+from hast_cuda.generator.trainer import GeneratorTrainer
 
 
 def check_images(

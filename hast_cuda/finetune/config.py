@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hast_cuda.ops import _checks
-from hast_cuda.typed import check_fields
-from hast_cuda.validate import (
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.checks.typed import check_fields
+from hast_cuda.checks.values import (
     check_choice,
     check_most,
     check_positive,

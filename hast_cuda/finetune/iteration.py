@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from hast_cuda.augment import resize_crops
-from hast_cuda.failures import FiniteGuard
 from hast_cuda.finetune.objective import loss_weights
 from hast_cuda.finetune.shared import SharedSums
 from hast_cuda.finetune.step import Step
-from hast_cuda.graphs import Replayed
+from hast_cuda.loops.crops import resize_crops
+from hast_cuda.loops.finite import FiniteGuard
+from hast_cuda.loops.graphs import Replayed
 
 
 class Update(ABC):

@@ -10,23 +10,23 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hast_cuda.execution import Execution, convolution_rules
-from hast_cuda.failures import FiniteGuard
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_device, check_values, explained_forward
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.checks import check_classes, check_images
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.features import feature_layers
 from hast_cuda.finetune.iteration import Iteration
 from hast_cuda.finetune.objective import loss_weights
 from hast_cuda.finetune.source import GeneratedImages, Source, StoredImages
 from hast_cuda.finetune.step import Step
 from hast_cuda.finetune.together import agree, begin, check_equal
-from hast_cuda.log_interval import log_interval
-from hast_cuda.memory import explained_memory
+from hast_cuda.generator.trainer import GeneratorTrainer
+from hast_cuda.loops.execution import Execution, convolution_rules
+from hast_cuda.loops.finite import FiniteGuard
+from hast_cuda.loops.log_interval import log_interval
+from hast_cuda.loops.memory import explained_memory
+from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.ranks import World
-from hast_cuda.synthesis.generator import GeneratorTrainer
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_device, check_values, explained_forward
 
 __all__ = ["FinetuneResult", "Iteration", "finetune"]
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.followed import Seen
 from hast_cuda.finetune.map_distance import map_distance
+from hast_cuda.merged.followed import Seen
 from hast_cuda.ops import attention_energy_loss, distillation_loss, hard_sample_loss
 
 __all__ = [

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from hast_cuda.augment import CropStream
-from hast_cuda.failures import FiniteGuard
 from hast_cuda.finetune.iteration import GeneratedIteration, Iteration
 from hast_cuda.finetune.objective import loss_weights
 from hast_cuda.finetune.shared import SharedSums
 from hast_cuda.finetune.step import Step
+from hast_cuda.generator.trainer import GeneratorTrainer
+from hast_cuda.loops.crops import CropStream
+from hast_cuda.loops.finite import FiniteGuard
+from hast_cuda.loops.seeding import generator
 from hast_cuda.ranks import World
-from hast_cuda.seeding import generator
-from hast_cuda.synthesis.generator import GeneratorTrainer
 
 
 def shuffled(

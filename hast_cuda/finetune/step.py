@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.execution import Execution
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.followed import follow
 from hast_cuda.finetune.inundation import InundatedSGD
 from hast_cuda.finetune.objective import loss_terms, loss_weights
 from hast_cuda.finetune.optimizer import make_optimizer
+from hast_cuda.loops.execution import Execution
+from hast_cuda.merged.followed import follow
 from hast_cuda.nn import quantized_once
 
 Gradients = list[Tensor | None]

@@ -7,12 +7,12 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.files.fingerprint import fingerprint
 from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.fingerprint import fingerprint
-from hast_cuda.optimizer_state import load_optimizer_state, optimizer_state
+from hast_cuda.generator.trainer import GeneratorTrainer
+from hast_cuda.loops.optimizer_state import load_optimizer_state, optimizer_state
 from hast_cuda.ranks import World
-from hast_cuda.synthesis.generator import GeneratorTrainer
 
 
 def spread_student(student: nn.Module, world: World) -> None:

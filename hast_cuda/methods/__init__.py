@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import check_choice
 from hast_cuda.methods import (
     ait,
     dfq,
@@ -20,8 +22,6 @@ from hast_cuda.methods import (
     zeroq_il,
 )
 from hast_cuda.methods.recipe import DATASETS, PRESETS, Recipe, change
-from hast_cuda.typed import typed
-from hast_cuda.validate import check_choice
 
 _RECIPES: dict[str, Callable[..., Recipe]] = {
     "hast": hast.recipe,

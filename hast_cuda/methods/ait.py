@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hast_cuda.checks.values import check_choice
 from hast_cuda.methods import gdfq, qimera
 from hast_cuda.methods.recipe import Recipe, check_names
-from hast_cuda.validate import check_choice
 
 BASES = {"gdfq": gdfq.recipe, "qimera": qimera.recipe}
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hast_cuda.generator import GeneratorConfig
 from hast_cuda.methods import common
 from hast_cuda.methods.recipe import Recipe, check_names
-from hast_cuda.synthesis import GeneratorConfig, SynthesisConfig
+from hast_cuda.synthesis import SynthesisConfig
 
 
 def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:

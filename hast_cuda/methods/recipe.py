@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from hast_cuda.checks.typed import check_fields, typed
+from hast_cuda.checks.values import check_choice
 from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.generator import GeneratorConfig
 from hast_cuda.posttraining import PostTrainingConfig
-from hast_cuda.synthesis import GeneratorConfig, SynthesisConfig
-from hast_cuda.typed import check_fields, typed
-from hast_cuda.validate import check_choice
+from hast_cuda.synthesis import SynthesisConfig
 
 PRESETS = ("default", "paper", "released")
 DATASETS = ("cifar10", "cifar100", "imagenet")

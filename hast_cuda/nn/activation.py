@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.ops import _checks, new_range_state, quantize_activation
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import check_number
+from hast_cuda.ops import new_range_state, quantize_activation
+from hast_cuda.ops.activations import activation_code
 from hast_cuda.ops.channel_range import EMA
-from hast_cuda.typed import typed
-from hast_cuda.validate import check_number
 
 
 class FakeQuantActivation(nn.Module):
@@ -41,7 +43,7 @@ class FakeQuantActivation(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         _checks.bit_width("bits", bits)
-        _checks.activation_code(activation)
+        activation_code(activation)
         _checks.choice("ema", ema, EMA)
         _checks.choice("ste", ste, _checks.STE)
         _checks.decay(beta)

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.nn.activation import FakeQuantActivation
-from hast_cuda.nn.layers import quantized_once
-from hast_cuda.ops import fake_quantize, new_range_state
-from hast_cuda.ops.reference import activate
-from hast_cuda.typed import typed
-from hast_cuda.validate import (
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import (
     check_images,
     check_positive,
     check_range,
     check_values,
     explained_forward,
 )
+from hast_cuda.nn.activation import FakeQuantActivation
+from hast_cuda.nn.layers import quantized_once
+from hast_cuda.ops import fake_quantize, new_range_state
+from hast_cuda.ops.reference import activate
 
 
 @typed

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hast_cuda.nn.output_moments import share_output_moments
+from hast_cuda.checks.typed import typed
+from hast_cuda.networks.output_moments import share_output_moments
 from hast_cuda.nn.quantized_weight import QuantizedWeight, quantized_weights
-from hast_cuda.typed import typed
 
 L = TypeVar("L", "FakeQuantConv2d", "FakeQuantLinear")
 P = TypeVar("P", nn.Conv2d, nn.Linear)

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.checks.typed import typed
+from hast_cuda.networks.statistics import require_finite_weights
+from hast_cuda.networks.swap import swap_modules
+from hast_cuda.networks.tracing import RELU_FUNCTIONS, RELU_METHODS, CannotMergeError, trace
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
-from hast_cuda.nn.statistics import require_finite_weights
-from hast_cuda.nn.swap import swap_modules
 from hast_cuda.nn.table import QuantizationTable, Row
-from hast_cuda.nn.tracing import RELU_FUNCTIONS, RELU_METHODS, CannotMergeError, trace
-from hast_cuda.ops import _checks
 from hast_cuda.ops.channel_range import EMA
-from hast_cuda.typed import typed
 
 PLACEMENTS = ("relu", "all")
 LARGEST_WEIGHT = 1e28  # times the finest scale, 255e8 of a constant channel: still a float32

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.checks import tensors as _checks
 from hast_cuda.nn.activation import FakeQuantActivation
-from hast_cuda.ops import _checks, fake_quantize_weights
+from hast_cuda.ops import fake_quantize_weights
 from hast_cuda.ops.reference import arithmetic_dtype
 
 

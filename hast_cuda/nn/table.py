@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hast_cuda.typed import typed
+from hast_cuda.checks.typed import typed
 
 
 @dataclass(frozen=True)

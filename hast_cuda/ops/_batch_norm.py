@@ -7,15 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hast_cuda.ops import _checks, _layout, _workspace, reference
-from hast_cuda.ops._registry import (
-    ACTIVATION_NAMES,
-    DTYPES,
-    core,
-    device_and_stream,
-    pointer,
-    register,
-)
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.ops import _layout, _workspace, reference
+from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.ops.activations import ACTIVATION_NAMES
 
 # What tells the gradient where the activation passed.
 NO_GATE, GATE_BY_OUTPUT, GATE_BY_INPUT = range(3)

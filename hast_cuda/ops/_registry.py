@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 
 LIBRARY = torch.library.Library("hast_cuda", "DEF")
-ACTIVATIONS: dict[str | None, int] = {None: 0, "relu": 1, "relu6": 2}
-ACTIVATION_NAMES = {code: name for name, code in ACTIVATIONS.items()}
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 
 

@@ -7,15 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hast_cuda.ops import _batch_norm, _checks, _layout, _workspace, reference
-from hast_cuda.ops._registry import (
-    ACTIVATION_NAMES,
-    DTYPES,
-    core,
-    device_and_stream,
-    pointer,
-    register,
-)
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.ops import _batch_norm, _layout, _workspace, reference
+from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.ops.activations import ACTIVATION_NAMES, activation_code
 
 
 def _forward(
@@ -133,7 +128,7 @@ def batch_norm_match(
         TypeError: wrong dtype. ValueError: shapes or devices that differ, no elements.
     """
     _checks.floating("x", x)
-    code = _checks.activation_code(activation)
+    code = activation_code(activation)
     ready = _batch_norm.parameters(x, running_mean, running_var, weight, bias)
     _batch_norm.check_alike("residual", residual, x)
     _checks.not_negative("eps", eps)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hast_cuda.ops import _checks, _layout, reference
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.ops import _layout, reference
 from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
 
 

@@ -9,17 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hast_cuda.ops import _checks, _layout, _workspace, reference
-from hast_cuda.ops._registry import (
-    ACTIVATION_NAMES,
-    DTYPES,
-    core,
-    device_and_stream,
-    pointer,
-    register,
-)
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.checks.values import as_device
+from hast_cuda.ops import _layout, _workspace, reference
+from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.ops.activations import ACTIVATION_NAMES, activation_code
 from hast_cuda.ops.fake_quant import FakeQuantizeFunction
-from hast_cuda.validate import as_device
 
 EMA = ("corrected", "released")
 
@@ -209,7 +204,7 @@ def quantize_activation(
     _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
     _checks.choice("ste", ste, _checks.STE)
     _checks.choice("ema", ema, EMA)
-    code = _checks.activation_code(activation)
+    code = activation_code(activation)
     _checks.range_state(state, x)
     _checks.decay(beta)
     _checks.flag("observe", observe)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hast_cuda.ops import _checks, _workspace, reference
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.ops import _workspace, reference
 from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
 from hast_cuda.ops._scaled import scaled
 

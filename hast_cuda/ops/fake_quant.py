@@ -8,16 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hast_cuda.ops import _checks, _layout, reference
-from hast_cuda.ops._registry import (
-    ACTIVATION_NAMES,
-    DTYPES,
-    core,
-    device_and_stream,
-    pointer,
-    register,
-)
-from hast_cuda.validate import check_number
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.checks.values import check_number
+from hast_cuda.ops import _layout, reference
+from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.ops.activations import ACTIVATION_NAMES, activation_code
 
 
 def _forward(
@@ -161,7 +156,7 @@ def fake_quantize(
     _checks.bit_width("bits", bits)
     _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
     _checks.choice("ste", ste, _checks.STE)
-    code = _checks.activation_code(activation)
+    code = activation_code(activation)
     axis = _checks.channel_axis(x, channel_axis)
     channels = 1 if axis is None else x.shape[axis]
     low, high = as_range("lower", lower, x, channels), as_range("upper", upper, x, channels)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hast_cuda.ops import _checks, reference
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.ops import reference
 from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
 
 REDUCTIONS = ("mse", "norm", "relative")  # in the order of csrc/match_loss.h

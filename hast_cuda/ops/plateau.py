@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hast_cuda.ops import _checks, reference
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.checks.values import as_device, check_whole
+from hast_cuda.ops import reference
 from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
-from hast_cuda.validate import as_device, check_whole
 
 
 def _step(

@@ -4,7 +4,7 @@ The steps can be used one by one on any network, or as a configuration::
 
     prepared = prepare(teacher, config)
     student = hast_cuda.quantize(prepared, 4, 4)
-    hast_cuda.nn.batch_norm_ranges(student, config.range_width)  # or hast_cuda.calibrate
+    hast_cuda.moments.batch_norm_ranges(student, config.range_width)  # or hast_cuda.calibrate
     finish(student, prepared, config)
 """
 

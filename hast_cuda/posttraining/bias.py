@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.checks.typed import typed
+from hast_cuda.moments.propagation import Known, input_distributions
+from hast_cuda.networks.layer_graph import LayerGraph
+from hast_cuda.networks.output_moments import output_moments, set_output_moments
+from hast_cuda.networks.tracing import CannotMergeError
 from hast_cuda.nn import FakeQuantConv2d, FakeQuantLinear
-from hast_cuda.nn.output_moments import output_moments, set_output_moments
-from hast_cuda.nn.propagation import Known, input_distributions
-from hast_cuda.nn.tracing import CannotMergeError
 from hast_cuda.posttraining.channels import ensure_bias, through_weights
-from hast_cuda.posttraining.graph import LayerGraph
-from hast_cuda.typed import typed
 
 
 @typed

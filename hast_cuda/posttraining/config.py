@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hast_cuda.typed import check_fields
-from hast_cuda.validate import check_choice, check_range
+from hast_cuda.checks.typed import check_fields
+from hast_cuda.checks.values import check_choice, check_range
 
 ROUNDINGS = ("nearest", "squant")
 

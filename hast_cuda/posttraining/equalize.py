@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.nn.output_moments import output_moments, set_output_moments
+from hast_cuda.checks.typed import typed
+from hast_cuda.networks.layer_graph import LayerGraph, Pair
+from hast_cuda.networks.output_moments import output_moments, set_output_moments
 from hast_cuda.posttraining.channels import grouped, groups
-from hast_cuda.posttraining.graph import LayerGraph, Pair
-from hast_cuda.typed import typed
 
 _LARGEST_SCALE = 1e8
 _ROUNDS, _CONVERGED = 500, 1e-6

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hast_cuda.nn.output_moments import set_output_moments
-from hast_cuda.nn.statistics import has_running_statistics
-from hast_cuda.nn.swap import swap_modules
-from hast_cuda.posttraining.graph import LayerGraph, only_user
-from hast_cuda.typed import typed
+from hast_cuda.checks.typed import typed
+from hast_cuda.networks.layer_graph import LayerGraph, only_user
+from hast_cuda.networks.output_moments import set_output_moments
+from hast_cuda.networks.statistics import has_running_statistics
+from hast_cuda.networks.swap import swap_modules
 
 _FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
@@ -25,7 +25,7 @@ def fold_batch_norms(model: nn.Module, *, relu6: bool = False) -> nn.Module:
     With s = gamma / sqrt(running_var + eps): ``W' = s*W``, ``b' = s*(b - running_mean) + beta``.
     The outputs in eval mode stay the same; each BatchNorm becomes an ``nn.Identity`` of the same
     name. Every such convolution remembers that its output is N(beta, gamma^2), as
-    :func:`hast_cuda.nn.batch_norm_ranges` and the other steps of DFQ want it.
+    :func:`hast_cuda.moments.batch_norm_ranges` and the other steps of DFQ want it.
 
     A BatchNorm that is no convolution's only user, or one of the two called or shared elsewhere,
     stays.

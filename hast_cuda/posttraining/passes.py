@@ -6,13 +6,13 @@ import copy
 
 from torch import nn
 
+from hast_cuda.checks.typed import typed
 from hast_cuda.posttraining.bias import absorb_biases, correct_biases
 from hast_cuda.posttraining.channels import ensure_bias
 from hast_cuda.posttraining.config import PostTrainingConfig
 from hast_cuda.posttraining.equalize import equalize
 from hast_cuda.posttraining.fold import fold_batch_norms, replace_relu6
 from hast_cuda.posttraining.squant import squant
-from hast_cuda.typed import typed
 
 
 @typed

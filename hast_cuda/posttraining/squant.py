@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.checks.typed import typed
 from hast_cuda.nn import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.ops.reference import arithmetic_dtype, quantizer_parameters
-from hast_cuda.typed import typed
 
 
 @typed

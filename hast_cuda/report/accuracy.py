@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from hast_cuda.checks.typed import typed
 from hast_cuda.report.canvas import closing, label, pyplot, require, require_numbers, save
-from hast_cuda.typed import typed
 
 
 @closing

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from hast_cuda.files import replace_file
-from hast_cuda.validate import as_path
+from hast_cuda.checks.values import as_path
+from hast_cuda.files.whole import replace_file
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hast_cuda.analysis import Histogram
-from hast_cuda.json_files import read_object
+from hast_cuda.files.json_values import read_object
 from hast_cuda.methods import Recipe
 from hast_cuda.run import (
     RunDirectory,

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from hast_cuda.input_spec import InputSpec
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import check_images, check_range
+from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.report.canvas import closing, pyplot, save
-from hast_cuda.typed import typed
-from hast_cuda.validate import check_images, check_range
 
 
 @closing

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import check_range
 from hast_cuda.report.canvas import closing, label, pyplot, require, save
-from hast_cuda.typed import typed
-from hast_cuda.validate import check_range
 
 POINTS = 200
 HIGHEST = 0.99  # -log(1 - d) has no end at 1

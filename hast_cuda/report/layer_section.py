@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hast_cuda.files.tensors import DamagedFileError, load_tensors
 from hast_cuda.posttraining import prepare
 from hast_cuda.report.document import Block, Section, Table, Text, Warn
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.layers import LayerRow, layer_rows, tensor_rows
 from hast_cuda.run import load_student
-from hast_cuda.tensor_files import DamagedFileError, load_tensors
 
 
 def layer_section(facts: RunFacts, teacher: nn.Module | None, problem: str) -> Section | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from hast_cuda.checks.typed import typed
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.report.canvas import closing, label, pyplot, require, save
-from hast_cuda.typed import typed
 
 POINTS = 300  # enough for a curve; a step of the schedule is at most 1/300 out of place
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hast_cuda.analysis.curves import Curve
+from hast_cuda.checks.typed import typed
 from hast_cuda.report.canvas import closing, label, plain_log_labels, pyplot, require, save
-from hast_cuda.typed import typed
 
 COLUMNS = 3
 _PHASES = {"synthesis": "synthesis", "finetune": "fine-tuning", "test": "test"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from hast_cuda.analysis import difficulty_histogram, judge, loss_curves
-from hast_cuda.input_spec import InputSpec
+from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.report.canvas import pyplot
 from hast_cuda.report.difficulty import draw_difficulty
 from hast_cuda.report.document import Block, Picture, Pictures, Section, Sheet, Text

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hast_cuda.checks.typed import typed
 from hast_cuda.report.canvas import closing, pyplot, require, require_numbers, save
-from hast_cuda.typed import typed
 
 SYMBOLS = {
     "difficulty_exponent": "$\\gamma$ of Eq. 8", "perturbation": "$\\epsilon$ of Eq. 10",

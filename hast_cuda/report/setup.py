@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hast_cuda.execution import Execution
+from hast_cuda.loops.execution import Execution
 from hast_cuda.report.document import Block, Facts, Section, Table, Text
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.words import duration, method_name, network_name, shown

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hast_cuda.analysis import Spectrum
+from hast_cuda.checks.typed import typed
 from hast_cuda.report.canvas import closing, pyplot, require, save
-from hast_cuda.typed import typed
 
 SHOWN = 1e-6  # of the peak; what is lower is the tail of a Gaussian
 

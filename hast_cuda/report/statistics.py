@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hast_cuda.analysis import StatisticGap
+from hast_cuda.checks.typed import typed
 from hast_cuda.report.canvas import (
     closing,
     plain_log_labels,
@@ -14,7 +15,6 @@ from hast_cuda.report.canvas import (
     require_numbers,
     save,
 )
-from hast_cuda.typed import typed
 
 
 @closing

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from torch import nn
 
-from hast_cuda.files import replace_file
-from hast_cuda.input_spec import InputSpec
+from hast_cuda.checks.typed import check_fields, typed
+from hast_cuda.checks.values import as_path
+from hast_cuda.data.input_spec import InputSpec
+from hast_cuda.files.whole import replace_file
 from hast_cuda.report.canvas import themed
 from hast_cuda.report.compare import comparison
 from hast_cuda.report.document import Block, Code, Document, Section, Text
@@ -22,8 +24,6 @@ from hast_cuda.report.pictures import curves_section, difficulty_section, images
 from hast_cuda.report.results import accuracy_section, headline
 from hast_cuda.report.setup import seconds_section, setup_section
 from hast_cuda.report.words import title_of
-from hast_cuda.typed import check_fields, typed
-from hast_cuda.validate import as_path
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from hast_cuda.data import ImageSet
-from hast_cuda.execution import Execution
+from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe, change, recipe
 from hast_cuda.ranks import World
 from hast_cuda.reproduce.budget import apply_budget

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-from hast_cuda.validate import check_choice
+from hast_cuda.checks.values import check_choice
 
 NETWORKS = {"cifar10": "resnet20_cifar10", "cifar100": "resnet20_cifar100", "imagenet": "resnet18"}
 FULL_PRECISION = "full_precision"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hast_cuda.files import replace_file
+from hast_cuda.files.whole import replace_file
 from hast_cuda.reproduce.drawing import Drawing
 from hast_cuda.reproduce.figure5 import draw_figure5
 from hast_cuda.reproduce.render import (

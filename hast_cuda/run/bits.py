@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hast_cuda.checks.typed import check_fields
 from hast_cuda.nn import Override
-from hast_cuda.typed import check_fields
 
 
 @dataclass(frozen=True)

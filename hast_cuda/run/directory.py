@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hast_cuda.files import sweep, write_json
-from hast_cuda.json_files import read_object
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_device, as_path, check_range
+from hast_cuda.files.json_values import read_object
+from hast_cuda.files.whole import sweep, write_json
 from hast_cuda.ops import build_info
 from hast_cuda.run import records
 from hast_cuda.run.figures import read_progress, read_result
 from hast_cuda.run.lock import RunLock
 from hast_cuda.run.tensorboard import TensorBoardLog
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_device, as_path, check_range
 
 if TYPE_CHECKING:
     from typing_extensions import Self

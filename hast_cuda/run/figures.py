@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hast_cuda.json_files import read_object
+from hast_cuda.files.json_values import read_object
 
 _FIX = "delete it and run again to make it anew"
 _PERCENT = (

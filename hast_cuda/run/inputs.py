@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import check_image_size, check_values
 from hast_cuda.synthesis import ImageShape, SyntheticImages
-from hast_cuda.typed import typed
-from hast_cuda.validate import check_image_size, check_values
 
 
 @typed

@@ -11,7 +11,7 @@ import warnings
 import weakref
 from pathlib import Path
 
-from hast_cuda.files import explained
+from hast_cuda.files.whole import explained
 
 if sys.platform != "win32":
     import fcntl

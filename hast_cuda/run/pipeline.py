@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from hast_cuda import methods
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_range
 from hast_cuda.data import ImageSet
-from hast_cuda.execution import Execution
+from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe
 from hast_cuda.ranks import World, join
 from hast_cuda.run.bits import Bits
@@ -21,8 +23,6 @@ from hast_cuda.run.sources import check_source
 from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.run.work import Work
 from hast_cuda.synthesis import ImageShape, SyntheticImages
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_path, check_choice, check_image_size, check_range
 
 
 @dataclass

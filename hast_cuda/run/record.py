@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 import torch
 
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_path, check_range
+from hast_cuda.files.json_values import read_object
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.json_files import read_object
+from hast_cuda.generator import GeneratorConfig
 from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import PostTrainingConfig
-from hast_cuda.synthesis import GeneratorConfig, ImageStore, SynthesisConfig, SyntheticImages
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_path, check_range
+from hast_cuda.synthesis import ImageStore, SynthesisConfig, SyntheticImages
 
 C = TypeVar("C")
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hast_cuda.files import explained
-from hast_cuda.json_files import LONGEST, parse
+from hast_cuda.files.json_values import LONGEST, parse
+from hast_cuda.files.whole import explained
 
 _COUNTS = ("iteration", "batch")
 

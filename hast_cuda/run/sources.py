@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.generator import GeneratorTrainer
 from hast_cuda.methods import Recipe
-from hast_cuda.nn import require_batch_norm
+from hast_cuda.networks import require_batch_norm
 from hast_cuda.run.inputs import check_images
-from hast_cuda.synthesis import GeneratorTrainer, ImageShape, SyntheticImages
+from hast_cuda.synthesis import ImageShape, SyntheticImages
 
 SEARCH_IMAGES = 256  # one batch is enough for the error of a range
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_path, check_values
+from hast_cuda.files.tensors import DamagedFileError, load_tensors, save_tensors
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.nn import Override, quantize
 from hast_cuda.posttraining import PostTrainingConfig, prepare
 from hast_cuda.run.record import read_config, settings
-from hast_cuda.tensor_files import DamagedFileError, load_tensors, save_tensors
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_path, check_values
 
 
 @typed

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hast_cuda.typed import typed
-from hast_cuda.validate import as_path
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_path
 
 if TYPE_CHECKING:
     from typing_extensions import Self

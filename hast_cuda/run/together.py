@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from hast_cuda.fingerprint import fingerprint
+from hast_cuda.checks.typed import typed
+from hast_cuda.files.fingerprint import fingerprint
 from hast_cuda.ops import build_info
 from hast_cuda.ranks import World
 from hast_cuda.run.directory import plain
 from hast_cuda.synthesis import SyntheticImages
-from hast_cuda.typed import typed
 
 
 @typed

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.data import ImageSet
-from hast_cuda.evaluate import evaluate
-from hast_cuda.execution import Execution
+from hast_cuda.data import ImageSet, evaluate
 from hast_cuda.finetune import finetune
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.together import spread_student
+from hast_cuda.generator import GeneratorTrainer
+from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe
 from hast_cuda.nn import quantize, shrink_ranges
 from hast_cuda.posttraining import finish, prepare
@@ -28,13 +28,7 @@ from hast_cuda.run.phases import Phases
 from hast_cuda.run.sources import labels_for, make_trainer, search_images
 from hast_cuda.run.student import load_weights, save_student
 from hast_cuda.run.together import check_same_work
-from hast_cuda.synthesis import (
-    GeneratorTrainer,
-    ImageShape,
-    ImageStore,
-    SyntheticImages,
-    synthesize,
-)
+from hast_cuda.synthesis import ImageShape, ImageStore, SyntheticImages, synthesize
 
 Source = Tensor | GeneratorTrainer | None
 

@@ -1,18 +1,15 @@
-"""Images from a teacher alone."""
+"""Images optimised from noise, from a teacher alone."""
 
 from __future__ import annotations
 
+from hast_cuda.checks.moved import moved_names
 from hast_cuda.synthesis.config import SynthesisConfig
-from hast_cuda.synthesis.generator import GeneratorTrainer
-from hast_cuda.synthesis.generator_config import GeneratorConfig
 from hast_cuda.synthesis.intra_class import margin_loss
 from hast_cuda.synthesis.loop import ImageShape, synthesize
 from hast_cuda.synthesis.objective import difficulty, hard_sample_loss, soft_label_loss
 from hast_cuda.synthesis.store import ImageStore, SyntheticImages
 
 __all__ = [
-    "GeneratorConfig",
-    "GeneratorTrainer",
     "ImageShape",
     "ImageStore",
     "SynthesisConfig",
@@ -23,3 +20,8 @@ __all__ = [
     "soft_label_loss",
     "synthesize",
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    dict.fromkeys(("GeneratorConfig", "GeneratorTrainer"), "hast_cuda.generator"),
+)

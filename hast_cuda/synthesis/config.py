@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hast_cuda.typed import check_fields
-from hast_cuda.validate import check_choice, check_number, check_positive, check_range, check_scale
+from hast_cuda.checks.typed import check_fields
+from hast_cuda.checks.values import (
+    check_choice,
+    check_number,
+    check_positive,
+    check_range,
+    check_scale,
+)
 
 SCHEDULES = ("plateau", "cosine")
 NOISES = ("gaussian", "natural", "uniform", "narrow")

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from hast_cuda.seeding import generator
+from hast_cuda.loops.seeding import generator
 from hast_cuda.synthesis.config import SynthesisConfig
 
 # ZeroQ's published code divides integers in +-127.5 by 5418.75, a variance where a standard

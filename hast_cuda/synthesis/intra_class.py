@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hast_cuda.execution import Execution
-from hast_cuda.ops import _checks
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.loops.execution import Execution
 from hast_cuda.synthesis.classifier import FeatureTap, find_classifier
 from hast_cuda.synthesis.config import check_margins
 from hast_cuda.synthesis.matching import Matching

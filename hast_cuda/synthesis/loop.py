@@ -12,29 +12,29 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hast_cuda.augment import CropStream
-from hast_cuda.execution import Execution, convolution_rules
-from hast_cuda.files import sweep
-from hast_cuda.log_interval import log_interval
-from hast_cuda.memory import explained_memory
-from hast_cuda.nn import BatchStatistics
-from hast_cuda.ranks import World
-from hast_cuda.seeding import generator
-from hast_cuda.synthesis.config import SynthesisConfig
-from hast_cuda.synthesis.draws import draw_labels, draw_noise, draw_targets
-from hast_cuda.synthesis.owners import Records, agree, collected, owners
-from hast_cuda.synthesis.step import Step
-from hast_cuda.synthesis.store import ImageStore, SyntheticImages
-from hast_cuda.synthesis.terms import Terms, has_margins, make_terms
-from hast_cuda.tensor_files import DamagedFileError
-from hast_cuda.typed import check_fields, typed
-from hast_cuda.validate import (
+from hast_cuda.checks.typed import check_fields, typed
+from hast_cuda.checks.values import (
     LARGEST_CLASSES,
     as_device,
     check_image_size,
     check_range,
     check_values,
 )
+from hast_cuda.files.tensors import DamagedFileError
+from hast_cuda.files.whole import sweep
+from hast_cuda.loops.crops import CropStream
+from hast_cuda.loops.execution import Execution, convolution_rules
+from hast_cuda.loops.log_interval import log_interval
+from hast_cuda.loops.memory import explained_memory
+from hast_cuda.loops.seeding import generator
+from hast_cuda.merged import BatchStatistics
+from hast_cuda.ranks import World
+from hast_cuda.synthesis.config import SynthesisConfig
+from hast_cuda.synthesis.draws import draw_labels, draw_noise, draw_targets
+from hast_cuda.synthesis.owners import Records, agree, collected, owners
+from hast_cuda.synthesis.step import Step
+from hast_cuda.synthesis.store import ImageStore, SyntheticImages
+from hast_cuda.synthesis.terms import Terms, has_margins, make_terms
 
 if TYPE_CHECKING:
     from typing_extensions import Never
@@ -161,7 +161,7 @@ def synthesize(
             ones are, with a RuntimeWarning. Margins take the features of their images anew, so a
             run that was cut off ends as if it was not.
         log: called with a dict of figures every 50 iterations of a batch and after its last one; in
-            runs of more than 100,000 less often, see :func:`hast_cuda.log_interval.log_interval`.
+            runs of more than 100,000 less often (:mod:`hast_cuda.loops.log_interval`).
         execution: how to compute; default :class:`Execution`.
         world: processes that make batches by turns, each on its device; all get all images, equal
             to those of one process. Rank 0 reads the store and logs; with margins it works alone,

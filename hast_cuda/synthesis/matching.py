@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.nn import BatchStatistics
+from hast_cuda.merged import BatchStatistics
 from hast_cuda.ops import batch_norm_match
 from hast_cuda.ops.match_loss import REDUCTIONS
 from hast_cuda.synthesis.config import SynthesisConfig

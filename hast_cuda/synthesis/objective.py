@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hast_cuda import ops
-from hast_cuda.ops import _checks
+from hast_cuda.checks import tensors as _checks
 from hast_cuda.ops.hard_sample_loss import check_classes
 
 LARGEST_PROBABILITY = 1 - 1e-6  # as in the op

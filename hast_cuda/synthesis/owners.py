@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.fingerprint import fingerprint
+from hast_cuda.files.fingerprint import fingerprint
+from hast_cuda.files.tensors import DamagedFileError
 from hast_cuda.ranks import World
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.store import ImageStore, SyntheticImages
-from hast_cuda.tensor_files import DamagedFileError
 
 if TYPE_CHECKING:
     from hast_cuda.synthesis.loop import ImageShape

@@ -8,8 +8,8 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.execution import Execution
-from hast_cuda.seeding import generator
+from hast_cuda.loops.execution import Execution
+from hast_cuda.loops.seeding import generator
 from hast_cuda.synthesis.matching import Matching
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hast_cuda.augment import resize_crops
-from hast_cuda.execution import Execution
-from hast_cuda.failures import FiniteGuard
-from hast_cuda.graphs import Replayed
-from hast_cuda.nn import BatchStatistics
+from hast_cuda.loops.crops import resize_crops
+from hast_cuda.loops.execution import Execution
+from hast_cuda.loops.finite import FiniteGuard
+from hast_cuda.loops.graphs import Replayed
+from hast_cuda.merged import BatchStatistics
 from hast_cuda.ops import hard_sample_loss
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.intra_class import ClassDistance

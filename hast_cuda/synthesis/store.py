@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hast_cuda.tensor_files import DamagedFileError, load_tensors, save_tensors
-from hast_cuda.typed import check_fields, typed
-from hast_cuda.validate import as_path, check_images, check_range
+from hast_cuda.checks.typed import check_fields, typed
+from hast_cuda.checks.values import as_path, check_images, check_range
+from hast_cuda.files.tensors import DamagedFileError, load_tensors, save_tensors
 
 
 @dataclass(frozen=True)

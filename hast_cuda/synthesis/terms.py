@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from hast_cuda.execution import Execution
-from hast_cuda.nn import BatchStatistics
+from hast_cuda.loops.execution import Execution
+from hast_cuda.merged import BatchStatistics
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.intra_class import ClassFeatures
 from hast_cuda.synthesis.matching import Matching

@@ -25,19 +25,19 @@ EXCLUDED = {
     **dict.fromkeys((
         "hast_cuda.run.QuantizationResult", "hast_cuda.finetune.FinetuneResult",
         "hast_cuda.export.Check", "hast_cuda.export.Exported", "hast_cuda.export.Latency",
-        "hast_cuda.export.OnnxInfo", "hast_cuda.export.PackedInfo", "hast_cuda.nn.Merged",
+        "hast_cuda.export.OnnxInfo", "hast_cuda.export.PackedInfo", "hast_cuda.merged.Merged",
         "hast_cuda.nn.QuantizationTable", "hast_cuda.analysis.Eigenvalue",
         "hast_cuda.analysis.ErrorRates", "hast_cuda.analysis.Histogram",
         "hast_cuda.analysis.Judged", "hast_cuda.analysis.Spectrum", "hast_cuda.analysis.Trace",
         "hast_cuda.analysis.StatisticGap",
     ), _RESULT),
     # exceptions take a message
-    "hast_cuda.nn.CannotMergeError": "an exception",
+    "hast_cuda.networks.CannotMergeError": "an exception",
     "hast_cuda.analysis.NotTwiceDifferentiableError": "an exception",
     "hast_cuda.ranks.RankLostError": "an exception",
     **dict.fromkeys((
-        "hast_cuda.build_info", "hast_cuda.methods.available", "hast_cuda.zoo.model_names",
-        "hast_cuda.ranks.launched", "hast_cuda.nn.Tap", "hast_cuda.run.require_tensorboard",
+        "hast_cuda.build_info", "hast_cuda.methods.available", "hast_cuda.teachers.model_names",
+        "hast_cuda.ranks.launched", "hast_cuda.networks.Tap", "hast_cuda.run.require_tensorboard",
     ), _NOTHING),
     "hast_cuda.MatchedBatchNorm2d": "its constructor is torch's nn.BatchNorm2d's own",
     "hast_cuda.run.plain": "it takes anything and gives what it does not know as it is",

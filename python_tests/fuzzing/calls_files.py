@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from fuzzing import things
-from hast_cuda import analysis, export, report, zoo
-from hast_cuda.data import ImageSet, load_images
-from hast_cuda.evaluate import evaluate
-from hast_cuda.input_spec import InputSpec
+from hast_cuda import analysis, export, report
+from hast_cuda.data import ImageSet, evaluate, load_images
+from hast_cuda.data.input_spec import InputSpec
+from hast_cuda.teachers import zoo
 
 Good = Callable[[], dict[str, Any]]
 
@@ -67,24 +67,24 @@ CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
     "hast_cuda.data.load_images": (load_images, lambda: {
         "path": "digits", "spec": zoo.input_spec("digits"), "split": "test", "limit": 3,
     }),
-    "hast_cuda.evaluate.evaluate": (evaluate, lambda: {
+    "hast_cuda.data.evaluate": (evaluate, lambda: {
         "model": things.teacher(), "images": things.image_set(), "batch_size": 4, "device": "cpu",
     }),
-    "hast_cuda.zoo.InputSpec": (InputSpec, lambda: {
+    "hast_cuda.teachers.zoo.InputSpec": (InputSpec, lambda: {
         "channels": 1, "height": 8, "width": 8, "mean": (0.5,), "std": (0.5,), "num_classes": 5,
         "resize": None,
     }),
-    "hast_cuda.zoo.input_spec": (zoo.input_spec, lambda: {
+    "hast_cuda.teachers.input_spec": (zoo.input_spec, lambda: {
         "model": "digits", "normalization": None, "image_size": None, "num_classes": None,
     }),
     # A name of pytorchcv without weights would be downloaded.
-    "hast_cuda.zoo.load_teacher": (zoo.load_teacher, lambda: {
+    "hast_cuda.teachers.load_teacher": (zoo.load_teacher, lambda: {
         "model": "networks:tiny", "weights": things.weights(), "num_classes": 5,
     }),
-    "hast_cuda.zoo.load_weights": (
+    "hast_cuda.teachers.load_weights": (
         zoo.load_weights, lambda: {"network": things.teacher(), "path": things.weights()},
     ),
-    "hast_cuda.zoo.parse_normalization": (
+    "hast_cuda.data.parse_normalization": (
         zoo.parse_normalization, lambda: {"normalization": "0.5,0.5/0.1,0.1"},
     ),
     "hast_cuda.report.Context": (report.Context, lambda: {

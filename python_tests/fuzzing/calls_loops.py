@@ -10,12 +10,14 @@ import torch
 
 from fuzzing import things
 from hast_cuda import methods, run, synthesis
-from hast_cuda.execution import Execution
-from hast_cuda.finetune import FinetuneConfig, feature_layers, finetune
+from hast_cuda.finetune import FinetuneConfig, finetune
+from hast_cuda.generator import GeneratorConfig, GeneratorTrainer
+from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe
+from hast_cuda.networks import feature_layers
 from hast_cuda.ranks import World, join
 from hast_cuda.run import Bits, RunDirectory, TensorBoardLog
-from hast_cuda.synthesis import GeneratorConfig, GeneratorTrainer, ImageShape, ImageStore
+from hast_cuda.synthesis import ImageShape, ImageStore
 
 Good = Callable[[], dict[str, Any]]
 
@@ -47,8 +49,8 @@ def _named() -> dict[str, Any]:
 
 
 CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
-    "hast_cuda.synthesis.GeneratorConfig": (GeneratorConfig, _defaults(GeneratorConfig)),
-    "hast_cuda.synthesis.GeneratorTrainer": (GeneratorTrainer, lambda: {
+    "hast_cuda.generator.GeneratorConfig": (GeneratorConfig, _defaults(GeneratorConfig)),
+    "hast_cuda.generator.GeneratorTrainer": (GeneratorTrainer, lambda: {
         "teacher": things.teacher(), "shape": things.SHAPE, "num_classes": 5, "config": None,
         "batch_size": 2, "seed": 0, "device": "cpu", "merge": True,
     }),
@@ -89,7 +91,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
         "execution": Execution(), "world": None,
     }),
     "hast_cuda.finetune.FinetuneConfig": (FinetuneConfig, _defaults(FinetuneConfig)),
-    "hast_cuda.finetune.feature_layers": (
+    "hast_cuda.networks.feature_layers": (
         feature_layers, lambda: {"model": things.teacher()},
     ),
     "hast_cuda.finetune.finetune": (finetune, lambda: {

@@ -12,6 +12,9 @@ import hast_cuda as hc
 from fuzzing import things
 from hast_cuda import analysis, posttraining
 from hast_cuda import nn as hnn
+from hast_cuda.merged import BatchStatistics, FusedBatchNorm2d, merge_batch_norms, warn_unmerged
+from hast_cuda.moments import batch_norm_ranges
+from hast_cuda.networks import CannotMergeError, has_running_statistics, require_batch_norm
 from hast_cuda.posttraining import PostTrainingConfig
 
 
@@ -92,28 +95,28 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "hast_cuda.shrink_ranges": (hc.shrink_ranges, lambda: {
         **_model(), "images": things.images(), "candidates": 3, "smallest": 0.5, "power": 2.0,
     }),
-    "hast_cuda.nn.BatchStatistics": (hnn.BatchStatistics, lambda: {
+    "hast_cuda.merged.BatchStatistics": (BatchStatistics, lambda: {
         "model": things.teacher(), "merge": False, "segments": 0,
     }),
-    "hast_cuda.nn.FusedBatchNorm2d": (hnn.FusedBatchNorm2d, lambda: {
+    "hast_cuda.merged.FusedBatchNorm2d": (FusedBatchNorm2d, lambda: {
         "norm": nn.BatchNorm2d(4), "activation": "relu", "quantizer": None,
     }),
     "hast_cuda.nn.activation_quantizers": (hnn.activation_quantizers, _model),
-    "hast_cuda.nn.batch_norm_ranges": (
-        hnn.batch_norm_ranges, lambda: {**_model(), "width": 6.0},
+    "hast_cuda.moments.batch_norm_ranges": (
+        batch_norm_ranges, lambda: {**_model(), "width": 6.0},
     ),
-    "hast_cuda.nn.has_running_statistics": (
-        hnn.has_running_statistics, lambda: {"module": nn.BatchNorm2d(3)},
+    "hast_cuda.networks.has_running_statistics": (
+        has_running_statistics, lambda: {"module": nn.BatchNorm2d(3)},
     ),
-    "hast_cuda.nn.merge_batch_norms": (hnn.merge_batch_norms, lambda: {
-        "model": things.teacher(), "fuse": hnn.FusedBatchNorm2d, "watch": ["features.1"],
+    "hast_cuda.merged.merge_batch_norms": (merge_batch_norms, lambda: {
+        "model": things.teacher(), "fuse": FusedBatchNorm2d, "watch": ["features.1"],
     }),
     "hast_cuda.nn.quantized_once": (hnn.quantized_once, _model),
-    "hast_cuda.nn.require_batch_norm": (
-        hnn.require_batch_norm, lambda: {"model": things.teacher()},
+    "hast_cuda.networks.require_batch_norm": (
+        require_batch_norm, lambda: {"model": things.teacher()},
     ),
-    "hast_cuda.nn.warn_unmerged": (
-        hnn.warn_unmerged, lambda: {"reason": hnn.CannotMergeError("because")},
+    "hast_cuda.merged.warn_unmerged": (
+        warn_unmerged, lambda: {"reason": CannotMergeError("because")},
     ),
     "hast_cuda.posttraining.PostTrainingConfig": (PostTrainingConfig, lambda: {
         "fold": True, "equalize": True, "absorb_biases": True, "correct_biases": True,

@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import hast_cuda
-from hast_cuda.nn import CannotMergeError
+from hast_cuda.networks import CannotMergeError
 
 PACKAGE = Path(hast_cuda.__file__).parent
 DOCUMENTED = (

@@ -1,0 +1,1 @@
+"""Is this argument allowed: its type, its value, its shape."""

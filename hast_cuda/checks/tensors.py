@@ -1,0 +1,195 @@
+"""Argument checks of the public ops: early, naming argument, value and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hast_cuda.checks.values import check_flag, check_number, check_whole
+
+FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+STE = ("identity", "clipped")
+ZERO_POINTS = ("integer", "real")
+LARGEST = 2**38  # elements: a terabyte in float32; what has more is a view that nobody can copy
+
+
+def tensor(name: str, x: Tensor) -> None:
+    """``x`` is an ordinary tensor, of a size that memory can hold."""
+    if not isinstance(x, Tensor):
+        message = f"{name} must be a torch.Tensor, got {type(x).__name__}"
+        raise TypeError(message)
+    if x.layout != torch.strided or x.is_quantized:
+        message = f"{name} is a {x.layout} tensor of {x.dtype}; expected an ordinary dense one"
+        raise TypeError(message)
+    # a guard on the size would bound the dynamic axes of an exported program
+    if not torch.compiler.is_compiling() and x.numel() > LARGEST:
+        message = f"{name} has shape {tuple(x.shape)}, which is more than {LARGEST} elements"
+        raise ValueError(message)
+    if known_values(x) and x.data_ptr() % x.element_size():
+        message = f"{name} lies at an address that {x.dtype} may not have: give {name}.clone()"
+        raise ValueError(message)
+
+
+def tensors(name: str, values: Any) -> list[Tensor]:
+    """``values`` as a list; it is a sequence, whose items are not looked at."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        message = f"{name} must be a list of tensors, got {type(values).__name__}"
+        raise TypeError(message)
+    return list(values)
+
+
+def whole_numbers(name: str, values: Any) -> list[int]:
+    """``values`` as a list; it is a sequence of ints above 0."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        message = f"{name} must be a list of ints, got {type(values).__name__}"
+        raise TypeError(message)
+    for index, value in enumerate(values):
+        check_whole(f"{name}[{index}]", value)
+        if not 0 < value <= LARGEST:
+            message = f"{name}[{index}] is {value}; allowed: 1 to {LARGEST}"
+            raise ValueError(message)
+    return list(values)
+
+
+def floating(name: str, x: Tensor) -> None:
+    """``x`` is a tensor of a dtype and on a device that the kernels support."""
+    tensor(name, x)
+    if x.dtype not in FLOATING:
+        message = f"{name} has dtype {x.dtype}; allowed: float32, float16, bfloat16, float64"
+        raise TypeError(message)
+    if x.device.type not in ("cpu", "cuda", "meta"):
+        message = f"{name} is on {x.device}; hast_cuda runs on cpu and cuda"
+        raise ValueError(message)
+
+
+def same_device(name: str, x: Tensor, reference_name: str, reference: Tensor) -> None:
+    """Both tensors are on one device."""
+    if x.device != reference.device:
+        message = (
+            f"{name} is on {x.device} but {reference_name} is on {reference.device}; "
+            f"move one of them, e.g. {name}.to({reference_name}.device)"
+        )
+        raise ValueError(message)
+
+
+def bit_width(name: str, bits: int) -> None:
+    """``bits`` is an integer from 2 to 8."""
+    if isinstance(bits, bool) or not isinstance(bits, int):
+        message = f"{name} must be an int from 2 to 8, got {bits!r}"
+        raise TypeError(message)
+    if not 2 <= bits <= 8:
+        message = f"{name} is {bits}; allowed: 2 to 8"
+        raise ValueError(message)
+
+
+def choice(name: str, value: Any, allowed: Sequence[str | None]) -> None:
+    """``value`` is one of ``allowed``."""
+    if not isinstance(value, (str, type(None))) or value not in allowed:
+        message = f"{name} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}"
+        raise ValueError(message)
+
+
+LARGEST_DECAY = 1 - 2.0**-24  # the last float32 below 1: at 1 the average is 0 / 0
+LARGEST_FLOAT = 2.0**128 - 2.0**104  # float32, in which everything but float64 is computed
+
+
+def decay(beta: float) -> None:
+    """``beta`` is a decay of a moving average."""
+    check_number("beta", beta)
+    if not 0 <= beta <= LARGEST_DECAY:
+        message = f"beta is {beta}; allowed: 0 <= beta < 1, in float32: at most {LARGEST_DECAY}"
+        raise ValueError(message)
+
+
+def positive(name: str, value: float) -> None:
+    """``value`` is a finite number above 0."""
+    check_number(name, value)
+    if not 0 < value < float("inf"):
+        message = f"{name} is {value}; allowed: above 0, finite"
+        raise ValueError(message)
+
+
+def not_negative(name: str, value: float) -> None:
+    """``value`` is a number from 0 on that float32 can hold."""
+    check_number(name, value)
+    if not 0 <= value <= LARGEST_FLOAT:
+        message = f"{name} is {value}; allowed: 0 or more, finite in float32"
+        raise ValueError(message)
+
+
+def flag(name: str, value: bool) -> None:
+    """``value`` is True or False."""
+    check_flag(name, value)
+
+
+def logits(name: str, x: Tensor) -> None:
+    """``x`` is a floating-point matrix [N, classes] with elements."""
+    floating(name, x)
+    if x.dim() != 2 or x.numel() == 0:
+        message = f"{name} has shape {tuple(x.shape)}; expected [N, classes], not empty"
+        raise ValueError(message)
+
+
+def channel_axis(x: Tensor, axis: int | None) -> int | None:
+    """``axis`` as a non-negative index of ``x``, or None for one range per tensor."""
+    if axis is None:
+        return None
+    check_whole("channel_axis", axis)
+    if not -x.dim() <= axis < x.dim():
+        message = f"channel_axis is {axis} but x has {x.dim()} dimensions"
+        raise ValueError(message)
+    return axis % x.dim()
+
+
+def range_state(state: Tensor, x: Tensor) -> None:
+    """``state`` is a range state for the activations ``x``."""
+    tensor("state", state)
+    same_device("state", state, "x", x)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if state.shape != (5,) or state.dtype != dtype or not state.is_contiguous():
+        message = (
+            f"state is {tuple(state.shape)} {state.dtype}; expected a contiguous (5,) {dtype} "
+            "tensor from new_range_state"
+        )
+        raise ValueError(message)
+
+
+def known_values(x: Tensor) -> bool:
+    """True when reading values of ``x`` costs no device synchronisation and breaks no trace."""
+    return (
+        x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and type(x) is Tensor  # a fake tensor has no values
+    )
+
+
+def ordered_range(lower: Tensor, upper: Tensor) -> None:
+    """Ranges are finite and lower <= upper. Only for CPU ranges: a CUDA read would synchronise."""
+    if not (known_values(lower) and known_values(upper)):
+        return
+    if not bool(torch.isfinite(lower).all() & torch.isfinite(upper).all()):
+        message = "lower and upper must be finite; found NaN or infinity"
+        raise ValueError(message)
+    wrong = (lower > upper).flatten().nonzero()
+    if wrong.numel():
+        index = int(wrong[0])
+        low, high = float(lower.flatten()[index]), float(upper.flatten()[index])
+        message = f"lower must not exceed upper; at index {index} lower is {low} and upper {high}"
+        raise ValueError(message)
+    if not bool(torch.isfinite(upper - lower).all()):
+        message = f"upper - lower is beyond the largest number of {lower.dtype}: narrow the range"
+        raise ValueError(message)
+
+
+def ordered_ranges(ranges: Sequence[Tensor]) -> None:
+    """:func:`ordered_range` of many [2, N] in few steps, as long as all are right."""
+    for dtype in {r.dtype for r in ranges if known_values(r)}:
+        known = [r for r in ranges if known_values(r) and r.dtype == dtype]
+        lower, upper = torch.cat(known, 1)
+        width = upper - lower
+        if not bool(((width >= 0) & torch.isfinite(width)).all()):
+            for one in known:
+                ordered_range(*one)

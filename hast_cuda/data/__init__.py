@@ -1,0 +1,16 @@
+"""Labelled images: read from files, fitted to a network's input, and accuracy on them."""
+
+from __future__ import annotations
+
+from hast_cuda.data.accuracy import evaluate
+from hast_cuda.data.image_set import ImageSet, load_images
+from hast_cuda.data.input_spec import NORMALIZATIONS, InputSpec, parse_normalization
+
+__all__ = [
+    "NORMALIZATIONS",
+    "ImageSet",
+    "InputSpec",
+    "evaluate",
+    "load_images",
+    "parse_normalization",
+]

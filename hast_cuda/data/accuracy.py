@@ -1,0 +1,80 @@
+"""Top-1 accuracy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_device, check_values, explained_forward
+from hast_cuda.data.image_set import ImageSet
+
+__all__ = ["evaluate"]
+
+
+@typed
+@torch.no_grad()  # not inference_mode: a network may keep a buffer that it makes here
+def evaluate(
+    model: nn.Module,
+    images: ImageSet,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+) -> float:
+    """Top-1 accuracy in percent, in eval mode; modes and device of ``model`` are restored.
+
+    Args:
+        model: float32 [N, C, H, W] -> logits [N, classes].
+        images: the labelled images.
+        batch_size: images per forward pass.
+        device: where to compute; None is where the model's first parameter is.
+
+    Raises:
+        ValueError: logits of another shape, fewer of them than labels, or not finite.
+    """
+    check_values("model", model)
+    home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    target = home if device is None else as_device(device)
+    training = {module: module.training for module in model.modules()}
+    highest = int(images.labels.max())
+    correct = torch.zeros((), dtype=torch.int64, device=target)
+    finite = torch.ones((), dtype=torch.bool, device=target)
+    batches = -(-len(images) // batch_size) if batch_size > 0 else 0
+    model.eval()
+    try:
+        model.to(target)
+        # disable=None: no bar where nobody watches a terminal.
+        for x, labels in tqdm(
+            images.batches(batch_size), total=batches, desc="evaluate", leave=False, disable=None
+        ):
+            with explained_forward("images", x):
+                logits: Tensor = model(x.to(target))
+            _check_logits(logits, len(labels), highest)
+            correct += (logits.argmax(1) == labels.to(target)).sum()
+            finite &= logits.isfinite().all()
+    finally:
+        model.to(home)
+        for module, mode in training.items():
+            module.training = mode
+    if not finite:
+        raise ValueError(
+            f"{type(model).__name__} gives NaN or infinite logits on {images.source}: its weights "
+            "or ranges are broken, an accuracy would mean nothing"
+        )
+    return 100.0 * int(correct) / len(images)
+
+
+def _check_logits(logits: Tensor, batch: int, highest: int) -> None:
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"the model gives a {type(logits).__name__}; it must give logits")
+    if logits.ndim != 2 or len(logits) != batch:
+        raise ValueError(
+            f"the model gives logits {list(logits.shape)} for {batch} images; it must give "
+            f"[{batch}, classes]"
+        )
+    if logits.shape[1] <= highest:
+        raise ValueError(
+            f"the model has {logits.shape[1]} classes, the labels go up to {highest}: give the "
+            "data set that the network was trained for"
+        )

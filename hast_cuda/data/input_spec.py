@@ -1,0 +1,103 @@
+"""What images a network expects: size, normalisation, number of classes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hast_cuda.checks.typed import check_fields, typed
+from hast_cuda.checks.values import LARGEST_CLASSES, LARGEST_IMAGE
+
+Channels = tuple[float, ...]
+
+# name -> (mean, std) per channel, of pixels in [0, 1]
+NORMALIZATIONS: dict[str, tuple[Channels, Channels]] = {
+    # The constants with which pytorchcv trained its CIFAR and SVHN networks.
+    "pytorchcv-cifar": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    # The data sets' own statistics, in the rounding that most training scripts use.
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    # The constants of HAST's released code.
+    "cifar10-hast": ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
+    "cifar100-hast": ((0.50705882, 0.48666667, 0.44078431), (0.26745098, 0.25568627, 0.27607843)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The images that a network expects.
+
+    Attributes:
+        channels: 1 or 3.
+        height: pixels.
+        width: pixels.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, positive.
+        num_classes: labels are 0..num_classes-1.
+        resize: shorter side in pixels before the centre crop; None takes images of exactly
+            height x width only.
+
+    Raises:
+        ValueError: a size below 1, or mean and std that do not fit the channels.
+    """
+
+    channels: int
+    height: int
+    width: int
+    mean: Channels
+    std: Channels
+    num_classes: int
+    resize: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("height", "width", "num_classes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.num_classes > LARGEST_CLASSES:
+            raise ValueError(f"num_classes={self.num_classes} must be at most {LARGEST_CLASSES}")
+        if self.channels * self.height * self.width > LARGEST_IMAGE:
+            size = f"{self.channels}x{self.height}x{self.width}"
+            raise ValueError(
+                f"height={self.height}: an image of {size} has more than {LARGEST_IMAGE} values"
+            )
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels={self.channels} must be 1 (grey) or 3 (RGB)")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(
+                f"normalisation has {len(self.mean)} means and {len(self.std)} deviations for "
+                f"{self.channels} channels: give one of each per channel"
+            )
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise ValueError(f"mean={self.mean}, std={self.std}: must be finite, std above 0")
+        largest = 64 * max(self.height, self.width)
+        if self.resize is not None and not largest // 64 <= self.resize <= largest:
+            raise ValueError(
+                f"resize={self.resize} must be at least the crop, {self.height}x{self.width}, and "
+                "at most 64 times as much"
+            )
+
+
+@typed
+def parse_normalization(normalization: str) -> tuple[Channels, Channels]:
+    """(mean, std) from a name in NORMALIZATIONS or from numbers, "0.49,0.48,0.44/0.2,0.2,0.2".
+
+    Raises:
+        ValueError: neither a known name nor one mean and one positive deviation per channel.
+    """
+    if normalization in NORMALIZATIONS:
+        return NORMALIZATIONS[normalization]
+    try:
+        mean, std = (tuple(float(v) for v in part.split(",")) for part in normalization.split("/"))
+    except ValueError:
+        mean, std = (), ()
+    numbers_fit = len(mean) == len(std) > 0 and all(map(math.isfinite, (*mean, *std)))
+    if not numbers_fit or min(std) <= 0:
+        raise ValueError(
+            f"normalization={normalization!r} must be one of {', '.join(NORMALIZATIONS)}, or "
+            "mean/std per channel with std above 0, such as 0.49,0.48,0.44/0.2,0.2,0.2"
+        )
+    return mean, std

@@ -1,0 +1,1 @@
+"""What every training loop needs, whatever it trains: precision, graphs, seeds, crops, guards."""

@@ -1,0 +1,16 @@
+"""The faster equal network: every BatchNorm takes along what follows it."""
+
+from __future__ import annotations
+
+from hast_cuda.merged.fused_batch_norm import FusedBatchNorm2d
+from hast_cuda.merged.matched_batch_norm import BatchStatistics, MatchedBatchNorm2d
+from hast_cuda.merged.merge import Merged, merge_batch_norms, warn_unmerged
+
+__all__ = [
+    "BatchStatistics",
+    "FusedBatchNorm2d",
+    "MatchedBatchNorm2d",
+    "Merged",
+    "merge_batch_norms",
+    "warn_unmerged",
+]

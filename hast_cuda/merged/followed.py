@@ -1,0 +1,140 @@
+"""Networks whose forward pass also gives what the alignment compares (Eq. 12-14, Table 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from hast_cuda.merged.fused_batch_norm import FusedBatchNorm2d
+from hast_cuda.merged.merge import merge_batch_norms, warn_unmerged
+from hast_cuda.networks import CannotMergeError, Tap
+from hast_cuda.networks.blocks import require_layers
+from hast_cuda.networks.taps import FeatureTap
+from hast_cuda.ops import channel_attentions
+
+
+@dataclass
+class Seen:
+    """What one forward pass gave: logits, and of every layer what the alignment compares."""
+
+    logits: Tensor
+    energies: list[Tensor] = field(default_factory=list)
+    """Attention vectors [N, C] (Eq. 14)."""
+    positions: list[int] = field(default_factory=list)
+    """Per map, beside energies and distances."""
+    maps: list[Tensor] = field(default_factory=list)
+    """What another network's distances are measured from."""
+    distances: list[Tensor] = field(default_factory=list)
+    """[N, C], ``sum over space of (f - f_t)^2``."""
+
+
+class Followed:
+    """A network whose forward pass also gives what the alignment of some layers compares.
+
+    Attention vectors or, with ``maps``, the maps themselves and then, in a pass that is given those
+    of another network, the distances from them.
+
+    Raises:
+        CannotMergeError: with ``merge``, if torch.fx cannot follow the network. ValueError: a name
+            is not a module of the network.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], *, merge: bool, maps: bool) -> None:
+        self.model, self.tap = model, FeatureTap(model, [] if merge else layers)
+        self.maps = maps
+        self.watched: list[nn.Module] = []
+        if merge:
+            require_layers(model, layers)
+            merged = merge_batch_norms(model, FusedBatchNorm2d, layers)
+            self.model, self.watched = merged.model, [merged.watched[name] for name in layers]
+
+    def __call__(self, x: Tensor, target: Seen | None = None) -> Seen:
+        """One forward pass; ``target`` is that of the network to measure distances from."""
+        if not self.maps:
+            return self._attentions(x)
+        return self._maps(x) if target is None else self._distances(x, target.maps)
+
+    def _attentions(self, x: Tensor) -> Seen:
+        for module in self._fused():
+            module.watched = True
+        logits, maps = self._run(x)
+        # Hooks and taps know maps only; in a merged network most layers summed their own vector.
+        found = iter(zip(channel_attentions(maps), map(positions_of, maps), strict=True))
+        return _seen(logits, "energies", self._in_order(found))
+
+    def _maps(self, x: Tensor) -> Seen:
+        for module in self._fused():
+            module.mapped = True
+        logits, maps = self._run(x)
+        found = iter(maps)
+        if not self.watched:
+            return Seen(logits, maps=maps)
+        return Seen(logits, maps=[
+            module.take_map() if isinstance(module, FusedBatchNorm2d) else next(found)
+            for module in self.watched
+        ])  # fmt: skip
+
+    def _distances(self, x: Tensor, targets: list[Tensor]) -> Seen:
+        others = targets  # of the maps that hooks and taps find
+        if self.watched:
+            others = []
+            for module, target in zip(self.watched, targets, strict=True):
+                if isinstance(module, FusedBatchNorm2d):
+                    module.watched, module.target = True, target
+                else:
+                    others.append(target)
+        logits, maps = self._run(x)
+        apart = [_spatial(m - target) for m, target in zip(maps, others, strict=True)]
+        found = iter(zip(channel_attentions(apart), map(positions_of, apart), strict=True))
+        return _seen(logits, "distances", self._in_order(found))
+
+    def _fused(self) -> list[FusedBatchNorm2d]:
+        return [module for module in self.watched if isinstance(module, FusedBatchNorm2d)]
+
+    def _run(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits, and the maps of hooks or taps."""
+        self.tap.active = True
+        logits: Tensor = self.model(x)
+        self.tap.active = False
+        return logits, self.tap.take() + [m.take() for m in self.watched if isinstance(m, Tap)]
+
+    def _in_order(self, found: Iterator[tuple[Tensor, int]]) -> list[tuple[Tensor, int]]:
+        """(vector, positions) of every layer; ``found`` are those that no module summed itself."""
+        own = [
+            module.take() if isinstance(module, FusedBatchNorm2d) else next(found)
+            for module in self.watched
+        ]
+        return [*own, *found]
+
+    def remove(self) -> None:
+        """Take the hooks out of the network."""
+        self.tap.remove()
+
+
+def positions_of(feature: Tensor) -> int:
+    """Elements per image and channel of a map [N, C, ...]."""
+    return feature[0, 0].numel()
+
+
+def _spatial(feature: Tensor) -> Tensor:
+    """A map [N, C] has one position."""
+    return feature if feature.dim() > 2 else feature.unsqueeze(2)
+
+
+def _seen(logits: Tensor, name: str, found: list[tuple[Tensor, int]]) -> Seen:
+    vectors, positions = zip(*found, strict=True) if found else ((), ())
+    return Seen(logits, positions=list(positions), **{name: list(vectors)})
+
+
+def follow(
+    networks: Sequence[nn.Module], layers: Sequence[str], *, merge: bool, maps: bool
+) -> list[Followed]:
+    """Followed networks, all merged or, with one warning, none."""
+    if merge:
+        try:
+            return [Followed(network, layers, merge=True, maps=maps) for network in networks]
+        except CannotMergeError as reason:
+            warn_unmerged(reason)
+    return [Followed(network, layers, merge=False, maps=maps) for network in networks]

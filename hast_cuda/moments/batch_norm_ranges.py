@@ -1,0 +1,101 @@
+"""Activation ranges without a single image, from BatchNorm parameters (DFQ, ICCV 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hast_cuda.checks import tensors as _checks
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import check_range
+from hast_cuda.moments.distribution import Distribution
+from hast_cuda.moments.propagation import Known, input_distributions
+from hast_cuda.moments.range_search import smallest_error_range
+from hast_cuda.networks.tracing import CannotMergeError
+from hast_cuda.nn.activation import FakeQuantActivation
+from hast_cuda.nn.calibrate import activation_quantizers
+
+_INPUT = ".input_quantizer"  # of a layer, which is one node of the graph
+_ADVICE = "calibrate the network with images instead (hast_cuda.calibrate)"
+
+
+@typed
+@torch.no_grad()
+def batch_norm_ranges(model: nn.Module, width: float = 6.0) -> nn.Module:
+    """Set and freeze every activation range of ``model`` from BatchNorm parameters alone.
+
+    A BatchNorm gives channel c as N(beta_c, gamma_c^2); residual sums add means and variances, and
+    ReLU gives a clipped Gaussian. The range is ``[min_c(mean - width*std), max_c(mean +
+    width*std)]``, cut to what the activation can give; of another activation function, its smallest
+    and largest value in there. Image pixels count as N(0, 1).
+
+    Terms of a residual sum count as independent. In trained networks they are not, and the spread
+    behind many blocks is larger than computed: ``width`` is also a margin for that. ``width=0`` has
+    no margin; it suits networks without long chains of sums.
+
+    Args:
+        model: from :func:`hast_cuda.quantize`; edited. Its convolutions may have taken up their
+            BatchNorm (:func:`hast_cuda.posttraining.fold_batch_norms`).
+        width: standard deviations on each side; 0 chooses the range with the smallest expected
+            squared error under the same model, for each quantizer's bits.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        ValueError: torch.fx cannot follow the network, or no statistics reach a quantizer; no range
+            is changed then.
+    """
+    _checks.not_negative("width", width)
+    check_range("width", width, 0, 1e6)
+    quantizers = activation_quantizers(model)
+    if not quantizers:
+        return model
+    try:
+        inputs = input_distributions(model)
+    except CannotMergeError as reason:
+        message = f"no ranges from BatchNorm parameters: {reason}; {_ADVICE}"
+        raise ValueError(message) from reason
+    ranges = {
+        name: _range(_seen(name, inputs), quantizer, width, name)
+        for name, quantizer in quantizers.items()
+    }
+    for name, quantizer in quantizers.items():
+        chosen = ranges[name]
+        if chosen is not None:
+            quantizer.set_range(*chosen)
+        quantizer.freeze()
+    return model
+
+
+def _seen(name: str, inputs: dict[str, list[Known]]) -> list[Known]:
+    """What a quantizer sees; nothing if the forward pass never reaches it."""
+    for called in (name, name.removesuffix(_INPUT)):
+        if called in inputs:
+            return inputs[called]
+    parents = [name[:i] for i, letter in enumerate(name) if letter == "."]
+    return [None] if any(parent in inputs for parent in parents) else []
+
+
+def _range(
+    seen: list[Known], quantizer: FakeQuantActivation, width: float, name: str
+) -> tuple[float, float] | None:
+    known: list[Distribution] = []
+    for distribution in seen:
+        if distribution is None:
+            message = (
+                f"the distribution in front of the quantizer {name!r} is unknown: BatchNorm "
+                "statistics do not reach it through sums, activation functions and pooling; "
+                f"{_ADVICE}"
+            )
+            raise ValueError(message)
+        if not bool(torch.isfinite(distribution.mean + distribution.std).all()):
+            message = f"the BatchNorm parameters in front of the quantizer {name!r} are not finite"
+            raise ValueError(message)
+        known.append(distribution.activated(quantizer.activation))
+    if not known:
+        return None
+    if not width:
+        return smallest_error_range(known, quantizer.bits)
+    ends = [distribution.bounds(width) for distribution in known]
+    return min(low for low, _ in ends), max(high for _, high in ends)

@@ -1,0 +1,114 @@
+"""Plain layers of a network, and which of them follow one another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from hast_cuda.networks.tracing import RELU_FUNCTIONS, RELU_METHODS, CannotMergeError, trace
+
+# Channel by channel, f(s*x) = s*f(x) for s > 0 and f(x + c) = f(x) + c.
+_TRANSPARENT = (nn.Identity, nn.modules.dropout._DropoutNd)
+# Only the former; an average over zero padding does not keep a constant.
+_HOMOGENEOUS = (nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two layers of which the second alone uses the first one's output."""
+
+    first: nn.Conv2d | nn.Linear
+    second: nn.Conv2d | nn.Linear
+    rectified: bool
+    """Only ReLU lies between, at least one."""
+
+
+class LayerGraph:
+    """The graph of a network, as far as passes over its weights need it.
+
+    Raises:
+        ValueError: torch.fx cannot follow the network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        try:
+            traced, _ = trace(model)
+        except CannotMergeError as reason:
+            message = (
+                f"the layers that follow one another cannot be found: {reason}; use the network "
+                "without folding, equalization and bias absorption"
+            )
+            raise ValueError(message) from reason
+        self.modules = dict(traced.named_modules())
+        self.nodes = list(traced.graph.nodes)
+        self._calls = Counter(n.target for n in self.nodes if n.op == "call_module")
+        self._read = {n.target for n in self.nodes if n.op == "get_attr"}
+        self._owners = Counter(
+            id(p) for m in self.modules.values() for p in m.parameters(recurse=False)
+        )
+
+    def called_once(self, node: fx.Node) -> nn.Module | None:
+        """The module that ``node`` calls with one argument, if nothing else calls it."""
+        alone = node.op == "call_module" and self._calls[node.target] == 1
+        return self.modules[str(node.target)] if alone and _unary(node) else None
+
+    def plain_layer(self, node: fx.Node) -> nn.Conv2d | nn.Linear | None:
+        """Convolution or linear layer whose weights no other call uses and that can be edited."""
+        layer = self.called_once(node)
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)):
+            return None
+        kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+        own = list(layer.parameters(recurse=False))
+        plain = (
+            type(layer).forward is kind.forward  # quantized layers have their own
+            and "weight" in layer._parameters  # not computed from other parameters
+            and all(self._owners[id(p)] == 1 for p in own)
+            and f"{node.target}.weight" not in self._read
+        )
+        return layer if plain else None
+
+    def pairs(self) -> list[Pair]:
+        """Every two convolutions, or linear layers, with only homogeneous operations between."""
+        found = []
+        for node in self.nodes:
+            first = self.plain_layer(node)
+            if first is None:
+                continue
+            kinds, user = [], only_user(node)
+            while user is not None and (kind := self._between(user)) is not None:
+                kinds.append(kind)
+                user = only_user(user)
+            second = None if user is None else self.plain_layer(user)
+            if second is not None and isinstance(first, nn.Conv2d) is isinstance(second, nn.Conv2d):
+                rectified = "relu" in kinds and set(kinds) <= {"relu", "transparent"}
+                found.append(Pair(first, second, rectified))
+        return found
+
+    def _between(self, node: fx.Node) -> str | None:
+        """Kind of an operation that scaling of channels passes; None for any other."""
+        target: Any = node.target
+        if node.op in ("call_function", "call_method"):
+            names: dict[Any, str] = RELU_FUNCTIONS | RELU_METHODS
+            plain = len(node.args) == 1 and set(node.kwargs) <= {"inplace"}
+            return "relu" if plain and names.get(target) == "relu" else None
+        if node.op != "call_module" or not _unary(node):
+            return None
+        module = self.modules[target]
+        if type(module) is nn.ReLU:
+            return "relu"
+        if isinstance(module, _TRANSPARENT):
+            return "transparent"
+        return "homogeneous" if isinstance(module, _HOMOGENEOUS) else None
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The one node that uses ``node``, if there is just one."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
+
+
+def _unary(node: fx.Node) -> bool:
+    return len(node.args) == 1 and not node.kwargs

@@ -1,0 +1,63 @@
+"""Which layers normalise with statistics that they have stored, and whether those can be used."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.checks.typed import typed
+
+LARGEST_STATISTIC = 1e18  # Eq. 3 squares the distance to it in float32, and sums the squares
+
+
+@typed
+def has_running_statistics(module: nn.Module) -> bool:
+    """True for every layer that normalises with statistics it has stored."""
+    return all(getattr(module, n, None) is not None for n in ("running_mean", "running_var"))
+
+
+@typed
+def require_batch_norm(model: nn.Module) -> None:
+    """ValueError unless some layer of ``model`` has running statistics, and all can be matched.
+
+    A variance of 0 can: what it is divided by is ``sqrt(0 + eps)``.
+    """
+    layers = {n: m for n, m in model.named_modules() if has_running_statistics(m)}
+    if not layers:
+        message = (
+            "the network has no BatchNorm layer with running statistics, and synthesis matches "
+            "images to those; use a network with BatchNorm (not yet folded into its "
+            "convolutions) or quantize with images of your own"
+        )
+        raise ValueError(message)
+    for name, layer in layers.items():
+        _check(f"running_mean of {name!r}", layer.running_mean, -LARGEST_STATISTIC)
+        _check(f"running_var of {name!r}", layer.running_var, 0.0)
+
+
+def _check(what: str, found: object, lowest: float) -> None:
+    """ValueError unless all values are from ``lowest`` to the largest that can be squared."""
+    if not isinstance(found, Tensor) or found.is_meta:
+        return
+    wrong = ~((found >= lowest) & (found <= LARGEST_STATISTIC))  # NaN is wrong too
+    if bool(wrong.any()):
+        channel = int(wrong.flatten().nonzero()[0])
+        message = (
+            f"{what} is {float(found.flatten()[channel])} in channel {channel}; images are matched "
+            f"to it, so it must lie between {lowest} and {LARGEST_STATISTIC}: check the weights "
+            "that the network was loaded from"
+        )
+        raise ValueError(message)
+
+
+def require_finite_weights(name: str, weight: Tensor, largest: float) -> None:
+    """ValueError, naming the layer, unless all weights lie in [-largest, largest]."""
+    if weight.is_meta or not weight.numel():
+        return
+    reach = torch.linalg.vector_norm(weight.detach(), ord=torch.inf)
+    if not bool(reach <= largest):
+        message = (
+            f"the weight of layer {name!r} contains NaN, infinity or numbers beyond {largest}: "
+            "check the weights that the network was loaded from"
+        )
+        raise ValueError(message)

@@ -1,0 +1,8 @@
+"""Pretrained networks: by name, import path or weights file."""
+
+from __future__ import annotations
+
+from hast_cuda.teachers.weights import load_weights
+from hast_cuda.teachers.zoo import input_spec, load_teacher, model_names
+
+__all__ = ["input_spec", "load_teacher", "load_weights", "model_names"]

@@ -1,0 +1,148 @@
+"""Weights files into networks: safetensors or torch state dicts, never unpickled, strict."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import as_path
+from hast_cuda.files.pickles import check_pickles
+from hast_cuda.files.tensors import DamagedFileError, load_tensors
+
+_SHOWN = 4  # keys listed per kind of mismatch
+
+
+@typed
+def load_weights(network: nn.Module, path: Path | str) -> None:
+    """Replaces the network's weights by those of a file, strictly.
+
+    Args:
+        network: changed in place.
+        path: .safetensors, or a torch file with a state dict, bare or under the key "state_dict";
+            a "module." prefix on every key (DataParallel) is dropped.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a weights file, needs unpickling, or does not fit the network.
+    """
+    load_state(network, read_state(as_path("path", path)), str(path))
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file on the CPU, by key. Raises as ``load_weights``."""
+    if not path.is_file():
+        raise FileNotFoundError(f"weights={path} is not a file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_tensors(path)[0]
+        except DamagedFileError as error:
+            raise ValueError(f"weights={path} is not a safetensors file: {error}") from error
+    return _tensors(_read_torch(path), path)
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Strict load; ``source`` names the tensors' origin in the ValueError on any mismatch."""
+    expected: dict[str, Tensor] = network.state_dict()
+    # Old files lack BatchNorm's update counter, which eval mode never reads.
+    missing = [k for k in expected if k not in state and not k.endswith(".num_batches_tracked")]
+    unexpected = [k for k in state if k not in expected]
+    misshaped = [
+        f"{k} (file {list(v.shape)}, network {list(expected[k].shape)})"
+        for k, v in state.items()
+        if k in expected and v.shape != expected[k].shape
+    ]
+    if missing or unexpected or misshaped:
+        kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+        found = "; ".join(f"{len(v)} {kind}: {_first(v)}" for kind, v in kinds.items() if v)
+        fix = (
+            "check num_classes and the width of the model"
+            if not missing and not unexpected
+            else "give the model whose state dict this is"
+        )
+        raise ValueError(
+            f"weights={source} do not fit {type(network).__name__}: {found}. Fix: {fix}"
+        )
+    mixed = [
+        f"{k} (file {v.dtype}, network {expected[k].dtype})"
+        for k, v in state.items()
+        if expected[k].is_floating_point() != v.is_floating_point()
+        and not k.endswith(".num_batches_tracked")
+    ]
+    if mixed:
+        raise ValueError(f"weights={source} have another type of numbers: {_first(mixed)}")
+    broken = [
+        k for k, v in state.items() if v.is_floating_point() and not v.float().isfinite().all()
+    ]
+    if broken:
+        raise ValueError(
+            f"weights={source} contain NaN or infinity in {_first(broken)}: export them again"
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        check_pickles(path)
+        with warnings.catch_warnings():
+            # torch warns of a foreign pickle protocol before it refuses the file.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)
+            content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"weights={path} holds Python objects that only unpickling could read, which can run "
+            "any code and is refused. Fix: where you trust the file, save the tensors alone with "
+            "safetensors.torch.save_file(network.state_dict(), 'weights.safetensors')"
+        ) from error
+    except (
+        RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
+        OverflowError, MemoryError, AssertionError, OSError, zipfile.BadZipFile, struct.error,
+    ) as error:  # fmt: skip
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"weights={path} is not a torch state dict ({reason}). Fix: save "
+            "network.state_dict() with torch.save or safetensors"
+        ) from error
+    return content
+
+
+def _tensors(content: object, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"weights={path} holds a {type(content).__name__}; it must hold a state dict"
+        )
+    # Only texts are shown: nested tuples can share parts and be endless to write out.
+    strange = [type(k).__name__ for k in content if not isinstance(k, str)]
+    if strange:
+        raise ValueError(f"weights={path} is not a state dict; keys are: {_first(strange)}")
+    others = [k for k, v in content.items() if not isinstance(v, Tensor)]
+    if others or not content:
+        raise ValueError(
+            f"weights={path} is not a state dict; not tensors: {_first(others) or 'it is empty'}. "
+            "Fix: save network.state_dict(), bare or as {'state_dict': ...}"
+        )
+    for name, tensor in content.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise ValueError(
+                f"weights={path}: {name[:80]!r} is a {tensor.dtype} tensor of layout "
+                f"{tensor.layout} on {tensor.device}: save dense tensors with their values"
+            )
+    state = dict(content)
+    if all(k.startswith("module.") for k in state):
+        state = {k.removeprefix("module."): v for k, v in state.items()}
+    return state
+
+
+def _first(names: Iterable[str]) -> str:
+    names = [name[:200] for name in names]
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
