@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,43 @@ def test_loops_use_no_eager_twin(folder: str) -> None:
 def test_no_file_is_over_300_lines() -> None:
     for path in PACKAGE.rglob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path
+
+
+def test_root_holds_rooms_and_the_front_door_alone() -> None:
+    files = {p.name for p in PACKAGE.iterdir() if p.is_file() and not p.name.startswith("_core.")}
+    assert files == {"__init__.py", "__main__.py", "py.typed"}
+
+
+def test_no_room_takes_private_names_of_another() -> None:
+    for path in PACKAGE.glob("*/*.py"):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hast_cuda."):
+                _, room, *inside = (node.module or "").split(".")
+                names = [*inside, *(alias.name for alias in node.names)]
+                private = [n for n in names if n.startswith("_") and not n.startswith("__")]
+                assert room == path.parent.name or not private, f"{path}: {private} of {room}"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "home"),
+    [
+        ("hast_cuda.zoo", "load_teacher", "hast_cuda.teachers"),
+        ("hast_cuda.evaluate", "evaluate", "hast_cuda.data"),
+        ("hast_cuda.execution", "Execution", "hast_cuda"),
+        ("hast_cuda.nn", "FusedBatchNorm2d", "hast_cuda.merged"),
+        ("hast_cuda.nn", "batch_norm_ranges", "hast_cuda.moments"),
+        ("hast_cuda.synthesis", "GeneratorConfig", "hast_cuda.generator"),
+        ("hast_cuda.finetune", "feature_layers", "hast_cuda.networks"),
+    ],
+)
+def test_public_names_that_moved_are_found_with_a_warning(
+    module: str, name: str, home: str
+) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{module}.{name} is hast_cuda"):
+        found = getattr(importlib.import_module(module), name)
+    assert found is getattr(importlib.import_module(home), name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        importlib.import_module(module).nothing  # noqa: B018 - it raises
 
 
 def test_raw_pointers_are_checked_by_the_core() -> None:

@@ -8,8 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from hast_cuda import __version__
-from hast_cuda.ops import build_info
-from hast_cuda.ops._registry import core
+from hast_cuda.ops import build_info, cuda_devices
 
 _PACKAGES = ("numpy", "pytorchcv", "safetensors", "torch", "torchvision", "tyro")
 
@@ -33,7 +32,7 @@ def info() -> None:
             f"{properties.name}, compute capability {properties.major}.{properties.minor}, "
             f"{properties.total_memory / 2**30:.1f} GiB"
         )
-    if count and core is not None and core.cuda_device_count() == 0:
+    if count and cuda_devices() == 0:
         lines["note"] = "torch sees a GPU that the core cannot use: rebuild with nvcc on PATH"
     width = max(map(len, lines))
     for key, value in lines.items():

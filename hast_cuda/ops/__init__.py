@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hast_cuda.ops._registry import build_info
+from hast_cuda.ops._registry import build_info, cuda_devices
 from hast_cuda.ops.attention_loss import attention_energy_loss, attention_loss
 from hast_cuda.ops.batch_norm_activation import batch_norm_activation
 from hast_cuda.ops.batch_stats import batch_norm_match
@@ -26,6 +26,7 @@ __all__ = [
     "build_info",
     "channel_attention",
     "channel_attentions",
+    "cuda_devices",
     "distillation_loss",
     "fake_quantize",
     "fake_quantize_weights",

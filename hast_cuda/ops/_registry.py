@@ -47,6 +47,11 @@ def build_info() -> dict[str, str]:
     return {"kind": "compiled", **core.build_info()}
 
 
+def cuda_devices() -> int | None:
+    """How many CUDA devices the core can use; None where nothing was compiled."""
+    return None if core is None else int(core.cuda_device_count())
+
+
 def register(
     schema: str,
     compiled: Callable[..., Any],
