@@ -14,7 +14,6 @@ from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.checks.values import as_path, check_range, check_whole
 from hast_cuda.data import digits
 from hast_cuda.data.archives import npz_arrays
-from hast_cuda.data.folders import cifar_folder, image_folder, is_cifar_folder
 from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.data.resize import fit
 
@@ -113,11 +112,14 @@ def load_images(
                 f"data={path} does not exist: give an .npz file, a CIFAR folder, a folder of "
                 "images per class, or 'digits'"
             )
-        if is_cifar_folder(location):
-            images, labels = cifar_folder(location, spec, split)
-            read = _memory(images, spec, str(path))
-        elif location.is_dir():
-            read, labels = image_folder(location, spec, split)
+        if location.is_dir():
+            from hast_cuda.data import folders  # noqa: PLC0415 - torchvision takes seconds
+
+            if folders.is_cifar_folder(location):
+                images, labels = folders.cifar_folder(location, spec, split)
+                read = _memory(images, spec, str(path))
+            else:
+                read, labels = folders.image_folder(location, spec, split)
         else:
             images, labels = npz_arrays(location)
             read = _memory(images, spec, str(path))

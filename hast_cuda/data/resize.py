@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from hast_cuda.data.input_spec import InputSpec
 
@@ -23,8 +21,8 @@ def fit(images: Tensor, spec: InputSpec, source: str) -> Tensor:
             f"data={source} has images of {height}x{width} pixels, the network takes exactly "
             f"{spec.height}x{spec.width}: resize them, or give the network they belong to"
         )
-    resized: Tensor = transforms.resize(
-        images, [spec.resize], interpolation=InterpolationMode.BILINEAR, antialias=True
-    )
+    from torchvision.transforms.v2 import functional as transforms  # noqa: PLC0415 - takes seconds
+
+    resized: Tensor = transforms.resize(images, [spec.resize], antialias=True)
     cropped: Tensor = transforms.center_crop(resized, [spec.height, spec.width])
     return cropped
