@@ -20,8 +20,8 @@ from provenance import device_label, provenance
 
 from hast_cuda import quantization_table
 from hast_cuda.data import load_images
-from hast_cuda.export import KINDS, export_network, measure
-from hast_cuda.export.verify import plain_onnx
+from hast_cuda.exports import KINDS, export_network, measure
+from hast_cuda.exports.verify import plain_onnx
 from hast_cuda.methods import recipe
 from hast_cuda.posttraining import prepare
 from hast_cuda.run import Bits, zero_shot_quantize

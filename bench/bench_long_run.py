@@ -19,10 +19,10 @@ from long_run import CPU, LOOPS, plain, run_loop
 from provenance import device_label, provenance
 from torch import nn
 
-from hast_cuda.synthesis import ImageShape
+from hast_cuda.data import InputSpec
 
 SCHEMA = 1
-SHAPE = ImageShape(3, 8, 8, 10)
+SHAPE = InputSpec(3, 8, 8, 10)
 
 
 def small_network() -> nn.Module:

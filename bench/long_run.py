@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda import methods
+from hast_cuda.data import InputSpec
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.generator import GeneratorTrainer
 from hast_cuda.methods import Recipe, change
 from hast_cuda.run.directory import RunDirectory
-from hast_cuda.synthesis import ImageShape, ImageStore, synthesize
+from hast_cuda.synthesis import ImageStore, synthesize
 
 CPU = torch.device("cpu")
 PAGE = 4096
@@ -162,7 +163,7 @@ def recipe_of(method: str, iterations: int, batches: int, batch_size: int) -> Re
 
 
 def run_loop(
-    loop: str, network: nn.Module, shape: ImageShape, folder: Path, iterations: int, *,
+    loop: str, network: nn.Module, shape: InputSpec, folder: Path, iterations: int, *,
     batch_size: int = 8,
 ) -> Outcome:  # fmt: skip
     """One of :data:`LOOPS` on ``network``, alone in the run directory ``folder``."""
@@ -183,7 +184,7 @@ def run_loop(
 
 
 def _train(
-    loop: str, network: nn.Module, shape: ImageShape, recipe: Recipe, kept: CheckpointFile,
+    loop: str, network: nn.Module, shape: InputSpec, recipe: Recipe, kept: CheckpointFile,
     watch: Watch,
 ) -> None:  # fmt: skip
     config: FinetuneConfig = recipe.finetune

@@ -26,7 +26,7 @@ OUT = Path(__file__).parent / "api.md"
 COMMAND = "python docs/make_api.py"
 MODULES = (
     "hast_cuda", "hast_cuda.run", "hast_cuda.methods", "hast_cuda.synthesis", "hast_cuda.finetune",
-    "hast_cuda.posttraining", "hast_cuda.export", "hast_cuda.nn", "hast_cuda.analysis",
+    "hast_cuda.posttraining", "hast_cuda.exports", "hast_cuda.nn", "hast_cuda.analysis",
     "hast_cuda.data", "hast_cuda.data.accuracy", "hast_cuda.teachers.zoo", "hast_cuda.ranks",
 )  # fmt: skip
 OPTIONS = {"Network": Network, "Budget": Budget, "Execution": Execution}  # of the verbs

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 
 from hast_cuda.data import evaluate, load_images
-from hast_cuda.export import check, onnx_network, save_onnx
+from hast_cuda.exports import check, onnx_network, save_onnx
 from hast_cuda.methods import change, recipe
 from hast_cuda.run import Bits, zero_shot_quantize
 from hast_cuda.teachers import input_spec

@@ -96,7 +96,7 @@ def main() -> None:
     else:
         network = get_model(options.model)
         load_weights(network, options.weights)
-        spec = InputSpec(3, 224, 224, *NORMALIZATIONS["imagenet"], 1000, resize=256)
+        spec = InputSpec(3, 224, 224, 1000, *NORMALIZATIONS["imagenet"], resize=256)
     test = None if data is None else load_images(data, spec=spec)
     layers = [n for n, m in network.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     eight = {name: hc.Override(8, 8) for name in (layers[0], layers[-1])}

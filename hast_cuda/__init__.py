@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
-from hast_cuda.checks.moved import moved_module
+from hast_cuda.checks.moved import moved_module, moved_names
+from hast_cuda.data import Images, ImageSet, InputSpec, evaluate, load_images
+from hast_cuda.exports import export_network as export
+from hast_cuda.files.versions import VERSION
 from hast_cuda.loops.execution import Execution
-from hast_cuda.merged import MatchedBatchNorm2d
 from hast_cuda.nn import (
     FakeQuantActivation,
     FakeQuantConv2d,
@@ -33,42 +33,65 @@ from hast_cuda.ops import (
     new_range_state,
     quantize_activation,
 )
+from hast_cuda.run import Bits, load, zero_shot_quantize
+from hast_cuda.teachers import load_teacher
 
-try:
-    __version__ = version("hast_cuda")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+__version__ = VERSION
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - in the order in which they are needed
+    # what a user does
+    "quantize",
+    "calibrate",
+    "zero_shot_quantize",
+    "export",
+    "load",
+    "evaluate",
+    # with what
+    "load_teacher",
+    "load_images",
+    "Images",
+    "ImageSet",
+    "InputSpec",
+    "Bits",
+    "Override",
     "Execution",
-    "FakeQuantActivation",
+    "shrink_ranges",
+    "freeze_ranges",
+    "unfreeze_ranges",
+    "quantization_table",
+    "build_info",
+    # layers
     "FakeQuantConv2d",
     "FakeQuantLinear",
-    "MatchedBatchNorm2d",
-    "Override",
-    "attention_loss",
-    "batch_norm_activation",
-    "batch_norm_match",
-    "build_info",
-    "calibrate",
-    "channel_attention",
-    "distillation_loss",
+    "FakeQuantActivation",
+    # fused functions
     "fake_quantize",
     "fake_quantize_weights",
-    "freeze_ranges",
-    "hard_sample_loss",
-    "match_loss",
-    "new_range_state",
-    "quantization_table",
-    "quantize",
     "quantize_activation",
-    "shrink_ranges",
-    "unfreeze_ranges",
+    "new_range_state",
+    "batch_norm_activation",
+    "batch_norm_match",
+    "match_loss",
+    "channel_attention",
+    "attention_loss",
+    "distillation_loss",
+    "hard_sample_loss",
 ]
+
+__getattr__ = moved_names(__name__, {"MatchedBatchNorm2d": "hast_cuda.merged"})
 
 for _module, _home, _names in (
     ("evaluate", "hast_cuda.data", ("evaluate",)),
     ("execution", "hast_cuda.loops.execution", ("Execution",)),
+    (
+        "export",
+        "hast_cuda.exports",
+        (
+            *("Check", "Exported", "Latency", "OnnxInfo", "PackedInfo", "check", "export_network"),
+            *("export_program", "load_packed", "measure", "onnx_network", "read_packed"),
+            *("save_float", "save_onnx", "save_packed", "save_program", "to_float"),
+        ),
+    ),
     ("zoo", "hast_cuda.teachers", ("input_spec", "load_teacher", "load_weights", "model_names")),
 ):
     moved_module(f"{__name__}.{_module}", _home, _names)

@@ -9,8 +9,8 @@ from networks import CHANNELS, SIZE, TinyNet, tiny
 from torch import Tensor, nn
 
 import hast_cuda.methods as all_methods
+from hast_cuda.data import Images
 from hast_cuda.methods import Recipe, change
-from hast_cuda.synthesis import SyntheticImages
 
 TINY: dict[str, Any] = {
     "synthesis.num_images": 12, "synthesis.batch_size": 8, "synthesis.iterations": 3,
@@ -92,10 +92,10 @@ def two_classes() -> OnePixel:
     return one_pixel(2)
 
 
-def labelled(count: int, classes: int) -> SyntheticImages:
+def labelled(count: int, classes: int) -> Images:
     """Images as those of a data set."""
     images = torch.randn(count, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
-    return SyntheticImages(images, torch.arange(count) % classes)
+    return Images(images, torch.arange(count) % classes)
 
 
 def all_finite(network: nn.Module) -> bool:

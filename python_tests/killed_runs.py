@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from networks import CHANNELS, CLASSES, SIZE, tiny
 
+from hast_cuda.data import InputSpec
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.generator import GeneratorConfig
 from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import PostTrainingConfig
 from hast_cuda.run import Bits, zero_shot_quantize
-from hast_cuda.synthesis import ImageShape, SynthesisConfig
+from hast_cuda.synthesis import SynthesisConfig
 
 _TOUCHING = {"open", "os.rename", "os.remove", "os.mkdir", "os.truncate"}
 _STORED = Recipe(
@@ -131,7 +132,7 @@ def _work(out: str, recipe: str, kill: list[Any] | None, report: int) -> None:
     _count_files(out, last if kind == "file" else 0, report)
     torch.set_num_threads(1)
     zero_shot_quantize(
-        tiny(), ImageShape(CHANNELS, SIZE, SIZE, CLASSES), Bits(3, 3), recipe=RECIPES[recipe],
+        tiny(), InputSpec(CHANNELS, SIZE, SIZE, CLASSES), Bits(3, 3), recipe=RECIPES[recipe],
         out=out, seed=4,
     )  # fmt: skip
 

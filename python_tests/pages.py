@@ -21,7 +21,7 @@ from hast_cuda.run import Bits, zero_shot_quantize
 from hast_cuda.synthesis import SynthesisConfig
 
 SHAPE = (CHANNELS, SIZE, SIZE)
-SPEC = InputSpec(*SHAPE, (0.5,) * 3, (0.25,) * 3, CLASSES)
+SPEC = InputSpec(*SHAPE, CLASSES, (0.5,) * 3, (0.25,) * 3)
 RECIPE = Recipe(
     SynthesisConfig(num_images=12, batch_size=8, iterations=3, learning_rate=0.1),
     FinetuneConfig(

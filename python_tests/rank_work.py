@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import hast_cuda as hc
 from hast_cuda import methods
 from hast_cuda.cli import main
+from hast_cuda.data import Images
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.source import StoredImages
 from hast_cuda.finetune.step import Step
@@ -31,7 +32,7 @@ from hast_cuda.ranks import World, join
 from hast_cuda.ranks import launch as ranks
 from hast_cuda.reproduce import Row, Setting, run_row, runner
 from hast_cuda.run import Bits, zero_shot_quantize
-from hast_cuda.synthesis import SyntheticImages, synthesize
+from hast_cuda.synthesis import synthesize
 from hast_cuda.synthesis.step import Step as SynthesisStep
 
 COUNT = 9  # images: a pass is a batch of 8, and one of 1, of which all ranks but one have nothing
@@ -56,11 +57,11 @@ def recipe_of(name: str) -> Recipe:
     return change(small_recipe(name), {"synthesis.num_images": COUNT})
 
 
-def given_images() -> SyntheticImages:
+def given_images() -> Images:
     """Images for the method that wants real ones."""
     random = torch.Generator().manual_seed(3)
     labels = torch.arange(COUNT) % CLASSES
-    return SyntheticImages(torch.randn(COUNT, CHANNELS, SIZE, SIZE, generator=random), labels)
+    return Images(torch.randn(COUNT, CHANNELS, SIZE, SIZE, generator=random), labels)
 
 
 def quantize(name: str, out: Path | None, **changed: Any) -> Any:
@@ -146,7 +147,7 @@ def refusals(folder: Path) -> None:
         "weights": lambda: zero_shot_quantize(other_weights(), SHAPE, recipe=recipe_of("hast")),
         "images": lambda: quantize(
             "real_data", None,
-            images=SyntheticImages(given_images().images + world.rank, given_images().labels),
+            images=Images(given_images().images + world.rank, given_images().labels),
         ),
         "synthesis": lambda: synthesize(
             tiny(), SHAPE, recipe_of("hast").synthesis, seed=world.rank, world=world

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hast_cuda.cli import main
-from hast_cuda.export import KINDS, Check, load_packed, onnx_network
+from hast_cuda.exports import KINDS, Check, load_packed, onnx_network
 from hast_cuda.teachers import load_teacher
 
 pytest.importorskip("onnx")
@@ -88,7 +88,7 @@ def test_what_differs_is_an_error(
     def wrong(*arguments: object, **options: object) -> Check:
         return Check(600, "given", 98.0, 90.0, 92.0, 0.97, 3.0)
 
-    monkeypatch.setattr("hast_cuda.export.formats.check", wrong)
+    monkeypatch.setattr("hast_cuda.exports.formats.check", wrong)
     assert main(["export", str(run), "--to", "float"]) == 1
     error = capsys.readouterr().err
     assert "another class than the quantized network on 2.00 % of 600 images" in error

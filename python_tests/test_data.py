@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from hast_cuda.data import InputSpec, load_images
-from hast_cuda.teachers import input_spec
+from hast_cuda.data import Images, InputSpec, evaluate, load_images
+from hast_cuda.teachers import input_spec, load_teacher
 
-SPEC = InputSpec(3, 4, 4, (0.1, 0.2, 0.3), (0.5, 0.25, 2.0), 10)
-GREY = InputSpec(1, 4, 4, (0.5,), (0.5,), 10)
-CROP = InputSpec(3, 4, 4, (0.0,) * 3, (1.0,) * 3, 10, resize=6)
+SPEC = InputSpec(3, 4, 4, 10, (0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
+GREY = InputSpec(1, 4, 4, 10, (0.5,), (0.5,))
+CROP = InputSpec(3, 4, 4, 10, resize=6)
 
 Archive = Callable[..., Path]
 
@@ -130,7 +130,7 @@ def test_digits() -> None:
     assert abs(float(x.mean())) < 1e-3
     assert abs(float(x.std()) - 1) < 1e-3
     with pytest.raises(ValueError, match="8x8 pixels, the network takes exactly 32x32"):
-        load_images("digits", spec=InputSpec(1, 32, 32, (0.5,), (0.5,), 10))
+        load_images("digits", spec=InputSpec(1, 32, 32, 10, (0.5,), (0.5,)))
 
 
 class Payload:
@@ -179,7 +179,7 @@ def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, inner
     torch.testing.assert_close(x, (expected - mean) / std)
     assert set(load_images(path, spec=spec, split="train").labels.tolist()) == {1, 2}
     if not inner:
-        seven = InputSpec(3, 32, 32, spec.mean, spec.std, 7)
+        seven = InputSpec(3, 32, 32, 7, spec.mean, spec.std)
         with pytest.raises(ValueError, match="has 7 classes: give the one folder"):
             load_images(path, spec=seven)
 
@@ -202,7 +202,7 @@ def image_tree(root: Path, names: list[str], size: tuple[int, int] = (4, 4)) -> 
 
 
 def test_image_folder(tmp_path: Path) -> None:
-    spec = InputSpec(3, 4, 4, (0.0,) * 3, (1.0,) * 3, 3)
+    spec = InputSpec(3, 4, 4, 3)
     root = image_tree(tmp_path, ["ant", "bee", "cow"])
     ((x, y),) = load_images(root, spec=spec).batches(9)
     assert y.tolist() == [0, 1, 2]
@@ -210,7 +210,7 @@ def test_image_folder(tmp_path: Path) -> None:
     assert x[:, 2].eq(1).all()
     with pytest.raises(ValueError, match="3 class folders, the network has 10 classes"):
         load_images(root, spec=SPEC)
-    ((x, _),) = load_images(root, spec=InputSpec(1, 4, 4, (0.0,), (1.0,), 3)).batches(9)
+    ((x, _),) = load_images(root, spec=InputSpec(1, 4, 4, 3)).batches(9)
     assert x.shape == (3, 1, 4, 4)
 
 
@@ -261,3 +261,14 @@ def test_folders_without_images(tmp_path: Path, names: list[str]) -> None:
         (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match="not a folder with one folder of images per class"):
         load_images(tmp_path, spec=SPEC)
+
+
+def test_images_in_memory_are_evaluated_as_those_of_files() -> None:
+    test = load_images("digits", spec=input_spec("digits"), limit=50)
+    images = Images.read(test)
+    assert images.real
+    assert len(images) == 50
+    network = load_teacher("digits")
+    assert evaluate(network, images) == evaluate(network, test)
+    with pytest.raises(ValueError, match="channels=2 must be 1"):
+        load_images("digits", spec=InputSpec(2, 8, 8, 10))

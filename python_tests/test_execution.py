@@ -14,15 +14,16 @@ from timing import peak_bytes
 from torch import Tensor, nn
 
 import hast_cuda as hc
+from hast_cuda.data import InputSpec
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.graphs import Replayed
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.run import Bits, zero_shot_quantize
-from hast_cuda.synthesis import ImageShape, SynthesisConfig, synthesize
+from hast_cuda.synthesis import SynthesisConfig, synthesize
 from hast_cuda.synthesis.step import Step
 
-SHAPE = ImageShape(CHANNELS, SIZE, SIZE, 5)
+SHAPE = InputSpec(CHANNELS, SIZE, SIZE, 5)
 SYNTHESIS = SynthesisConfig(num_images=12, batch_size=8, iterations=12, learning_rate=0.1)
 FINETUNE = FinetuneConfig(iterations=6, batch_size=8, learning_rate=1e-5, evaluations=2)
 OTHERS = {

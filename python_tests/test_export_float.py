@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import nn
 
 import hast_cuda as hc
-from hast_cuda.export import save_float, to_float
+from hast_cuda.exports import save_float, to_float
 from hast_cuda.merged import MatchedBatchNorm2d
 from hast_cuda.posttraining import PostTrainingConfig, prepare
 from hast_cuda.teachers.digits import load_digits_network

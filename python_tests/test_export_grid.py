@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import hast_cuda as hc
-from hast_cuda.export.grid import activation_grid, grid_of, values_of, weight_codes
+from hast_cuda.exports.grid import activation_grid, grid_of, values_of, weight_codes
 
 
 def _layer(bits: int, kind: str = "normal") -> hc.FakeQuantConv2d:

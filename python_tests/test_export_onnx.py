@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.export import OnnxInfo, check, onnx_network, save_onnx
-from hast_cuda.export.grid import activation_grid
+from hast_cuda.exports import OnnxInfo, check, onnx_network, save_onnx
+from hast_cuda.exports.grid import activation_grid
 from hast_cuda.nn import activation_quantizers
 
 onnx = pytest.importorskip("onnx")

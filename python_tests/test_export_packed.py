@@ -13,7 +13,7 @@ from networks import same_state, snapshot, tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.export import load_packed, read_packed, save_packed
+from hast_cuda.exports import load_packed, read_packed, save_packed
 from hast_cuda.posttraining import PostTrainingConfig, finish, prepare
 from hast_cuda.teachers.digits import load_digits_network
 

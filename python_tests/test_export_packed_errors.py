@@ -13,7 +13,7 @@ from networks import tiny
 from torch import nn
 
 import hast_cuda as hc
-from hast_cuda.export import load_packed, save_packed
+from hast_cuda.exports import load_packed, save_packed
 
 
 def test_what_cannot_be_packed_is_refused_before_anything_is_written(tmp_path: Path) -> None:

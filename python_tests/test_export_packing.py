@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hast_cuda.export.packing import pack, packed_size, unpack
+from hast_cuda.exports.packing import pack, packed_size, unpack
 
 
 def _uint8(*values: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.export import export_program, save_program
+from hast_cuda.exports import export_program, save_program
 
 SHAPE = (3, 8, 8)
 

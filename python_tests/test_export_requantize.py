@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("onnx_ir")
 
-from hast_cuda.export.affine import Affine
-from hast_cuda.export.requantize import exact_requantization
+from hast_cuda.exports.affine import Affine
+from hast_cuda.exports.requantize import exact_requantization
 
 
 def _operator(sums: np.ndarray, multiplier: int, bias: int, scale: float, before: Affine,

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import hast_cuda as hc
-from hast_cuda.export import load_packed, read_packed, save_packed
-from hast_cuda.export.packed import FORMAT
-from hast_cuda.export.sealed import write_sealed
+from hast_cuda.exports import load_packed, read_packed, save_packed
+from hast_cuda.exports.packed import FORMAT
+from hast_cuda.exports.sealed import write_sealed
 from hast_cuda.files.tensors import digest
 
 

@@ -10,17 +10,18 @@ from networks import CHANNELS, SIZE, tiny
 from torch import nn
 
 import hast_cuda as hc
+from hast_cuda.data import InputSpec
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.graphs import WARM_UP, Replayed
-from hast_cuda.synthesis import ImageShape, SynthesisConfig, synthesize
+from hast_cuda.synthesis import SynthesisConfig, synthesize
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-SHAPE = ImageShape(CHANNELS, SIZE, SIZE, 5)
+SHAPE = InputSpec(CHANNELS, SIZE, SIZE, 5)
 FINETUNE = FinetuneConfig(iterations=9, batch_size=8, learning_rate=1e-5, max_grad_norm=1.0)
 
 

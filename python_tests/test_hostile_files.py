@@ -23,7 +23,7 @@ from test_data import SPEC, Payload, image_tree
 from hast_cuda.data import folders as image_folders
 from hast_cuda.data import load_images
 from hast_cuda.data.archives import npz_arrays
-from hast_cuda.export import read_packed
+from hast_cuda.exports import read_packed
 from hast_cuda.files.tensors import DamagedFileError, load_tensors
 from hast_cuda.synthesis import ImageStore
 from hast_cuda.teachers import input_spec

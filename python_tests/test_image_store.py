@@ -6,15 +6,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hast_cuda.synthesis import ImageStore, SyntheticImages
+from hast_cuda.data import Images
+from hast_cuda.synthesis import ImageStore
 
-BATCH = SyntheticImages(torch.randn(2, 3, 4, 4), torch.tensor([1, 0]))
+BATCH = Images(torch.randn(2, 3, 4, 4), torch.tensor([1, 0]))
 
 
 def test_round_trip(tmp_path: Path) -> None:
     store = ImageStore(tmp_path / "new" / "folder")
     store.save(0, BATCH)
-    store.save(1, SyntheticImages(BATCH.images[1:], BATCH.labels[1:]))
+    store.save(1, Images(BATCH.images[1:], BATCH.labels[1:]))
     found = ImageStore(store.directory).load_all()
     assert torch.equal(found.images, torch.cat([BATCH.images, BATCH.images[1:]]))
     assert found.labels.tolist() == [1, 0, 0]

@@ -36,7 +36,7 @@ def test_input_spec_overrides() -> None:
 
 def test_input_spec_of_an_own_network() -> None:
     spec = input_spec("a:b", normalization="0.5/0.25", image_size=28, num_classes=3)
-    assert spec == InputSpec(1, 28, 28, (0.5,), (0.25,), 3)
+    assert spec == InputSpec(1, 28, 28, 3, (0.5,), (0.25,))
     with pytest.raises(ValueError, match=r"give normalization .*image_size and num_classes"):
         input_spec("a:b", image_size=28)
 
@@ -59,12 +59,12 @@ def test_parse_normalization_refuses(text: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ((3, 0, 8, (0.0,) * 3, (1.0,) * 3, 10), "height=0"),
-        ((3, 8, 8, (0.0,) * 3, (1.0,) * 3, 0), "num_classes=0"),
-        ((2, 8, 8, (0.0,) * 2, (1.0,) * 2, 10), "channels=2"),
-        ((3, 8, 8, (0.0,), (1.0,), 10), "1 means and 1 deviations for 3 channels"),
-        ((1, 8, 8, (0.0,), (0.0,), 10), "std above 0"),
-        ((1, 8, 8, (0.0,), (1.0,), 10, 7), "resize=7 must be at least the crop, 8x8"),
+        ((3, 0, 8, 10), "height=0"),
+        ((3, 8, 8, 0), "num_classes=0"),
+        ((0, 8, 8, 10), "channels=0"),
+        ((3, 8, 8, 10, (0.0,), (1.0,)), "1 means and 1 deviations for 3 channels"),
+        ((1, 8, 8, 10, (0.0,), (0.0,)), "std above 0"),
+        ((1, 8, 8, 10, (), (), 7), "resize=7 must be at least the crop, 8x8"),
     ],
 )
 def test_input_spec_refuses(values: tuple[object, ...], message: str) -> None:

@@ -10,12 +10,13 @@ import torch
 from long_run import LOOPS, Outcome, run_loop
 from networks import CHANNELS, CLASSES, SIZE, tiny
 
+from hast_cuda.data import InputSpec
 from hast_cuda.finetune.loop import LOG_EVERY
 from hast_cuda.loops.log_interval import MOST_LINES, log_interval
 from hast_cuda.run import TensorBoardLog
-from hast_cuda.synthesis import ImageShape, SynthesisConfig, synthesize
+from hast_cuda.synthesis import SynthesisConfig, synthesize
 
-SHAPE = ImageShape(CHANNELS, SIZE, SIZE, CLASSES)
+SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
 QUICK = ("synthesis", "synthesis by class", "fine-tuning", "superposed generator")
 # A tensor that an iteration leaves behind takes over 400 bytes, its graph some thousand.
 HEAP_PER_ITERATION = 200

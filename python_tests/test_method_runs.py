@@ -15,6 +15,7 @@ from test_run import real_images
 from torch import Tensor
 
 from hast_cuda import FakeQuantActivation, methods
+from hast_cuda.data import Images, InputSpec
 from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe, change
 from hast_cuda.reproduce import Outcome, Row, Setting, run_row
@@ -26,13 +27,13 @@ from hast_cuda.run import (
     read_images,
     zero_shot_quantize,
 )
-from hast_cuda.synthesis import ImageShape, ImageStore, SyntheticImages
+from hast_cuda.synthesis import ImageStore
 
-SHAPE = ImageShape(CHANNELS, SIZE, SIZE, CLASSES)
+SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
 
 
-def training() -> SyntheticImages:
-    return SyntheticImages(torch.randn(10, CHANNELS, SIZE, SIZE), torch.arange(10) % CLASSES)
+def training() -> Images:
+    return Images(torch.randn(10, CHANNELS, SIZE, SIZE), torch.arange(10) % CLASSES)
 
 
 def outputs(network: torch.nn.Module) -> Tensor:
@@ -98,7 +99,7 @@ def test_images_that_do_not_belong(name: str, given: bool, message: str, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def setting(out: Path, train: SyntheticImages | None = None) -> Setting:
+def setting(out: Path, train: Images | None = None) -> Setting:
     return Setting(
         teacher=tiny(), shape=SHAPE, dataset="cifar10", bits=3, preset="default", budget="full",
         device=torch.device("cpu"), out=out, test=real_images(), train=train,

@@ -25,11 +25,11 @@ from torch import nn
 import hast_cuda as hc
 from hast_cuda import methods
 from hast_cuda.cli import main
-from hast_cuda.export import check, onnx_network, save_onnx
+from hast_cuda.data import InputSpec
+from hast_cuda.exports import check, onnx_network, save_onnx
 from hast_cuda.generator import GeneratorTrainer
 from hast_cuda.nn import activation_quantizers
 from hast_cuda.run import Bits, zero_shot_quantize
-from hast_cuda.synthesis import ImageShape
 
 SHAPE = (CHANNELS, SIZE, SIZE)
 MATCHING = [m for m in methods.available() if small_recipe(m).images in ("synthetic", "generated")]
@@ -45,7 +45,7 @@ def quantized(
     """The student of a short run, whose every number is finite."""
     recipe = small_recipe(method, **changes)
     images = labelled(10, classes) if recipe.images == "real" else None
-    shape = ImageShape(*SHAPE, classes)
+    shape = InputSpec(*SHAPE, classes)
     done = zero_shot_quantize(network, shape, Bits(3, 3), recipe=recipe, images=images, seed=1)
     assert all_finite(done.student)
     if done.images is not None:

@@ -11,13 +11,14 @@ from networks import CLASSES, tiny
 from pages import RECIPE, SHAPE, SPEC, Page, make, self_contained, stopped
 
 from hast_cuda import methods
+from hast_cuda.data import Images
 from hast_cuda.nn import Override
 from hast_cuda.report import (
     Context,
     write_report,
 )
 from hast_cuda.run import Bits, RunDirectory
-from hast_cuda.synthesis import ImageStore, SyntheticImages
+from hast_cuda.synthesis import ImageStore
 
 pytest.importorskip("matplotlib")
 
@@ -52,7 +53,7 @@ def test_stopped_before_anything(tmp_path: Path) -> None:
 
 
 def test_no_test_images_and_weights_only(tmp_path: Path) -> None:
-    images = SyntheticImages(torch.randn(8, *SHAPE), torch.arange(8) % CLASSES)
+    images = Images(torch.randn(8, *SHAPE), torch.arange(8) % CLASSES)
     bits = Bits(4, None, overrides={"output": Override(8, None)})
     make(tmp_path, test=None, images=images, bits=bits, describe={"method": "mine"})
     write_report(tmp_path, Context(tiny(), "", SPEC))
@@ -84,10 +85,10 @@ def test_images_alone(tmp_path: Path) -> None:
     config = {"network": {"model": "tiny"}, "seed": 0, "synthesis": RECIPE.synthesis}
     run = RunDirectory(tmp_path, config, torch.device("cpu"))
     store = ImageStore(run.images)
-    store.save(0, SyntheticImages(torch.randn(8, *SHAPE), torch.arange(8) % CLASSES))
+    store.save(0, Images(torch.randn(8, *SHAPE), torch.arange(8) % CLASSES))
     write_report(tmp_path, Context(tiny(), "", SPEC))
     assert "1 of 2 batches of images are made" in Page(tmp_path / "report.html").text
-    store.save(1, SyntheticImages(torch.randn(4, *SHAPE), torch.arange(4) % CLASSES))
+    store.save(1, Images(torch.randn(4, *SHAPE), torch.arange(4) % CLASSES))
     write_report(tmp_path, Context(tiny(), "", SPEC))
     page = Page(tmp_path / "report.html")
     assert "<h1>tiny, synthetic images</h1>" in page.source

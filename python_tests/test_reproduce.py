@@ -10,6 +10,7 @@ import torch
 from networks import tiny
 
 from hast_cuda import methods
+from hast_cuda.data import InputSpec
 from hast_cuda.methods import change
 from hast_cuda.reproduce import (
     TABLES,
@@ -28,9 +29,9 @@ from hast_cuda.reproduce import (
     to_markdown,
 )
 from hast_cuda.reproduce.render import divergence_notes
-from hast_cuda.synthesis import ImageShape, SynthesisConfig
+from hast_cuda.synthesis import SynthesisConfig
 
-SHAPE = ImageShape(3, 8, 8, 5)
+SHAPE = InputSpec(3, 8, 8, 5)
 
 
 def outcome(name: str, *top1: float) -> Outcome:

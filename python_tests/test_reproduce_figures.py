@@ -13,8 +13,7 @@ from torch import nn
 
 from hast_cuda.analysis import gradient_cosines
 from hast_cuda.cli import main
-from hast_cuda.data import ImageSet
-from hast_cuda.data.input_spec import InputSpec
+from hast_cuda.data import Images, ImageSet, InputSpec
 from hast_cuda.report import draw_gaps, draw_inception, inception_loss
 from hast_cuda.reproduce import (
     Outcome,
@@ -29,11 +28,11 @@ from hast_cuda.reproduce import (
     run_row,
 )
 from hast_cuda.reproduce.figure6 import CE_KL, FA_KL, pair_of
-from hast_cuda.synthesis import ImageShape, SyntheticImages, difficulty
+from hast_cuda.synthesis import difficulty
 
 pytest.importorskip("matplotlib")
 
-SPEC = InputSpec(CHANNELS, SIZE, SIZE, (0.5,) * 3, (0.25,) * 3, CLASSES)
+SPEC = InputSpec(CHANNELS, SIZE, SIZE, CLASSES, (0.5,) * 3, (0.25,) * 3)
 FEW: dict[str, Any] = {
     "synthesis.num_images": 12, "synthesis.iterations": 3, "finetune.iterations": 4,
     "finetune.batch_size": 6, "finetune.calibration_updates": 1,
@@ -61,9 +60,9 @@ def setting(out: Path, *, train: bool = True) -> Setting:
     real = real_images(18)
     images, labels = next(iter(real.batches(18)))
     return Setting(
-        teacher=tiny(), shape=ImageShape(CHANNELS, SIZE, SIZE, CLASSES), dataset="cifar10", bits=3,
+        teacher=tiny(), shape=InputSpec(CHANNELS, SIZE, SIZE, CLASSES), dataset="cifar10", bits=3,
         preset="default", budget="small", device=torch.device("cpu"), out=out,
-        test=real_images(), train=SyntheticImages(images, labels) if train else None, describe={},
+        test=real_images(), train=Images(images, labels) if train else None, describe={},
     )  # fmt: skip
 
 

@@ -12,16 +12,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from hast_cuda import methods
-from hast_cuda.data import ImageSet, evaluate
+from hast_cuda.data import Images, ImageSet, evaluate
 from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.methods import Recipe
 from hast_cuda.nn import Override
 from hast_cuda.run import Bits, QuantizationResult, load_student, work, zero_shot_quantize
-from hast_cuda.synthesis import ImageStore, SynthesisConfig, SyntheticImages
+from hast_cuda.synthesis import ImageStore, SynthesisConfig
 
 SHAPE = (CHANNELS, SIZE, SIZE)
-SPEC = InputSpec(*SHAPE, (0.5,) * 3, (0.25,) * 3, CLASSES)
+SPEC = InputSpec(*SHAPE, CLASSES, (0.5,) * 3, (0.25,) * 3)
 RECIPE = Recipe(
     SynthesisConfig(num_images=12, batch_size=8, iterations=3, learning_rate=0.1),
     FinetuneConfig(
@@ -227,7 +227,7 @@ def test_student_file_says_how_it_was_made(tmp_path: Path) -> None:
 
 
 def test_given_images_stay_as_they_are() -> None:
-    images = SyntheticImages(torch.randn(9, *SHAPE), torch.zeros(9, dtype=torch.int64))
+    images = Images(torch.randn(9, *SHAPE), torch.zeros(9, dtype=torch.int64))
     before = images.images.clone()
     done = run(None, images=images)
     assert torch.equal(images.images, before)

@@ -13,17 +13,17 @@ from networks import CHANNELS, CLASSES, SIZE, tiny, without_batch_norm
 from test_run import BITS, RECIPE, SHAPE, run
 from torch import Tensor, nn
 
+from hast_cuda.data import Images
 from hast_cuda.methods import Recipe
 from hast_cuda.nn import Override
 from hast_cuda.run import Bits, RunDirectory, infer_shape, load_student
-from hast_cuda.synthesis import SyntheticImages
 
 CPU = torch.device("cpu")
 
 
-def images(count: int = 4, **changed: Any) -> SyntheticImages:
+def images(count: int = 4, **changed: Any) -> Images:
     parts = {"images": torch.zeros(count, *SHAPE), "labels": torch.arange(count)}
-    return SyntheticImages(**parts | changed)
+    return Images(**parts | changed)
 
 
 class Sequence(nn.Module):

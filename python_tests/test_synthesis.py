@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from networks import CHANNELS, CLASSES, SIZE, same_state, snapshot, tiny, without_batch_norm
 from torch import Tensor, nn
 
+from hast_cuda.data import InputSpec
 from hast_cuda.loops.seeding import generator
 from hast_cuda.synthesis import (
-    ImageShape,
     ImageStore,
     SynthesisConfig,
     difficulty,
@@ -20,7 +20,7 @@ from hast_cuda.synthesis import (
     synthesize,
 )
 
-SHAPE = ImageShape(CHANNELS, SIZE, SIZE, CLASSES)
+SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
 CONFIG = SynthesisConfig(num_images=6, batch_size=4, iterations=12, learning_rate=0.1)
 LOGITS = [[2.0, 0, -1], [0, 1, 0.5]]
 Records = list[dict[str, Any]]

@@ -6,10 +6,11 @@ import pytest
 import torch
 from networks import CHANNELS, CLASSES, SIZE, tiny
 
+from hast_cuda.data import InputSpec
 from hast_cuda.loops.execution import Execution
-from hast_cuda.synthesis import ImageShape, SynthesisConfig, synthesize
+from hast_cuda.synthesis import SynthesisConfig, synthesize
 
-SHAPE = ImageShape(CHANNELS, SIZE, SIZE, CLASSES)
+SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
 # The gradient of a crop is contiguous, whatever the layout of the images.
 CONFIG = SynthesisConfig(
     num_images=4, batch_size=4, iterations=8, learning_rate=0.1, augment_probability=1.0

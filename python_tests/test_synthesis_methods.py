@@ -13,13 +13,14 @@ from networks import CHANNELS, CLASSES, SIZE, tiny
 from test_host_reads import refuse_reads
 from torch import Tensor, nn
 
+from hast_cuda.data import InputSpec
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.seeding import generator
-from hast_cuda.synthesis import ImageShape, ImageStore, SynthesisConfig, synthesize
+from hast_cuda.synthesis import ImageStore, SynthesisConfig, synthesize
 from hast_cuda.synthesis.draws import draw_noise
 from hast_cuda.synthesis.slack import measure_slack
 
-SHAPE = ImageShape(CHANNELS, SIZE, SIZE, CLASSES)
+SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
 SMALL = SynthesisConfig(num_images=10, batch_size=4, iterations=8, learning_rate=0.1)
 PER_SAMPLE: dict[str, Any] = {
     "statistics": "sample", "spread": "std", "match_reduction": "sum", "match_input": True,

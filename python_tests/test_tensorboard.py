@@ -12,8 +12,9 @@ from networks import tiny
 from test_run import RECIPE, SHAPE, read_json, real_images, run
 
 from hast_cuda.cli import main
+from hast_cuda.data import InputSpec
 from hast_cuda.run import TensorBoardLog
-from hast_cuda.synthesis import ImageShape, synthesize
+from hast_cuda.synthesis import synthesize
 
 pytest.importorskip("tensorboard")
 
@@ -170,7 +171,7 @@ def test_what_a_kill_cut_off_is_written_again(tmp_path: Path) -> None:
 def test_it_is_a_log_of_the_loops(tmp_path: Path) -> None:
     config = RECIPE.synthesis
     with TensorBoardLog(tmp_path / "tensorboard") as log:
-        synthesize(tiny(), ImageShape(*SHAPE, 5), config, log=log)
+        synthesize(tiny(), InputSpec(*SHAPE, 5), config, log=log)
     found = points(tmp_path)
     assert {step for *_, step, _ in found} == {0, config.iterations - 1}
     assert {tag for _, tag, *_ in found} >= {f"synthesis/{name}" for name in ("match", "label")}

@@ -11,15 +11,22 @@ from typing import Any
 
 
 def moved_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A ``__getattr__`` for ``package`` that finds names that moved: name -> module that has it."""
+    """A ``__getattr__`` for ``package`` that finds names that moved.
+
+    Args:
+        package: that had them.
+        homes: of each name the module that has it now, or module and new name.
+    """
 
     def find(name: str) -> Any:
         if name not in homes:
             message = f"module {package!r} has no attribute {name!r}"
             raise AttributeError(message)
-        found = getattr(importlib.import_module(homes[name]), name)
+        home, _, last = homes[name].rpartition(".")
+        module, new = (home, last) if last[0].isupper() else (homes[name], name)
+        found = getattr(importlib.import_module(module), new)
         warnings.warn(
-            f"{package}.{name} is {homes[name]}.{name} now; the old name ends with this release",
+            f"{package}.{name} is {module}.{new} now; the old name ends with this release",
             DeprecationWarning,
             stacklevel=2,
         )

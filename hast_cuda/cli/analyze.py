@@ -14,7 +14,7 @@ from torch import Tensor
 from hast_cuda import analysis, report
 from hast_cuda.checks.values import check_range
 from hast_cuda.cli.options import Budget, Network, labelled_images
-from hast_cuda.data import evaluate
+from hast_cuda.data import Images, evaluate
 from hast_cuda.files.whole import write_json
 from hast_cuda.run import (
     RunDirectory,
@@ -23,7 +23,7 @@ from hast_cuda.run import (
     read_finetune_config,
     read_images,
 )
-from hast_cuda.synthesis import ImageStore, SyntheticImages
+from hast_cuda.synthesis import ImageStore
 
 Flat = tyro.conf.arg(name="")
 
@@ -37,11 +37,11 @@ def _write(run: Path, name: str, found: Any, device: torch.device) -> Path:
     return folder / f"{name}.png"
 
 
-def _images(run: Path, images: Path | None) -> SyntheticImages:
+def _images(run: Path, images: Path | None) -> Images:
     return read_images(run) if images is None else ImageStore(images).load_all()
 
 
-def _batches(images: SyntheticImages, size: int, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(images: Images, size: int, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
     check_range("batch_size", size, 1, 2**20)
     pairs = zip(images.images.split(size), images.labels.split(size), strict=True)
     yield from (pair for _, pair in zip(range(limit), pairs, strict=False))

@@ -14,14 +14,15 @@ from hast_cuda.cli.command import chosen_network
 from hast_cuda.cli.options import labelled_images
 from hast_cuda.cli.report import write_page
 from hast_cuda.data.input_spec import InputSpec
-from hast_cuda.export.formats import Exported, Images, export_network
-from hast_cuda.export.verify import measure, plain_onnx, require_onnxruntime
+from hast_cuda.exports.formats import AnyImages, Exported, export_network
+from hast_cuda.exports.verify import measure, plain_onnx, require_onnxruntime
 from hast_cuda.files.whole import write_json
 from hast_cuda.posttraining import prepare
 from hast_cuda.run import (
     environment,
     image_store,
     load_student,
+    plain,
     read_config,
     read_images,
     read_recipe,
@@ -96,7 +97,7 @@ def export(
         print(f"page: {write_page(run, given)}")
 
 
-def _images(run: Path, data: str | None, limit: int | None, spec: InputSpec) -> Images:
+def _images(run: Path, data: str | None, limit: int | None, spec: InputSpec) -> AnyImages:
     """What to compare on: given, the run's test images, its synthetic ones, or noise."""
     config = read_config(run)
     network = config.get("network")  # of a run from Python: what its caller described
@@ -114,8 +115,14 @@ def _images(run: Path, data: str | None, limit: int | None, spec: InputSpec) -> 
 
 
 def _description(run: Path) -> dict[str, Any]:
+    """What the files say of the run; ``hast_cuda.load`` finds the network of a packed one by it."""
     config = read_config(run)
-    return {key: config[key] for key in ("method", "preset", "seed") if key in config}
+    kept = ("method", "preset", "seed")
+    found: dict[str, Any] = {key: config[key] for key in kept if key in config}
+    named = config.get("network")
+    if isinstance(named, dict):  # without the path of its weights
+        found["network"] = {key: named.get(key) for key in ("model", "num_classes")}
+    return {**found, "posttraining": plain(read_recipe(run).posttraining)}
 
 
 def _print(done: Exported) -> None:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from hast_cuda import __version__
+from hast_cuda.files.versions import VERSION
 from hast_cuda.ops import build_info, cuda_devices
 
 _PACKAGES = ("numpy", "pytorchcv", "safetensors", "torch", "torchvision", "tyro")
@@ -15,7 +15,7 @@ _PACKAGES = ("numpy", "pytorchcv", "safetensors", "torch", "torchvision", "tyro"
 
 def info() -> None:
     """Print the build, the devices and the versions."""
-    lines = {"hast_cuda": __version__, **{f"core {k}": v for k, v in build_info().items()}}
+    lines = {"hast_cuda": VERSION, **{f"core {k}": v for k, v in build_info().items()}}
     lines["python"] = f"{platform.python_version()} on {platform.platform()}"
     for package in _PACKAGES:
         try:

@@ -14,12 +14,10 @@ import torch
 from torch import nn
 
 from hast_cuda.checks.values import as_device
-from hast_cuda.data import ImageSet, load_images
-from hast_cuda.data.input_spec import InputSpec
+from hast_cuda.data import Images, ImageSet, InputSpec, load_images
 from hast_cuda.methods import Recipe, change
 from hast_cuda.methods import recipe as recipe_of
 from hast_cuda.run import infer_shape
-from hast_cuda.synthesis import ImageShape, SyntheticImages
 from hast_cuda.teachers import input_spec, load_teacher
 
 Preset = Literal["default", "paper", "released"]
@@ -108,12 +106,12 @@ def dataset_like(spec: InputSpec) -> str:
     return "cifar10" if spec.num_classes <= 20 else "cifar100"
 
 
-def shape_of(spec: InputSpec) -> ImageShape:
+def shape_of(spec: InputSpec) -> InputSpec:
     """Input and classes without the normalisation."""
-    return ImageShape(spec.channels, spec.height, spec.width, spec.num_classes)
+    return InputSpec(spec.channels, spec.height, spec.width, spec.num_classes)
 
 
-def fitting_shape(teacher: nn.Module, spec: InputSpec) -> ImageShape:
+def fitting_shape(teacher: nn.Module, spec: InputSpec) -> InputSpec:
     """:func:`shape_of`; ValueError before any work unless the network takes such images."""
     shape = shape_of(spec)
     infer_shape(teacher, (shape.channels, shape.height, shape.width))
@@ -133,14 +131,11 @@ def labelled_images(path: str | None, spec: InputSpec, limit: int | None = None)
     return None if path is None else load_images(find(path), spec=spec, limit=limit)
 
 
-def training_images(path: str | None, spec: InputSpec) -> SyntheticImages | None:
+def training_images(path: str | None, spec: InputSpec) -> Images | None:
     """Labelled training images in memory, or None."""
     if path is None:
         return None
-    batches = list(load_images(find(path), spec=spec, split="train").batches(1024))
-    return SyntheticImages(
-        torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
-    )
+    return Images.read(load_images(find(path), spec=spec, split="train"))
 
 
 def _parse(assignment: str, recipe: Recipe) -> tuple[str, Any]:

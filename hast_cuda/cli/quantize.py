@@ -16,6 +16,7 @@ from hast_cuda.cli.options import (
     labelled_images,
     training_images,
 )
+from hast_cuda.data import Images
 from hast_cuda.data import evaluate as top1
 from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.loops.execution import Execution
@@ -34,7 +35,7 @@ from hast_cuda.run import (
     require_tensorboard,
     zero_shot_quantize,
 )
-from hast_cuda.synthesis import ImageStore, SyntheticImages
+from hast_cuda.synthesis import ImageStore
 from hast_cuda.synthesis import synthesize as make_images
 
 Flat = tyro.conf.arg(name="")  # --model, not --network.model
@@ -88,7 +89,7 @@ def quantize(
 
 def _ready_images(
     images: Path | None, train_data: str | None, recipe: Recipe, spec: InputSpec
-) -> SyntheticImages | None:
+) -> Images | None:
     """Images that need not be made."""
     if train_data is not None:
         if images is not None or recipe.images != "real":

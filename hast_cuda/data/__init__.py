@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from hast_cuda.data.accuracy import evaluate
 from hast_cuda.data.image_set import ImageSet, load_images
+from hast_cuda.data.images import Images
 from hast_cuda.data.input_spec import NORMALIZATIONS, InputSpec, parse_normalization
 
 __all__ = [
     "NORMALIZATIONS",
     "ImageSet",
+    "Images",
     "InputSpec",
     "evaluate",
     "load_images",

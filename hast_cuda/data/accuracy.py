@@ -9,6 +9,7 @@ from tqdm import tqdm
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, check_values, explained_forward
 from hast_cuda.data.image_set import ImageSet
+from hast_cuda.data.images import Images
 
 __all__ = ["evaluate"]
 
@@ -17,7 +18,7 @@ __all__ = ["evaluate"]
 @torch.no_grad()  # not inference_mode: a network may keep a buffer that it makes here
 def evaluate(
     model: nn.Module,
-    images: ImageSet,
+    images: Images | ImageSet,
     *,
     batch_size: int = 256,
     device: torch.device | str | None = None,
@@ -26,7 +27,7 @@ def evaluate(
 
     Args:
         model: float32 [N, C, H, W] -> logits [N, classes].
-        images: the labelled images.
+        images: labelled, in memory or read from files batch by batch.
         batch_size: images per forward pass.
         device: where to compute; None is where the model's first parameter is.
 

@@ -99,6 +99,8 @@ def load_images(
         raise ValueError(f"split={split!r} must be 'train' or 'test'")
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be at least 1 image")
+    if spec.channels not in (1, 3):
+        raise ValueError(f"channels={spec.channels} must be 1 (grey) or 3 (RGB) to read images")
     location = as_path("path", path)
     read: Reader
     if str(path) == DIGITS:

@@ -28,44 +28,47 @@ NORMALIZATIONS: dict[str, tuple[Channels, Channels]] = {
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The images that a network expects.
-
-    Attributes:
-        channels: 1 or 3.
-        height: pixels.
-        width: pixels.
-        mean: per channel, of pixels in [0, 1].
-        std: per channel, positive.
-        num_classes: labels are 0..num_classes-1.
-        resize: shorter side in pixels before the centre crop; None takes images of exactly
-            height x width only.
+    """What a network takes, images [N, channels, height, width], and into how many classes.
 
     Raises:
         ValueError: a size below 1, or mean and std that do not fit the channels.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> hc.InputSpec(3, 32, 32, num_classes=10).size
+        (3, 32, 32)
     """
 
     channels: int
+    """Of the images; those read from files have 1 (grey) or 3 (RGB)."""
     height: int
+    """Pixels."""
     width: int
-    mean: Channels
-    std: Channels
+    """Pixels."""
     num_classes: int
+    """Labels are 0 to this - 1."""
+    mean: Channels = ()
+    """Per channel, of pixels in [0, 1]; none: 0."""
+    std: Channels = ()
+    """Per channel, positive; none: 1."""
     resize: int | None = None
+    """Shorter side in pixels before the centre crop; None takes images of exactly height x width
+    only."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("height", "width", "num_classes"):
+        for name in ("channels", "height", "width", "num_classes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.num_classes > LARGEST_CLASSES:
             raise ValueError(f"num_classes={self.num_classes} must be at most {LARGEST_CLASSES}")
-        if self.channels * self.height * self.width > LARGEST_IMAGE:
-            size = f"{self.channels}x{self.height}x{self.width}"
+        if math.prod(self.size) > LARGEST_IMAGE:
             raise ValueError(
-                f"height={self.height}: an image of {size} has more than {LARGEST_IMAGE} values"
+                f"height={self.height}: an image of {'x'.join(map(str, self.size))} has more than "
+                f"{LARGEST_IMAGE} values"
             )
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels={self.channels} must be 1 (grey) or 3 (RGB)")
+        object.__setattr__(self, "mean", self.mean or (0.0,) * self.channels)
+        object.__setattr__(self, "std", self.std or (1.0,) * self.channels)
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(
                 f"normalisation has {len(self.mean)} means and {len(self.std)} deviations for "
@@ -79,6 +82,15 @@ class InputSpec:
                 f"resize={self.resize} must be at least the crop, {self.height}x{self.width}, and "
                 "at most 64 times as much"
             )
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.channels, self.height, self.width
+
+    def shape(self) -> dict[str, int]:
+        """Sizes and classes by name: all that images made from the network depend on."""
+        return {n: getattr(self, n) for n in ("channels", "height", "width", "num_classes")}
 
 
 @typed

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hast_cuda.analysis import Histogram
+from hast_cuda.data import Images
 from hast_cuda.files.json_values import read_object
 from hast_cuda.methods import Recipe
 from hast_cuda.run import (
@@ -17,7 +18,7 @@ from hast_cuda.run import (
     read_recipe,
     read_synthesis_config,
 )
-from hast_cuda.synthesis import SynthesisConfig, SyntheticImages
+from hast_cuda.synthesis import SynthesisConfig
 
 IMAGES = 512  # of a run are looked at; the rest may be gigabytes
 
@@ -36,7 +37,7 @@ class RunFacts:
     """Of a finished run."""
     seconds: dict[str, float]
     records: list[dict[str, Any]]
-    images: SyntheticImages | None
+    images: Images | None
     """The first of them."""
     batches: int
     """Shards of images that are there."""

@@ -49,9 +49,7 @@ def _stretched(images: Tensor) -> InputSpec:
     """A normalisation that puts the smallest value at black and the largest at white."""
     channels, height, width = images.shape[1:]
     low, span = float(images.min()), max(float(images.max() - images.min()), 1e-6)
-    return InputSpec(
-        channels, height, width, (-low / span,) * channels, (1 / span,) * channels, num_classes=1
-    )
+    return InputSpec(channels, height, width, 1, (-low / span,) * channels, (1 / span,) * channels)
 
 
 def _png(image: Tensor, spec: InputSpec) -> bytes:

@@ -12,20 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from hast_cuda.data import ImageSet
+from hast_cuda.data import Images, ImageSet, InputSpec
 from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe, change, recipe
 from hast_cuda.ranks import World
 from hast_cuda.reproduce.budget import apply_budget
 from hast_cuda.reproduce.tables import Row
 from hast_cuda.run import Bits, QuantizationResult, plain, zero_shot_quantize
-from hast_cuda.synthesis import (
-    ImageShape,
-    ImageStore,
-    SynthesisConfig,
-    SyntheticImages,
-    synthesize,
-)
+from hast_cuda.synthesis import ImageStore, SynthesisConfig, synthesize
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class Setting:
     """What all rows of one table have in common."""
 
     teacher: nn.Module
-    shape: ImageShape
+    shape: InputSpec
     dataset: str
     bits: int
     preset: str
@@ -41,7 +35,7 @@ class Setting:
     device: torch.device
     out: Path
     test: ImageSet
-    train: SyntheticImages | None
+    train: Images | None
     """Real training images, for the rows that use them."""
     describe: dict[str, Any]
     """Entries of every run's ``config.json``: the network and its weights."""
@@ -77,20 +71,18 @@ def recipe_of(row: Row, setting: Setting) -> Recipe:
     return change(found, {"synthesis.num_images": count})
 
 
-def image_key(teacher: nn.Module, shape: ImageShape, config: SynthesisConfig, seed: int) -> str:
+def image_key(teacher: nn.Module, shape: InputSpec, config: SynthesisConfig, seed: int) -> str:
     """Hash of all that determines a set of synthetic images on one kind of device."""
     digest = hashlib.sha256()
     for name, tensor in teacher.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    values = plain({"shape": shape, "synthesis": config, "seed": seed})
+    values = plain({"shape": shape.shape(), "synthesis": config, "seed": seed})
     digest.update(json.dumps(values, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 
-def images_for(
-    chosen: Recipe, setting: Setting, seed: int
-) -> tuple[SyntheticImages | None, str | None]:
+def images_for(chosen: Recipe, setting: Setting, seed: int) -> tuple[Images | None, str | None]:
     """The images that a recipe trains on, and their folder as seen from that of a run.
 
     Rows with equal synthesis share one set on disk.

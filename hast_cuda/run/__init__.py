@@ -5,6 +5,7 @@ from __future__ import annotations
 from hast_cuda.run.bits import Bits
 from hast_cuda.run.directory import RunDirectory, environment, plain
 from hast_cuda.run.inputs import infer_shape
+from hast_cuda.run.load import load
 from hast_cuda.run.pipeline import QuantizationResult, zero_shot_quantize
 from hast_cuda.run.record import (
     image_store,
@@ -28,6 +29,7 @@ __all__ = [
     "environment",
     "image_store",
     "infer_shape",
+    "load",
     "load_student",
     "plain",
     "read_config",

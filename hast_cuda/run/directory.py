@@ -15,6 +15,7 @@ from torch import Tensor
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, as_path, check_range
 from hast_cuda.files.json_values import read_object
+from hast_cuda.files.versions import VERSION
 from hast_cuda.files.whole import sweep, write_json
 from hast_cuda.ops import build_info
 from hast_cuda.run import records
@@ -40,12 +41,10 @@ def plain(value: Any) -> Any:
 @typed
 def environment(device: torch.device, ranks: int = 1) -> dict[str, Any]:
     """Versions, build, device and number of processes, as needed to reproduce a figure."""
-    from hast_cuda import __version__  # noqa: PLC0415 - the package imports this module
-
     device = as_device(device, meta=True)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
-        "hast_cuda": __version__,
+        "hast_cuda": VERSION,
         "build": build_info(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_image_size, check_values
-from hast_cuda.synthesis import ImageShape, SyntheticImages
+from hast_cuda.data import Images, InputSpec
 
 
 @typed
-def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> ImageShape:
+def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> InputSpec:
     """The teacher's shape with its number of classes, from one forward pass on [1, C, H, W] zeros.
 
     Raises:
@@ -34,10 +34,10 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> ImageShape:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         message = f"the network gives {shape}; expected logits [N, classes]"
         raise ValueError(message)
-    return ImageShape(*size, logits.shape[1])
+    return InputSpec(*size, logits.shape[1])
 
 
-def check_images(images: SyntheticImages, shape: ImageShape) -> None:
+def check_images(images: Images, shape: InputSpec) -> None:
     """ValueError unless the images fit the network's input and classes."""
     expected = (shape.channels, shape.height, shape.width)
     found = images.images

@@ -13,7 +13,7 @@ from torch import nn
 from hast_cuda import methods
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_range
-from hast_cuda.data import ImageSet
+from hast_cuda.data import Images, ImageSet, InputSpec
 from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe
 from hast_cuda.ranks import World, join
@@ -22,7 +22,6 @@ from hast_cuda.run.inputs import infer_shape
 from hast_cuda.run.sources import check_source
 from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.run.work import Work
-from hast_cuda.synthesis import ImageShape, SyntheticImages
 
 
 @dataclass
@@ -31,7 +30,7 @@ class QuantizationResult:
 
     student: nn.Module
     """The quantized network, after the last iteration."""
-    images: SyntheticImages | None
+    images: Images | None
     """What it was trained on; None where a generator made images, or none were needed."""
     result: dict[str, Any]
     """Accuracies in percent, seconds per phase, and what was asked for."""
@@ -39,10 +38,10 @@ class QuantizationResult:
 
 @typed
 def zero_shot_quantize(
-    teacher: nn.Module, shape: ImageShape | tuple[int, int, int], bits: Bits | None = None, *,
+    teacher: nn.Module, shape: InputSpec | tuple[int, int, int], bits: Bits | None = None, *,
     recipe: Recipe | str = "default", dataset: str = "cifar10", method: str = "hast",
     seed: int = 0, device: torch.device | str = "cpu", out: Path | str | None = None,
-    images: SyntheticImages | None = None, test: ImageSet | None = None,
+    images: Images | None = None, test: ImageSet | None = None,
     describe: Mapping[str, Any] | None = None, evaluation_batch: int = 256,
     execution: Execution | None = None, tensorboard: bool = False, world: World | None = None,
 ) -> QuantizationResult:  # fmt: skip
@@ -93,7 +92,7 @@ def zero_shot_quantize(
         check_choice("recipe", recipe, methods.PRESETS)
         described = {"method": method, "preset": recipe, **described}
         recipe = methods.recipe(method, recipe, dataset)
-    if not isinstance(shape, ImageShape):
+    if not isinstance(shape, InputSpec):
         check_image_size("shape", shape)
         shape = infer_shape(teacher, shape)
     check_source(recipe, teacher, images, shape)

@@ -10,12 +10,13 @@ import torch
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_range
+from hast_cuda.data import Images
 from hast_cuda.files.json_values import read_object
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.generator import GeneratorConfig
 from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import PostTrainingConfig
-from hast_cuda.synthesis import ImageStore, SynthesisConfig, SyntheticImages
+from hast_cuda.synthesis import ImageStore, SynthesisConfig
 
 C = TypeVar("C")
 
@@ -137,7 +138,7 @@ def image_store(run: Path | str) -> ImageStore:
 
 
 @typed
-def read_images(run: Path | str) -> SyntheticImages:
+def read_images(run: Path | str) -> Images:
     """The synthetic images of a run: its own, or those of the directory that it was given.
 
     Raises:
@@ -147,20 +148,20 @@ def read_images(run: Path | str) -> SyntheticImages:
 
 
 @typed
-def read_first_images(run: Path | str, count: int) -> SyntheticImages | None:
+def read_first_images(run: Path | str, count: int) -> Images | None:
     """At most ``count`` images, without reading the rest of a set that may be gigabytes.
 
     None where the run has none (yet). Errors as :func:`read_images`.
     """
     check_range("count", count, 1)
     store = image_store(run)
-    found: list[SyntheticImages] = []
+    found: list[Images] = []
     for index in sorted(store.finished()):
         if sum(map(len, found)) >= count:
             break
         found.append(store.load(index))
     if not found:
         return None
-    return SyntheticImages(
+    return Images(
         torch.cat([b.images for b in found])[:count], torch.cat([b.labels for b in found])[:count]
     )

@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.data import Images, InputSpec
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.generator import GeneratorTrainer
 from hast_cuda.methods import Recipe
 from hast_cuda.networks import require_batch_norm
 from hast_cuda.run.inputs import check_images
-from hast_cuda.synthesis import ImageShape, SyntheticImages
 
 SEARCH_IMAGES = 256  # one batch is enough for the error of a range
 
 
 def check_source(
-    recipe: Recipe, teacher: nn.Module, images: SyntheticImages | None, shape: ImageShape
+    recipe: Recipe, teacher: nn.Module, images: Images | None, shape: InputSpec
 ) -> None:
     """ValueError, before any work, if images are missing, unwanted or do not fit."""
     if images is not None:
@@ -33,7 +33,7 @@ def check_source(
 
 
 def make_trainer(
-    recipe: Recipe, teacher: nn.Module, shape: ImageShape, *, seed: int, device: torch.device
+    recipe: Recipe, teacher: nn.Module, shape: InputSpec, *, seed: int, device: torch.device
 ) -> GeneratorTrainer | None:
     """The generator that makes the images while it is trained, if the recipe has one."""
     if recipe.images != "generated":
@@ -44,7 +44,7 @@ def make_trainer(
     )  # fmt: skip
 
 
-def search_images(images: SyntheticImages | None, trainer: GeneratorTrainer | None) -> Tensor:
+def search_images(images: Images | None, trainer: GeneratorTrainer | None) -> Tensor:
     """A batch to shrink ranges on; a generator takes training steps for it."""
     if images is not None:
         return images.images[:SEARCH_IMAGES]
@@ -53,6 +53,6 @@ def search_images(images: SyntheticImages | None, trainer: GeneratorTrainer | No
     return torch.cat([trainer.step()[0] for _ in range(count)])[:SEARCH_IMAGES]
 
 
-def labels_for(config: FinetuneConfig, images: SyntheticImages | None) -> Tensor | None:
+def labels_for(config: FinetuneConfig, images: Images | None) -> Tensor | None:
     """Labels of stored images, where the loss counts them."""
     return images.labels if images is not None and config.label_weight else None

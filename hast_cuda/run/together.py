@@ -10,16 +10,17 @@ import torch
 from torch import nn
 
 from hast_cuda.checks.typed import typed
+from hast_cuda.data import Images
 from hast_cuda.files.fingerprint import fingerprint
+from hast_cuda.files.versions import VERSION
 from hast_cuda.ops import build_info
 from hast_cuda.ranks import World
 from hast_cuda.run.directory import plain
-from hast_cuda.synthesis import SyntheticImages
 
 
 @typed
 def check_same_work(
-    world: World, config: Mapping[str, Any], teacher: nn.Module, images: SyntheticImages | None,
+    world: World, config: Mapping[str, Any], teacher: nn.Module, images: Images | None,
     **others: Any,
 ) -> None:  # fmt: skip
     """ValueError on every rank unless all have the same settings, network, images and versions.
@@ -33,14 +34,12 @@ def check_same_work(
     """
     if world.size == 1:
         return
-    from hast_cuda import __version__  # noqa: PLC0415 - the package imports this module
-
     given = None
     if images is not None:
         given = fingerprint({"images": images.images, "labels": images.labels})
     world.agree({
         **_flat("", plain({**config, **others})),
-        "hast_cuda's version": __version__, "its build": build_info(),
+        "hast_cuda's version": VERSION, "its build": build_info(),
         "torch's version": torch.__version__, "Python's version": platform.python_version(),
         "the kind of device": world.device.type,
         "the network's weights": fingerprint(teacher.state_dict()),

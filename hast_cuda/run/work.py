@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.data import ImageSet, evaluate
+from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
 from hast_cuda.finetune import finetune
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
@@ -28,7 +28,7 @@ from hast_cuda.run.phases import Phases
 from hast_cuda.run.sources import labels_for, make_trainer, search_images
 from hast_cuda.run.student import load_weights, save_student
 from hast_cuda.run.together import check_same_work
-from hast_cuda.synthesis import ImageShape, ImageStore, SyntheticImages, synthesize
+from hast_cuda.synthesis import ImageStore, synthesize
 
 Source = Tensor | GeneratorTrainer | None
 
@@ -54,7 +54,7 @@ class Work:
     trainer: GeneratorTrainer | None = None
 
     def __init__(
-        self, teacher: nn.Module, shape: ImageShape, bits: Bits, recipe: Recipe,
+        self, teacher: nn.Module, shape: InputSpec, bits: Bits, recipe: Recipe,
         described: dict[str, Any], *, seed: int, test: ImageSet | None, world: World,
         execution: Execution, out: Path | None, evaluation_batch: int,
     ) -> None:  # fmt: skip
@@ -71,10 +71,10 @@ class Work:
         self.store = None if out is None else ImageStore(out / "images")
 
     @contextmanager
-    def opened(self, images: SyntheticImages | None, *, tensorboard: bool) -> Iterator[None]:
+    def opened(self, images: Images | None, *, tensorboard: bool) -> Iterator[None]:
         """The run directory is there, and locked; all processes have been asked for the same."""
         config = {
-            **self.described, "shape": self.shape, "recipe": self.recipe,
+            **self.described, "shape": self.shape.shape(), "recipe": self.recipe,
             "execution": self.execution,
         }  # fmt: skip
         check_same_work(
@@ -105,7 +105,7 @@ class Work:
 
         return self.world.on_first(find)
 
-    def finished(self, images: SyntheticImages | None) -> SyntheticImages | None:
+    def finished(self, images: Images | None) -> Images | None:
         """The student of a run that is over, and its images, those that are damaged made again."""
         store = self.store
         if images is None and self.world.on_first(lambda: store is not None and store.finished()):
@@ -121,7 +121,7 @@ class Work:
         spread_student(self.student, self.world)
         return images
 
-    def make_images(self, images: SyntheticImages | None) -> SyntheticImages | None:
+    def make_images(self, images: Images | None) -> Images | None:
         """Those given, or optimised noise where the recipe has it."""
         with self.phases("synthesis"):
             if images is None and self.recipe.images == "synthetic":
@@ -131,13 +131,13 @@ class Work:
             self.run.show(images.images)
         return images
 
-    def _synthesize(self) -> SyntheticImages:
+    def _synthesize(self) -> Images:
         return synthesize(
             self.teacher, self.shape, self.recipe.synthesis, seed=self.seed, device=self.device,
             log=self._log, store=self.store, execution=self.execution, world=self.world,
         )  # fmt: skip
 
-    def calibrate(self, images: SyntheticImages | None) -> dict[str, float | None]:
+    def calibrate(self, images: Images | None) -> dict[str, float | None]:
         """Find the ranges, and shrink them if the recipe says so; accuracies on the way."""
         config = self.recipe.finetune
         self.trainer = make_trainer(
@@ -168,7 +168,7 @@ class Work:
         spread_student(self.student, self.world)
         return {"full_precision": full_precision, "rounded": rounded, "start_of_finetuning": start}
 
-    def finetune(self, images: SyntheticImages | None) -> list[float]:
+    def finetune(self, images: Images | None) -> list[float]:
         """Train the student; accuracies seen on the way, the last one at the end."""
         config, source = self.recipe.finetune, self._source(images)
         if not config.iterations or source is None:
@@ -185,7 +185,7 @@ class Work:
 
     def conclude(
         self, accuracies: dict[str, float | None], seen: list[float],
-        images: SyntheticImages | None,
+        images: Images | None,
     ) -> dict[str, Any]:  # fmt: skip
         """Write the student and ``result.json``; returns the latter."""
 
@@ -209,7 +209,7 @@ class Work:
 
         return self.world.on_first(write)
 
-    def _source(self, images: SyntheticImages | None) -> Source:
+    def _source(self, images: Images | None) -> Source:
         return self.trainer if images is None else images.images
 
     def _log(self, record: dict[str, Any]) -> None:

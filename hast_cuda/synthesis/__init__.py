@@ -5,15 +5,13 @@ from __future__ import annotations
 from hast_cuda.checks.moved import moved_names
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.intra_class import margin_loss
-from hast_cuda.synthesis.loop import ImageShape, synthesize
+from hast_cuda.synthesis.loop import synthesize
 from hast_cuda.synthesis.objective import difficulty, hard_sample_loss, soft_label_loss
-from hast_cuda.synthesis.store import ImageStore, SyntheticImages
+from hast_cuda.synthesis.store import ImageStore
 
 __all__ = [
-    "ImageShape",
     "ImageStore",
     "SynthesisConfig",
-    "SyntheticImages",
     "difficulty",
     "hard_sample_loss",
     "margin_loss",
@@ -23,5 +21,10 @@ __all__ = [
 
 __getattr__ = moved_names(
     __name__,
-    dict.fromkeys(("GeneratorConfig", "GeneratorTrainer"), "hast_cuda.generator"),
+    {
+        "GeneratorConfig": "hast_cuda.generator",
+        "GeneratorTrainer": "hast_cuda.generator",
+        "ImageShape": "hast_cuda.data.InputSpec",
+        "SyntheticImages": "hast_cuda.data.Images",
+    },
 )

@@ -5,21 +5,18 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hast_cuda.checks.typed import check_fields, typed
+from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import (
-    LARGEST_CLASSES,
     as_device,
-    check_image_size,
-    check_range,
     check_values,
 )
+from hast_cuda.data import Images, InputSpec
 from hast_cuda.files.tensors import DamagedFileError
 from hast_cuda.files.whole import sweep
 from hast_cuda.loops.crops import CropStream
@@ -33,7 +30,7 @@ from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.draws import draw_labels, draw_noise, draw_targets
 from hast_cuda.synthesis.owners import Records, agree, collected, owners
 from hast_cuda.synthesis.step import Step
-from hast_cuda.synthesis.store import ImageStore, SyntheticImages
+from hast_cuda.synthesis.store import ImageStore
 from hast_cuda.synthesis.terms import Terms, has_margins, make_terms
 
 if TYPE_CHECKING:
@@ -41,25 +38,6 @@ if TYPE_CHECKING:
 
 LOG_EVERY = 50  # iterations between reads of the device
 Log = Callable[[dict[str, float | int | str]], None]
-
-
-@dataclass(frozen=True)
-class ImageShape:
-    """What the teacher takes, [channels, height, width], and gives, ``num_classes`` logits."""
-
-    channels: int
-    """Of the input."""
-    height: int
-    """Pixels."""
-    width: int
-    """Pixels."""
-    num_classes: int
-    """Labels are 0 to this - 1."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_image_size("(channels, height, width)", (self.channels, self.height, self.width))
-        check_range("num_classes", self.num_classes, 1, LARGEST_CLASSES)
 
 
 def synthesize_batch(
@@ -100,7 +78,7 @@ def synthesize_batch(
     return step.images.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _stored(store: ImageStore, index: int, labels: Tensor, shape: ImageShape) -> Tensor | None:
+def _stored(store: ImageStore, index: int, labels: Tensor, shape: InputSpec) -> Tensor | None:
     """Images of a batch made before, None where they are damaged and must be made again.
 
     Raises:
@@ -123,7 +101,7 @@ def _stored(store: ImageStore, index: int, labels: Tensor, shape: ImageShape) ->
 
 
 def _found(
-    store: ImageStore | None, batches: Sequence[Tensor], shape: ImageShape
+    store: ImageStore | None, batches: Sequence[Tensor], shape: InputSpec
 ) -> dict[int, Tensor]:
     """Images of the whole batches of a store, by number, after what killed processes left is gone.
 
@@ -144,10 +122,10 @@ def _found(
 
 @typed
 def synthesize(
-    teacher: nn.Module, shape: ImageShape, config: SynthesisConfig, *, seed: int = 0,
+    teacher: nn.Module, shape: InputSpec, config: SynthesisConfig, *, seed: int = 0,
     device: torch.device | str = "cpu", store: ImageStore | None = None,
     log: Log = lambda _: None, execution: Execution | None = None, world: World | None = None,
-) -> SyntheticImages:  # fmt: skip
+) -> Images:  # fmt: skip
     """Make ``config.num_images`` images from ``teacher`` alone (Algorithm 1, first loop).
 
     Args:
@@ -226,10 +204,10 @@ def synthesize(
                     steps[size], batch_labels.to(device), seed, index, records, progress
                 ).cpu()
                 if store is not None:
-                    store.save(index, SyntheticImages(images, batch_labels))
+                    store.save(index, Images(images, batch_labels))
             results[index] = images
             if terms is not None and terms.features is not None and index < last:
                 terms.features.add(images, batch_labels)
     everything = collected(results, batches, owner, store, world)
     records.finish()
-    return SyntheticImages(everything, labels)
+    return Images(everything, labels)

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.data import Images
 from hast_cuda.files.fingerprint import fingerprint
 from hast_cuda.files.tensors import DamagedFileError
 from hast_cuda.ranks import World
 from hast_cuda.synthesis.config import SynthesisConfig
-from hast_cuda.synthesis.store import ImageStore, SyntheticImages
+from hast_cuda.synthesis.store import ImageStore
 
 if TYPE_CHECKING:
-    from hast_cuda.synthesis.loop import ImageShape
+    from hast_cuda.data import InputSpec
 
 Record = dict[str, float | int | str]
 
 
 def agree(
-    world: World, teacher: nn.Module, shape: ImageShape, config: SynthesisConfig, seed: int
+    world: World, teacher: nn.Module, shape: InputSpec, config: SynthesisConfig, seed: int
 ) -> None:
     """ValueError on every rank unless all are to make the same images."""
     if world.size > 1:
@@ -61,7 +62,7 @@ def collected(
         results.append(world.share(given, rank)["images"])
         theirs = world.first and rank != world.rank
         if store is not None and theirs and not _whole(store, index):
-            store.save(index, SyntheticImages(results[-1], labels[index]))
+            store.save(index, Images(results[-1], labels[index]))
     return torch.cat(results)
 
 

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from hast_cuda.checks.typed import check_fields, typed
+from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_images, check_range
+from hast_cuda.data import Images
 from hast_cuda.files.tensors import DamagedFileError, load_tensors, save_tensors
-
-
-@dataclass(frozen=True)
-class SyntheticImages:
-    """Images [N, C, H, W] float32, normalised as the teacher expects, and labels [N] int64."""
-
-    images: Tensor
-    """[N, C, H, W] float32."""
-    labels: Tensor
-    """[N] int64."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 class ImageStore:
@@ -53,7 +36,7 @@ class ImageStore:
         return {int(match.group(1)) for match in names if match}
 
     @typed
-    def save(self, index: int, batch: SyntheticImages) -> None:
+    def save(self, index: int, batch: Images) -> None:
         """Write one batch; a reader never sees half of it."""
         check_images("batch.images", batch.images)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -61,12 +44,12 @@ class ImageStore:
         save_tensors(self.path(index), tensors)
 
     @typed
-    def load(self, index: int) -> SyntheticImages:
+    def load(self, index: int) -> Images:
         """Read one batch; DamagedFileError, a ValueError, names a shard that is corrupt."""
         path = self.path(index)
         try:
             tensors, _ = load_tensors(path)
-            batch = SyntheticImages(tensors["images"], tensors["labels"])
+            batch = Images(tensors["images"], tensors["labels"])
         except (DamagedFileError, KeyError) as error:
             message = f"shard {path} is corrupt ({error}); delete it and run again to make it anew"
             raise DamagedFileError(message) from error
@@ -86,7 +69,7 @@ class ImageStore:
             raise DamagedFileError(message)
         return batch
 
-    def load_all(self) -> SyntheticImages:
+    def load_all(self) -> Images:
         """All batches in order; ValueError if there are none or one is missing."""
         indices = sorted(self.finished())
         if not indices or indices != list(range(len(indices))):
@@ -95,6 +78,6 @@ class ImageStore:
             )
             raise ValueError(message)
         batches = [self.load(i) for i in indices]
-        return SyntheticImages(
+        return Images(
             torch.cat([b.images for b in batches]), torch.cat([b.labels for b in batches])
         )

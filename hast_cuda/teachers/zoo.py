@@ -23,6 +23,7 @@ from hast_cuda.teachers.weights import load_state, load_weights, read_state
 __all__ = [
     "NORMALIZATIONS",
     "InputSpec",
+    "build_network",
     "input_spec",
     "load_teacher",
     "load_weights",
@@ -123,6 +124,20 @@ def input_spec(
     return spec
 
 
+@typed
+def build_network(model: str, num_classes: int | None = None) -> nn.Module:
+    """The architecture that ``load_teacher`` would load, with random weights, in eval mode.
+
+    Raises:
+        ValueError: unknown name or wrong class count. ImportError, TypeError: as ``load_teacher``.
+    """
+    if model == DIGITS:
+        return DigitsResNet().eval()
+    if ":" in model:
+        return _import_network(model).eval()
+    return _build(model, num_classes, pretrained=False).eval()
+
+
 def model_names() -> list[str]:
     """Every name that ``load_teacher`` knows, sorted."""
     return sorted(name for name in [DIGITS, *_factories()] if _is_classifier(name))
@@ -130,7 +145,7 @@ def model_names() -> list[str]:
 
 def _named_spec(name: str) -> InputSpec:
     if name == DIGITS:
-        return InputSpec(1, 8, 8, digits.MEAN, digits.STD, DigitsResNet.num_classes)
+        return InputSpec(1, 8, 8, DigitsResNet.num_classes, digits.MEAN, digits.STD)
     # The meta device: the sizes without the memory or the seconds of random weights.
     with torch.device("meta"):
         network = _build(name, None, pretrained=False)
@@ -140,9 +155,9 @@ def _named_spec(name: str) -> InputSpec:
     height, width = in_size
     for suffix, key in _SMALL.items():
         if name.endswith(suffix):
-            return InputSpec(3, height, width, *NORMALIZATIONS[key], num_classes)
+            return InputSpec(3, height, width, num_classes, *NORMALIZATIONS[key])
     mean, std = NORMALIZATIONS["imagenet"]
-    return InputSpec(3, height, width, mean, std, num_classes, _shorter_side(min(in_size)))
+    return InputSpec(3, height, width, num_classes, mean, std, _shorter_side(min(in_size)))
 
 
 def _custom_spec(
@@ -154,7 +169,7 @@ def _custom_spec(
             f"({', '.join(NORMALIZATIONS)}, or mean/std as numbers), image_size and num_classes"
         )
     mean, std = parse_normalization(normalization)
-    return InputSpec(len(mean), image_size, image_size, mean, std, num_classes)
+    return InputSpec(len(mean), image_size, image_size, num_classes, mean, std)
 
 
 def _shorter_side(size: int) -> int:

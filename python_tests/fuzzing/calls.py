@@ -24,8 +24,8 @@ EXCLUDED = {
     # what only the package makes
     **dict.fromkeys((
         "hast_cuda.run.QuantizationResult", "hast_cuda.finetune.FinetuneResult",
-        "hast_cuda.export.Check", "hast_cuda.export.Exported", "hast_cuda.export.Latency",
-        "hast_cuda.export.OnnxInfo", "hast_cuda.export.PackedInfo", "hast_cuda.merged.Merged",
+        "hast_cuda.exports.Check", "hast_cuda.exports.Exported", "hast_cuda.exports.Latency",
+        "hast_cuda.exports.OnnxInfo", "hast_cuda.exports.PackedInfo", "hast_cuda.merged.Merged",
         "hast_cuda.nn.QuantizationTable", "hast_cuda.analysis.Eigenvalue",
         "hast_cuda.analysis.ErrorRates", "hast_cuda.analysis.Histogram",
         "hast_cuda.analysis.Judged", "hast_cuda.analysis.Spectrum", "hast_cuda.analysis.Trace",

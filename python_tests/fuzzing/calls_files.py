@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fuzzing import things
-from hast_cuda import analysis, export, report
+from hast_cuda import analysis, report
+from hast_cuda import exports as export
 from hast_cuda.data import ImageSet, evaluate, load_images
 from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.teachers import zoo
@@ -28,38 +29,38 @@ _SPECTRUM = analysis.Spectrum(((1.0, 2.0),), ((0.5, 0.5),), ((0.0, 0.0),))
 _RECORDS = [{"phase": "test", "iteration": 1, "top1": 50.0}]
 
 CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
-    "hast_cuda.export.check": (export.check, lambda: {
+    "hast_cuda.exports.check": (export.check, lambda: {
         "exported": things.student(), "student": things.student(), "images": things.images(),
         "batch_size": 4,
     }),
-    "hast_cuda.export.export_network": (export.export_network, lambda: {
+    "hast_cuda.exports.export_network": (export.export_network, lambda: {
         "student": things.student(), "folder": things.fresh(), "kind": "packed",
         "shape": things.SHAPE, "network": things.teacher(), "images": things.images(),
         "name": "student", "describe": None,
     }),
-    "hast_cuda.export.export_program": (export.export_program, lambda: {
+    "hast_cuda.exports.export_program": (export.export_program, lambda: {
         "student": things.student(), "shape": things.SHAPE, "own_ops": True, "batch": 2,
     }),
-    "hast_cuda.export.load_packed": (
+    "hast_cuda.exports.load_packed": (
         export.load_packed, lambda: {"path": things.packed(), "network": things.teacher()},
     ),
-    "hast_cuda.export.measure": (export.measure, lambda: {
+    "hast_cuda.exports.measure": (export.measure, lambda: {
         "exported": things.onnx(), "full_precision": things.onnx(), "shape": things.SHAPE,
         "batch": 1, "threads": 1,
     }),
-    "hast_cuda.export.onnx_network": (
+    "hast_cuda.exports.onnx_network": (
         export.onnx_network, lambda: {"path": things.onnx(), "threads": 1},
     ),
-    "hast_cuda.export.read_packed": (export.read_packed, lambda: {"path": things.packed()}),
-    "hast_cuda.export.save_float": (export.save_float, _export(".safetensors", describe=None)),
-    "hast_cuda.export.save_onnx": (
+    "hast_cuda.exports.read_packed": (export.read_packed, lambda: {"path": things.packed()}),
+    "hast_cuda.exports.save_float": (export.save_float, _export(".safetensors", describe=None)),
+    "hast_cuda.exports.save_onnx": (
         export.save_onnx, _export(".onnx", shape=things.SHAPE, form="ort", describe=None),
     ),
-    "hast_cuda.export.save_packed": (export.save_packed, _export(".safetensors", describe=None)),
-    "hast_cuda.export.save_program": (
+    "hast_cuda.exports.save_packed": (export.save_packed, _export(".safetensors", describe=None)),
+    "hast_cuda.exports.save_program": (
         export.save_program, _export(".pt2", shape=things.SHAPE, own_ops=True, batch=2),
     ),
-    "hast_cuda.export.to_float": (export.to_float, lambda: {"student": things.student()}),
+    "hast_cuda.exports.to_float": (export.to_float, lambda: {"student": things.student()}),
     "hast_cuda.data.ImageSet": (ImageSet, lambda: {
         "spec": things.SPEC_OF_TINY, "labels": things.labels(), "read": lambda _: None,
         "white": 255, "source": "noise",

@@ -10,6 +10,7 @@ import torch
 
 from fuzzing import things
 from hast_cuda import methods, run, synthesis
+from hast_cuda.data import InputSpec
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.generator import GeneratorConfig, GeneratorTrainer
 from hast_cuda.loops.execution import Execution
@@ -17,7 +18,7 @@ from hast_cuda.methods import Recipe
 from hast_cuda.networks import feature_layers
 from hast_cuda.ranks import World, join
 from hast_cuda.run import Bits, RunDirectory, TensorBoardLog
-from hast_cuda.synthesis import ImageShape, ImageStore
+from hast_cuda.synthesis import ImageStore
 
 Good = Callable[[], dict[str, Any]]
 
@@ -54,7 +55,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
         "teacher": things.teacher(), "shape": things.SHAPE, "num_classes": 5, "config": None,
         "batch_size": 2, "seed": 0, "device": "cpu", "merge": True,
     }),
-    "hast_cuda.synthesis.ImageShape": (ImageShape, lambda: {
+    "hast_cuda.data.InputSpec": (InputSpec, lambda: {
         "channels": 3, "height": 8, "width": 8, "num_classes": 5,
     }),
     "hast_cuda.synthesis.ImageStore": (ImageStore, lambda: {"directory": things.fresh()}),
@@ -71,7 +72,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
     "hast_cuda.synthesis.SynthesisConfig": (
         synthesis.SynthesisConfig, _defaults(synthesis.SynthesisConfig),
     ),
-    "hast_cuda.synthesis.SyntheticImages": (synthesis.SyntheticImages, lambda: {
+    "hast_cuda.data.Images": (synthesis.Images, lambda: {
         "images": things.images(), "labels": things.labels(),
     }),
     "hast_cuda.synthesis.difficulty": (synthesis.difficulty, _logits()),

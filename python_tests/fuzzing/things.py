@@ -18,16 +18,16 @@ from pages import RECIPE, SPEC, labelled, make
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.data import ImageSet
-from hast_cuda.export import save_float, save_onnx, save_packed
+from hast_cuda.data import Images, ImageSet, InputSpec
+from hast_cuda.exports import save_float, save_onnx, save_packed
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import fold_batch_norms
 from hast_cuda.run import RunDirectory
-from hast_cuda.synthesis import ImageShape, SynthesisConfig, SyntheticImages
+from hast_cuda.synthesis import SynthesisConfig
 
 SHAPE = (CHANNELS, SIZE, SIZE)
-IMAGE_SHAPE = ImageShape(*SHAPE, CLASSES)
+IMAGE_SHAPE = InputSpec(*SHAPE, CLASSES)
 SPEC_OF_TINY = SPEC
 _numbers = itertools.count()
 
@@ -80,9 +80,9 @@ def folded() -> nn.Module:
     return fold_batch_norms(tiny())
 
 
-def synthetic() -> SyntheticImages:
+def synthetic() -> Images:
     """Images with labels."""
-    return SyntheticImages(images(), labels())
+    return Images(images(), labels())
 
 
 def image_set() -> ImageSet:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hast_cuda.export.float_network import save_float, to_float
-from hast_cuda.export.formats import KINDS, Exported, export_network
-from hast_cuda.export.packed import PackedInfo, load_packed, read_packed, save_packed
-from hast_cuda.export.program import export_program, save_program
-from hast_cuda.export.to_onnx import FORMS, OnnxInfo, save_onnx
-from hast_cuda.export.verify import Check, Latency, check, measure, onnx_network
+from hast_cuda.exports.float_network import save_float, to_float
+from hast_cuda.exports.formats import KINDS, Exported, export_network
+from hast_cuda.exports.packed import PackedInfo, load_packed, read_packed, save_packed
+from hast_cuda.exports.program import export_program, save_program
+from hast_cuda.exports.to_onnx import FORMS, OnnxInfo, save_onnx
+from hast_cuda.exports.verify import Check, Latency, check, measure, onnx_network
 
 __all__ = [
     "FORMS",

@@ -12,10 +12,10 @@ from torch.export import Dim, ExportedProgram
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import LARGEST_IMAGE, as_path, check_values
-from hast_cuda.export.float_network import plain_copy
-from hast_cuda.export.grid import activation_grid
-from hast_cuda.export.placement import QuantizedLayer
-from hast_cuda.export.plain_quantizer import PlainQuantizer
+from hast_cuda.exports.float_network import plain_copy
+from hast_cuda.exports.grid import activation_grid
+from hast_cuda.exports.placement import QuantizedLayer
+from hast_cuda.exports.plain_quantizer import PlainQuantizer
 from hast_cuda.files.whole import replace_file
 from hast_cuda.nn import FakeQuantActivation, activation_quantizers
 

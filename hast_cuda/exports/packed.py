@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_json
-from hast_cuda.export.grid import activation_grid, float_bytes
-from hast_cuda.export.packed_weight import packed_weight
-from hast_cuda.export.placement import Placement, QuantizedLayer, key, own_keys
-from hast_cuda.export.rebuild import rebuild
-from hast_cuda.export.sealed import read_sealed, write_sealed
+from hast_cuda.exports.grid import activation_grid, float_bytes
+from hast_cuda.exports.packed_weight import packed_weight
+from hast_cuda.exports.placement import Placement, QuantizedLayer, key, own_keys
+from hast_cuda.exports.rebuild import rebuild
+from hast_cuda.exports.sealed import read_sealed, write_sealed
+from hast_cuda.files.versions import VERSION
 from hast_cuda.nn import FakeQuantActivation
 
 FORMAT = "hast_cuda.packed.v1"
@@ -156,6 +157,4 @@ def _others(student: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _versions() -> dict[str, str]:
-    from hast_cuda import __version__  # noqa: PLC0415 - the package may import this module
-
-    return {"hast_cuda": __version__, "torch": torch.__version__}
+    return {"hast_cuda": VERSION, "torch": torch.__version__}

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from hast_cuda.export.affine import Affine
-from hast_cuda.export.dequantized import add_bias, float_layer, rectifier, without_rectifier
-from hast_cuda.export.editing import Array, Editor, attribute, only_consumer
-from hast_cuda.export.folded import Layer
-from hast_cuda.export.grid import Grid
-from hast_cuda.export.marked import DOMAIN, QUANTIZE
-from hast_cuda.export.requantize import Requantization, exact_requantization
-from hast_cuda.export.stored import LARGEST_INT8, as_int8, flipped, signed_codes
+from hast_cuda.exports.affine import Affine
+from hast_cuda.exports.dequantized import add_bias, float_layer, rectifier, without_rectifier
+from hast_cuda.exports.editing import Array, Editor, attribute, only_consumer
+from hast_cuda.exports.folded import Layer
+from hast_cuda.exports.grid import Grid
+from hast_cuda.exports.marked import DOMAIN, QUANTIZE
+from hast_cuda.exports.requantize import Requantization, exact_requantization
+from hast_cuda.exports.stored import LARGEST_INT8, as_int8, flipped, signed_codes
 
 # Codes pass through these as they are (a maximum of codes is the code of the maximum).
 _PASSING = ("Identity", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")

@@ -23,9 +23,8 @@ from hast_cuda.checks.values import (
     check_values,
     explained_forward,
 )
-from hast_cuda.data import ImageSet
-from hast_cuda.export.marked import INPUT
-from hast_cuda.synthesis import SyntheticImages
+from hast_cuda.data import Images, ImageSet
+from hast_cuda.exports.marked import INPUT
 
 _ROUNDS = 15
 
@@ -119,7 +118,7 @@ def onnx_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Tenso
 @torch.no_grad()
 def check(
     exported: Callable[[Tensor], Tensor], student: nn.Module,
-    images: ImageSet | SyntheticImages | Tensor, *, batch_size: int = 64,
+    images: ImageSet | Images | Tensor, *, batch_size: int = 64,
 ) -> Check:  # fmt: skip
     """Run both networks on all images.
 
@@ -135,7 +134,7 @@ def check(
     """
     check_values("student", student)
     check_range("batch_size", batch_size, 1, 2**20)
-    given = isinstance(images, ImageSet)
+    given = isinstance(images, ImageSet) or (isinstance(images, Images) and images.real)
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
     training = student.training
     student.eval()
@@ -163,9 +162,9 @@ def check(
     if not count:
         message = "images is empty: there is nothing to compare the networks on"
         raise ValueError(message)
-    kinds = {ImageSet: "given", SyntheticImages: "synthetic"}
+    kind = "synthetic" if isinstance(images, Images) else "noise"
     return Check(
-        images=count, source=kinds.get(type(images), "noise"), top1_agreement=100 * same / count,
+        images=count, source="given" if given else kind, top1_agreement=100 * same / count,
         top1=100 * right / count if given else None,
         student_top1=100 * student_right / count if given else None,
         cosine=cosine / count, largest_difference=largest,
@@ -179,13 +178,11 @@ def _logits(name: str, given: object) -> Tensor:
     return given
 
 
-def _batches(
-    images: ImageSet | SyntheticImages | Tensor, size: int
-) -> Iterable[tuple[Tensor, Tensor]]:
+def _batches(images: ImageSet | Images | Tensor, size: int) -> Iterable[tuple[Tensor, Tensor]]:
     if isinstance(images, ImageSet):
         return images.batches(size)
     check_images("images", images if isinstance(images, Tensor) else images.images)
-    if isinstance(images, SyntheticImages):
+    if isinstance(images, Images):
         if len(images.images) != len(images.labels):
             message = (
                 f"images has {len(images.images)} images and {len(images.labels)} labels; expected "
@@ -234,7 +231,7 @@ def measure(
 
 def plain_onnx(network: nn.Module, path: Path, shape: tuple[int, int, int]) -> Path:
     """The full-precision network as ONNX, to compare with. Raises as :func:`save_onnx`."""
-    from hast_cuda.export.marked import translate  # noqa: PLC0415 - optional packages
+    from hast_cuda.exports.marked import translate  # noqa: PLC0415 - optional packages
 
     model: Any = translate(network, shape, 18)
     import onnx_ir as ir  # noqa: PLC0415

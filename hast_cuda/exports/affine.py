@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hast_cuda.export.grid import Grid
+from hast_cuda.exports.grid import Grid
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.export.packed_weight import PARTS, unpacked_weight
-from hast_cuda.export.placement import (
+from hast_cuda.exports.packed_weight import PARTS, unpacked_weight
+from hast_cuda.exports.placement import (
     LayerRecord,
     Placement,
     QuantizedLayer,

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hast_cuda.export.affine import Affine
-from hast_cuda.export.editing import Array
+from hast_cuda.exports.affine import Affine
+from hast_cuda.exports.editing import Array
 
 _MULTIPLIERS = 128
 _LARGEST_SUM = 2**24  # runtimes turn sums into float32

@@ -13,7 +13,7 @@ from torch import nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_values
-from hast_cuda.export.placement import QuantizedLayer
+from hast_cuda.exports.placement import QuantizedLayer
 from hast_cuda.files.whole import replace_file
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hast_cuda.export.grid import Grid, grid_of, values_of, weight_codes
-from hast_cuda.export.packing import pack, packed_size, unpack
-from hast_cuda.export.placement import DTYPES, LayerRecord, QuantizedLayer, key
+from hast_cuda.exports.grid import Grid, grid_of, values_of, weight_codes
+from hast_cuda.exports.packing import pack, packed_size, unpack
+from hast_cuda.exports.placement import DTYPES, LayerRecord, QuantizedLayer, key
 from hast_cuda.ops import fake_quantize
 from hast_cuda.ops.reference import arithmetic_dtype, quantizer_parameters
 
@@ -22,13 +22,13 @@ _SMALL, _LARGEST = 2**31 - 1, 2.0**62
 def packed_weight(layer: QuantizedLayer, name: str) -> dict[str, Tensor]:
     """Tensors of ``layer``'s weight by their part of the name.
 
-    ``qweight`` uint8, see :mod:`hast_cuda.export.packing`; per output channel ``scale`` (1/S),
+    ``qweight`` uint8, see :mod:`hast_cuda.exports.packing`; per output channel ``scale`` (1/S),
     ``zero_point`` (int32; int64 where one is larger) and ``range`` [2, out] (l and u of Eq. 1). The
     layer quantizes ``(q + z) / S`` once more on loading. On grids too fine for the weight's dtype
     that is another value: then ``lookup`` [out, 2^bits] has, for each code, a weight that has it.
 
     Raises:
-        ValueError: see :func:`hast_cuda.export.grid.weight_codes`; values or zero points too large.
+        ValueError: as :func:`hast_cuda.exports.grid.weight_codes`; values, zero points too large.
     """
     codes, grid = _codes(layer, name)
     values = values_of(codes, grid).to(layer.weight.dtype)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hast_cuda.export.grid import Grid, WeightCodes, activation_grid, weight_codes
+from hast_cuda.exports.grid import Grid, WeightCodes, activation_grid, weight_codes
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
 

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size
-from hast_cuda.data import ImageSet
-from hast_cuda.export.float_network import save_float, to_float
-from hast_cuda.export.grid import float_bytes
-from hast_cuda.export.packed import load_packed, save_packed
-from hast_cuda.export.program import save_program
-from hast_cuda.export.to_onnx import save_onnx
-from hast_cuda.export.verify import Check, Latency, check, onnx_network, require_onnxruntime
-from hast_cuda.synthesis import SyntheticImages
+from hast_cuda.data import Images, ImageSet
+from hast_cuda.exports.float_network import save_float, to_float
+from hast_cuda.exports.grid import float_bytes
+from hast_cuda.exports.packed import load_packed, save_packed
+from hast_cuda.exports.program import save_program
+from hast_cuda.exports.to_onnx import save_onnx
+from hast_cuda.exports.verify import Check, Latency, check, onnx_network, require_onnxruntime
 
 SUFFIXES = {
     "onnx-ort": ".ort.onnx",
@@ -32,7 +31,7 @@ SUFFIXES = {
     "pt2-own-ops": ".own-ops.pt2",
 }
 KINDS = tuple(SUFFIXES)
-Images = ImageSet | SyntheticImages | Tensor
+AnyImages = ImageSet | Images | Tensor
 
 
 @dataclass
@@ -68,7 +67,7 @@ class Exported:
 @typed
 def export_network(
     student: nn.Module, folder: Path | str, kind: str, shape: tuple[int, int, int], *,
-    network: nn.Module, images: Images | None = None, name: str = "student",
+    network: nn.Module | None = None, images: AnyImages | None = None, name: str = "student",
     describe: Mapping[str, Any] | None = None,
 ) -> Exported:  # fmt: skip
     """Write ``student`` as ``<folder>/<name><suffix of kind>``, and compare it with the file.
@@ -79,7 +78,7 @@ def export_network(
         kind: one of :data:`KINDS`; docs/export.md describes them.
         shape: (C, H, W) of normalised images.
         network: the float network that was quantized (as ``hast_cuda.posttraining.prepare`` left
-            it); the packed form is loaded back into it.
+            it); the packed form is loaded back into it where ``images`` are given.
         images: to compare both networks on; None does not compare.
         name: of the file, without suffix.
         describe: more entries for its metadata.
@@ -92,6 +91,9 @@ def export_network(
     check_image_size("shape", shape)
     if not name or Path(name).name != name or "\0" in name:
         message = f"name is {name!r}; expected that of a file, without a directory"
+        raise ValueError(message)
+    if kind == "packed" and images is not None and network is None:
+        message = "a packed file is compared as loaded into the float network: give network"
         raise ValueError(message)
     if kind.startswith("onnx") and images is not None:
         require_onnxruntime()
@@ -134,12 +136,13 @@ def _write(
 
 
 def _load(
-    file: Path, kind: str, network: nn.Module, student: nn.Module
+    file: Path, kind: str, network: nn.Module | None, student: nn.Module
 ) -> Callable[[Tensor], Tensor]:
     """The file's own network, on the CPU."""
     if kind.startswith("onnx"):
         return onnx_network(file)
     if kind == "packed":
+        assert network is not None  # checked before the file was written
         return _on_cpu(load_packed(file, network))
     if kind == "float":
         plain = to_float(student)

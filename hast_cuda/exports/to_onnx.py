@@ -13,8 +13,16 @@ from torch import nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_values
-from hast_cuda.export.grid import float_bytes
-from hast_cuda.export.marked import DOMAIN, INPUT, OUTPUT, QUANTIZE, MarkedModel, mark, require_onnx
+from hast_cuda.exports.grid import float_bytes
+from hast_cuda.exports.marked import (
+    DOMAIN,
+    INPUT,
+    OUTPUT,
+    QUANTIZE,
+    MarkedModel,
+    mark,
+    require_onnx,
+)
 from hast_cuda.files.whole import replace_file
 
 FORMS = ("ort", "portable", "uint4")
@@ -95,15 +103,15 @@ def _rewrite(marked: MarkedModel, form: str) -> tuple[dict[str, str], float]:
     """Replace every marker; gives the layers that stay float and the mean bits per weight."""
     import ml_dtypes  # noqa: PLC0415 - they come with the optional packages
 
-    from hast_cuda.export.dequantized import (  # noqa: PLC0415
+    from hast_cuda.exports.dequantized import (  # noqa: PLC0415
         clipped_quantizer,
         float_layer,
         quantize_after_pooling,
     )
-    from hast_cuda.export.editing import Editor, attribute  # noqa: PLC0415
-    from hast_cuda.export.folded import quantized_layers  # noqa: PLC0415
-    from hast_cuda.export.integer import IntegerRewriter  # noqa: PLC0415
-    from hast_cuda.export.stored import as_codes, as_int8  # noqa: PLC0415
+    from hast_cuda.exports.editing import Editor, attribute  # noqa: PLC0415
+    from hast_cuda.exports.folded import quantized_layers  # noqa: PLC0415
+    from hast_cuda.exports.integer import IntegerRewriter  # noqa: PLC0415
+    from hast_cuda.exports.stored import as_codes, as_int8  # noqa: PLC0415
 
     uint4: np.dtype[np.generic] = np.dtype(ml_dtypes.uint4)
     wide: np.dtype[np.generic] = np.dtype(np.uint8)

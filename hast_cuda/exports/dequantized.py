@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from hast_cuda.export.affine import Affine
-from hast_cuda.export.editing import Editor, attribute, constant_of, only_consumer
-from hast_cuda.export.folded import Layer
-from hast_cuda.export.grid import Grid
-from hast_cuda.export.stored import LARGEST_INT8, StoredWeight
+from hast_cuda.exports.affine import Affine
+from hast_cuda.exports.editing import Editor, attribute, constant_of, only_consumer
+from hast_cuda.exports.folded import Layer
+from hast_cuda.exports.grid import Grid
+from hast_cuda.exports.stored import LARGEST_INT8, StoredWeight
 
 
 def dequantize_weight(editor: Editor, layer: Layer, stored: StoredWeight) -> ir.Value:

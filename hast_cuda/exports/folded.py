@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from hast_cuda.export.editing import Array, attribute, constant_of, only_consumer
-from hast_cuda.export.grid import WeightCodes
-from hast_cuda.export.marked import DOMAIN, WEIGHT, MarkedModel
+from hast_cuda.exports.editing import Array, attribute, constant_of, only_consumer
+from hast_cuda.exports.grid import WeightCodes
+from hast_cuda.exports.marked import DOMAIN, WEIGHT, MarkedModel
 
 
 @dataclass(frozen=True)

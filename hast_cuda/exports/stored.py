@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hast_cuda.export.editing import Array
-from hast_cuda.export.folded import Layer
+from hast_cuda.exports.editing import Array
+from hast_cuda.exports.folded import Layer
 
 LARGEST_INT8 = 127
 
