@@ -33,6 +33,12 @@ def evaluate(
 
     Raises:
         ValueError: logits of another shape, fewer of them than labels, or not finite.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> test = hc.load_images("digits", spec=hc.InputSpec(1, 8, 8, 10), limit=20)
+        >>> 0 <= hc.evaluate(hc.load_teacher("digits"), test) <= 100
+        True
     """
     check_values("model", model)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))

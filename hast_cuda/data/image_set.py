@@ -35,6 +35,12 @@ class ImageSet:
         read: indices -> uint8 [len(indices), C, H, W].
         white: the pixel value that stands for 1.0.
         source: where the images came from, for messages.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> test = hc.load_images("digits", spec=hc.InputSpec(1, 8, 8, 10), limit=20)
+        >>> next(test.batches(16))[0].shape
+        torch.Size([16, 1, 8, 8])
     """
 
     spec: InputSpec
@@ -94,6 +100,11 @@ def load_images(
         FileNotFoundError: nothing at ``path``.
         ValueError: the source is broken or does not fit ``spec``; the message says how.
         ImportError: "digits" without scikit-learn.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> len(hc.load_images("digits", spec=hc.InputSpec(1, 8, 8, 10), limit=20))
+        20
     """
     if split not in ("train", "test"):
         raise ValueError(f"split={split!r} must be 'train' or 'test'")

@@ -86,6 +86,12 @@ def export_network(
     Raises:
         ImportError: a package of the extra "export" is missing. ValueError: unknown kind, a network
             that cannot be exported, a file that does not give what the student gives.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
+        >>> hc.export(student, ".", "packed", (1, 8, 8)).file.name
+        'student.packed.safetensors'
     """
     check_choice("kind", kind, KINDS)
     check_image_size("shape", shape)

@@ -20,7 +20,13 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Execution:
-    """Options of a run that trade speed, memory and the last bits of its figures."""
+    """Options of a run that trade speed, memory and the last bits of its figures.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> hc.Execution(precision="bf16").channels_last
+        False
+    """
 
     merge: bool = True
     """Let BatchNorm layers take along residual sum, activation and quantizer."""

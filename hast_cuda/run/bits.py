@@ -11,7 +11,13 @@ from hast_cuda.nn import Override
 
 @dataclass(frozen=True)
 class Bits:
-    """What to quantize to; see :func:`hast_cuda.quantize`."""
+    """What to quantize to; see :func:`hast_cuda.quantize`.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> hc.Bits(3, 3, overrides={"output": hc.Override(8, 8)}).weights
+        3
+    """
 
     weights: int = 4
     """Of every convolution and linear layer, 2 to 8."""

@@ -32,10 +32,10 @@ def load(path: Path | str, network: nn.Module | str | None = None) -> nn.Module:
             of a network given as "module:callable" or from Python, which is no file's to run.
 
     Example:
-        >>> import hast_cuda as hc, tempfile
+        >>> import hast_cuda as hc
         >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
-        >>> _ = hc.export(student, folder := tempfile.mkdtemp(), "packed", (1, 8, 8))
-        >>> hc.load(f"{folder}/student.packed.safetensors", "digits")(torch.zeros(2, 1, 8, 8)).shape
+        >>> file = hc.export(student, ".", "packed", (1, 8, 8)).file
+        >>> hc.load(file, "digits")(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
     path = as_path("path", path)

@@ -78,6 +78,13 @@ def zero_shot_quantize(
             any work. RankLostError: another process died. ImportError: no tensorboard.
         FloatingPointError: a loss that is not finite.
         OSError: the directory cannot be written.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> teacher = hc.load_teacher("digits")
+        >>> found = hc.zero_shot_quantize(teacher, (1, 8, 8), hc.Bits(4, 4), method="squant")
+        >>> found.student(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
     check_range("evaluation_batch", evaluation_batch, 1)
     out = None if out is None else as_path("out", out)

@@ -66,6 +66,11 @@ def load_teacher(
         ImportError: the import path leads nowhere.
         TypeError: ``model`` or the callable's result is not an nn.Module.
         RuntimeError: the download failed.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> hc.load_teacher("digits")(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
     if num_classes is not None:
         check_range("num_classes", num_classes, 1, LARGEST_CLASSES)
