@@ -33,8 +33,7 @@ from hast_cuda.data import load_images
 from hast_cuda.data.input_spec import NORMALIZATIONS, InputSpec
 from hast_cuda.methods import change, recipe
 from hast_cuda.run import Bits, zero_shot_quantize
-from hast_cuda.teachers import input_spec
-from hast_cuda.teachers.weights import load_weights
+from hast_cuda.teachers import input_spec, load_weights
 
 
 class AsColour(nn.Module):
