@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hast_cuda as hc
+from hast_cuda.finetune.batches import StoredBatch
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.loop import Iteration
-from hast_cuda.finetune.step import Step as FinetuneStep
+from hast_cuda.finetune.replay import ReplayedStep
+from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.loops.crops import CropStream, resize_crops
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard
@@ -25,7 +26,8 @@ from hast_cuda.merged import BatchStatistics
 from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.nn import activation_quantizers
 from hast_cuda.synthesis.config import SynthesisConfig
-from hast_cuda.synthesis.step import Step as SynthesisStep
+from hast_cuda.synthesis.objective import make_objective
+from hast_cuda.synthesis.step import SynthesisStep
 
 Call = Callable[[], object]
 SYNTHESIS = SynthesisConfig()
@@ -91,7 +93,8 @@ class Iterations:
         statistics = BatchStatistics(
             teacher, merge=execution.merge, segments=execution.checkpoint_segments
         )
-        step = SynthesisStep(statistics, self.shape, SYNTHESIS, execution, self.device)
+        objective = make_objective(statistics, self.shape, SYNTHESIS, execution, self.device)
+        step = SynthesisStep(objective, self.shape, execution, self.device)
         step.start(self.images, self.labels, "benchmark")
         return step
 
@@ -100,9 +103,15 @@ class Iterations:
         teacher = execution.network(copy.deepcopy(self.teacher))
         student = execution.network(copy.deepcopy(self.student))
         step = FinetuneStep(teacher, student, self.layers, config, execution)
-        guard = FiniteGuard("benchmark", self.device)
-        iteration = Iteration(step, self.images, self.setting.batch, guard)
-        return lambda: iteration(self.chosen, self.crops, config.learning_rate)
+        update = ReplayedStep(step, FiniteGuard("benchmark", self.device))
+        batch = StoredBatch(self.images, self.setting.batch)
+
+        def iteration() -> None:
+            batch.fill(self.chosen, self.crops)
+            step.set_rates(0)
+            update(batch)
+
+        return iteration
 
     def eager_synthesis(self, *, wasteful: bool = False, mode: str | None = None) -> Call:
         """The baseline's; ``mode`` compiles its forward and loss, and so its backward."""

@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.finetune.loop import Iteration
-from hast_cuda.finetune.step import Step as FinetuneStep
+from hast_cuda.finetune.batches import StoredBatch
+from hast_cuda.finetune.replay import ReplayedStep
+from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.loops.crops import resize_crops
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard
@@ -22,7 +23,8 @@ from hast_cuda.merged import BatchStatistics
 from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.nn import freeze_ranges
 from hast_cuda.synthesis import SynthesisConfig
-from hast_cuda.synthesis.step import Step as SynthesisStep
+from hast_cuda.synthesis.objective import make_objective
+from hast_cuda.synthesis.step import SynthesisStep
 
 CPU = torch.device("cpu")
 
@@ -44,7 +46,8 @@ def synthesis_iteration(
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     segments = execution.checkpoint_segments
     statistics = BatchStatistics(frozen, merge=execution.merge, segments=segments)
-    step = SynthesisStep(statistics, shape, config, execution, CPU)
+    objective = make_objective(statistics, shape, config, execution, CPU)
+    step = SynthesisStep(objective, shape, execution, CPU)
     crops = whole(shape)
     return lambda: step(crops if config.augment_probability else None)
 
@@ -59,11 +62,19 @@ def finetune_iteration(
     student = hc.quantize(network, 4, 4).eval().requires_grad_(True)
     freeze_ranges(student)
     step = FinetuneStep(teacher, student, feature_layers(network), config, execution)
-    images = torch.randn(shape)
-    iteration = Iteration(step, images, shape[0], FiniteGuard("counted", CPU))
-    chosen = torch.arange(shape[0])
-    crops = whole(shape)
-    return lambda: iteration(chosen, crops, 1e-5)
+    update = ReplayedStep(step, FiniteGuard("counted", CPU))
+    batch, chosen, crops = (
+        StoredBatch(torch.randn(shape), shape[0]),
+        torch.arange(shape[0]),
+        whole(shape),
+    )
+
+    def iteration() -> None:
+        batch.fill(chosen, crops)
+        step.set_rates(0)
+        update(batch)
+
+    return iteration
 
 
 def count(iteration: Callable[[], Any]) -> LaunchCounter:

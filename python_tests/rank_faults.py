@@ -15,7 +15,7 @@ from test_method_runs import SHAPE
 from test_run import real_images
 
 from hast_cuda.files.tensors import load_tensors, save_tensors
-from hast_cuda.finetune.source import StoredImages
+from hast_cuda.finetune.replay import ReplayedStep
 from hast_cuda.loops import memory
 from hast_cuda.loops.memory import MemoryFigures
 from hast_cuda.methods import change
@@ -81,7 +81,7 @@ def out_of_memory(folder: Path, world: World) -> dict[str, str]:
             first.setattr(work, "evaluate", failing)
             found["memory of rank 0"] = said(lambda: quantize(folder / "memory"))
         if world.rank == world.size - 1:
-            patch.setattr(StoredImages, "train", fail_for_memory)
+            patch.setattr(ReplayedStep, "__call__", fail_for_memory)
         found["memory of the last"] = said(lambda: quantize(folder / "memory"))
     return found
 

@@ -23,8 +23,9 @@ from hast_cuda import methods
 from hast_cuda.cli import main
 from hast_cuda.data import Images
 from hast_cuda.finetune import FinetuneConfig, finetune
-from hast_cuda.finetune.source import StoredImages
-from hast_cuda.finetune.step import Step
+from hast_cuda.finetune.batches import StoredBatches
+from hast_cuda.finetune.replay import ReplayedStep
+from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.methods import Recipe, change
@@ -33,7 +34,7 @@ from hast_cuda.ranks import launch as ranks
 from hast_cuda.reproduce import Row, Setting, run_row, runner
 from hast_cuda.run import Bits, zero_shot_quantize
 from hast_cuda.synthesis import synthesize
-from hast_cuda.synthesis.step import Step as SynthesisStep
+from hast_cuda.synthesis.step import SynthesisStep
 
 COUNT = 9  # images: a pass is a batch of 8, and one of 1, of which all ranks but one have nothing
 LAYERS = ["features.1", "features.4"]
@@ -114,16 +115,17 @@ def update(config: FinetuneConfig, soft: bool, world: World) -> list[Tensor]:
     hc.calibrate(student, [images])
     student.requires_grad_(True)
     before = [p.detach().clone() for p in student.parameters()]
-    step = Step(teacher, student, LAYERS, config, Execution())
+    step = FinetuneStep(teacher, student, LAYERS, config, Execution())
     step.rate = step.rate.double()
     random = torch.Generator().manual_seed(5)
     labels = torch.arange(COUNT) % CLASSES
     probabilities = torch.rand(COUNT, CLASSES, generator=random).softmax(1)
     counted = (probabilities if soft else labels) if config.label_weight else None
     guard = FiniteGuard("test", torch.device("cpu"))
-    source = StoredImages(step, images, counted, guard, 4, 0, world)
-    for iteration in range(3):
-        source.train(iteration)
+    step_on = ReplayedStep(step, guard, world)
+    for iteration, batch in StoredBatches(images, counted, config, 4, world).during(range(3)):
+        step.set_rates(iteration)
+        step_on(batch)
     guard.check(3)
     step.close()
     return [p.detach() - b for p, b in zip(student.parameters(), before, strict=True)]
@@ -201,7 +203,7 @@ def end_last(where: str) -> None:
     if phase == "synthesis":
         SynthesisStep.__call__ = ended(SynthesisStep.__call__)  # type: ignore[method-assign]
     else:
-        StoredImages.train = ended(StoredImages.train)  # type: ignore[method-assign]
+        ReplayedStep.__call__ = ended(ReplayedStep.__call__)  # type: ignore[method-assign]
 
 
 def command(folder: Path, where: str, verb: str, *more: str) -> None:

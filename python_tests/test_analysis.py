@@ -27,7 +27,7 @@ from hast_cuda.analysis import (
     twice_differentiable,
 )
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.finetune.step import Step
+from hast_cuda.finetune.step import FinetuneStep
 
 LAYERS = ["features.1", "features.4"]
 
@@ -83,7 +83,7 @@ def test_gradient_cosines_are_those_of_the_losses(alignment: str) -> None:
     found = gradient_cosines(teacher, student, [(x, y)], config, layers=LAYERS)
     student.requires_grad_(True)
     config = replace(config, label_weight=1.0)
-    step = Step(teacher.requires_grad_(False), student, LAYERS, config)
+    step = FinetuneStep(teacher.requires_grad_(False), student, LAYERS, config)
     terms = step.losses(x, y, teacher_grad=False)
     kl, fa, ce = (
         torch.cat([

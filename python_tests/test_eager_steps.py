@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.step import Step as FinetuneStep
+from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.loops.execution import Execution
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.ops import fake_quantize
 from hast_cuda.synthesis.config import SynthesisConfig
-from hast_cuda.synthesis.step import Step as SynthesisStep
+from hast_cuda.synthesis.objective import make_objective
+from hast_cuda.synthesis.step import SynthesisStep
 
 BATCH = 6
 LAYERS = ["features.1", "features.4"]
@@ -54,13 +55,14 @@ def test_synthesis_equals_hast_cuda(config: SynthesisConfig, wasteful: bool) -> 
     images, labels = pictures(), torch.arange(BATCH) % CLASSES
     eager = EagerSynthesis(teacher, images, labels, config, wasteful=wasteful)
     shape = (BATCH, CHANNELS, SIZE, SIZE)
-    ours = SynthesisStep(BatchStatistics(teacher), shape, config, Execution(), device)
+    objective = make_objective(BatchStatistics(teacher), shape, config, Execution(), device)
+    ours = SynthesisStep(objective, shape, Execution(), device)
     ours.start(images, labels, "test")
     for _ in range(2):
         match, label = eager()
         ours()
-        torch.testing.assert_close(match, ours.figures["match"], **CLOSE)
-        torch.testing.assert_close(label, ours.figures["label"], **CLOSE)
+        torch.testing.assert_close(match, ours.metrics["match"], **CLOSE)
+        torch.testing.assert_close(label, ours.metrics["label"], **CLOSE)
         assert ours.images.grad is not None
         assert ours.images.grad.abs().max() > 0
         torch.testing.assert_close(eager.images.grad, ours.images.grad, **CLOSE)

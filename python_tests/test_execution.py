@@ -21,7 +21,8 @@ from hast_cuda.loops.graphs import Replayed
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.run import Bits, zero_shot_quantize
 from hast_cuda.synthesis import SynthesisConfig, synthesize
-from hast_cuda.synthesis.step import Step
+from hast_cuda.synthesis.objective import make_objective
+from hast_cuda.synthesis.step import SynthesisStep
 
 SHAPE = InputSpec(CHANNELS, SIZE, SIZE, 5)
 SYNTHESIS = SynthesisConfig(num_images=12, batch_size=8, iterations=12, learning_rate=0.1)
@@ -122,15 +123,17 @@ def test_statistics_of_each_image_are_dropped_after_recomputing() -> None:
     for number in (0, 8):
         execution = Execution(checkpoint_segments=number)
         statistics = BatchStatistics(copy.deepcopy(network), merge=True, segments=number)
-        step = Step(statistics, (16, 3, 32, 32), config, execution, torch.device("cpu"))
+        shape, cpu = (16, 3, 32, 32), torch.device("cpu")
+        objective = make_objective(statistics, shape, config, execution, cpu)
+        step = SynthesisStep(objective, shape, execution, cpu)
         noise = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(3))
         step.start(noise, torch.zeros(16, dtype=torch.int64), "test")
         step()
         assert step.images.grad is not None
         gradients.append(step.images.grad.clone())
         peaks.append(peak_bytes(step, torch.device("cpu")))
-        assert step.terms.matching.samples is not None
-        assert not step.terms.matching.samples.found
+        assert step.matching.samples is not None
+        assert not step.matching.samples.found
     torch.testing.assert_close(gradients[0], gradients[1])
     assert peaks[1] < 0.85 * peaks[0]
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import hast_cuda as hc
 from hast_cuda.files.tensors import CHECKSUM, load_tensors, save_tensors
 from hast_cuda.finetune import FinetuneConfig, distillation_loss, finetune
+from hast_cuda.finetune.batches import shuffled
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.config import OPTIMIZERS
-from hast_cuda.finetune.source import shuffled
 
 CONFIG = FinetuneConfig(iterations=6, batch_size=8, learning_rate=1e-5, evaluations=2)
 LAYERS = ["features.1", "features.4"]

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import CHANNELS, SIZE, outputs_of, same_state, snapshot, tiny
+from networks import CHANNELS, CLASSES, SIZE, outputs_of, same_state, snapshot, tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.finetune.step import Step
+from hast_cuda.finetune.step import FinetuneStep
+from hast_cuda.loops.execution import Execution
 
 LAYERS = ["features.1", "features.4"]
 CONFIG = FinetuneConfig(learning_rate=1e-5, weight_decay=0.0, perturbation=0.05)
@@ -28,61 +29,81 @@ def pair(device: torch.device) -> tuple[nn.Module, nn.Module]:
     return teacher, hc.calibrate(hc.quantize(tiny(device), 3, 3), [pictures(device)])
 
 
-class Recorder(Step):
-    """Notes the images whose losses were asked for."""
-
-    seen: list[Tensor]
+class Recorder(FinetuneStep):
+    """Notes the images whose losses were asked for, and what is to be differentiated."""
 
     def losses(
         self, x: Tensor, labels: Tensor | None = None, *, teacher_grad: bool
     ) -> tuple[Tensor, ...]:
         self.seen = [*getattr(self, "seen", []), x.detach().clone()]
+        self.asked = x.requires_grad, teacher_grad
         return super().losses(x, labels, teacher_grad=teacher_grad)
 
 
 def by_hand(
-    teacher: nn.Module, student: nn.Module, x: Tensor, config: FinetuneConfig
-) -> list[Tensor]:
-    """Eq. 12 in two separate passes, with torch's own operators; gradients of the parameters."""
+    teacher: nn.Module, student: nn.Module, x: Tensor, labels: Tensor, config: FinetuneConfig
+) -> tuple[Tensor, list[Tensor]]:
+    """Eq. 10 and 12 in two separate passes of torch's operators: harder images, gradients."""
 
-    def loss(x: Tensor) -> Tensor:
-        (t, maps), (s, others) = (outputs_of(n, LAYERS, x) for n in (teacher, student))
-        t, s = t / config.temperature, s / config.temperature
+    def losses(x: Tensor) -> list[Tensor]:
+        (target, maps), (logits, others) = (outputs_of(n, LAYERS, x) for n in (teacher, student))
+        t, s = target / config.temperature, logits / config.temperature
         kl = (t.softmax(1) * (t.log_softmax(1) - s.log_softmax(1))).sum(1).mean()
-        total = config.distillation_weight * config.temperature**2 * kl
+        alignment = torch.zeros_like(kl)
         for a, b in zip(maps, others, strict=True):
-            vectors = [F.normalize(f.square().mean((2, 3)), dim=1) for f in (a, b)]
-            total = total + config.feature_weight * F.mse_loss(vectors[0], vectors[1])
-        return total
+            pair = [a, b]
+            if config.alignment == "relaxed":
+                pair = [F.normalize(f.square().mean((2, 3)), dim=1) for f in pair]
+            alignment = alignment + F.mse_loss(*pair)
+        return [
+            config.distillation_weight * config.temperature**2 * kl,
+            config.feature_weight * alignment,
+            config.label_weight * F.cross_entropy(logits, labels),
+        ]
 
     x = x.clone().requires_grad_()
-    clean = loss(x)
-    (towards,) = torch.autograd.grad(clean, x, retain_graph=True)
-    total = config.clean_weight * clean
+    clean = losses(x)
+    by = {"distillation": clean[:1], "alignment": clean[1:2], "both": clean}[config.perturb_by]
+    (towards,) = torch.autograd.grad(sum(by), x, retain_graph=True)
+    harder = (x + config.perturbation * towards.sign()).detach()
+    total = config.clean_weight * sum(clean)
     if config.perturbation:
-        harder = (x + config.perturbation * towards.sign()).detach()
-        total = total + config.perturbed_weight * loss(harder)
-    return list(torch.autograd.grad(total, list(student.parameters())))
+        total = total + config.perturbed_weight * sum(losses(harder))
+    return harder, list(torch.autograd.grad(total, list(student.parameters())))
 
 
 @pytest.mark.parametrize(
     "changed",
     [
         {},
-        {"clean_weight": 1.0, "perturbed_weight": 3.0},
+        {"merge": False},
+        {"perturbed_weight": 3.0},
         {"clean_weight": 0.0},
         {"perturbed_weight": 0.0},
         {"perturbation": 0.0},
         {"feature_weight": 0.0},
         {"clean_weight": 0.3, "distillation_weight": 2.0, "temperature": 5.0},
+        {"alignment": "direct"},
+        {"alignment": "direct", "perturb_by": "alignment", "merge": False},
+        {"perturb_by": "distillation"},
+        {"perturb_by": "alignment"},
+        {"perturb_by": "distillation", "clean_weight": 0.0},
+        {"label_weight": 3.0, "perturbed_weight": 2.0},
+        {"label_weight": 3.0, "distillation_weight": 0.0, "feature_weight": 0.0},
     ],
+    ids=str,
 )
 def test_gradients_equal_two_separate_passes(device: torch.device, changed: dict[str, Any]) -> None:
     teacher, student = pair(device)
     teacher, student = teacher.double(), student.double()
-    x, config = pictures(device).double(), replace(CONFIG, **changed)
-    expected = by_hand(teacher, copy.deepcopy(student), x, config)
-    Step(teacher, student, LAYERS, config)(x)
+    x, labels = pictures(device).double(), torch.arange(8, device=device) % CLASSES
+    execution = Execution(merge=changed.get("merge", True))
+    config = replace(CONFIG, **{k: v for k, v in changed.items() if k != "merge"})
+    harder, expected = by_hand(teacher, copy.deepcopy(student), x, labels, config)
+    step = Recorder(teacher, student, LAYERS, config, execution)
+    step(x, labels)
+    if len(step.seen) > 1:
+        torch.testing.assert_close(step.seen[1], harder)
     for (name, parameter), gradient in zip(student.named_parameters(), expected, strict=True):
         assert parameter.grad is not None
         scale = gradient.abs().max().item()
@@ -123,16 +144,17 @@ def test_pixels_without_a_gradient_stay(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("changed", [{"perturbation": 0.0}, {"perturbed_weight": 0.0}])
-def test_without_a_perturbation_there_is_one_forward(
+def test_without_perturbed_images_nothing_is_paid_for_them(
     device: torch.device, changed: dict[str, Any]
 ) -> None:
     step = Recorder(*pair(device), LAYERS, replace(CONFIG, **changed))
     step(pictures(device))
     assert len(step.seen) == 1
+    assert step.asked == (False, False)  # neither the image's gradient nor the teacher's graph
 
 
 def test_returns_the_two_terms_of_the_clean_loss(device: torch.device) -> None:
-    x, step = pictures(device), Step(*pair(device), LAYERS, CONFIG)
+    x, step = pictures(device), FinetuneStep(*pair(device), LAYERS, CONFIG)
     with torch.no_grad():
         expected = step.losses(x, teacher_grad=False)
     distillation, alignment = step(x)
@@ -143,7 +165,7 @@ def test_returns_the_two_terms_of_the_clean_loss(device: torch.device) -> None:
 
 def test_feature_weight_zero_taps_nothing(device: torch.device) -> None:
     teacher, student = pair(device)
-    step = Step(teacher, student, LAYERS, replace(CONFIG, feature_weight=0.0))
+    step = FinetuneStep(teacher, student, LAYERS, replace(CONFIG, feature_weight=0.0))
     assert not any(m._forward_hooks for n in (teacher, student) for m in n.modules())
     assert step(pictures(device))[1] == 0
 
@@ -151,7 +173,7 @@ def test_feature_weight_zero_taps_nothing(device: torch.device) -> None:
 def test_update_is_nesterov_sgd(device: torch.device) -> None:
     teacher, student = pair(device)
     config = replace(CONFIG, learning_rate=1e-4, weight_decay=0.1)
-    step = Step(teacher, student, LAYERS, config)
+    step = FinetuneStep(teacher, student, LAYERS, config)
     theirs = [p.detach().clone().requires_grad_() for p in student.parameters()]
     sgd = torch.optim.SGD(theirs, lr=1e-4, momentum=0.9, nesterov=True, weight_decay=0.1)
     for _ in range(3):
@@ -168,12 +190,12 @@ def test_adamw_moves_every_parameter_by_its_own_scale(device: torch.device) -> N
     """Bias-corrected means, by hand: Adam's update with weight decay apart from the gradient."""
     teacher, student = pair(device)
     config = replace(CONFIG, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1)
-    step = Step(teacher, student, LAYERS, config)
+    step = FinetuneStep(teacher, student, LAYERS, config)
     values = [p.detach().clone() for p in student.parameters()]
     means = [torch.zeros_like(v) for v in values]
     squares = [torch.zeros_like(v) for v in values]
     for t in range(1, 4):
-        step.set_rates(1e-3 / t)
+        step.rate.fill_(1e-3 / t)
         step(pictures(device))
         for v, m, s, p in zip(values, means, squares, student.parameters(), strict=True):
             assert p.grad is not None
@@ -189,7 +211,9 @@ def test_gradient_is_clipped_on_request(device: torch.device) -> None:
     norms = []
     for limit in (0.0, 0.25):
         teacher, student = pair(device)
-        Step(teacher, student, LAYERS, replace(CONFIG, max_grad_norm=limit))(pictures(device))
+        FinetuneStep(teacher, student, LAYERS, replace(CONFIG, max_grad_norm=limit))(
+            pictures(device)
+        )
         norms.append(torch.stack([p.grad.norm() for p in student.parameters()]).norm().item())
     assert norms[0] > 1
     assert norms[1] == pytest.approx(0.25, rel=1e-3)
@@ -198,7 +222,7 @@ def test_gradient_is_clipped_on_request(device: torch.device) -> None:
 def test_closing_removes_the_hooks_and_keeps_the_networks(device: torch.device) -> None:
     teacher, student = pair(device)
     before = snapshot(teacher)
-    step = Step(teacher, student, LAYERS, CONFIG)
+    step = FinetuneStep(teacher, student, LAYERS, CONFIG)
     step(pictures(device))
     step.close()
     assert same_state(teacher, before)

@@ -6,7 +6,7 @@ from networks import tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.finetune.inundation import IntegerCodes, InundatedSGD, smallest_factor
+from hast_cuda.finetune.optimizer import IntegerCodes, InundatedSGD, smallest_factor
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.finetune.step import Step
+from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.loops.execution import Execution
 from hast_cuda.merged import (
     BatchStatistics,
@@ -129,7 +129,7 @@ def test_finetuning_losses_and_gradients(
     for merge in (False, True):
         own = copy.deepcopy(student).eval().requires_grad_(True)
         frozen = copy.deepcopy(teacher).requires_grad_(False)
-        step = Step(frozen, own, feature_layers(teacher), config, Execution(merge=merge))
+        step = FinetuneStep(frozen, own, feature_layers(teacher), config, Execution(merge=merge))
         terms = step(x)
         gradients = {n: p.grad for n, p in own.named_parameters() if p.grad is not None}
         results.append((terms, gradients, dict(own.named_parameters())))
@@ -272,7 +272,7 @@ def test_what_cannot_be_followed_keeps_its_layers_and_says_so_once() -> None:
     assert float(statistics.loss().detach()) > 0
     student = hc.quantize(network, 4, None).eval().requires_grad_(True)
     with pytest.warns(UserWarning, match="not merged") as found:
-        step = Step(network.requires_grad_(False), student, ["norm"], FinetuneConfig())
+        step = FinetuneStep(network.requires_grad_(False), student, ["norm"], FinetuneConfig())
     assert len(found) == 1
     assert float(step(torch.randn(2, 3, 8, 8))[1]) > 0
 

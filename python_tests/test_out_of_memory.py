@@ -10,7 +10,7 @@ import torch
 from networks import same_state, snapshot
 from test_run import RECIPE, run
 
-from hast_cuda.finetune import source
+from hast_cuda.finetune import replay
 from hast_cuda.loops import memory
 from hast_cuda.loops.memory import MemoryFigures, explained_memory, fitting_batch
 from hast_cuda.synthesis import ImageStore, step
@@ -46,8 +46,8 @@ def failing(calls: int, real: Any) -> Any:
 @pytest.mark.parametrize(
     ("phase", "owner", "method", "calls", "kept"),
     [
-        ("synthesis", step.Step, "__call__", 5, "Finished batches are kept"),
-        ("fine-tuning", source.StoredImages, "train", 5, "the last checkpoint are kept"),
+        ("synthesis", step.SynthesisStep, "__call__", 5, "Finished batches are kept"),
+        ("fine-tuning", replay.ReplayedStep, "__call__", 5, "the last checkpoint are kept"),
     ],
 )
 def test_the_error_says_what_helps_and_the_run_goes_on(

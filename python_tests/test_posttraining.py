@@ -14,7 +14,7 @@ from torch import nn
 
 import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.finetune.step import Step
+from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.loops.execution import Execution
 from hast_cuda.moments import batch_norm_ranges
 from hast_cuda.networks.blocks import feature_layers
@@ -80,7 +80,7 @@ def test_folded_student_is_finetuned_against_its_teacher() -> None:
     student = batch_norm_ranges(hc.quantize(prepared, 3, 3)).eval()
     finish(student, prepared, BOTH)
     ranges = {k: v for k, v in snapshot(student).items() if k.endswith("weight_range")}
-    step = Step(
+    step = FinetuneStep(
         teacher.requires_grad_(False), student, feature_layers(teacher), config, Execution()
     )
     before = snapshot(student)

@@ -194,8 +194,10 @@ def test_images_of_a_finished_run_are_made_again(tmp_path: Path, damage: bytes |
         again = run(tmp_path, test=None)
     else:
         shard.write_bytes(damage)
-        with pytest.warns(RuntimeWarning, match=r"batch_00001.safetensors is corrupt .*made again"):
+        message = r"batch_00001.safetensors is corrupt .*made again"
+        with pytest.warns(RuntimeWarning, match=message) as caught:
             again = run(tmp_path, test=None)
+        assert caught[0].filename == run.__code__.co_filename  # who called the package
     assert before.images is not None
     assert again.images is not None
     assert torch.equal(again.images.images, before.images.images)

@@ -195,7 +195,7 @@ def test_the_slack_is_measured_once_with_the_seed_of_the_run(
         calls.append(args)
         return measure_slack(*args)
 
-    monkeypatch.setattr("hast_cuda.synthesis.terms.measure_slack", spy)
+    monkeypatch.setattr("hast_cuda.synthesis.objective.measure_slack", spy)
     synthesize(tiny(), SHAPE, replace(DSG, iterations=1), seed=7)
     ((_, shape, _, _, seed),) = calls
     assert (shape, seed) == ((4, CHANNELS, SIZE, SIZE), 7)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from networks import CHANNELS, CLASSES, SIZE, tiny
 
 from hast_cuda.cli import main
+from hast_cuda.data import InputSpec
+from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks import launch as ranks
-from hast_cuda.synthesis.owners import owners
+from hast_cuda.synthesis import SynthesisConfig, synthesize
+from hast_cuda.synthesis.batches import assign_batches
 
 
 def test_parts_cover_every_batch() -> None:
@@ -26,9 +30,28 @@ def test_parts_cover_every_batch() -> None:
 
 def test_batches_go_round_and_dependent_ones_stay() -> None:
     world = World(1, 3)
-    assert owners(7, set(), world, dependent=False) == [0, 1, 2, 0, 1, 2, 0]
-    assert owners(6, {0, 3, 9}, world, dependent=False) == [0, 0, 1, 0, 2, 0]
-    assert owners(5, {1}, world, dependent=True) == [0] * 5
+    assert assign_batches(7, set(), world, dependent=False) == [0, 1, 2, 0, 1, 2, 0]
+    assert assign_batches(6, {0, 3, 9}, world, dependent=False) == [0, 0, 1, 0, 2, 0]
+    assert assign_batches(5, {1}, world, dependent=True) == [0] * 5
+
+
+def test_the_world_says_where_to_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    second = World(1, 2, torch.device("cuda:1"))
+    assert second.device_for(None) == second.device_for("cuda") == second.device
+    assert World().device_for(None) == torch.device("cpu")
+    assert World().device_for("cuda:1") == torch.device("cuda:1")
+    message = "device is 'cuda:0', but the world says that rank 1 of 2 computes on cuda:1"
+    with pytest.raises(ValueError, match=message):
+        finetune(
+            tiny(), tiny(), torch.randn(2, CHANNELS, SIZE, SIZE), FinetuneConfig(),
+            device="cuda:0", world=second,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        synthesize(
+            tiny(), InputSpec(CHANNELS, SIZE, SIZE, CLASSES), SynthesisConfig(), device="cuda:0",
+            world=second,
+        )  # fmt: skip
 
 
 def test_one_process_asks_nobody(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, check_images, check_values, explained_forward
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.finetune.map_distance import direct_alignment
-from hast_cuda.finetune.objective import loss_terms
+from hast_cuda.finetune.objective import direct_alignment, loss_terms
 from hast_cuda.merged.followed import follow
 from hast_cuda.networks import feature_layers
 from hast_cuda.networks.swap import swap_modules

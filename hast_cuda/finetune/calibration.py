@@ -8,9 +8,9 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.finetune.batches import shuffled
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.source import shuffled
-from hast_cuda.generator.trainer import GeneratorTrainer, generated_batches
+from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops.crops import random_crop_flip
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.seeding import generator
@@ -34,9 +34,9 @@ def augmented(
 
 
 def calibrate_student(
-    teacher: nn.Module, student: nn.Module, images: Tensor | GeneratorTrainer | None,
-    config: FinetuneConfig, *, num_classes: int, seed: int, device: torch.device,
-    width: float = 6.0,
+    teacher: nn.Module, student: nn.Module, images: Tensor | None, config: FinetuneConfig, *,
+    num_classes: int, seed: int, device: torch.device, trainer: GeneratorTrainer | None = None,
+    width: float = 6.0, execution: Execution | None = None,
 ) -> None:  # fmt: skip
     """Find the ranges as ``config.calibration`` says and freeze them.
 
@@ -47,41 +47,43 @@ def calibrate_student(
     Args:
         teacher: trains the generator, if ``config.calibration`` asks for one.
         student: from :func:`hast_cuda.quantize`, on ``device``; edited.
-        images: synthetic images [N, C, H, W], the trainer of the generator that makes them, or None
-            where ranges come from BatchNorm.
+        images: synthetic images [N, C, H, W], or None where a trainer makes them or ranges come
+            from BatchNorm.
         config: how.
         num_classes: of the teacher.
         seed: of the order, crops and a generator made here.
         device: where to compute.
+        trainer: of the generator that the student will be trained with.
         width: of ranges from BatchNorm, in standard deviations.
+        execution: how to compute; default :class:`Execution`.
 
     Raises:
         FloatingPointError: the generator's loss is not finite.
         ValueError: stored images are asked for and there are none, or more updates than the warm-up
             has iterations.
     """
-    quantizers = activation_quantizers(student)
-    if isinstance(images, GeneratorTrainer):
-        _warm_up(images, student, config)
-        if config.calibration == "generator":
+    with convolution_rules(execution or Execution()):
+        if trainer is not None:
+            _warm_up(trainer, student, config)
+            if config.calibration == "generator":
+                return
+        if not activation_quantizers(student):
+            return  # weights only: there is no range to find
+        if config.calibration == "batch_norm":
+            batch_norm_ranges(student, width)
             return
-    if not quantizers:
-        return  # weights only: there is no range to find
-    if config.calibration == "batch_norm":
-        batch_norm_ranges(student, width)
-        return
-    if not isinstance(images, Tensor):
-        message = f'calibration is "{config.calibration}", which needs stored images'
-        raise ValueError(message)
-    if config.calibration == "generator":
-        channels, height, rows = images.shape[1:]
-        stream = generated_batches(
-            teacher, (channels, height, rows), num_classes, config.calibration_batch_size,
-            seed=seed, device=device,
-        )  # fmt: skip
-    else:
-        stream = augmented(images, config, seed, device)
-    calibrate(student, islice(stream, config.calibration_updates))
+        if images is None:
+            message = f'calibration is "{config.calibration}", which needs stored images'
+            raise ValueError(message)
+        if config.calibration == "generator":
+            channels, height, columns = images.shape[1:]
+            stream = GeneratorTrainer(
+                teacher, (channels, height, columns), num_classes,
+                batch_size=config.calibration_batch_size, seed=seed, device=device,
+            ).batches()  # fmt: skip
+        else:
+            stream = augmented(images, config, seed, device)
+        calibrate(student, islice(stream, config.calibration_updates))
 
 
 def _warm_up(trainer: GeneratorTrainer, student: nn.Module, config: FinetuneConfig) -> None:
@@ -102,9 +104,8 @@ def _warm_up(trainer: GeneratorTrainer, student: nn.Module, config: FinetuneConf
         )
         raise ValueError(message)
     batches = trainer.batches()
-    with convolution_rules(Execution()):
-        for _ in islice(batches, warmup - updates):
-            pass
-        if updates:
-            calibrate(student, islice(batches, updates))
+    for _ in islice(batches, warmup - updates):
+        pass
+    if updates:
+        calibrate(student, islice(batches, updates))
     trainer.check()

@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import as_device, check_values, explained_forward
+from hast_cuda.checks.values import check_values
+from hast_cuda.finetune.batches import Batches, make_batches
 from hast_cuda.finetune.checkpoint import CheckpointFile
-from hast_cuda.finetune.checks import check_classes, check_images
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.iteration import Iteration
-from hast_cuda.finetune.objective import loss_weights
-from hast_cuda.finetune.source import GeneratedImages, Source, StoredImages
-from hast_cuda.finetune.step import Step
-from hast_cuda.finetune.together import agree, begin, check_equal
+from hast_cuda.finetune.objective import TERMS, loss_weights
+from hast_cuda.finetune.processes import check_equal, check_same_work, resume
+from hast_cuda.finetune.replay import ReplayedStep
+from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.finite import FiniteGuard
@@ -27,8 +26,6 @@ from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.ranks import World
-
-__all__ = ["FinetuneResult", "Iteration", "finetune"]
 
 LOG_EVERY = 50  # iterations between reads of the device
 Log = Callable[[dict[str, float | int | str]], None]
@@ -45,51 +42,11 @@ class FinetuneResult:
     """(iterations done, top-1 in percent), in order."""
 
 
-class _Training:
-    """Iterations in order, wherever their images come from."""
-
-    def __init__(
-        self, step: Step, images: Tensor | GeneratorTrainer, labels: Tensor | None, seed: int,
-        start: int, world: World,
-    ) -> None:  # fmt: skip
-        self.step, self.config, self.start = step, step.config, start
-        device = step.rate.device
-        self.guard = FiniteGuard("fine-tuning", device)
-        self.guard.reset("fine-tuning", start)
-        self.source: Source
-        if isinstance(images, GeneratorTrainer):
-            self.source = GeneratedImages(step, images, self.guard, world)
-        else:
-            counted = labels if self.config.label_weight else None
-            self.source = StoredImages(
-                step, images.to(device), None if counted is None else counted.to(device),
-                self.guard, seed, start, world,
-            )  # fmt: skip
-
-    def check(self, done: int, *results: Tensor) -> None:
-        self.source.check()
-        self.guard.check(done - self.start, *results)
-
-    def figures(self, iteration: int) -> dict[str, float | int | str]:
-        """Reads the device."""
-        losses = {
-            name: weight * float(term)
-            for name, weight, term in zip(  # "label" is the one that may be missing
-                ("distillation", "alignment", "label"), loss_weights(self.config),
-                self.source.terms, strict=False,
-            )
-        }  # fmt: skip
-        return {
-            "phase": "finetune", "iteration": iteration, **losses,
-            "learning_rate": self.config.rate(iteration), **self.source.figures(),
-        }  # fmt: skip
-
-
 @typed
 def finetune(
     teacher: nn.Module, student: nn.Module, images: Tensor | GeneratorTrainer,
     config: FinetuneConfig, *, labels: Tensor | None = None, seed: int = 0,
-    device: torch.device | str = "cpu", evaluate: Evaluate | None = None,
+    device: torch.device | str | None = None, evaluate: Evaluate | None = None,
     checkpoint: CheckpointFile | None = None, log: Log = lambda _: None,
     layers: list[str] | None = None, execution: Execution | None = None,
     world: World | None = None,
@@ -108,11 +65,11 @@ def finetune(
         labels: of stored images, where ``config.label_weight`` counts them: [N] int64, or
             probabilities [N, classes].
         seed: order and augmentation; the state after a resume equals that of an unbroken run.
-        device: where to compute.
+        device: where to compute; default the world's, which is the CPU for one process.
         evaluate: test top-1 of the student, called ``config.evaluations`` times.
         checkpoint: state kept after every evaluation interval (the generator's too), found again on
             the next call.
-        log: called with a dict of figures every 50 iterations, in runs of more than 100,000 less
+        log: called with a dict of metrics every 50 iterations, in runs of more than 100,000 less
             often: at most 2,001 times, and after evaluations.
         layers: feature layers; default :func:`feature_layers` of the teacher.
         execution: how to compute; default :class:`Execution`.
@@ -125,23 +82,20 @@ def finetune(
         torch.OutOfMemoryError: with the peak and a batch size that should fit.
         ValueError: feature layers that the networks do not have; no images, or some that they do
             not take; labels that are missing or do not fit; a generator with another batch size or
-            device; other arguments than those of the other processes.
+            device; other arguments than those of the other processes, or a device that is not the
+            world's.
         RuntimeError: the processes' students are not the same bits.
     """
-    device, execution = as_device(device), execution or Execution()
-    world = world or World()
-    check_images(images, labels, config, device)
-    agree(world, images, labels, config, seed)
+    world, execution = world or World(), execution or Execution()
+    device = world.device_for(device)
+    batches = make_batches(images, labels, config, seed, device, world)
+    check_same_work(world, batches, config, seed)
     check_values("teacher", teacher)
     check_values("student", student)
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     frozen = execution.network(frozen)
     student = execution.network(student.to(device).eval().requires_grad_(True))
-    if isinstance(images, Tensor):
-        with explained_forward("images", images):
-            logits = frozen(images[:1].to(device))
-        if config.label_weight and labels is not None:
-            check_classes(labels, logits.shape[1])
+    batches.check_network(frozen)
     layers = layers or feature_layers(frozen)
     if config.feature_weight and not layers:
         message = (
@@ -149,8 +103,7 @@ def finetune(
             "feature_weight to 0"
         )
         raise ValueError(message)
-    step = Step(frozen, student, layers, config, execution)
-    trainer = images if isinstance(images, GeneratorTrainer) else None
+    step = FinetuneStep(frozen, student, layers, config, execution)
     interval = max(1, -(-config.iterations // config.evaluations))
     every = log_interval(config.iterations, LOG_EVERY)
     kept = (
@@ -167,29 +120,50 @@ def finetune(
             log({"phase": "test", "iteration": done, "top1": state.accuracies[-1][1]})
         if checkpoint is not None:
             state.iteration = done
-            checkpoint.save(state, student, step.optimizer, trainer)
+            checkpoint.save(state, student, step.optimizer, batches.trainer)
         return state.accuracies
 
     try:
-        state = begin(checkpoint, student, step.optimizer, trainer, config.iterations, world)
-        training = _Training(step, images, labels, seed, state.iteration, world)
+        state = resume(
+            checkpoint, student, step.optimizer, batches.trainer, config.iterations, world
+        )
+        guard = FiniteGuard("fine-tuning", device, state.iteration)
+        update = ReplayedStep(step, guard, world)
         progress = tqdm(
             total=config.iterations, initial=state.iteration, desc="fine-tuning", unit="it",
             disable=None if world.first else True,
         )  # fmt: skip
         with convolution_rules(execution), progress, memory:
-            for iteration in range(state.iteration, config.iterations):
-                training.source.train(iteration)
+            for iteration, batch in batches.during(range(state.iteration, config.iterations)):
+                step.set_rates(iteration)
+                update(batch)
                 progress.update()
                 done = iteration + 1
-                if iteration % LOG_EVERY == 0 or done == config.iterations:
-                    training.check(done)
-                    if world.first and (iteration % every == 0 or done == config.iterations):
-                        log(training.figures(iteration))
-                if done % interval == 0 or done == config.iterations:
-                    training.check(done, *step.parameters)
+                last = done == config.iterations
+                if iteration % LOG_EVERY == 0 or last:
+                    batches.check()
+                    guard.check(done)
+                    if world.first and (iteration % every == 0 or last):
+                        log(_metrics(iteration, config, update.terms, batches))
+                if done % interval == 0 or last:
+                    batches.check()
+                    guard.check(done, *step.parameters)
                     check_equal(student, done, world)
                     state.accuracies = world.on_first(look)
     finally:
         step.close()
     return FinetuneResult(student, state.accuracies)
+
+
+def _metrics(
+    iteration: int, config: FinetuneConfig, terms: tuple[Tensor, ...], batches: Batches
+) -> dict[str, float | int | str]:
+    """What is logged of an iteration; reads the device."""
+    losses = {
+        name: weight * float(term)
+        for name, weight, term in zip(TERMS, loss_weights(config), terms, strict=False)
+    }
+    return {
+        "phase": "finetune", "iteration": iteration, **losses,
+        "learning_rate": config.rate(iteration), **batches.metrics(),
+    }  # fmt: skip

@@ -1,14 +1,21 @@
-"""The optimizer of the student."""
+"""The student's optimizer: SGD, AdamW, or SGD with gradient inundation (AIT)."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.inundation import InundatedSGD
+from hast_cuda.nn import FakeQuantConv2d, FakeQuantLinear
 
+RANGE_FLOOR = 1e-8  # as in the quantizer: a constant channel has a range of 0
+BISECTIONS = 5
 SECOND_MOMENTUM = 0.999
+
+Layer = FakeQuantConv2d | FakeQuantLinear
 
 
 def make_optimizer(
@@ -30,3 +37,174 @@ def make_optimizer(
         parameters, lr=rate, momentum=config.momentum, nesterov=config.momentum > 0,
         weight_decay=config.weight_decay, fused=True,
     )  # fmt: skip
+
+
+class IntegerCodes:
+    """Integer codes (Eq. 1) of several weights, each channel in the range of its own values.
+
+    The weights are one vector [E] here, so that few launches depend on their number.
+
+    Args:
+        layers: whose bits and zero points count; on one device.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        weights = [layer.weight for layer in layers]
+        device = weights[0].device
+        self.sizes = [w.numel() for w in weights]
+        self.channels = [w.shape[0] for w in weights]
+        counts = torch.tensor(self.channels, device=device)
+        self.numbers = torch.tensor(self.sizes, device=device)
+        bits = torch.tensor([layer.weight_bits for layer in layers], device=device)
+        real = torch.tensor([layer.zero_point == "real" for layer in layers], device=device)
+        self.weight = _owners(counts)  # of every channel
+        self.channel = _owners((self.numbers // counts)[self.weight])  # of every element
+        self.levels = (2.0**bits - 1)[self.weight]
+        self.half = (2.0 ** (bits - 1))[self.weight]
+        self.real = real[self.weight]
+
+    def __call__(self, flat: Tensor) -> Tensor:
+        """``clamp(round(S*w - z))``, [E] -> [E] of the same dtype."""
+        parts = zip(flat.split(self.sizes), self.channels, strict=True)
+        ranges = [part.view(rows, -1).aminmax(dim=1) for part, rows in parts]
+        lower, upper = torch.cat([r.min for r in ranges]), torch.cat([r.max for r in ranges])
+        scale = self.levels / (upper - lower).clamp(min=RANGE_FLOOR)
+        zero = scale * lower
+        zero = torch.where(self.real, zero, zero.round()) + self.half
+        codes = (scale[self.channel] * flat - zero[self.channel]).round()
+        half = self.half[self.channel]
+        return codes.clamp(-half, half - 1)
+
+    def spread(self, factors: Tensor) -> Tensor:
+        """One value per weight [T] as one per element [E]."""
+        return factors[self.weight][self.channel]
+
+    def changed(self, before: Tensor, after: Tensor) -> Tensor:
+        """Fraction of each weight's codes that differ, [T]."""
+        return torch.stack([c.sum() for c in (before != after).split(self.sizes)]) / self.numbers
+
+
+def _owners(counts: Tensor) -> Tensor:
+    """[0, 0, 1, 1, 1, ...]: each index as often as ``counts`` says."""
+    return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+
+
+def smallest_factor(
+    reached: Callable[[Tensor], Tensor], count: int, largest: float, device: torch.device
+) -> Tensor:
+    """For each of ``count`` weights the factor in [1, ``largest``] from which on ``reached``, [T].
+
+    1 is doubled until it suffices, then five bisections approach the smallest that does. The factor
+    is ``largest`` where nothing suffices. Nothing reads the device: all that could be needed is
+    computed for every weight.
+
+    Args:
+        reached: factors [T] -> bool [T].
+        count: T.
+        largest: at least 1.
+        device: of the factors.
+    """
+    low = high = torch.ones(count, device=device)
+    enough = reached(high)
+    for _ in range(math.ceil(math.log2(largest))):
+        low = torch.where(enough, low, high)
+        high = torch.where(enough, high, (2 * high).clamp(max=largest))
+        enough = reached(high)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        enough = reached(middle)
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    return high
+
+
+class InundatedSGD(torch.optim.Optimizer):
+    """SGD with Nesterov momentum that enlarges the steps of quantized weights (AIT).
+
+    A weight w with Nesterov gradient g becomes ``w - a * lr * g``, a in [1, ``largest_step``] the
+    smallest factor found (see :func:`smallest_factor`) at which the fraction :attr:`goal` of its
+    integer codes changes; the codes of every candidate follow its own new range. Momentum buffers
+    are those of SGD, without a. All other parameters take the step of SGD. Nothing reads the
+    device.
+
+    Args:
+        parameters: to train.
+        student: the network; its quantized convolutions and linear layers are enlarged.
+        lr: learning rate, 0-d tensor or number.
+        momentum: 0 is plain gradient descent.
+        weight_decay: times the parameter is added to its gradient.
+        goal: fraction of the codes, from 0 to 1; :attr:`goal` is a 0-d tensor to be filled anew.
+        largest_step: bound of a, at least 1. Without it a weight without gradient would have none.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], student: nn.Module, *, lr: Tensor | float,
+        momentum: float, weight_decay: float, goal: float, largest_step: float,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
+        (group,) = self.param_groups
+        trained = {id(p): index for index, p in enumerate(group["params"])}
+        layers = {  # a shared weight once
+            id(m.weight): m
+            for m in student.modules()
+            if isinstance(m, Layer) and id(m.weight) in trained and m.weight.numel()
+        }
+        if not layers:
+            message = "no quantized weight is trained: flip_fraction counts their integer codes"
+            raise ValueError(message)
+        self.positions = [trained[key] for key in layers]
+        self.codes = IntegerCodes(list(layers.values()))
+        self.largest_step = largest_step
+        self.goal = torch.full((), goal, device=self.codes.numbers.device)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step; a parameter whose ``grad`` is None stays."""
+        if closure is not None:
+            message = "InundatedSGD takes no closure: compute the gradients before step()"
+            raise TypeError(message)
+        parameters = self.param_groups[0]["params"]
+        moves = self._moves(parameters)
+        self._enlarge(parameters, moves)
+        pairs = [(p, move) for p, move in zip(parameters, moves, strict=True) if move is not None]
+        torch._foreach_sub_([p for p, _ in pairs], [move for _, move in pairs])
+
+    def _moves(self, parameters: list[nn.Parameter]) -> list[Tensor | None]:
+        """``lr * g`` of every parameter that has a gradient; updates the momentum buffers."""
+        (group,) = self.param_groups
+        moving: list[Tensor] = [p for p in parameters if p.grad is not None]
+        steps = [p.grad for p in moving if p.grad is not None]
+        if group["weight_decay"]:
+            steps = list(torch._foreach_add(steps, moving, alpha=group["weight_decay"]))
+        if group["momentum"]:
+            for p in moving:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            buffers = [self.state[p]["momentum_buffer"] for p in moving]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, steps)
+            steps = list(torch._foreach_add(steps, buffers, alpha=group["momentum"]))
+        found = iter(torch._foreach_mul(steps, group["lr"]))
+        return [None if p.grad is None else next(found) for p in parameters]
+
+    def _enlarge(self, parameters: list[nn.Parameter], moves: list[Tensor | None]) -> None:
+        """Multiply the moves of the quantized weights, in ``moves``."""
+        weights = [parameters[i] for i in self.positions]
+        own = [moves[i] for i in self.positions]
+        flat = torch.cat([w.flatten() for w in weights])
+        move = torch.cat(
+            [torch.zeros_like(w).flatten() if m is None else m.flatten()
+             for w, m in zip(weights, own, strict=True)]
+        )  # fmt: skip
+        codes, before = self.codes, self.codes(flat)
+
+        def reached(factors: Tensor) -> Tensor:
+            after = codes(flat - codes.spread(factors) * move)
+            return codes.changed(before, after) >= self.goal
+
+        factors = smallest_factor(reached, len(weights), self.largest_step, flat.device)
+        enlarged = (codes.spread(factors) * move).split(codes.sizes)
+        for index, part in zip(self.positions, enlarged, strict=True):
+            if moves[index] is not None:
+                moves[index] = part.view_as(parameters[index])

@@ -146,7 +146,7 @@ class GeneratorTrainer:
 
     def check(self) -> None:
         """Read the device; FloatingPointError if a loss was not finite, naming the iteration."""
-        self.guard.check(self.iteration - self.guard.start)
+        self.guard.check(self.iteration)
 
     def batches(self) -> Iterator[Tensor]:
         """Endless images, one training step each; looks at the loss now and then."""
@@ -165,12 +165,14 @@ class GeneratorTrainer:
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Go on from :meth:`state`; KeyError, RuntimeError or ValueError if it is another's."""
         iteration = int(tensors["iteration"])
-        weights = {k[8:]: v for k, v in tensors.items() if k.startswith("network.")}
-        self.network.load_state_dict(weights)
-        moments = {k[5:]: v for k, v in tensors.items() if k.startswith("adam.")}
-        load_optimizer_state(self.optimizer, moments)
+        self.network.load_state_dict(_part(tensors, "network."))
+        load_optimizer_state(self.optimizer, _part(tensors, "adam."))
         self.iteration = iteration
         self.guard.reset("generator", iteration)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def classifier_rows(teacher: nn.Module, num_classes: int) -> Tensor:
@@ -185,19 +187,3 @@ def classifier_rows(teacher: nn.Module, num_classes: int) -> Tensor:
         f'{num_classes} outputs; choose "random"'
     )
     raise ValueError(message)
-
-
-def generated_batches(
-    teacher: nn.Module, shape: tuple[int, int, int], num_classes: int, batch_size: int, *,
-    seed: int, device: torch.device,
-) -> Iterator[Tensor]:  # fmt: skip
-    """Endless images [batch_size, C, H, W] of a GDFQ generator that is trained meanwhile.
-
-    Raises:
-        FloatingPointError: the loss is not finite. ValueError: no BatchNorm, sizes not multiples of
-            4.
-    """
-    trainer = GeneratorTrainer(
-        teacher, shape, num_classes, batch_size=batch_size, seed=seed, device=device
-    )
-    yield from trainer.batches()

@@ -9,8 +9,8 @@ from torch import Tensor
 class FiniteGuard:
     """Counts, without reading the device, the iterations before the first loss not finite."""
 
-    def __init__(self, what: str, device: torch.device) -> None:
-        self.what, self.start = what, 0
+    def __init__(self, what: str, device: torch.device, start: int = 0) -> None:
+        self.what, self.start = what, start
         self.poison = torch.zeros((), device=device)  # NaN from the first such loss on
         self.finite = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -30,11 +30,11 @@ class FiniteGuard:
         """Read the device; FloatingPointError if a loss or one of ``results`` is not finite.
 
         Args:
-            done: iterations observed since the start.
+            done: iterations that are over, those before the start included.
             results: tensors that must be finite too.
         """
         finite = int(self.finite)
-        if finite < done:
+        if finite < done - self.start:
             message = (
                 f"{self.what}: the loss is not finite from iteration {self.start + finite} on. "
                 "What was finished before is kept. Try a smaller learning rate, or check the "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
+
+from hast_cuda.loops.warn import warn_caller
 
 WARM_UP = 3  # calls that run as they are: lazy initialisation must not be captured
 
@@ -58,11 +59,8 @@ class Replayed:
         except RuntimeError as error:
             if self.mode == "on":
                 raise
-            warnings.warn(
-                f"the iteration cannot be captured in a CUDA graph and runs without one: {error}",
-                UserWarning,
-                stacklevel=3,
-            )
+            message = "the iteration cannot be captured in a CUDA graph and runs without one"
+            warn_caller(f"{message}: {error}", UserWarning)
             self.enabled = False
             return
         self.graph = graph

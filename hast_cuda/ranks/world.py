@@ -53,6 +53,19 @@ class World:
         """Whether this is rank 0, which writes, prints and evaluates."""
         return self.rank == 0
 
+    def device_for(self, device: torch.device | str | None) -> torch.device:
+        """``device``, which must be this process's if there are several; None is this process's."""
+        if device is None:
+            return self.device
+        found = as_device(device)
+        if self.size > 1 and found not in (self.device, torch.device(self.device.type)):
+            message = (
+                f"device is {str(device)!r}, but the world says that rank {self.rank} of "
+                f"{self.size} computes on {self.device}: leave device out"
+            )
+            raise ValueError(message)
+        return self.device if self.size > 1 else found
+
     def say(self, text: object) -> None:
         """Print on rank 0."""
         if self.first:

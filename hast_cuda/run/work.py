@@ -14,7 +14,7 @@ from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
 from hast_cuda.finetune import finetune
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
-from hast_cuda.finetune.together import spread_student
+from hast_cuda.finetune.processes import spread_student
 from hast_cuda.generator import GeneratorTrainer
 from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe
@@ -146,9 +146,10 @@ class Work:
 
         def find_ranges() -> None:
             calibrate_student(
-                self.teacher, self.student, self._source(images), config,
+                self.teacher, self.student, None if images is None else images.images, config,
                 num_classes=self.shape.num_classes, seed=self.seed, device=self.device,
-                width=self.recipe.posttraining.range_width,
+                trainer=self.trainer, width=self.recipe.posttraining.range_width,
+                execution=self.execution,
             )  # fmt: skip
             finish(self.student, self.prepared.to(self.device), self.recipe.posttraining)
 

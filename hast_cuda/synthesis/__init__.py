@@ -6,14 +6,13 @@ from hast_cuda.checks.moved import moved_names
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.intra_class import margin_loss
 from hast_cuda.synthesis.loop import synthesize
-from hast_cuda.synthesis.objective import difficulty, hard_sample_loss, soft_label_loss
+from hast_cuda.synthesis.objective import difficulty, soft_label_loss
 from hast_cuda.synthesis.store import ImageStore
 
 __all__ = [
     "ImageStore",
     "SynthesisConfig",
     "difficulty",
-    "hard_sample_loss",
     "margin_loss",
     "soft_label_loss",
     "synthesize",

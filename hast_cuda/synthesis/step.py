@@ -9,13 +9,11 @@ from hast_cuda.loops.crops import resize_crops
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.loops.graphs import Replayed
-from hast_cuda.merged import BatchStatistics
 from hast_cuda.ops import hard_sample_loss
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.intra_class import ClassDistance
-from hast_cuda.synthesis.objective import soft_label_loss
+from hast_cuda.synthesis.objective import Objective, soft_label_loss
 from hast_cuda.synthesis.schedule import CosineSchedule, PlateauSchedule, Schedule
-from hast_cuda.synthesis.terms import Terms, make_terms
 
 
 def make_schedule(config: SynthesisConfig, device: torch.device) -> Schedule:
@@ -28,31 +26,27 @@ def make_schedule(config: SynthesisConfig, device: torch.device) -> Schedule:
     return CosineSchedule(config.learning_rate, config.iterations, minimum=minimum, device=device)
 
 
-class Step:
+class SynthesisStep:
     """Images of one batch and all that follows them; everything stays in place between batches.
 
-    Nothing in an iteration reads the device. :attr:`figures` holds what the last one found.
+    Nothing in an iteration reads the device. :attr:`metrics` holds what the last one found.
 
     Args:
-        statistics: of the teacher.
+        objective: of the run.
         shape: [N, C, H, W] of the batch.
-        config: the objective.
         execution: how to compute.
         device: where the teacher is.
-        terms: what all batches of a run share; None makes it for this batch alone.
     """
 
     def __init__(
-        self, statistics: BatchStatistics, shape: tuple[int, int, int, int],
-        config: SynthesisConfig, execution: Execution, device: torch.device,
-        terms: Terms | None = None,
+        self, objective: Objective, shape: tuple[int, int, int, int], execution: Execution,
+        device: torch.device,
     ) -> None:  # fmt: skip
-        self.statistics, self.config, self.execution = statistics, config, execution
-        self.terms = terms or make_terms(statistics, shape, config, execution, device)
-        features = self.terms.features
+        self.matching, self.execution = objective.matching, execution
+        self.config = config = objective.matching.config
         self.distance = None
-        if features is not None:
-            self.distance = ClassDistance(features, shape[0], config.margins)
+        if objective.features is not None:
+            self.distance = ClassDistance(objective.features, shape[0], config.margins)
         self.images = execution.images(torch.zeros(shape, device=device)).requires_grad_()
         self.layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         self.labels = torch.zeros(shape[0], dtype=torch.int64, device=device)
@@ -64,7 +58,7 @@ class Step:
         )
         self.guard = FiniteGuard("synthesis", device)
         names = ("loss", "match", "label", "difficulty")
-        self.figures = {name: torch.zeros((), device=device) for name in names}
+        self.metrics = {name: torch.zeros((), device=device) for name in names}
         # gradient of the loss with respect to its terms
         weights = [config.match_weight, config.label_weight, *([1.0] if self.distance else [])]
         self.upstream = [torch.full((), w, device=device) for w in weights]
@@ -99,27 +93,26 @@ class Step:
             self.cropped()
 
     def _run(self, *, crop: bool) -> None:
-        images = self.images
-        x: Tensor = images
+        images: Tensor = self.images
+        x = images
         if crop:
-            x = resize_crops(images, self.crops[:, :4], self.crops[:, 4])
-            x = self.execution.images(x)
+            x = self.execution.images(resize_crops(x, self.crops[:, :4], self.crops[:, 4]))
         with self.execution.autocast(images.device):
-            logits = self.statistics.model(x)
-        match = self.terms.matching.loss(x)  # Eq. 3, or ZeroQ's or DSG's
+            logits = self.matching.statistics.model(x)
+        match = self.matching.loss(x)  # Eq. 3, or ZeroQ's or DSG's
         label, difficulty = self._label_loss(logits)  # Eq. 8, or IntraQ's
         terms = [match, label]
         if self.distance is not None:
             terms.append(self.distance.loss())
-        (gradient,) = torch.autograd.grad(terms, images, self.upstream)
+        (gradient,) = torch.autograd.grad(terms, images, self.upstream)  # of Eq. 9
         # The fused Adam takes for granted that gradient and images have the same layout.
         images.grad = gradient.contiguous(memory_format=self.layout)
         self.optimizer.step()
-        loss = self._sum(terms)
+        loss = self._weighted_sum(terms)  # Eq. 9
         self.schedule.step(loss)
         self.guard.observe(loss)
         found = (loss, match.detach(), label.detach(), difficulty)
-        torch._foreach_copy_(list(self.figures.values()), list(found))
+        torch._foreach_copy_(list(self.metrics.values()), list(found))
 
     def _label_loss(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(loss, mean difficulty)."""
@@ -134,7 +127,7 @@ class Step:
             check_labels=False,
         )
 
-    def _sum(self, terms: list[Tensor]) -> Tensor:
+    def _weighted_sum(self, terms: list[Tensor]) -> Tensor:
         """Eq. 9, with the weight of its first term, and the margins' if they count."""
         match, label, *rest = (term.detach() for term in terms)
         if self.config.match_weight != 1:

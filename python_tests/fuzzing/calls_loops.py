@@ -76,9 +76,6 @@ CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
         "images": things.images(), "labels": things.labels(),
     }),
     "hast_cuda.synthesis.difficulty": (synthesis.difficulty, _logits()),
-    "hast_cuda.synthesis.hard_sample_loss": (
-        synthesis.hard_sample_loss, _logits(exponent=2.0, detach=False),
-    ),
     "hast_cuda.synthesis.margin_loss": (synthesis.margin_loss, lambda: {
         "features": torch.randn(4, 3), "references": torch.randn(4, 3), "known": torch.ones(4),
         "margins": (0.1, 0.9),

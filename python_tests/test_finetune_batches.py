@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig, finetune
+from hast_cuda.finetune.batches import GeneratedBatches, StoredBatch
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
-from hast_cuda.finetune.iteration import Iteration
 from hast_cuda.finetune.objective import loss_weights
-from hast_cuda.finetune.source import GeneratedImages
-from hast_cuda.finetune.step import Step
+from hast_cuda.finetune.replay import ReplayedStep
+from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.generator.config import GeneratorConfig
 from hast_cuda.generator.trainer import GeneratorTrainer
+from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.nn import activation_quantizers
+from hast_cuda.ranks import World
 
 CONFIG = FinetuneConfig(  # GDFQ's form of the loss
     iterations=6, batch_size=8, learning_rate=1e-5, evaluations=3, distillation_weight=1.0,
@@ -52,8 +54,9 @@ def ready(
 ) -> nn.Module:
     student = hc.quantize(tiny(), 2, bits).to(generator.device)
     calibrate_student(
-        tiny(), student, generator, config, num_classes=CLASSES, seed=0, device=generator.device
-    )
+        tiny(), student, None, config, num_classes=CLASSES, seed=0, device=generator.device,
+        trainer=generator,
+    )  # fmt: skip
     return student
 
 
@@ -79,7 +82,7 @@ def test_from_a_generator_end_to_end(device: torch.device, chosen: GeneratorConf
     weights = loss_weights(config)
     losses = []
     for network in (untrained.requires_grad_(True), student):
-        step = Step(tiny(device).requires_grad_(False), network, [], config)
+        step = FinetuneStep(tiny(device).requires_grad_(False), network, [], config)
         with torch.no_grad():
             terms = torch.tensor([step.losses(*b, teacher_grad=False) for b in batches])
         losses.append(float(terms.mean(0) @ torch.tensor(weights)))
@@ -92,10 +95,14 @@ def test_the_generators_rate_follows_the_fine_tuning() -> None:
     assert generator.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
 
 
-@pytest.mark.parametrize("chosen", [GENERATOR, QIMERA], ids=["gdfq", "qimera"])
+@pytest.mark.parametrize(
+    ("chosen", "flip_fraction"), [(GENERATOR, 0.0), (QIMERA, 0.05)], ids=["gdfq", "qimera + ait"]
+)
 def test_a_resumed_run_equals_an_unbroken_one(
-    device: torch.device, tmp_path: Path, chosen: GeneratorConfig
+    device: torch.device, tmp_path: Path, chosen: GeneratorConfig, flip_fraction: float
 ) -> None:
+    config = replace(CONFIG, flip_fraction=flip_fraction)
+
     def run(checkpoint: CheckpointFile | None, stop_at: int) -> tuple[nn.Module, GeneratorTrainer]:
         calls = iter(range(100))
 
@@ -107,7 +114,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
         generator = trainer(chosen, device)
         student = ready(generator)
         finetune(
-            tiny(), student, generator, CONFIG, device=device, evaluate=evaluate,
+            tiny(), student, generator, config, device=device, evaluate=evaluate,
             checkpoint=checkpoint,
         )  # fmt: skip
         return student, generator
@@ -131,25 +138,13 @@ def test_a_checkpoint_without_the_generator(tmp_path: Path) -> None:
 
 
 def test_generated_images_are_taken_as_they_are(device: torch.device) -> None:
-    class Recorder(Step):
-        seen: tuple[Tensor, Tensor | None] | None = None
-
-        def __call__(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
-            self.seen = x.clone(), labels
-            return super().__call__(x, labels)
-
     generator, twin = trainer(device=device), trainer(device=device)
-    student = ready(generator).requires_grad_(True)
-    step = Recorder(tiny(device).requires_grad_(False), student, [], CONFIG)
-    source = GeneratedImages(step, generator, FiniteGuard("test", device))
-    expected = [twin.step() for _ in range(GENERATOR.warmup + 2)][-2:]
-    for iteration, (images, labels) in enumerate(expected):
-        source.train(iteration)
-        assert step.seen is not None
-        assert step.seen[1] is not None
-        assert torch.equal(step.seen[0], images)
-        assert torch.equal(step.seen[1], labels)
-    assert source.figures() == {"generator": float(generator.loss)}
+    batches = GeneratedBatches(generator, CONFIG, World())
+    for _, batch in batches.during(range(3)):
+        for found, expected in zip(batch.read(), twin.step(), strict=True):
+            assert found is not None
+            assert torch.equal(found, expected)
+    assert batches.metrics() == {"generator": float(generator.loss)}
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
@@ -159,17 +154,17 @@ def test_labels_follow_their_images(device: torch.device, kind: str) -> None:
         labels = torch.randn(20, CLASSES).softmax(1)
     images, labels = pictures().to(device), labels.to(device)
     student = hc.calibrate(hc.quantize(tiny(device), 4, 4), [images]).requires_grad_(True)
-    step = Step(tiny(device).requires_grad_(False), student, [], CONFIG)
-    iteration = Iteration(step, images, 3, FiniteGuard("test", device), labels)
+    step = FinetuneStep(tiny(device).requires_grad_(False), student, [], CONFIG)
+    update, batch = ReplayedStep(step, FiniteGuard("test", device)), StoredBatch(images, 3, labels)
     chosen = torch.tensor([7, 2, 11])
-    crops = torch.tensor([0.0, 0, SIZE, SIZE, 0]).expand(3, 5)
-    iteration(chosen, crops, 0.0)
-    batch, found = iteration.batch()
+    batch.fill(chosen, torch.tensor([0.0, 0, SIZE, SIZE, 0]).expand(3, 5))
+    cropped, found = batch.read()
     assert found is not None
     assert torch.equal(found, labels[chosen.to(device)])
-    torch.testing.assert_close(batch, images[chosen.to(device)])
-    expected = step.losses(batch, found, teacher_grad=False)
-    torch.testing.assert_close(iteration.terms, tuple(t.detach() for t in expected))
+    torch.testing.assert_close(cropped, images[chosen.to(device)])
+    expected = step.losses(cropped, found, teacher_grad=False)
+    update(batch)
+    torch.testing.assert_close(update.terms, tuple(t.detach() for t in expected))
 
 
 def test_wrong_labels_are_worse_than_the_teachers(device: torch.device) -> None:
@@ -229,6 +224,22 @@ def test_a_student_without_ranges_still_gets_a_trained_generator() -> None:
     generator = trainer()
     ready(generator, replace(CONFIG, calibration_updates=500), bits=None)
     assert generator.iteration == GENERATOR.warmup
+
+
+def test_the_warm_up_computes_as_the_run_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, seen = trainer(), []
+    step = generator.step
+
+    def noted() -> tuple[Tensor, Tensor]:
+        seen.append(torch.backends.cuda.matmul.allow_tf32)
+        return step()
+
+    monkeypatch.setattr(generator, "step", noted)
+    calibrate_student(
+        tiny(), hc.quantize(tiny(), 2, 4), None, CONFIG, num_classes=CLASSES, seed=0,
+        device=generator.device, trainer=generator, execution=Execution(precision="tf32"),
+    )  # fmt: skip
+    assert seen == [True] * GENERATOR.warmup
 
 
 def test_calibrations_that_cannot_be() -> None:

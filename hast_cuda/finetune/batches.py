@@ -1,0 +1,247 @@
+"""Where the student's batches come from: stored images, or a generator that trains along."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.checks.values import check_images, explained_forward
+from hast_cuda.finetune.config import FinetuneConfig
+from hast_cuda.generator.trainer import GeneratorTrainer
+from hast_cuda.loops.crops import CropStream, resize_crops
+from hast_cuda.loops.seeding import generator
+from hast_cuda.ranks import World
+
+
+class Batch(ABC):
+    """The part of a batch that this process has, in tensors that stay in place."""
+
+    share: float = 1.0
+    """How much of the whole batch it is."""
+
+    @abstractmethod
+    def read(self) -> tuple[Tensor, Tensor | None]:
+        """Images [n, C, H, W], and labels where they count; captured in the step's CUDA graph."""
+
+
+class StoredBatch(Batch):
+    """Some of the stored ``images`` [N, C, H, W], and of their labels, cropped and mirrored."""
+
+    def __init__(
+        self, images: Tensor, size: int, labels: Tensor | None = None, share: float = 1.0
+    ) -> None:
+        self.images, self.labels, self.share = images, labels, share
+        self.chosen = torch.zeros(size, dtype=torch.int64, device=images.device)
+        self.crops = torch.zeros(size, 5, device=images.device)
+
+    def fill(self, chosen: Tensor, crops: Tensor) -> None:
+        """Take the images ``chosen`` [size], cut out of them by ``crops`` [size, 5]."""
+        self.chosen.copy_(chosen, non_blocking=True)
+        self.crops.copy_(crops)
+
+    def read(self) -> tuple[Tensor, Tensor | None]:
+        """The crops of the chosen images, and their labels."""
+        images = self.images.index_select(0, self.chosen)
+        labels = None if self.labels is None else self.labels.index_select(0, self.chosen)
+        return resize_crops(images, self.crops[:, :4], self.crops[:, 4]), labels
+
+
+class GeneratedBatch(Batch):
+    """Images as a generator gives them, and their labels; both are to be filled."""
+
+    def __init__(self, images: Tensor, labels: Tensor, share: float = 1.0) -> None:
+        self.images, self.labels, self.share = images, labels, share
+
+    def read(self) -> tuple[Tensor, Tensor | None]:
+        """What the generator gave."""
+        return self.images, self.labels
+
+
+class Batches(ABC):
+    """One batch per iteration; draws do not depend on the number of processes."""
+
+    trainer: GeneratorTrainer | None = None
+    """Of the generator that trains along."""
+    given: dict[str, Tensor]
+    """What all processes must have in common."""
+
+    @abstractmethod
+    def during(self, iterations: range) -> Iterator[tuple[int, Batch]]:
+        """(iteration, batch), one after the other; a batch is the next one's, filled anew."""
+
+    def check_network(self, network: nn.Module) -> None:  # noqa: B027 - a generator fits by itself
+        """ValueError unless ``network`` takes the images and has the labels' classes."""
+
+    def check(self) -> None:  # noqa: B027 - stored images cannot fail
+        """Read the device; FloatingPointError if the images cannot be trusted any more."""
+
+    def metrics(self) -> dict[str, float]:
+        """More to log; reads the device."""
+        return {}
+
+
+class StoredBatches(Batches):
+    """Stored images in a new random order per pass, each cropped and mirrored anew.
+
+    Args:
+        images: [N, C, H, W] on the device of the student.
+        labels: [N] int64 or [N, classes], on the same, or None where they do not count.
+        config: batch size and crops.
+        seed: of order and crops.
+        world: processes that each take a part of every batch.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor | None, config: FinetuneConfig, seed: int, world: World
+    ) -> None:
+        self.images, self.labels, self.config = images, labels, config
+        self.seed, self.world = seed, world
+        self.given = {"images": images} | ({} if labels is None else {"labels": labels})
+
+    def during(self, iterations: range) -> Iterator[tuple[int, Batch]]:
+        """The next images of the pass; its last batch may be smaller."""
+        images, config = self.images, self.config
+        order = shuffled(len(images), config.batch_size, self.seed, start=iterations.start)
+        crops = CropStream(
+            min(config.batch_size, len(images)), (images.shape[2], images.shape[3]),
+            config.crop_scale, config.flip_probability, images.device, self.seed, "augment",
+        )  # fmt: skip
+        batches: dict[int, StoredBatch] = {}
+        for iteration in iterations:
+            chosen = next(order)
+            size = len(chosen)
+            own, share = self.world.part(size)
+            if size not in batches:
+                batches[size] = StoredBatch(images, len(chosen[own]), self.labels, share)
+            batches[size].fill(chosen[own], crops.at(iteration)[:size][own])
+            yield iteration, batches[size]
+
+    def check_network(self, network: nn.Module) -> None:
+        """One image goes through; labels of the wrong classes are found by reading them."""
+        with explained_forward("images", self.images):
+            classes = network(self.images[:1]).shape[1]
+        if self.labels is not None:
+            _check_classes(self.labels, classes)
+
+
+class GeneratedBatches(Batches):
+    """Images of a generator that takes one training step per batch (GDFQ, Qimera).
+
+    They are not cropped: augmentation makes more of stored images. The generator's own step is
+    launched kernel by kernel, outside the CUDA graph of the student's.
+
+    Of several processes rank 0 has the only generator that trains: its loss matches the statistics
+    of whole batches, which a part of a batch does not have. The others get its images.
+    """
+
+    trainer: GeneratorTrainer
+
+    def __init__(self, trainer: GeneratorTrainer, config: FinetuneConfig, world: World) -> None:
+        self.trainer, self.config, self.world = trainer, config, world
+        self.given = {}
+
+    def during(self, iterations: range) -> Iterator[tuple[int, Batch]]:
+        """One step of the generator, then its images."""
+        own, share = self.world.part(self.trainer.batch_size)
+        images, labels = self.trainer.like_step()
+        batch = GeneratedBatch(images[own], labels[own], share)
+        for iteration in iterations:
+            if self.world.first:
+                images, labels = self.trainer.step(self.config.done(iteration))
+            else:
+                images, labels = self.trainer.like_step()
+            self.world.spread_(images)
+            self.world.spread_(labels)
+            batch.images.copy_(images[own])
+            batch.labels.copy_(labels[own])
+            yield iteration, batch
+
+    def check(self) -> None:
+        """Read the generator's losses."""
+        self.world.on_first(self.trainer.check)
+
+    def metrics(self) -> dict[str, float]:
+        """The generator's loss."""
+        return {"generator": float(self.trainer.loss)}
+
+
+def shuffled(
+    count: int, batch_size: int, seed: int, stream: str = "order", start: int = 0
+) -> Iterator[Tensor]:
+    """Endless batches of indices in a new random order per pass, from batch ``start`` on."""
+    size = min(batch_size, count)
+    number, skip = divmod(start, -(-count // size))
+    while True:
+        order = torch.randperm(count, generator=generator(seed, stream, number))
+        yield from order.split(size)[skip:]
+        number, skip = number + 1, 0
+
+
+def make_batches(
+    images: Tensor | GeneratorTrainer, labels: Tensor | None, config: FinetuneConfig, seed: int,
+    device: torch.device, world: World,
+) -> Batches:  # fmt: skip
+    """Batches of what a caller gave; ValueError if it is not what ``config`` needs."""
+    if isinstance(images, GeneratorTrainer):
+        _check_generator(images, labels, config, device)
+        return GeneratedBatches(images, config, world)
+    _check_stored(images, labels, config)
+    counted = labels.to(device) if config.label_weight and labels is not None else None
+    return StoredBatches(images.to(device), counted, config, seed, world)
+
+
+def _check_generator(
+    trainer: GeneratorTrainer, labels: Tensor | None, config: FinetuneConfig, device: torch.device
+) -> None:
+    if labels is not None:
+        message = "labels belong to stored images; a generator makes its own: leave them out"
+        raise ValueError(message)
+    if trainer.batch_size != config.batch_size or trainer.device.type != device.type:
+        message = (
+            f"the generator makes {trainer.batch_size} images at a time on {trainer.device}; "
+            f"fine-tuning takes {config.batch_size} (batch_size) on {device}"
+        )
+        raise ValueError(message)
+
+
+def _check_stored(images: Tensor, labels: Tensor | None, config: FinetuneConfig) -> None:
+    if not len(images.shape) or not len(images):
+        message = "images is empty: fine-tuning needs at least one image"
+        raise ValueError(message)
+    check_images("images", images)
+    if images.dim() != 4:
+        message = f"images is {list(images.shape)}; expected [N, C, H, W], which can be cropped"
+        raise ValueError(message)
+    if not config.label_weight:
+        return
+    if labels is None:
+        message = (
+            f"label_weight is {config.label_weight}, which needs labels: give those of the images, "
+            "or set it to 0"
+        )
+        raise ValueError(message)
+    hard = labels.dim() == 1 and labels.dtype == torch.int64
+    soft = labels.dim() == 2 and labels.is_floating_point()
+    if not (hard or soft) or len(labels) != len(images):
+        message = (
+            f"labels is {list(labels.shape)} {labels.dtype}; expected classes [{len(images)}] "
+            f"torch.int64 or probabilities [{len(images)}, classes]"
+        )
+        raise ValueError(message)
+
+
+def _check_classes(labels: Tensor, classes: int) -> None:
+    """ValueError unless checked ``labels`` fit a network of so many classes; reads the device."""
+    if labels.dim() == 2:
+        if labels.shape[1] != classes:
+            message = f"labels has {labels.shape[1]} classes per image; the network has {classes}"
+            raise ValueError(message)
+    elif int(labels.min()) < 0 or int(labels.max()) >= classes:
+        message = (
+            f"labels go from {int(labels.min())} to {int(labels.max())}; the network has "
+            f"{classes} classes"
+        )
+        raise ValueError(message)

@@ -1,0 +1,17 @@
+"""Warnings that name the line of the caller, however deep in the package they arise."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+PACKAGE = str(Path(__file__).parents[1])
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn at the innermost line that is not this package's."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_code.co_filename.startswith(PACKAGE) and frame.f_back is not None:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
