@@ -5,13 +5,13 @@ import torch
 
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.objective import direct_alignment, label_loss, loss_terms, map_distance
-from hast_cuda.merged.followed import Seen
+from hast_cuda.merged.followed import ForwardResult
 
 
 def test_divergence_averaged_over_the_classes_too() -> None:
     teacher, student = torch.tensor([[2.0, 0, -1]]), torch.tensor([[1.0, 1, 0]])
     config = FinetuneConfig(distillation_reduction="mean", feature_weight=0.0, perturbation=0.0)
-    term, _ = loss_terms(config, Seen(teacher, [], []), Seen(student, [], []))
+    term, _ = loss_terms(config, ForwardResult(teacher, [], []), ForwardResult(student, [], []))
     assert 400 * term.item() == pytest.approx(0.152421, rel=1e-4)
 
 

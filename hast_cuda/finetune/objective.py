@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.merged.followed import Seen
+from hast_cuda.merged.followed import ForwardResult
 from hast_cuda.ops import attention_energy_loss, distillation_loss, hard_sample_loss
 
 __all__ = [
@@ -31,7 +31,10 @@ def loss_weights(config: FinetuneConfig) -> tuple[float, ...]:
 
 
 def loss_terms(
-    config: FinetuneConfig, teacher: Seen, student: Seen, labels: Tensor | None = None
+    config: FinetuneConfig,
+    teacher: ForwardResult,
+    student: ForwardResult,
+    labels: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """(KL, alignment) and, where labels count, the student's cross entropy; without their weights.
 

@@ -16,7 +16,7 @@ from hast_cuda.ops import channel_attentions
 
 
 @dataclass
-class Seen:
+class ForwardResult:
     """What one forward pass gave: logits, and of every layer what the alignment compares."""
 
     logits: Tensor
@@ -50,33 +50,33 @@ class Followed:
             merged = merge_batch_norms(model, FusedBatchNorm2d, layers)
             self.model, self.watched = merged.model, [merged.watched[name] for name in layers]
 
-    def __call__(self, x: Tensor, target: Seen | None = None) -> Seen:
+    def __call__(self, x: Tensor, target: ForwardResult | None = None) -> ForwardResult:
         """One forward pass; ``target`` is that of the network to measure distances from."""
         if not self.maps:
             return self._attentions(x)
         return self._maps(x) if target is None else self._distances(x, target.maps)
 
-    def _attentions(self, x: Tensor) -> Seen:
+    def _attentions(self, x: Tensor) -> ForwardResult:
         for module in self._fused():
             module.watched = True
         logits, maps = self._run(x)
         # Hooks and taps know maps only; in a merged network most layers summed their own vector.
         found = iter(zip(channel_attentions(maps), map(positions_of, maps), strict=True))
-        return _seen(logits, "energies", self._in_order(found))
+        return _result(logits, "energies", self._in_order(found))
 
-    def _maps(self, x: Tensor) -> Seen:
+    def _maps(self, x: Tensor) -> ForwardResult:
         for module in self._fused():
             module.mapped = True
         logits, maps = self._run(x)
         found = iter(maps)
         if not self.watched:
-            return Seen(logits, maps=maps)
-        return Seen(logits, maps=[
+            return ForwardResult(logits, maps=maps)
+        return ForwardResult(logits, maps=[
             module.take_map() if isinstance(module, FusedBatchNorm2d) else next(found)
             for module in self.watched
         ])  # fmt: skip
 
-    def _distances(self, x: Tensor, targets: list[Tensor]) -> Seen:
+    def _distances(self, x: Tensor, targets: list[Tensor]) -> ForwardResult:
         others = targets  # of the maps that hooks and taps find
         if self.watched:
             others = []
@@ -88,7 +88,7 @@ class Followed:
         logits, maps = self._run(x)
         apart = [_spatial(m - target) for m, target in zip(maps, others, strict=True)]
         found = iter(zip(channel_attentions(apart), map(positions_of, apart), strict=True))
-        return _seen(logits, "distances", self._in_order(found))
+        return _result(logits, "distances", self._in_order(found))
 
     def _fused(self) -> list[FusedBatchNorm2d]:
         return [module for module in self.watched if isinstance(module, FusedBatchNorm2d)]
@@ -123,9 +123,9 @@ def _spatial(feature: Tensor) -> Tensor:
     return feature if feature.dim() > 2 else feature.unsqueeze(2)
 
 
-def _seen(logits: Tensor, name: str, found: list[tuple[Tensor, int]]) -> Seen:
+def _result(logits: Tensor, name: str, found: list[tuple[Tensor, int]]) -> ForwardResult:
     vectors, positions = zip(*found, strict=True) if found else ((), ())
-    return Seen(logits, positions=list(positions), **{name: list(vectors)})
+    return ForwardResult(logits, positions=list(positions), **{name: list(vectors)})
 
 
 def follow(
