@@ -16,7 +16,7 @@ from hast_cuda.finetune.batches import Batches, make_batches
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.objective import TERMS, loss_weights
-from hast_cuda.finetune.processes import check_equal, check_same_work, resume
+from hast_cuda.finetune.processes import agree_on_steps, check_equal, resume
 from hast_cuda.finetune.replay import ReplayedStep
 from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.generator.trainer import GeneratorTrainer
@@ -89,7 +89,7 @@ def finetune(
     world, execution = world or World(), execution or Execution()
     device = world.device_for(device)
     batches = make_batches(images, labels, config, seed, device, world)
-    check_same_work(world, batches, config, seed)
+    agree_on_steps(world, batches, config, seed)
     check_values("teacher", teacher)
     check_values("student", student)
     frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)

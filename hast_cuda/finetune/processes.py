@@ -23,7 +23,7 @@ def spread_student(student: nn.Module, world: World) -> None:
         student.load_state_dict(world.share(student.state_dict()))
 
 
-def check_same_work(world: World, batches: Batches, config: FinetuneConfig, seed: int) -> None:
+def agree_on_steps(world: World, batches: Batches, config: FinetuneConfig, seed: int) -> None:
     """ValueError on every rank unless all are to take the same steps."""
     if world.size > 1:
         given = fingerprint(batches.given)

@@ -20,7 +20,7 @@ from hast_cuda.synthesis.store import ImageStore
 Log = Callable[[dict[str, float | int | str]], None]
 
 
-def check_same_work(
+def agree_on_images(
     world: World, teacher: nn.Module, shape: InputSpec, config: SynthesisConfig, seed: int
 ) -> None:
     """ValueError on every rank unless all are to make the same images."""

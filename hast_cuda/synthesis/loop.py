@@ -22,8 +22,8 @@ from hast_cuda.ranks import World
 from hast_cuda.synthesis.batches import (
     GatheredLog,
     Log,
+    agree_on_images,
     assign_batches,
-    check_same_work,
     gather_images,
     read_stored,
 )
@@ -119,7 +119,7 @@ def synthesize(
     statistics = BatchStatistics(
         execution.network(frozen), merge=execution.merge, segments=execution.checkpoint_segments
     )
-    check_same_work(world, teacher, shape, config, seed)
+    agree_on_images(world, teacher, shape, config, seed)
     labels = draw_labels(config, shape.num_classes, seed)
     batches = labels.split(config.batch_size)
     results: dict[int, Tensor] = {}
