@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hast_cuda.loops.execution import Execution
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.synthesis import SynthesisConfig, margin_loss, soft_label_loss
-from hast_cuda.synthesis.classifier import FeatureTap, find_classifier
+from hast_cuda.synthesis.classifier import ClassifierTap, find_classifier
 from hast_cuda.synthesis.draws import draw_targets
 from hast_cuda.synthesis.intra_class import ClassDistance, ClassFeatures
 from hast_cuda.synthesis.matching import Matching
@@ -105,7 +105,7 @@ def test_the_feature_is_what_the_classifier_pools(
     statistics = BatchStatistics(network.requires_grad_(False), merge=merge)
     classifier = find_classifier(statistics.model, SHAPE, device)
     assert classifier is (network.output if kind == "linear" else network.head)
-    tap = FeatureTap(classifier)
+    tap = ClassifierTap(classifier)
     statistics.model(images)
     torch.testing.assert_close(tap.take(), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="the classifier was not reached"):

@@ -49,7 +49,7 @@ def find_classifier(
     return found
 
 
-class FeatureTap:
+class ClassifierTap:
     """Keeps the input of ``classifier`` in each forward, averaged over space if it is a map."""
 
     def __init__(self, classifier: nn.Module) -> None:

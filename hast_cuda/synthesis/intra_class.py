@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.loops.execution import Execution
-from hast_cuda.synthesis.classifier import FeatureTap, find_classifier
+from hast_cuda.synthesis.classifier import ClassifierTap, find_classifier
 from hast_cuda.synthesis.config import check_margins
 from hast_cuda.synthesis.matching import Matching
 
@@ -70,7 +70,7 @@ class ClassFeatures:
         device: torch.device,
     ) -> None:  # fmt: skip
         self.matching, self.execution, self.device = matching, execution, device
-        self.tap = FeatureTap(find_classifier(matching.statistics.model, shape, device))
+        self.tap = ClassifierTap(find_classifier(matching.statistics.model, shape, device))
         matching.statistics.after_recomputing.append(self.tap.forget)
         logits, features = self._look(torch.zeros(1, *shape))
         # On the CPU in float64: sums there have one order, those of a GPU's index_add have not.
