@@ -63,11 +63,8 @@ def finetune_iteration(
     freeze_ranges(student)
     step = FinetuneStep(teacher, student, feature_layers(network), config, execution)
     update = ReplayedStep(step, FiniteGuard("counted", CPU))
-    batch, chosen, crops = (
-        StoredBatch(torch.randn(shape), shape[0]),
-        torch.arange(shape[0]),
-        whole(shape),
-    )
+    batch = StoredBatch(torch.randn(shape), shape[0])
+    chosen, crops = torch.arange(shape[0]), whole(shape)
 
     def iteration() -> None:
         batch.fill(chosen, crops)
