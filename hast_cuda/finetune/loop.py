@@ -85,6 +85,14 @@ def finetune(
             device; other arguments than those of the other processes, or a device that is not the
             world's.
         RuntimeError: the processes' students are not the same bits.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> teacher, images = hc.load_teacher("digits"), torch.randn(8, 1, 8, 8)
+        >>> student = hc.calibrate(hc.quantize(teacher, 4, 4), [images])
+        >>> config = FinetuneConfig(iterations=2, batch_size=4)
+        >>> finetune(teacher, student, images, config).student is student
+        True
     """
     world, execution = world or World(), execution or Execution()
     device = world.device_for(device)

@@ -111,6 +111,12 @@ def synthesize(
             not the world's.
         FloatingPointError: a loss that is not finite.
         torch.OutOfMemoryError: with the peak and a batch size that should fit.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> config = SynthesisConfig(num_images=4, batch_size=4, iterations=2)
+        >>> synthesize(hc.load_teacher("digits"), hc.InputSpec(1, 8, 8, 10), config).images.shape
+        torch.Size([4, 1, 8, 8])
     """
     world, execution = world or World(), execution or Execution()
     device = world.device_for(device)
