@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
@@ -132,6 +133,17 @@ def test_onnxruntime_gives_the_students_logits(case: Maker, settings: str, form:
         expected = made.student(_images(200, seed=2))
     equal = (logits - expected).abs().amax(1) < 1e-4
     assert float(equal.float().mean()) > 0.95
+
+
+def test_the_student_keeps_its_modes() -> None:
+    student = tiny().train()
+    student.features[1].eval()
+    modes = [m.training for m in student.modules()]
+    assert check(tiny(), student, _images(5)).passed()
+    assert [m.training for m in student.modules()] == modes
+    with pytest.raises(ValueError, match="does not take images"):
+        check(tiny(), student, torch.zeros(2, 1, 8, 8))
+    assert [m.training for m in student.modules()] == modes
 
 
 def test_any_batch_size(case: Maker) -> None:

@@ -10,6 +10,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, check_values, explained_forward
 from hast_cuda.data.image_set import ImageSet
 from hast_cuda.data.images import Images
+from hast_cuda.loops.modes import eval_mode
 
 __all__ = ["evaluate"]
 
@@ -43,27 +44,25 @@ def evaluate(
     check_values("model", model)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     target = home if device is None else as_device(device)
-    training = {module: module.training for module in model.modules()}
     highest = int(images.labels.max())
     correct = torch.zeros((), dtype=torch.int64, device=target)
     finite = torch.ones((), dtype=torch.bool, device=target)
     batches = -(-len(images) // batch_size) if batch_size > 0 else 0
-    model.eval()
     try:
         model.to(target)
         # disable=None: no bar where nobody watches a terminal.
-        for x, labels in tqdm(
+        bar = tqdm(
             images.batches(batch_size), total=batches, desc="evaluate", leave=False, disable=None
-        ):
-            with explained_forward("images", x):
-                logits: Tensor = model(x.to(target))
-            _check_logits(logits, len(labels), highest)
-            correct += (logits.argmax(1) == labels.to(target)).sum()
-            finite &= logits.isfinite().all()
+        )
+        with eval_mode(model):
+            for x, labels in bar:
+                with explained_forward("images", x):
+                    logits: Tensor = model(x.to(target))
+                _check_logits(logits, len(labels), highest)
+                correct += (logits.argmax(1) == labels.to(target)).sum()
+                finite &= logits.isfinite().all()
     finally:
         model.to(home)
-        for module, mode in training.items():
-            module.training = mode
     if not finite:
         raise ValueError(
             f"{type(model).__name__} gives NaN or infinite logits on {images.source}: its weights "

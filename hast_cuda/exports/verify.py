@@ -25,6 +25,7 @@ from hast_cuda.checks.values import (
 )
 from hast_cuda.data import Images, ImageSet
 from hast_cuda.exports.marked import INPUT
+from hast_cuda.loops.modes import eval_mode
 
 _ROUNDS = 15
 
@@ -136,13 +137,11 @@ def check(
     check_range("batch_size", batch_size, 1, 2**20)
     given = isinstance(images, ImageSet) or (isinstance(images, Images) and images.real)
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
-    training = student.training
-    student.eval()
     count = same = right = student_right = 0
     cosine, largest = 0.0, 0.0
     for x, labels in _batches(images, batch_size):
         check_images("images", x)
-        with explained_forward("images", x):
+        with explained_forward("images", x), eval_mode(student):
             expected = _logits("student", student(x.to(device))).float().cpu()
         found = _logits("exported", exported(x))
         if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
@@ -158,7 +157,6 @@ def check(
         student_right += int((wanted == labels).sum())
         cosine += float(torch.cosine_similarity(found.double(), expected.double()).sum())
         largest = max(largest, float((found - expected).abs().max()))
-    student.train(training)
     if not count:
         message = "images is empty: there is nothing to compare the networks on"
         raise ValueError(message)

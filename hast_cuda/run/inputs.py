@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_image_size, check_values
 from hast_cuda.data import Images, InputSpec
+from hast_cuda.loops.modes import eval_mode
 
 
 @typed
@@ -20,16 +21,13 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> InputSpec:
     check_image_size("size", size)
     check_values("teacher", teacher)
     parameter = next(teacher.parameters(), None)
-    training = teacher.training
+    device = None if parameter is None else parameter.device
     try:
-        with torch.no_grad():
-            device = None if parameter is None else parameter.device
-            logits = teacher.eval()(torch.zeros(1, *size, device=device))
+        with torch.no_grad(), eval_mode(teacher):
+            logits = teacher(torch.zeros(1, *size, device=device))
     except RuntimeError as error:
         message = f"the network does not take images of shape {size}: {error}"
         raise ValueError(message) from error
-    finally:
-        teacher.train(training)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         message = f"the network gives {shape}; expected logits [N, classes]"
