@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from hast_cuda import cli, methods
 from hast_cuda.cli import main
 from hast_cuda.cli.command import command_of, shell
-from hast_cuda.cli.options import Budget, Network, dataset_like
+from hast_cuda.cli.options import Budget, Network
 from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe, change
+from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.nn import Override
 from hast_cuda.run import Bits, RunDirectory, read_recipe
 

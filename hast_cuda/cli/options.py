@@ -17,6 +17,7 @@ from hast_cuda.checks.values import as_device
 from hast_cuda.data import Images, ImageSet, InputSpec, load_images
 from hast_cuda.methods import Recipe, change
 from hast_cuda.methods import recipe as recipe_of
+from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.run import infer_shape
 from hast_cuda.teachers import input_spec, load_teacher
 
@@ -97,13 +98,6 @@ class Budget:
     def torch_device(self) -> torch.device:
         """The device; ValueError if it is not there."""
         return as_device(self.device, auto=True)
-
-
-def dataset_like(spec: InputSpec) -> str:
-    """The paper's data set whose hyper-parameters suit this size and number of classes."""
-    if max(spec.height, spec.width) > 64:
-        return "imagenet"
-    return "cifar10" if spec.num_classes <= 20 else "cifar100"
 
 
 def shape_of(spec: InputSpec) -> InputSpec:

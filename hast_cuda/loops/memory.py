@@ -34,17 +34,18 @@ def device_figures(device: torch.device) -> MemoryFigures:
 @contextmanager
 def explained_memory(
     phase: str, batch_size: int, option: str, kept: str, device: torch.device,
-    figures: Callable[[torch.device], MemoryFigures] | None = None,
+    figures: Callable[[torch.device], MemoryFigures] | None = None, *, optional: bool = False,
 ) -> Iterator[None]:  # fmt: skip
     """``torch.OutOfMemoryError`` with peak memory, batch size, one that would fit, and a fix.
 
     Args:
         phase: for the message.
         batch_size: images per step.
-        option: setting that changes it.
+        option: setting that changes it, or that leaves the phase out.
         kept: what need not be computed again.
         device: where it was computed.
         figures: of the device; default :func:`device_figures`.
+        optional: nothing changes the batch size, but ``option`` may be false.
     """
     try:
         yield
@@ -52,7 +53,9 @@ def explained_memory(
         found, asked = (figures or device_figures)(device), _asked(str(error))
         smaller = fitting_batch(batch_size, found.peak + asked, found.available)
         advice = (
-            f"set {option} to {smaller} or less (memory taken as proportional to it)"
+            f"set {option} to false, which leaves it out"
+            if optional
+            else f"set {option} to {smaller} or less (memory taken as proportional to it)"
             if smaller
             else "not even one image fits: use a GPU with more memory"
         )

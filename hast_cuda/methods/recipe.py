@@ -9,6 +9,7 @@ from typing import Any
 
 from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.checks.values import check_choice
+from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.generator import GeneratorConfig
 from hast_cuda.posttraining import PostTrainingConfig
@@ -18,6 +19,13 @@ PRESETS = ("default", "paper", "released")
 DATASETS = ("cifar10", "cifar100", "imagenet")
 SECTIONS = ("synthesis", "finetune", "generator", "posttraining")
 IMAGES = ("synthetic", "generated", "real", "none")
+
+
+def dataset_like(shape: InputSpec) -> str:
+    """The paper's data set whose hyper-parameters suit this size and number of classes."""
+    if max(shape.height, shape.width) > 64:
+        return "imagenet"
+    return "cifar10" if shape.num_classes <= 20 else "cifar100"
 
 
 @dataclass(frozen=True)

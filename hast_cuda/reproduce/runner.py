@@ -117,7 +117,7 @@ def run_seed(row: Row, chosen: Recipe, setting: Setting, seed: int) -> Quantizat
     images, folder = images_for(chosen, setting, seed)
     return zero_shot_quantize(
         setting.teacher, setting.shape, Bits(setting.bits, setting.bits, setting.placement),
-        recipe=chosen, seed=seed, device=setting.device, images=images,
+        recipe=chosen, seed=seed, images=images,
         out=run_folder(row, setting, seed), test=setting.test, execution=setting.execution,
         world=setting.ranks,
         describe={

@@ -12,10 +12,11 @@ from torch import nn
 
 from hast_cuda import methods
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_range
+from hast_cuda.checks.values import as_device, as_path, check_choice, check_image_size, check_range
 from hast_cuda.data import Images, ImageSet, InputSpec
-from hast_cuda.loops.execution import Execution
+from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.methods import Recipe
+from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.ranks import World, join
 from hast_cuda.run.bits import Bits
 from hast_cuda.run.inputs import infer_shape
@@ -39,8 +40,8 @@ class QuantizationResult:
 @typed
 def zero_shot_quantize(
     teacher: nn.Module, shape: InputSpec | tuple[int, int, int], bits: Bits | None = None, *,
-    recipe: Recipe | str = "default", dataset: str = "cifar10", method: str = "hast",
-    seed: int = 0, device: torch.device | str = "cpu", out: Path | str | None = None,
+    recipe: Recipe | str = "default", dataset: str | None = None, method: str = "hast",
+    seed: int = 0, device: torch.device | str | None = None, out: Path | str | None = None,
     images: Images | None = None, test: ImageSet | None = None,
     describe: Mapping[str, Any] | None = None, evaluation_batch: int = 256,
     execution: Execution | None = None, tensorboard: bool = False, world: World | None = None,
@@ -56,10 +57,11 @@ def zero_shot_quantize(
         shape: its input and classes, or its input (C, H, W).
         bits: widths and placement; default 4 and 4.
         recipe: a :class:`Recipe`, or the name of a preset of ``method`` for ``dataset``.
-        dataset: the kind of images, for a preset's name: "cifar10", "cifar100" or "imagenet".
+        dataset: the kind of images, for a preset's name: "cifar10", "cifar100" or "imagenet";
+            default the one whose images and classes are like those of ``shape``.
         method: for a preset's name; one of :func:`hast_cuda.methods.available`.
         seed: of everything random.
-        device: where to compute.
+        device: where to compute; default that of ``world``, or the CPU.
         out: run directory; None keeps nothing. The same call continues an unfinished run, and
             gives the result of a finished one.
         images: use these instead of synthesising; the training images of a recipe that wants real
@@ -70,8 +72,8 @@ def zero_shot_quantize(
         execution: precision, memory layout, CUDA graphs; default :class:`Execution`.
         tensorboard: write what is logged as event files too, in ``out``/tensorboard; may change
             between the attempts of a run.
-        world: the processes; default :func:`hast_cuda.ranks.join` on ``device``, else its device
-            counts. ``World(device=...)`` keeps this process to itself.
+        world: the processes, each on its device; default :func:`hast_cuda.ranks.join` on
+            ``device``. ``World(device=...)`` keeps this process to itself.
 
     Raises:
         ValueError, TypeError: bad arguments, or others than those of the other processes, before
@@ -93,25 +95,40 @@ def zero_shot_quantize(
         raise ValueError(message)
     if tensorboard:
         require_tensorboard()
+    if not isinstance(shape, InputSpec):
+        check_image_size("shape", shape)
+        shape = infer_shape(teacher, shape)
     bits = bits or Bits()
     described = {"bits": bits, "seed": seed, **(describe or {})}
     if isinstance(recipe, str):
         check_choice("recipe", recipe, methods.PRESETS)
         described = {"method": method, "preset": recipe, **described}
-        recipe = methods.recipe(method, recipe, dataset)
-    if not isinstance(shape, InputSpec):
-        check_image_size("shape", shape)
-        shape = infer_shape(teacher, shape)
+        recipe = methods.recipe(method, recipe, dataset_like(shape) if dataset is None else dataset)
     check_source(recipe, teacher, images, shape)
     work = Work(
         teacher, shape, bits, recipe, described, seed=seed, test=test,
-        world=world or join(device), execution=execution or Execution(),
+        world=_world(world, device), execution=execution or Execution(),
         out=out, evaluation_batch=evaluation_batch,
     )  # fmt: skip
-    with work.opened(images, tensorboard=tensorboard):
+    with convolution_rules(work.execution), work.opened(images, tensorboard=tensorboard):
         if (found := work.look()) is not None:
             return QuantizationResult(work.student, work.finished(images), found)
         images = work.make_images(images)
         accuracies = work.calibrate(images)
         seen = work.finetune(images)
         return QuantizationResult(work.student, images, work.conclude(accuracies, seen, images))
+
+
+def _world(world: World | None, device: torch.device | str | None) -> World:
+    """The processes; ValueError if ``device`` names another device than theirs."""
+    if world is None:
+        return join("cpu" if device is None else device)
+    asked = world.device if device is None else as_device(device)
+    numbers = {asked.index, world.device.index} - {None}  # "cuda" is whichever GPU the world has
+    if asked.type != world.device.type or len(numbers) > 1:
+        message = (
+            f"device is {str(device)!r}, but the processes of world compute on "
+            f"{str(world.device)!r}: leave device out"
+        )
+        raise ValueError(message)
+    return world
