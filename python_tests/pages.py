@@ -95,7 +95,7 @@ def stopped(out: Path) -> None:
     images = labelled()
 
     def read(indices: Any) -> Tensor:
-        if next(reads) == 4:  # teacher, rounded, shrunk, half-way, end
+        if next(reads) == 5:  # fingerprint, teacher, rounded, shrunk, half-way, end
             raise KeyboardInterrupt
         return images.read(indices)
 

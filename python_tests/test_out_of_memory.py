@@ -13,6 +13,7 @@ from test_run import RECIPE, run
 from hast_cuda.finetune import replay
 from hast_cuda.loops import memory
 from hast_cuda.loops.memory import MemoryFigures, explained_memory, fitting_batch
+from hast_cuda.run import work
 from hast_cuda.synthesis import ImageStore, step
 
 GIB = 2**30
@@ -71,6 +72,18 @@ def test_the_error_says_what_helps_and_the_run_goes_on(
     assert (tmp_path / "checkpoints").exists() == (phase == "fine-tuning")
     assert same_state(run(tmp_path).student, snapshot(whole.student))  # the GPU is free again
     assert RECIPE.finetune.batch_size == 8
+
+
+def test_the_range_search_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(*_: Any) -> None:
+        raise torch.OutOfMemoryError(TEXT)
+
+    monkeypatch.setattr(memory, "device_figures", lambda _: FIGURES)
+    monkeypatch.setattr(work, "shrink_ranges", search)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        run(None)
+    assert "the range search ran out of memory on cpu with batches of 256" in str(caught.value)
+    assert "or set finetune.shrink_ranges to false, which leaves it out;" in str(caught.value)
 
 
 def test_one_image_that_does_not_fit() -> None:

@@ -15,6 +15,7 @@ from hast_cuda import methods
 from hast_cuda.data import Images, ImageSet, evaluate
 from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe
 from hast_cuda.nn import Override
 from hast_cuda.run import Bits, QuantizationResult, load_student, work, zero_shot_quantize
@@ -38,10 +39,13 @@ def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def real_images(killed_at: int | None = None) -> ImageSet:
-    """40 labelled images; reading them the ``killed_at``-th time ends the process."""
+    """40 labelled images; reading them the ``killed_at``-th time ends the process.
+
+    The look at them before any work does not count.
+    """
     random = torch.Generator().manual_seed(11)
     pixels = torch.randint(256, (40, *SHAPE), generator=random, dtype=torch.uint8)
-    reads = iter(range(1000))
+    reads = iter(range(-1, 1000))
 
     def read(indices: Any) -> Tensor:
         if next(reads) == killed_at:
@@ -120,12 +124,42 @@ def test_accuracies_are_those_of_the_networks(device: torch.device, tmp_path: Pa
     assert same_state(loaded, {k: v.cpu() for k, v in snapshot(done.student).items()})
 
 
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_every_phase_computes_by_the_rules_of_the_run(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    for owner, name, value in (
+        (cudnn, "deterministic", False), (cudnn, "benchmark", True),
+        (cudnn, "allow_tf32", precision == "fp32"), (matmul, "allow_tf32", precision == "fp32"),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, value)
+    seen: dict[str, set[tuple[bool, ...]]] = {}
+
+    def recorded(name: str, real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            flags = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+            seen.setdefault(name, set()).add(flags)
+            return real(*arguments, **options)
+
+        return call
+
+    phases = ("synthesize", "calibrate_student", "evaluate", "shrink_ranges", "finish", "finetune")
+    for name in phases:
+        monkeypatch.setattr(work, name, recorded(name, getattr(work, name)))
+    run(None, execution=Execution(precision=precision))
+    tf32 = precision == "tf32"
+    assert seen == {name: {(True, False, tf32, tf32)} for name in phases}
+    assert (cudnn.benchmark, cudnn.allow_tf32) == (True, not tf32)
+
+
 def test_teacher_is_untouched(device: torch.device) -> None:
     teacher = tiny().train()
-    before = snapshot(teacher)
+    teacher.features[1].eval()
+    before, modes = snapshot(teacher), [m.training for m in teacher.modules()]
     run(None, teacher=teacher, device=device)
     assert same_state(teacher, before)
-    assert teacher.training
+    assert [m.training for m in teacher.modules()] == modes
     assert all(p.requires_grad and p.device.type == "cpu" for p in teacher.parameters())
 
 
@@ -216,6 +250,26 @@ def test_presets_by_name(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     result = run(tmp_path, recipe=name, dataset="cifar100").result
     assert result["preset"] == name
     assert read_json(tmp_path / "config.json")["preset"] == name
+
+
+@pytest.mark.parametrize(
+    ("shape", "dataset", "expected"),
+    [
+        (InputSpec(3, 32, 32, 10), None, "cifar10"),
+        (InputSpec(3, 8, 64, 21), None, "cifar100"),
+        (InputSpec(3, 64, 65, 10), None, "imagenet"),
+        (InputSpec(3, 32, 32, 10), "imagenet", "imagenet"),
+    ],
+)
+def test_a_preset_is_that_of_images_like_these(
+    shape: InputSpec, dataset: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(method: str, name: str, dataset: str) -> Recipe:
+        raise KeyboardInterrupt(dataset)
+
+    monkeypatch.setattr(methods, "recipe", stop)
+    with pytest.raises(KeyboardInterrupt, match=f"^{expected}$"):
+        run(None, shape=shape, recipe="default", dataset=dataset)
 
 
 def test_student_file_says_how_it_was_made(tmp_path: Path) -> None:

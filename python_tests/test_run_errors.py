@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,21 +10,43 @@ from typing import Any
 
 import pytest
 import torch
-from networks import CHANNELS, CLASSES, SIZE, tiny, without_batch_norm
-from test_run import BITS, RECIPE, SHAPE, run
+from networks import (
+    CHANNELS,
+    CLASSES,
+    SIZE,
+    same_state,
+    snapshot,
+    tiny,
+    without_batch_norm,
+)  # fmt: skip
+from test_run import BITS, RECIPE, SHAPE, real_images, run
 from torch import Tensor, nn
 
-from hast_cuda.data import Images
+from hast_cuda.data import Images, ImageSet
 from hast_cuda.methods import Recipe
 from hast_cuda.nn import Override
+from hast_cuda.ranks import World
 from hast_cuda.run import Bits, RunDirectory, infer_shape, load_student
+from hast_cuda.run.origins import KEY
 
+ONES = torch.ones(4, *SHAPE)
 CPU = torch.device("cpu")
 
 
 def images(count: int = 4, **changed: Any) -> Images:
     parts = {"images": torch.zeros(count, *SHAPE), "labels": torch.arange(count)}
     return Images(**parts | changed)
+
+
+def other_weights() -> nn.Module:
+    network = tiny()
+    network.output.weight.data *= 2
+    return network
+
+
+def lit(images: ImageSet) -> ImageSet:
+    """The same labels, other pixels."""
+    return replace(images, read=lambda indices: images.read(indices) // 2)
 
 
 class Sequence(nn.Module):
@@ -92,12 +115,27 @@ def test_a_network_without_batch_norm_works_on_given_images(tmp_path: Path) -> N
 
 def test_infer_shape_restores_the_mode(device: torch.device) -> None:
     teacher = tiny(device).train()
+    teacher.features[1].eval()
     shape = infer_shape(teacher, SHAPE)
     assert (shape.channels, shape.height, shape.width) == (CHANNELS, SIZE, SIZE)
     assert shape.num_classes == CLASSES
     assert teacher.training
+    assert not teacher.features[1].training
+    with pytest.raises(ValueError, match="does not take images"):
+        infer_shape(teacher, (1, 8, 8))
+    assert teacher.training
+    assert not teacher.features[1].training
     assert infer_shape(teacher.eval(), SHAPE) == shape
     assert not teacher.training
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda", 0)])
+def test_a_device_that_is_not_that_of_the_processes(
+    device: torch.device | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"device is 'cuda.*compute on 'cpu': leave device out"):
+        run(None, device=device, world=World())
 
 
 def test_another_configuration_shows_the_difference(tmp_path: Path) -> None:
@@ -113,6 +151,40 @@ def test_another_configuration_shows_the_difference(tmp_path: Path) -> None:
         "recipe.finetune.crop_scale: there [0.5, 1.0], now [0.5, 0.7]",
     ]
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ({}, {"teacher": other_weights()}, "the network's weights"),
+        ({"images": images()}, {"images": images(images=ONES)}, "the images given"),
+        (
+            {"images": images()},
+            {"images": images(labels=torch.zeros(4).long())},
+            "the images given",
+        ),
+        ({}, {"images": images()}, "the images given"),
+        ({"test": real_images()}, {"test": lit(real_images())}, "the test images"),
+        ({"test": None}, {"test": real_images()}, "the test images"),
+    ],
+)
+def test_a_run_is_made_from_one_network_and_one_set_of_images(
+    tmp_path: Path, first: dict[str, Any], second: dict[str, Any], words: str
+) -> None:
+    student = run(tmp_path, **first).student
+    other = rf"give another --out, or the same network, .*\n  {words}: there .*, now .*$"
+    with pytest.raises(ValueError, match=other):
+        run(tmp_path, **second)
+    assert same_state(run(tmp_path, **first).student, snapshot(student))
+
+
+def test_what_an_earlier_version_made_its_run_from_is_not_known(tmp_path: Path) -> None:
+    run(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop(KEY).keys() == {"network", "images", "test"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run(tmp_path, teacher=other_weights(), test=None)  # not refused, and not written down as known
+    assert json.loads((tmp_path / "config.json").read_text()) == config
 
 
 def test_a_directory_whose_configuration_is_broken(tmp_path: Path) -> None:
@@ -149,7 +221,9 @@ def test_log_line_cut_short_by_a_kill(tmp_path: Path) -> None:
     directory.log({"iteration": 1})
     with directory.metrics.open("a") as file:
         file.write('{"iterat')
-    assert RunDirectory.open(tmp_path).read_log() == [{"iteration": 1}]
+    reader = RunDirectory.open(tmp_path)
+    assert reader.read_log() == [{"iteration": 1}]
+    assert not any(hasattr(reader, name) for name in ("log", "remember", "finish"))
     directory.close()
     directory = RunDirectory(tmp_path, {"a": 1}, CPU)
     directory.log({"iteration": 2})

@@ -35,6 +35,7 @@ from hast_cuda.run import (
     require_tensorboard,
     zero_shot_quantize,
 )
+from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.synthesis import ImageStore
 from hast_cuda.synthesis import synthesize as make_images
 
@@ -164,8 +165,9 @@ def synthesize(
         "seed": budget.seed,
         "synthesis": recipe.synthesis,
         "execution": execution,
+        KEY: fingerprints(teacher),
     }
-    check_same_work(world, config, teacher, None, out=str(out), tensorboard=tensorboard)
+    check_same_work(world, config, out=str(out), tensorboard=tensorboard)
     run: RunDirectory | None = None  # of rank 0
 
     def open_directory() -> None:

@@ -19,8 +19,9 @@ from hast_cuda.files.versions import VERSION
 from hast_cuda.files.whole import sweep, write_json
 from hast_cuda.ops import build_info
 from hast_cuda.run import records
-from hast_cuda.run.figures import read_progress, read_result
 from hast_cuda.run.lock import RunLock
+from hast_cuda.run.origins import KEY, WORDS
+from hast_cuda.run.reader import RunReader
 from hast_cuda.run.tensorboard import TensorBoardLog
 
 if TYPE_CHECKING:
@@ -65,11 +66,11 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-class RunDirectory:
+class RunDirectory(RunReader):
     """``config.json``, ``environment.json``, ``metrics.jsonl``, images, checkpoints, results.
 
-    It is locked against other processes until :meth:`close`, or the end of a ``with``; to read from
-    it, see :meth:`open`, needs no lock. Where the file system has none there is a RuntimeWarning.
+    It is locked against other processes until :meth:`close`, or the end of a ``with``; :meth:`open`
+    gives what only reads it, without a lock.
 
     Args:
         path: created if it does not exist.
@@ -86,7 +87,6 @@ class RunDirectory:
     """
 
     events: TensorBoardLog | None = None
-    _lock: RunLock | None = None  # none on one that was opened to read
 
     @typed
     def __init__(
@@ -96,7 +96,7 @@ class RunDirectory:
         path = as_path("path", path)
         check_range("ranks", ranks, 1)
         events = TensorBoardLog(path / "tensorboard") if tensorboard else None
-        self.path = path
+        super().__init__(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
@@ -119,12 +119,11 @@ class RunDirectory:
         self, config: dict[str, Any], where: dict[str, Any], events: TensorBoardLog | None
     ) -> None:
         """Compare with what is there, clear up after a kill, and describe this attempt."""
-        existing = self.path / "config.json"
-        if existing.exists():
-            self._compare(existing, config)
+        if self.config.exists():
+            config = self._compared(config)
         for folder in (self.path, self.checkpoint.parent):
             sweep(folder)
-        write_json(existing, config)
+        write_json(self.config, config)
         write_json(self.path / "environment.json", where)
         records.cut_last_line(self.metrics)
         if events is not None:
@@ -134,49 +133,32 @@ class RunDirectory:
             if (found := self.result()) is not None:
                 events.result(found)
 
-    @classmethod
+    @staticmethod
     @typed
-    def open(cls, path: Path | str) -> RunDirectory:
+    def open(path: Path | str) -> RunReader:
         """An existing directory, to read from; FileNotFoundError if there is none."""
-        path = as_path("path", path)
-        if not (path / "config.json").exists():
+        run = RunReader(as_path("path", path))
+        if not run.config.exists():
             message = f"{path} is not a run directory (no config.json)"
             raise FileNotFoundError(message)
-        run = cls.__new__(cls)
-        run.path = path
         return run
 
-    def _compare(self, path: Path, config: dict[str, Any]) -> None:
-        old = read_object(path, "delete the directory or give another --out")
+    def _compared(self, config: dict[str, Any]) -> dict[str, Any]:
+        """What goes into ``config.json``; ValueError if this is another run than the one there."""
+        old = read_object(self.config, "delete the directory or give another --out")
+        if KEY not in old:  # of an earlier version: what it was made from stays unknown
+            config = {key: value for key, value in config.items() if key != KEY}
         differences = [
-            f"{key}: there {a!r}, now {b!r}" for key, a, b in _differences("", old, config)
+            f"{WORDS.get(key, key)}: there {a!r}, now {b!r}"
+            for key, a, b in _differences("", old, config)
         ]
         if differences:
             message = (
-                f"{self.path} holds a run with another configuration; give another --out or "
-                "the same options:\n  " + "\n  ".join(differences)
+                f"{self.path} holds a run with another configuration; give another --out, or the "
+                "same network, images and options:\n  " + "\n  ".join(differences)
             )
             raise ValueError(message)
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON record per line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def images(self) -> Path:
-        """Directory of the synthetic images."""
-        return self.path / "images"
-
-    @property
-    def checkpoint(self) -> Path:
-        """State of an unfinished fine-tuning."""
-        return self.path / "checkpoints" / "last.safetensors"
-
-    @property
-    def student(self) -> Path:
-        """The finished network."""
-        return self.path / "student.safetensors"
+        return config
 
     @typed
     def log(self, record: dict[str, Any]) -> None:
@@ -188,7 +170,7 @@ class RunDirectory:
 
     def _check_presence(self) -> None:
         """Shards and checkpoints make their folders: a run must not go on in what was deleted."""
-        if not (self.path / "config.json").exists():
+        if not self.config.exists():
             message = f"run directory {self.path} was removed or emptied meanwhile; run again"
             raise FileNotFoundError(message)
 
@@ -204,8 +186,7 @@ class RunDirectory:
             if self.events is not None:
                 self.events.close()
         finally:
-            if self._lock is not None:
-                self._lock.release()
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -216,26 +197,12 @@ class RunDirectory:
     ) -> None:  # fmt: skip
         self.close()
 
-    def read_log(self) -> list[dict[str, Any]]:
-        """All lines of ``metrics.jsonl``; one cut short by a kill is left out."""
-        return records.read(self.metrics)
-
     @typed
     def remember(self, key: str, value: Any) -> None:
         """Keep a figure across restarts (``progress.json``)."""
         progress = self.recall()
         progress[key] = plain(value)
         write_json(self.path / "progress.json", progress)
-
-    def recall(self) -> dict[str, Any]:
-        """Figures kept by :meth:`remember`."""
-        path = self.path / "progress.json"
-        return read_progress(path) if path.exists() else {}
-
-    def result(self) -> dict[str, Any] | None:
-        """``result.json`` of a finished run, or None."""
-        path = self.path / "result.json"
-        return read_result(path) if path.exists() and self.student.exists() else None
 
     @typed
     def finish(self, result: dict[str, Any]) -> None:

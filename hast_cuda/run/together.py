@@ -7,43 +7,32 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.data import Images
-from hast_cuda.files.fingerprint import fingerprint
 from hast_cuda.files.versions import VERSION
 from hast_cuda.ops import build_info
 from hast_cuda.ranks import World
 from hast_cuda.run.directory import plain
+from hast_cuda.run.origins import WORDS
 
 
 @typed
-def check_same_work(
-    world: World, config: Mapping[str, Any], teacher: nn.Module, images: Images | None,
-    **others: Any,
-) -> None:  # fmt: skip
+def check_same_work(world: World, config: Mapping[str, Any], **others: Any) -> None:
     """ValueError on every rank unless all have the same settings, network, images and versions.
 
     Args:
         world: the processes; one agrees with itself.
-        config: what goes into ``config.json``.
-        teacher: the full-precision network.
-        images: those that were given.
+        config: what goes into ``config.json``, with the fingerprints of network and images.
         others: more that must be equal, such as the run directory.
     """
     if world.size == 1:
         return
-    given = None
-    if images is not None:
-        given = fingerprint({"images": images.images, "labels": images.labels})
+    given = _flat("", plain({**config, **others}))
     world.agree({
-        **_flat("", plain({**config, **others})),
+        **{WORDS.get(name, name): value for name, value in given.items()},
         "hast_cuda's version": VERSION, "its build": build_info(),
         "torch's version": torch.__version__, "Python's version": platform.python_version(),
         "the kind of device": world.device.type,
-        "the network's weights": fingerprint(teacher.state_dict()),
-        "the images given": given,
     })  # fmt: skip
 
 

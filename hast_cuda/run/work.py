@@ -17,6 +17,7 @@ from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.processes import spread_student
 from hast_cuda.generator import GeneratorTrainer
 from hast_cuda.loops.execution import Execution
+from hast_cuda.loops.memory import explained_memory
 from hast_cuda.methods import Recipe
 from hast_cuda.nn import quantize, shrink_ranges
 from hast_cuda.posttraining import finish, prepare
@@ -24,8 +25,9 @@ from hast_cuda.ranks import World
 from hast_cuda.run.bits import Bits
 from hast_cuda.run.directory import RunDirectory, plain
 from hast_cuda.run.inputs import check_images
+from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.phases import Phases
-from hast_cuda.run.sources import labels_for, make_trainer, search_images
+from hast_cuda.run.sources import SEARCH_IMAGES, labels_for, make_trainer, search_images
 from hast_cuda.run.student import load_weights, save_student
 from hast_cuda.run.together import check_same_work
 from hast_cuda.synthesis import ImageStore, synthesize
@@ -75,13 +77,10 @@ class Work:
         """The run directory is there, and locked; all processes have been asked for the same."""
         config = {
             **self.described, "shape": self.shape.shape(), "recipe": self.recipe,
-            "execution": self.execution,
+            "execution": self.execution, KEY: fingerprints(self.teacher, images, self.test),
         }  # fmt: skip
-        check_same_work(
-            self.world, config, self.teacher, images, out=None if self.out is None else
-            str(self.out), test_images=None if self.test is None else len(self.test),
-            tensorboard=tensorboard,
-        )  # fmt: skip
+        out = None if self.out is None else str(self.out)
+        check_same_work(self.world, config, out=out, tensorboard=tensorboard)
 
         def open_directory() -> None:
             if self.out is not None:
@@ -154,7 +153,12 @@ class Work:
             finish(self.student, self.prepared.to(self.device), self.recipe.posttraining)
 
         def shrink() -> None:
-            shrink_ranges(self.student, search_images(images, self.trainer).to(self.device))
+            kept = "Images are kept." if images is not None else "Nothing is kept."
+            with explained_memory(
+                "the range search", SEARCH_IMAGES, "finetune.shrink_ranges", kept, self.device,
+                optional=True,
+            ):  # fmt: skip
+                shrink_ranges(self.student, search_images(images, self.trainer).to(self.device))
 
         with self.phases("calibration"):
             self.world.on_first(find_ranges)

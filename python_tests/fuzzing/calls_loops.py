@@ -125,7 +125,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Good]] = {
     ),
     "hast_cuda.run.TensorBoardLog": (TensorBoardLog, lambda: {"path": things.fresh()}),
     "hast_cuda.run.check_same_work": (run.check_same_work, lambda: {
-        "world": World(), "config": {"a": 1}, "teacher": things.teacher(), "images": None,
+        "world": World(), "config": {"a": 1},
     }),
     "hast_cuda.run.environment": (
         run.environment, lambda: {"device": torch.device("cpu"), "ranks": 1},
