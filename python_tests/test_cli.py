@@ -13,6 +13,8 @@ import pytest
 
 from hast_cuda import cli
 from hast_cuda.cli import VERBS, main
+from hast_cuda.run import read_images
+from hast_cuda.run.record import name_for
 
 pytest.importorskip("sklearn")
 
@@ -121,6 +123,53 @@ def test_synthesize_then_finetune(hast: Cli, tmp_path: Path) -> None:
     assert result["num_images"] == 8
     assert result["full_precision"] is None
     assert not (tuned / "images").exists()
+    assert json.loads((tuned / "config.json").read_text())["images"] == "../images/images"
+    (moved := tmp_path / "moved").mkdir()
+    for folder in (made, tuned):
+        folder.rename(moved / folder.name)
+    assert len(read_images(moved / "tuned")) == 8
+
+
+def test_a_run_of_an_earlier_version_names_its_images_from_where_it_was_called(
+    hast: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hast("synthesize", *DIGITS, *SMALL, "--out", "images")
+    command = ("finetune", *DIGITS, *TUNING, "--images", "images/images", "--out", "tuned")
+    printed = hast(*command)
+    path = tmp_path / "tuned" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"images": "images/images"}))
+    with pytest.raises(ValueError, match=r"tuned/images/images holds batches \[\]"):
+        read_images("tuned")
+    del config["fingerprints"]
+    config["images"] = "images/images"
+    path.write_text(json.dumps(config))
+    assert len(read_images("tuned")) == 8
+    assert hast(*command) == printed
+    assert json.loads(path.read_text()) == config
+
+
+def test_the_table_is_that_of_the_prepared_network(hast: Cli, tmp_path: Path) -> None:
+    printed = hast(
+        "quantize", "--model", "foldable:Inverted", *OWN[2:], "--method", "dfq", "--set",
+        "posttraining.keep_relu6=false", "--out", tmp_path,
+    )  # fmt: skip
+    assert "ReLU " in printed
+    assert "ReLU6" not in printed
+
+
+@pytest.mark.parametrize(
+    ("images", "name"),
+    [
+        ("a/run/images", "images"), ("a/other/images", "../other/images"),
+        ("a/images", "../images"), ("other/images", None), ("a", None),
+    ],
+)  # fmt: skip
+def test_images_are_named_from_the_run_or_in_full(
+    tmp_path: Path, images: str, name: str | None
+) -> None:
+    assert name_for(tmp_path / images, tmp_path / "a" / "run") == (name or str(tmp_path / images))
 
 
 def test_network_of_your_own(hast: Cli, tmp_path: Path) -> None:

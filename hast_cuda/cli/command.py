@@ -15,6 +15,7 @@ from hast_cuda.methods import PRESETS, available
 from hast_cuda.methods import recipe as recipe_of
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.run import plain, read_config, read_recipe, read_synthesis_config
+from hast_cuda.run.record import image_folder
 
 
 def network_of(config: dict[str, Any]) -> Network:
@@ -147,9 +148,8 @@ def _data(run: Path, config: dict[str, Any]) -> list[str]:
         if config.get(name) is not None
         for part in (_flag(name), str(config[name]))
     ]
-    if given := config.get("images"):
-        inside = run / given  # a name in config.json is relative to the run, if it leads somewhere
-        flags += ["--images", os.path.normpath(inside if inside.is_dir() else given)]
+    if config.get("images"):
+        flags += ["--images", os.path.normpath(image_folder(run, config))]
     return flags
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from torch import nn
 
 from hast_cuda.cli.options import (
     Budget,
@@ -22,8 +21,7 @@ from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe
 from hast_cuda.networks import require_batch_norm
-from hast_cuda.nn import Override, QuantizationTable, quantization_table
-from hast_cuda.nn import quantize as quantize_network
+from hast_cuda.nn import Override, quantization_table
 from hast_cuda.ranks import join
 from hast_cuda.report import ACCURACIES
 from hast_cuda.run import (
@@ -36,6 +34,7 @@ from hast_cuda.run import (
     zero_shot_quantize,
 )
 from hast_cuda.run.origins import KEY, fingerprints
+from hast_cuda.run.record import name_for
 from hast_cuda.synthesis import ImageStore
 from hast_cuda.synthesis import synthesize as make_images
 
@@ -77,14 +76,17 @@ def quantize(
     with world.first_goes_first():  # weights may have to be downloaded
         teacher = network.load()
     shape = fitting_shape(teacher, spec)
-    world.say(table_of(teacher, bits))
     ready = _ready_images(images, train_data, recipe, spec)
     done = zero_shot_quantize(
         teacher, shape, bits, recipe=recipe, seed=budget.seed, out=out, images=ready,
         test=test, execution=execution, tensorboard=tensorboard, world=world,
-        describe=_described(network, budget, data, test_limit, images, train_data),
+        describe=_described(
+            network, budget, data, test_limit, None if images is None else name_for(images, out),
+            train_data,
+        ),
     )  # fmt: skip
     if world.first:
+        print(quantization_table(done.student))
         print_accuracies(done, out)
 
 
@@ -103,17 +105,9 @@ def _ready_images(
     return None if images is None else ImageStore(images).load_all()
 
 
-def table_of(teacher: nn.Module, bits: Bits) -> QuantizationTable:
-    """What will become of each layer of ``teacher``."""
-    student = quantize_network(
-        teacher, bits.weights, bits.activations, placement=bits.placement, overrides=bits.overrides
-    )
-    return quantization_table(student)
-
-
 def _described(
     network: Network, budget: Budget, data: str | None, test_limit: int | None,
-    images: Path | None, train_data: str | None,
+    images: str | None, train_data: str | None,
 ) -> dict[str, object]:  # fmt: skip
     return {
         "method": budget.method,

@@ -22,6 +22,7 @@ from hast_cuda.run import records
 from hast_cuda.run.lock import RunLock
 from hast_cuda.run.origins import KEY, WORDS
 from hast_cuda.run.reader import RunReader
+from hast_cuda.run.record import image_folder
 from hast_cuda.run.tensorboard import TensorBoardLog
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class RunDirectory(RunReader):
         old = read_object(self.config, "delete the directory or give another --out")
         if KEY not in old:  # of an earlier version: what it was made from stays unknown
             config = {key: value for key, value in config.items() if key != KEY}
+            config = self._named_alike(old, config)
         differences = [
             f"{WORDS.get(key, key)}: there {a!r}, now {b!r}"
             for key, a, b in _differences("", old, config)
@@ -159,6 +161,14 @@ class RunDirectory(RunReader):
             )
             raise ValueError(message)
         return config
+
+    def _named_alike(self, old: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+        """``config`` with the name that an earlier version has for the same folder of images."""
+        given = [c["images"] for c in (old, config) if isinstance(c.get("images"), str)]
+        if len(given) < 2:
+            return config
+        then, now = (image_folder(self.path, c).resolve() for c in (old, config))
+        return config | {"images": old["images"]} if then == now else config
 
     @typed
     def log(self, record: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,7 @@ from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.generator import GeneratorConfig
 from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import PostTrainingConfig
+from hast_cuda.run.origins import KEY
 from hast_cuda.synthesis import ImageStore, SynthesisConfig
 
 C = TypeVar("C")
@@ -125,16 +128,30 @@ def _like(value: Any, default: Any) -> bool:
     return type(value) is type(default)
 
 
+def name_for(images: Path, run: Path) -> str:
+    """How ``config.json`` of ``run`` names a directory of images.
+
+    From the run if that is below the directory of the run, so that both can be moved, else in full.
+    """
+    images, run = images.resolve(), run.resolve()
+    return os.path.relpath(images, run) if run.parent in images.parents else str(images)
+
+
+def image_folder(run: Path, config: Mapping[str, Any]) -> Path:
+    """The directory of a run's images: its own, or the one that it was given.
+
+    A relative name counts from the run. Earlier versions wrote what they were given, seen from
+    where they were called; such a name counts from here, if it leads nowhere from the run.
+    """
+    folder = run / (config.get("images") or "images")
+    seen_from_here = KEY not in config and not ImageStore(folder).finished()
+    return Path(config.get("images") or folder) if seen_from_here else folder
+
+
 @typed
 def image_store(run: Path | str) -> ImageStore:
-    """Where the images of a run are: its own, or those of the directory that it was given.
-
-    A relative name in ``config.json`` is looked up from the run directory, then from here.
-    """
-    run = Path(run)
-    given = read_config(run).get("images")
-    store = ImageStore(run / (given or "images"))
-    return ImageStore(Path(given)) if given and not store.finished() else store
+    """Where the images of a run are: its own, or those of the directory that it was given."""
+    return ImageStore(image_folder(Path(run), read_config(run)))
 
 
 @typed
