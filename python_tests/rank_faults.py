@@ -21,7 +21,7 @@ from hast_cuda.loops.memory import MemoryFigures
 from hast_cuda.methods import change
 from hast_cuda.ranks import World, join
 from hast_cuda.run import Bits, work, zero_shot_quantize
-from hast_cuda.run.lock import RunLock
+from hast_cuda.run.lock import lock_run
 
 RECIPE = change(small_recipe("hast"), {"synthesis.num_images": 20})  # three batches
 LEFT = "images/.batch_00000.safetensors.999999999.part"  # as a killed process leaves it
@@ -98,7 +98,7 @@ def every_fault(folder: Path) -> None:
             again = quantize(out).images.images
         assert torch.equal(again, images), name
         found[name] = " ".join(str(w.message) for w in caught if "made again" in str(w.message))
-    lock = RunLock(out) if world.first else None
+    lock = lock_run(out) if world.first else None
     found["lock"] = said(lambda: quantize(out))
     if lock is not None:
         lock.release()

@@ -204,7 +204,7 @@ def test_faults_are_found_by_rank_0_and_told_to_all(
         said = load(tmp_path / f"faults-{rank}.pt")
         for name in ("finished", "unfinished"):
             assert said[name].count("It is made again now") == (2 if rank == 0 else 0)
-        assert re.match("BlockingIOError: .* is in use by process", said["lock"])
+        assert re.match("BlockingIOError: .* is in use by another process", said["lock"])
         assert "has 99 iterations, more than those of 3 to do" in said["checkpoint"]
         own = "OutOfMemoryError: fine-tuning ran out of memory on cpu"
         told = "RuntimeError: OutOfMemoryError: CUDA out of memory"

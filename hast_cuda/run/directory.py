@@ -19,7 +19,7 @@ from hast_cuda.files.versions import VERSION
 from hast_cuda.files.whole import sweep, write_json
 from hast_cuda.ops import build_info
 from hast_cuda.run import records
-from hast_cuda.run.lock import RunLock
+from hast_cuda.run.lock import lock_run
 from hast_cuda.run.origins import KEY, WORDS
 from hast_cuda.run.reader import RunReader
 from hast_cuda.run.record import image_folder
@@ -109,7 +109,7 @@ class RunDirectory(RunReader):
         if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             message = f"run directory {path} is not writable"
             raise PermissionError(message)
-        self._lock = RunLock(path)
+        self._lock = lock_run(path)
         try:
             self._begin(plain(config), environment(device, ranks), events)
         except BaseException:
