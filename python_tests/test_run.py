@@ -129,11 +129,9 @@ def test_every_phase_computes_by_the_rules_of_the_run(
     precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    for owner, name, value in (
-        (cudnn, "deterministic", False), (cudnn, "benchmark", True),
-        (cudnn, "allow_tf32", precision == "fp32"), (matmul, "allow_tf32", precision == "fp32"),
-    ):  # fmt: skip
-        monkeypatch.setattr(owner, name, value)
+    others = {"deterministic": False, "benchmark": True, "allow_tf32": precision == "fp32"}
+    for name, value in others.items():
+        monkeypatch.setattr(cudnn, name, value)
     seen: dict[str, set[tuple[bool, ...]]] = {}
 
     def recorded(name: str, real: Any) -> Any:

@@ -17,7 +17,8 @@ from hast_cuda.cli.report import report
 from hast_cuda.cli.reproduce import reproduce
 from hast_cuda.ranks import launched
 
-# What a user can mend: shown as one line. Anything else is a bug and keeps its traceback.
+# Shown as one line: nearly always what a user can mend. A bug of ours may raise them too, so the
+# line says how to see the traceback; anything else keeps it.
 _EXPECTED = (ValueError, TypeError, OSError, ImportError, FloatingPointError, RuntimeError)
 
 
@@ -30,7 +31,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def analyze() -> None:
-    """difficulty, gradients, hessian or curves of a finished run; see analyze --help."""
+    """difficulty, statistics, gradients, hessian or curves of a run; see analyze --help."""
     _run(["analyze", "--help"])
 
 

@@ -55,8 +55,9 @@ def reproduce(
         bits: of weights and activations.
         budget: "full" (as published), "small" (about half an hour for table1 on two CPU cores) or a
             share such as "10%".
-        preset: "paper", "released" or "default" (every method's losses under our training); by
-            default "paper" at the full budget, else "default", whose rates suit few steps.
+        preset: "paper", "released" or "default" (every method's losses under our training, of which
+            HAST has more than the others: docs/methods.md); by default "paper" at the full budget,
+            else "default", whose rates suit few steps.
         methods: only these methods, and methods that the table lacks (zeroq, qimera, ...).
         rows: only these rows.
         seeds: runs per row, seeds 0, 1, ...

@@ -52,7 +52,8 @@ def recipe(method: str = "hast", preset: str = "default", dataset: str = "cifar1
     Args:
         method: one of :func:`available`.
         preset: "paper" (published hyper-parameters), "released" (what the published code does) or
-            "default" (the method's losses under our training, the same for every method).
+            "default" (the method's losses under our training; HAST and real data have more of it
+            than the others, see docs/methods.md).
         dataset: "cifar10" (small images, few classes), "cifar100" (small images, many classes) or
             "imagenet".
 

@@ -138,5 +138,8 @@ def seconds_section(facts: RunFacts) -> Section:
         Table(
             ("phase", "time"), [*rows, ("all", duration(total))], shares={1: [*shares, None]}
         ),
-        Text("An attempt that was killed does not count; loading the network does not either."),
+        Text(
+            "All attempts count, a killed one but for its last seconds; loading the network does "
+            "not."
+        ),
     ])  # fmt: skip

@@ -146,7 +146,8 @@ class _Tuned:
         tuned = finetune(
             setting.teacher, done.student, self.images, self.config,
             labels=labels_for(self.config, done.images), seed=seed, device=setting.device,
-            evaluate=cosine, execution=setting.execution, world=setting.ranks,
+            evaluate=cosine,  # what is asked at every evaluation; its "accuracies" are cosines here
+            execution=setting.execution, world=setting.ranks,
             checkpoint=CheckpointFile(folder / "checkpoints" / "figure6.safetensors"),
         )  # fmt: skip
         self.student = tuned.student

@@ -144,7 +144,7 @@ def image_folder(run: Path, config: Mapping[str, Any]) -> Path:
     where they were called; such a name counts from here, if it leads nowhere from the run.
     """
     folder = run / (config.get("images") or "images")
-    seen_from_here = KEY not in config and not ImageStore(folder).finished()
+    seen_from_here = KEY not in config and not folder.is_dir()
     return Path(config.get("images") or folder) if seen_from_here else folder
 
 
