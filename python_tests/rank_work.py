@@ -229,8 +229,8 @@ def rows(folder: Path) -> None:
 
     runner.apply_budget = limited
     setting = Setting(
-        teacher=tiny(), shape=SHAPE, dataset="cifar10", bits=3, preset="default", budget="full",
-        device=world.device, out=folder, test=real_images(), train=None,
+        teacher=tiny(), model="tiny", shape=SHAPE, dataset="cifar10", bits=3, preset="default",
+        budget="full", out=folder, test=real_images(), train=None,
         describe={"network": "tiny"}, world=world,
     )  # fmt: skip
     found = {}

@@ -101,8 +101,8 @@ def test_images_that_do_not_belong(name: str, given: bool, message: str, tmp_pat
 
 def setting(out: Path, train: Images | None = None) -> Setting:
     return Setting(
-        teacher=tiny(), shape=SHAPE, dataset="cifar10", bits=3, preset="default", budget="full",
-        device=torch.device("cpu"), out=out, test=real_images(), train=train,
+        teacher=tiny(), model="tiny", shape=SHAPE, dataset="cifar10", bits=3, preset="default",
+        budget="full", out=out, test=real_images(), train=train,
         describe={"network": "tiny"}, execution=Execution(),
     )  # fmt: skip
 

@@ -60,8 +60,8 @@ def setting(out: Path, *, train: bool = True) -> Setting:
     real = real_images(18)
     images, labels = next(iter(real.batches(18)))
     return Setting(
-        teacher=tiny(), shape=InputSpec(CHANNELS, SIZE, SIZE, CLASSES), dataset="cifar10", bits=3,
-        preset="default", budget="small", device=torch.device("cpu"), out=out,
+        teacher=tiny(), model="tiny", shape=InputSpec(CHANNELS, SIZE, SIZE, CLASSES),
+        dataset="cifar10", bits=3, preset="default", budget="small", out=out,
         test=real_images(), train=Images(images, labels) if train else None, describe={},
     )  # fmt: skip
 

@@ -89,8 +89,8 @@ def reproduce(
         teacher = network.load()
     name = f"{table}-{dataset}-w{bits}-{preset}-{budget.replace('%', 'pct')}"
     setting = Setting(
-        teacher=teacher, shape=shape_of(spec), dataset=dataset, bits=bits, preset=preset,
-        budget=budget, device=world.device, world=world, out=out or Path("runs") / name,
+        teacher=teacher, model=model, shape=shape_of(spec), dataset=dataset, bits=bits,
+        preset=preset, budget=budget, world=world, out=out or Path("runs") / name,
         test=test, train=training(train, spec),
         describe={"network": network}, execution=execution, placement=placement,
     )  # fmt: skip

@@ -147,7 +147,7 @@ class _Tuned:
             setting.teacher, done.student, self.images, self.config,
             labels=labels_for(self.config, done.images), seed=seed, device=setting.device,
             evaluate=cosine,  # what is asked at every evaluation; its "accuracies" are cosines here
-            execution=setting.execution, world=setting.ranks,
+            execution=setting.execution, world=setting.world,
             checkpoint=CheckpointFile(folder / "checkpoints" / "figure6.safetensors"),
         )  # fmt: skip
         self.student = tuned.student

@@ -27,12 +27,13 @@ class Setting:
     """What all rows of one table have in common."""
 
     teacher: nn.Module
+    model: str
+    """Its name, for the page."""
     shape: InputSpec
     dataset: str
     bits: int
     preset: str
     budget: str
-    device: torch.device
     out: Path
     test: ImageSet
     train: Images | None
@@ -42,13 +43,13 @@ class Setting:
     placement: str = "relu"
     """Of the activation quantizers."""
     execution: Execution = Execution()
-    world: World | None = None
-    """Processes that share the work, each on its ``device``; None is this one alone."""
+    world: World = field(default_factory=World)
+    """Processes that share the work, each on its device."""
 
     @property
-    def ranks(self) -> World:
-        """The processes."""
-        return self.world or World(device=self.device)
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.world.device
 
 
 @dataclass
@@ -95,7 +96,7 @@ def images_for(chosen: Recipe, setting: Setting, seed: int) -> tuple[Images | No
     name = f"images/{key}-{setting.device.type}"
     found = synthesize(
         setting.teacher, setting.shape, chosen.synthesis, seed=seed, device=setting.device,
-        store=ImageStore(setting.out / name), execution=setting.execution, world=setting.ranks,
+        store=ImageStore(setting.out / name), execution=setting.execution, world=setting.world,
     )  # fmt: skip
     return found, f"../../{name}"
 
@@ -119,7 +120,7 @@ def run_seed(row: Row, chosen: Recipe, setting: Setting, seed: int) -> Quantizat
         setting.teacher, setting.shape, Bits(setting.bits, setting.bits, setting.placement),
         recipe=chosen, seed=seed, images=images,
         out=run_folder(row, setting, seed), test=setting.test, execution=setting.execution,
-        world=setting.ranks,
+        world=setting.world,
         describe={
             "method": row.method, "row": row.name, "preset": setting.preset,
             "budget": setting.budget, "images": folder, **setting.describe,

@@ -33,11 +33,11 @@ READING = (
 
 def facts_of(setting: Setting, seeds: int) -> dict[str, str]:
     """What a reader must know to compare: network, data, bits, budget, seeds, device, versions."""
-    where, ranks = environment(setting.device), setting.ranks.size
+    where, ranks = environment(setting.device), setting.world.size
     processes = "" if ranks == 1 else f" in each of {ranks} processes"
     everywhere = ', the input of every layer (placement="all")'
     facts = {
-        "network": str(setting.describe["network"].model),
+        "network": setting.model,
         "test images": f"{len(setting.test)} of {setting.dataset}",
         "bits": f"{setting.bits} for weights and activations"
         + (everywhere if setting.placement == "all" else ""),
