@@ -151,6 +151,13 @@ def test_every_phase_computes_by_the_rules_of_the_run(
     assert (cudnn.benchmark, cudnn.allow_tf32) == (True, not tf32)
 
 
+@pytest.mark.parametrize("method", ["hast", "rtn"])
+def test_the_student_is_in_eval_mode(method: str) -> None:
+    recipe = RECIPE if method == "hast" else methods.recipe(method)
+    student = run(None, teacher=tiny().train(), recipe=recipe, test=None).student
+    assert not any(module.training for module in student.modules())
+
+
 def test_teacher_is_untouched(device: torch.device) -> None:
     teacher = tiny().train()
     teacher.features[1].eval()

@@ -68,7 +68,7 @@ class Work:
         self.student = quantize(
             self.prepared, bits.weights, bits.activations, placement=bits.placement,
             overrides=bits.overrides, ema=recipe.finetune.ema, ste=recipe.finetune.ste,
-        ).to(self.device)  # fmt: skip
+        ).to(self.device).eval()  # fmt: skip
         self.phases = Phases(None)
         self.store = None if out is None else ImageStore(out / "images")
 
