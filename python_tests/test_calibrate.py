@@ -185,6 +185,43 @@ def test_shrinking_keeps_a_range_that_fits(device: torch.device) -> None:
     torch.testing.assert_close(model(x), x, rtol=0, atol=1e-5)
 
 
+class Shared(nn.Module):
+    """One quantizer for three maps of different size, the last the smallest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = hc.FakeQuantActivation(3, activation="relu")
+        self.again = self.relu
+        self.places = [self.relu, self.again, self.relu]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for place, factor in zip(self.places, (1.0, 6.0, 0.05), strict=True):
+            x = place(x * factor)
+        return x
+
+
+def test_a_quantizer_used_in_several_places_has_the_range_that_suits_them_all(
+    device: torch.device,
+) -> None:
+    x = torch.randn(2, 1, 16, 16, device=device)
+    model = Shared().to(device)
+    hc.calibrate(model, [x])
+    upper, inputs = float(model.relu.upper), []
+    hook = model.relu.register_forward_pre_hook(lambda _, args: inputs.append(args[0].relu()))
+    hc.shrink_ranges(model, x, candidates=9)
+    hook.remove()  # it was there first: it has seen what the searches saw
+
+    def error(end: float) -> float:
+        return sum(
+            float((hc.fake_quantize(seen, 0.0, end, 3) - seen).square().mean()) for seen in inputs
+        )
+
+    assert len(inputs) == 3
+    best = min((upper * (1 - 0.1 * step) for step in range(9)), key=error)
+    assert float(model.relu.upper) == pytest.approx(best, rel=1e-6)
+    assert error(best) < 0.5 * error(0.2 * upper)
+
+
 def test_shrinking_sees_quantized_inputs_and_restores_the_network(device: torch.device) -> None:
     model = hc.calibrate(network(device), images(device))
     model[1].eval()

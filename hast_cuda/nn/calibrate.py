@@ -114,7 +114,8 @@ def shrink_ranges(
 
     Layer by layer in the order of execution, so that each search sees its quantized input: the
     range [f*l, f*u] minimising ``mean |x - Q(x)|^power`` over ``candidates`` values f in [smallest,
-    1].
+    1]. A quantizer that is called several times takes, at each call, the f of the smallest sum of
+    the errors of its calls so far, all measured from the [l, u] it came with.
 
     Args:
         model: calibrated, frozen network.
@@ -137,25 +138,28 @@ def shrink_ranges(
     check_range("smallest", smallest, 0, 1)
     check_positive("power", power)
 
+    fractions = torch.linspace(1.0, smallest, candidates).tolist()
+    given = {q: q.range_state[:2].clone() for q in activation_quantizers(model).values()}
+    totals: dict[nn.Module, Tensor] = {}
+
     def search(quantizer: Any, args: tuple[Tensor, ...]) -> None:
-        x = args[0]
+        x, (lower, upper), errors = args[0], given[quantizer], []
         exact = activate(x.to(torch.float32), quantizer.activation)
-        lower, upper = quantizer.lower.clone(), quantizer.upper.clone()
-        errors, fractions = [], torch.linspace(1.0, smallest, candidates).tolist()
         for fraction in fractions:
             y = fake_quantize(
                 x, (lower * fraction).reshape(1), (upper * fraction).reshape(1), quantizer.bits,
                 activation=quantizer.activation,
             )  # fmt: skip
             errors.append((exact - y).abs_().pow_(power).mean())
-        best = fractions[int(torch.stack(errors).argmin())]
+        total = totals[quantizer] = torch.stack(errors) + totals.get(quantizer, 0.0)
+        best = fractions[int(total.argmin())]
         quantizer.set_range(lower * best, upper * best)
 
     open_ranges = [n for n, q in activation_quantizers(model).items() if q.observing]
     if open_ranges:
         message = f"activation range of {open_ranges[0]!r} is not frozen: calibrate it first"
         raise ValueError(message)
-    handles = [q.register_forward_pre_hook(search) for q in activation_quantizers(model).values()]
+    handles = [quantizer.register_forward_pre_hook(search) for quantizer in given]
     try:
         with _eval_mode(model), quantized_once(model), explained_forward("images", images):
             model(images)
