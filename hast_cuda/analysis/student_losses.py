@@ -44,7 +44,10 @@ class EagerActivation(nn.Module):
         """Any shape -> same."""
         quantizer = self.quantizer
         lower, upper = quantizer.state_for(x)[:2].split(1)
-        y = reference.activate(x.to(reference.arithmetic_dtype(x.dtype)), quantizer.activation)
+        y = reference.activate(
+            (x.clone() if quantizer.inplace else x).to(reference.arithmetic_dtype(x.dtype)),
+            quantizer.activation,
+        )
         fixed = y.detach()
         passed = y - fixed  # 0, with the gradient of y
         if quantizer.ste == "clipped":
@@ -52,7 +55,8 @@ class EagerActivation(nn.Module):
                 torch.ones_like(fixed), fixed, lower, upper, quantizer.bits, clipped=True
             )
         quantized = reference.fake_quantize(fixed, lower, upper, quantizer.bits)
-        return (quantized + passed).to(x.dtype)
+        result = (quantized + passed).to(x.dtype)
+        return x.copy_(result) if quantizer.inplace else result
 
 
 @typed

@@ -43,7 +43,7 @@ def to_float(student: nn.Module) -> nn.Module:
         if isinstance(module, QuantizedLayer):
             return module.to_float()
         if isinstance(module, FakeQuantActivation):
-            return _PLAIN[module.activation]().train(module.training)
+            return _PLAIN[module.activation](inplace=module.inplace).train(module.training)
         return None
 
     return plain_copy(student, convert)

@@ -173,11 +173,13 @@ class _MarkedLinear(nn.Linear):
 class _MarkedActivation(nn.Module):
     def __init__(self, source: FakeQuantActivation, name: str) -> None:
         super().__init__()
-        self.activation, self.marker = source.activation, name
+        self.activation, self.marker, self.inplace = source.activation, name, source.inplace
 
     def forward(self, x: Tensor) -> Tensor:
+        y = x
         if self.activation == "relu":
-            x = F.relu(x)
+            y = F.relu(x)
         elif self.activation == "relu6":
-            x = F.relu6(x)
-        return _symbol(QUANTIZE, x, self.marker)
+            y = F.relu6(x)
+        y = _symbol(QUANTIZE, y, self.marker)
+        return x.copy_(y) if self.inplace else y

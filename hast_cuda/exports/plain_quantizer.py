@@ -28,6 +28,7 @@ class PlainQuantizer(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("zero", zero)
         self.activation, self.arithmetic = source.activation, arithmetic
+        self.inplace = source.inplace
         self.low, self.high = -(2 ** (source.bits - 1)), 2 ** (source.bits - 1) - 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,4 +42,5 @@ class PlainQuantizer(nn.Module):
         if self.activation is not None:
             y = F.relu(y) if self.activation == "relu" else F.relu6(y)
         codes = torch.round(self.scale * y - self.zero).clamp(self.low, self.high)
-        return ((codes + self.zero) / self.scale).to(x.dtype)
+        y = ((codes + self.zero) / self.scale).to(x.dtype)
+        return x.copy_(y) if self.inplace else y

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from hast_cuda.exports.placement import (
     key,
     own_keys,
 )
+from hast_cuda.networks.in_place import activations_read_again
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import (
     FakeQuantActivation,
@@ -40,9 +41,10 @@ def rebuild(
     Raises:
         ValueError: content that is none, tensors that are missing, another network.
     """
-    builder = _Builder(tensors, Placement.from_json(content))
+    student = copy.deepcopy(network)
+    builder = _Builder(tensors, Placement.from_json(content), activations_read_again(student))
     place = next((_device(p) for p in network.parameters()), torch.device("cpu"))
-    student = swap_modules(copy.deepcopy(network), builder.convert)
+    student = swap_modules(student, builder.convert)
     unseen = [n for n in builder.wanted if n not in builder.done]
     if unseen:
         raise _other_network(f"it has no layer of its own named {_first(unseen)}")
@@ -55,8 +57,10 @@ def rebuild(
 class _Builder:
     """Puts quantized modules where the placement has them."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], placement: Placement) -> None:
-        self.tensors, self.placement = tensors, placement
+    def __init__(
+        self, tensors: Mapping[str, Tensor], placement: Placement, in_place: Container[nn.Module]
+    ) -> None:
+        self.tensors, self.placement, self.in_place = tensors, placement, in_place
         self.wanted = [*placement.layers, *placement.activations]
         self.done: set[str] = set()
         self.weights: dict[str, tuple[nn.Parameter, Tensor]] = {}
@@ -70,7 +74,7 @@ class _Builder:
             record = self.placement.activations[name]
             if not isinstance(module, (_ACTIVATIONS[record.activation], FakeQuantActivation)):
                 raise _mismatch(name, module, _ACTIVATIONS[record.activation].__name__)
-            return self.activation(name, record)
+            return self.activation(name, record, inplace=module in self.in_place)
         return None
 
     def layer(self, name: str, module: nn.Module, record: LayerRecord) -> nn.Module:
@@ -95,10 +99,13 @@ class _Builder:
             self.weights[name] = parameter, bounds.to(device)
         return self.weights[name]
 
-    def activation(self, name: str, record: QuantizerRecord) -> FakeQuantActivation:
+    def activation(
+        self, name: str, record: QuantizerRecord, *, inplace: bool = False
+    ) -> FakeQuantActivation:
         quantizer = FakeQuantActivation(
-            record.bits, activation=record.activation, ema=record.ema, ste=record.ste
-        )
+            record.bits, activation=record.activation, ema=record.ema, ste=record.ste,
+            inplace=inplace,
+        )  # fmt: skip
         ends = [self.tensors.get(key(name, part)) for part in ("lower", "upper")]
         lower, upper = ends
         if lower is None or upper is None or {lower.shape, upper.shape} != {torch.Size()}:

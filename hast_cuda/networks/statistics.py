@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.checks.typed import typed
 
+_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 LARGEST_STATISTIC = 1e18  # Eq. 3 squares the distance to it in float32, and sums the squares
 
 
@@ -14,6 +19,28 @@ LARGEST_STATISTIC = 1e18  # Eq. 3 squares the distance to it in float32, and sum
 def has_running_statistics(module: nn.Module) -> bool:
     """True for every layer that normalises with statistics it has stored."""
     return all(getattr(module, n, None) is not None for n in ("running_mean", "running_var"))
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of ``module`` runs anything beside its forward and its backward."""
+    return any(getattr(module, hooks) for hooks in _HOOKS)
+
+
+def is_patched(module: nn.Module) -> bool:
+    """Whether this one object has a forward that its class does not know."""
+    return "forward" in vars(module)
+
+
+def is_plain_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether a call in eval mode is BatchNorm with stored statistics and nothing else.
+
+    A subclass or an object with a forward of its own may do more, and so may a hook.
+    """
+    known = isinstance(module, _BatchNorm) and type(module).forward in _FORWARDS
+    return (
+        known and has_running_statistics(module)
+        and not is_patched(module) and not has_hooks(module)
+    )  # fmt: skip
 
 
 @typed

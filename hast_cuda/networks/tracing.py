@@ -6,6 +6,7 @@ found wherever they are written: as modules, as functions, one ReLU used in many
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,25 @@ _OWN = (
     "hast_cuda.merged",
     "hast_cuda.networks",
 )  # whose modules are one node
-ADD = (operator.add, operator.iadd, torch.add)
+_CONSTANTS = (bool, int, float, str, type(None))
+
+
+def _assignment(name: str) -> Callable[[Any, Any], Any]:
+    """``x += y`` as a call: what torch.fx writes for ``operator.iadd`` renames numbers, too."""
+    operation = getattr(operator, name)
+
+    def assign(x: Any, y: Any) -> Any:
+        return operation(x, y)
+
+    assign.__name__ = assign.__qualname__ = name
+    return assign
+
+
+iadd, isub, imul, itruediv = map(_assignment, ("iadd", "isub", "imul", "itruediv"))
+ASSIGNMENTS = (
+    iadd, isub, imul, itruediv, operator.iadd, operator.isub, operator.imul, operator.itruediv,
+)  # fmt: skip
+ADD = (operator.add, operator.iadd, torch.add, iadd)
 ADD_METHODS = ("add", "add_")
 RELU_MODULES = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 RELU_FUNCTIONS = {
@@ -34,6 +53,30 @@ class CannotMergeError(Exception):
     """The network cannot be followed; the message says why."""
 
 
+def is_own(module: nn.Module) -> bool:
+    """Whether ``module`` is of one of this package's layers."""
+    return type(module).__module__.startswith(_OWN)
+
+
+class _Value(fx.Proxy):
+    """Knows ``x += y`` from ``x = x + y``, which leaves the tensor x as it is."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._assign(iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._assign(isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._assign(imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._assign(itruediv, other)
+
+    def _assign(self, operation: Callable[[Any, Any], Any], other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+
 class Tracer(fx.Tracer):
     """Stops at BatchNorm and at this package's layers; remembers which node a module gave."""
 
@@ -41,10 +84,16 @@ class Tracer(fx.Tracer):
         super().__init__()
         self.outputs: dict[str, list[fx.Node]] = {}
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """The value of a node in the forward pass that is followed."""
+        return _Value(node, self)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Modules that are one node."""
-        own = type(m).__module__.startswith(_OWN)
-        return own or has_running_statistics(m) or super().is_leaf_module(m, module_qualified_name)
+        return (
+            is_own(m) or has_running_statistics(m)
+            or super().is_leaf_module(m, module_qualified_name)
+        )  # fmt: skip
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...],
@@ -60,14 +109,35 @@ class Tracer(fx.Tracer):
 def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]]:
     """Graph of ``model``, whose modules it shares, and the nodes that each module gave.
 
+    The graph takes images; other arguments of forward have their defaults in it.
+
     Raises:
         CannotMergeError: torch.fx cannot follow its forward.
     """
     tracer = Tracer()
     try:
-        graph = tracer.trace(model)
+        graph = tracer.trace(model, _defaults(model))
     except Exception as error:  # whatever the network's own code raises when given proxies
         reason = str(error).partition("\n")[0]
         message = f"torch.fx cannot follow its forward ({type(error).__name__}: {reason})"
         raise CannotMergeError(message) from error
+    _forget_defaults(graph)
     return fx.GraphModule(model, graph), tracer.outputs
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    """What forward finds in its other arguments when it is called with images alone."""
+    _, *others = inspect.signature(model.forward).parameters.values()
+    return {p.name: p.default for p in others if isinstance(p.default, _CONSTANTS)}
+
+
+def _forget_defaults(graph: fx.Graph) -> None:
+    """Take out arguments that have their default, and the checks that they do."""
+    _, *nodes = graph.nodes
+    gone: list[fx.Node] = []
+    for node in nodes:
+        default = node.op == "placeholder" and node.args and isinstance(node.args[0], _CONSTANTS)
+        if default or (node.all_input_nodes and all(n in gone for n in node.all_input_nodes)):
+            gone.append(node)
+    for node in reversed(gone):
+        graph.erase_node(node)

@@ -29,6 +29,7 @@ class FakeQuantActivation(nn.Module):
         beta: decay of the moving average.
         ema: "corrected" or "released" (the published recursion).
         ste: "identity" or "clipped".
+        inplace: write the result into the input too, as ``nn.ReLU(inplace=True)`` does.
 
     Shapes: any -> same. Dtypes: float32, float16, bfloat16, float64; the range is float32 or
         float64.
@@ -36,10 +37,11 @@ class FakeQuantActivation(nn.Module):
 
     range_state: Tensor
     frozen: Tensor
+    inplace = False  # of objects that were pickled without it
 
     def __init__(
         self, bits: int = 4, *, activation: str | None = None, beta: float = 0.9,
-        ema: str = "corrected", ste: str = "identity",
+        ema: str = "corrected", ste: str = "identity", inplace: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         _checks.bit_width("bits", bits)
@@ -48,6 +50,7 @@ class FakeQuantActivation(nn.Module):
         _checks.choice("ste", ste, _checks.STE)
         _checks.decay(beta)
         self.bits, self.activation, self.beta, self.ema, self.ste = bits, activation, beta, ema, ste
+        self.inplace = inplace
         self.register_buffer("range_state", new_range_state())
         self.register_buffer("frozen", torch.tensor(False))
         self.observing = True  # the host's copy of `frozen`: no device read in forward
@@ -108,10 +111,12 @@ class FakeQuantActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``; the straight-through gradient passes, masked by the activation."""
         _checks.floating("x", x)
-        return quantize_activation(
-            x, self.state_for(x), self.bits, activation=self.activation, observe=self.observing,
+        y = quantize_activation(
+            x.clone() if self.inplace else x,  # the backward pass reads what went in
+            self.state_for(x), self.bits, activation=self.activation, observe=self.observing,
             ema=self.ema, beta=self.beta, ste=self.ste,
         )  # fmt: skip
+        return x.copy_(y) if self.inplace else y
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FakeQuantActivation:
         exact = self.range_state
@@ -132,4 +137,6 @@ class FakeQuantActivation(nn.Module):
             parts.append(f"activation={self.activation}")
         if self.ema != "corrected" or self.ste != "identity":
             parts.append(f"ema={self.ema}, ste={self.ste}")
+        if self.inplace:
+            parts.append("inplace=True")
         return ", ".join(parts)

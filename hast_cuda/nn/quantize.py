@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import fnmatch
 import warnings
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.checks.typed import typed
-from hast_cuda.networks.statistics import require_finite_weights
+from hast_cuda.networks.in_place import activations_read_again
+from hast_cuda.networks.statistics import is_patched, require_finite_weights
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.networks.tracing import RELU_FUNCTIONS, RELU_METHODS, CannotMergeError, trace
 from hast_cuda.nn.activation import FakeQuantActivation
@@ -21,6 +22,7 @@ from hast_cuda.nn.table import QuantizationTable, Row
 from hast_cuda.ops.channel_range import EMA
 
 PLACEMENTS = ("relu", "all")
+_OWN_FORWARD = "not quantized: it has a forward of its own"
 LARGEST_WEIGHT = 1e28  # times the finest scale, 255e8 of a constant channel: still a float32
 _FUSED = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 _OTHER_WEIGHTS = (nn.Conv1d, nn.Conv3d, nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase)
@@ -51,10 +53,10 @@ class _Quantizer:
 
     def __init__(
         self, default: Override, placement: str, overrides: Mapping[str, Override], ema: str,
-        ste: str, zero_point: str,
+        ste: str, zero_point: str, in_place: Container[nn.Module],
     ) -> None:  # fmt: skip
         self.default, self.placement, self.overrides = default, placement, overrides
-        self.ema, self.ste, self.zero_point = ema, ste, zero_point
+        self.ema, self.ste, self.zero_point, self.in_place = ema, ste, zero_point, in_place
         self.rows: list[Row] = []
         self.used: set[str] = set()
 
@@ -70,7 +72,9 @@ class _Quantizer:
     def activation(
         self, bits: int, source: nn.Module, fused: str | None = None
     ) -> FakeQuantActivation:
-        quantizer = FakeQuantActivation(bits, activation=fused, ema=self.ema, ste=self.ste)
+        quantizer = FakeQuantActivation(
+            bits, activation=fused, ema=self.ema, ste=self.ste, inplace=source in self.in_place
+        )
         return quantizer.train(source.training)
 
     def convert(self, name: str, module: nn.Module) -> nn.Module | None:
@@ -87,6 +91,9 @@ class _Quantizer:
             if act_bits is None:
                 self.note(name, module, "kept in full precision")
                 return None
+            if is_patched(module):
+                self.note(name, module, _OWN_FORWARD)
+                return None
             self.rows.append(Row(name, type(module).__name__, None, act_bits, "quantized output"))
             return self.activation(act_bits, module, fused)
         if isinstance(module, _OTHER_WEIGHTS):
@@ -102,8 +109,8 @@ class _Quantizer:
         if isinstance(module, (FakeQuantConv2d, FakeQuantLinear)):
             self.note(name, module, "already quantized, left as it is")
             return None
-        if type(module).forward is not kind.forward:
-            self.note(name, module, "not quantized: it has a forward of its own")
+        if type(module).forward is not kind.forward or is_patched(module):
+            self.note(name, module, _OWN_FORWARD)
             return None
         if bits.weight_bits is None:
             self.note(name, module, "kept in full precision")
@@ -181,11 +188,13 @@ def quantize(
     _checks.choice("ema", ema, EMA)
     _checks.choice("ste", ste, _checks.STE)
     _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
+    student = copy.deepcopy(model)
     walk = _Quantizer(
-        Override(weight_bits, act_bits), placement, dict(overrides or {}), ema, ste, zero_point
-    )
+        Override(weight_bits, act_bits), placement, dict(overrides or {}), ema, ste, zero_point,
+        activations_read_again(student) if placement == "relu" else (),
+    )  # fmt: skip
     device = next((p.device for p in model.parameters()), None)
-    student = swap_modules(copy.deepcopy(model), walk.convert)
+    student = swap_modules(student, walk.convert)
     if device is not None:
         for module in student.modules():
             if isinstance(module, FakeQuantActivation):
