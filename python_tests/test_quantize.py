@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import types
 import warnings
 from collections.abc import Callable
 
@@ -151,6 +152,50 @@ def test_modules_left_alone_are_noted(module: nn.Module, placement: str, note: s
     assert note in row(student, "2").note
     assert row(student, "2").kind == type(module).__name__
     assert [type(m) for m in student[2].modules()] == [type(m) for m in module.modules()]
+
+
+@pytest.mark.parametrize("name", ["0", "1"])
+def test_objects_with_a_forward_of_their_own_are_left_alone_and_noted(name: str) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.ReLU()).eval()
+    module = model.get_submodule(name)
+    plain = type(module).forward
+    module.forward = types.MethodType(lambda self, x: 2 * plain(self, x), module)
+    student = hc.calibrate(hc.quantize(model, 8, 8), [x := torch.randn(4, 2, 8, 8)]).eval()
+    assert "it has a forward of its own" in row(student, name).note
+    torch.testing.assert_close(student(x), model(x), rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["0", "1"])
+def test_hooks_are_called_in_the_student(name: str) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.ReLU()).eval()
+    model.get_submodule(name).register_forward_pre_hook(lambda _, args: (3 * args[0],))
+    model.get_submodule(name).register_forward_hook(lambda _, __, output: 2 * output)
+    student = hc.calibrate(hc.quantize(model, 8, 8), [x := torch.randn(4, 2, 8, 8)]).eval()
+    assert type(student.get_submodule(name)) is not type(model.get_submodule(name))
+    torch.testing.assert_close(student(x), model(x), rtol=0.05, atol=0.05)
+
+
+class Listed(nn.Module):
+    """Calls its layers by other references than their registration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.end = nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Linear(2, 2)
+        self.stem, self.table, self.pair = [self.conv], {"act": self.relu}, (1, self.end)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.table["act"](self.stem[0](x))
+        return self.pair[1](x.mean((2, 3)))
+
+
+def test_layers_that_are_called_from_a_list_are_the_quantized_ones() -> None:
+    model = Listed()
+    student = hc.quantize(model, 2, 2)
+    assert student.stem == [student.conv]
+    assert student.table == {"act": student.relu}
+    assert student.pair == (1, student.end)
+    assert isinstance(student.conv, hc.FakeQuantConv2d)
+    assert type(model.stem[0]) is nn.Conv2d
 
 
 def test_subclass_with_the_ordinary_forward_is_swapped() -> None:
