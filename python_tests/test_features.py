@@ -83,6 +83,28 @@ def test_network_without_blocks_gives_every_batch_norm() -> None:
     assert feature_layers(nn.Sequential(nn.Conv2d(1, 2, 3))) == []
 
 
+class NormAct(nn.BatchNorm2d):
+    """A BatchNorm that holds its activation."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.act = nn.ReLU()
+
+
+class NormActUnit(nn.Module):
+    """A block of two such."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = NormAct(), NormAct()
+
+
+def test_a_batch_norm_with_children_is_no_block() -> None:
+    assert feature_layers(nn.Sequential(NormAct(), nn.Conv2d(2, 2, 1), NormAct())) == ["0", "2"]
+    assert feature_layers(nn.Sequential(NormActUnit(), NormActUnit())) == ["0.b", "1.b"]
+    assert feature_layers(NormAct()) == []
+
+
 class BasicBlock(nn.Module):
     """Named like a known block but without its layers."""
 

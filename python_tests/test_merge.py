@@ -161,7 +161,7 @@ def test_chains_of_the_odd_network() -> None:
         ("relu6", False, False),  # functional: no quantizer, but merged
         (None, False, True),
         ("relu", False, True),
-        (None, False, False),  # the sum has it on the right
+        (None, False, True),  # the sum has it on the right
         ("relu", True, True),  # runs unfused: the residual is broadcast
         (None, False, False),  # used twice
     ]
@@ -261,6 +261,141 @@ class Branching(nn.Module):
         return (torch.relu(y) if x.detach().sum() > 0 else y).mean((2, 3))
 
 
+class Block(nn.Module):
+    """Ends with an activation; the sum is a module of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
+        self.join = Join()
+        self.end = nn.Sequential(nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, H, W] -> same."""
+        result: Tensor = self.end(self.join(self.body(x), x))
+        return result
+
+
+class Join(nn.Module):
+    """A sum."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + y."""
+        return x + y
+
+
+def blocks() -> tuple[nn.Module, Tensor]:
+    """Two blocks and a classifier, in float64, and a batch."""
+    torch.manual_seed(4)
+    network = nn.Sequential(Block(), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return network.double(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("maps", [False, True])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ["0", "1"],  # a block is its last ReLU
+        ["0.body.1", "0.body", "0.join", "0.end.0", "0.end", "0"],  # several names of one output
+    ],
+)
+def test_outputs_inside_and_at_the_end_of_chains_are_watched(layers: list[str], maps: bool) -> None:
+    network, x = blocks()
+    student = hc.calibrate(hc.quantize(network, 4, 4), [x]).eval()
+    results = []
+    for merge in (False, True):
+        pair = follow((network, student), layers, merge=merge, maps=maps)
+        target = pair[0](x)
+        found = pair[1](x, target if maps else None)
+        results.append((found.logits, found.distances if maps else found.energies, target.maps))
+        assert len(found.positions) == len(layers)
+        for followed in pair:
+            followed.remove()
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-10)
+
+
+def test_a_watched_sum_keeps_the_activation_behind_it_apart() -> None:
+    network, x = blocks()
+    merged = merge_batch_norms(network, FusedBatchNorm2d, ["0.join"])
+    assert [m.activation for m in fused(merged.model)] == [None, "relu"]
+    merged.model(x)
+    (expected,) = outputs_of(network[0].body, ["1"], x)[1]
+    torch.testing.assert_close(merged.watched["0.join"].take(), expected + x)
+
+
+class Right(nn.Module):
+    """A sum with the BatchNorm on the right, written in a way that is asked for."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.relu, self.join = nn.BatchNorm2d(4), nn.ReLU(inplace=True), join
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, 4, H, W]."""
+        x = self.first(x)
+        return self.relu(self.join(x, self.norm(self.second(x))))
+
+
+def _iadd(x: Tensor, y: Tensor) -> Tensor:
+    x += y
+    return x
+
+
+def _read_later(x: Tensor, y: Tensor) -> Tensor:
+    x += y
+    return F.relu(x) * x
+
+
+def _view_read_later(x: Tensor, y: Tensor) -> Tensor:
+    before = x.flatten(2)
+    x += y
+    return F.relu(x) * before.reshape(x.shape)
+
+
+def _relu_in_place_after(x: Tensor, y: Tensor) -> Tensor:
+    total = y + x
+    x.relu_()
+    return F.relu(total)
+
+
+def _relu_in_place_later(x: Tensor, y: Tensor) -> Tensor:
+    return F.relu(y + x) + F.relu_(x)
+
+
+@pytest.mark.parametrize(
+    ("join", "sums"),
+    [
+        (lambda x, y: x + y, True),
+        (torch.add, True),
+        (lambda x, y: x.add(y), True),
+        (lambda x, y: x.add_(y), True),
+        (_iadd, True),  # nobody reads the edited operand
+        (lambda x, y: torch.add(x, y, alpha=2), False),
+        (lambda x, y: x - y, False),
+        (_read_later, True),  # as the result of the sum
+        (_view_read_later, False),
+        (_relu_in_place_after, False),  # between the sum and its activation
+        (_relu_in_place_later, True),
+    ],
+)
+def test_sums_are_merged_in_either_order_unless_an_edit_would_be_missed(
+    join: Callable[[Tensor, Tensor], Tensor], sums: bool
+) -> None:
+    torch.manual_seed(0)
+    network, x = Right(join).eval(), torch.randn(2, 3, 5, 5)
+    network.norm.running_mean.normal_()
+    with torch.no_grad():
+        merged = merge_batch_norms(network, FusedBatchNorm2d).model
+        (node,) = [n for n in merged.graph.nodes if n.target == "norm"]
+        assert (len(node.args) == 2) is sums
+        torch.testing.assert_close(merged(x), network(x))
+
+
 def test_what_cannot_be_followed_keeps_its_layers_and_says_so_once() -> None:
     network = Branching().eval()
     with pytest.raises(CannotMergeError, match=r"torch\.fx cannot follow its forward \(TraceError"):
@@ -277,6 +412,30 @@ def test_what_cannot_be_followed_keeps_its_layers_and_says_so_once() -> None:
     assert float(step(torch.randn(2, 3, 8, 8))[1]) > 0
 
 
+class Flagged(nn.Module):
+    """Gives more than logits where it is asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+
+    def forward(
+        self, x: Any = None, features: bool = False, *, scale: float = 2.0, mask: Any = None
+    ) -> Any:
+        """[N, 3, H, W] -> [N, 4]."""
+        y = self.body(x) * scale
+        y = y if mask is None else y * mask
+        return (y.mean((2, 3)), y) if features else y.mean((2, 3))
+
+
+def test_arguments_of_forward_have_their_defaults() -> None:
+    network, x = Flagged().eval(), torch.randn(2, 3, 6, 6)
+    merged = merge_batch_norms(network, FusedBatchNorm2d).model
+    assert len(fused(merged)) == 1
+    assert [n.target for n in merged.graph.nodes if n.op == "placeholder"] == ["x"]
+    torch.testing.assert_close(merged(x), network(x))
+
+
 def test_hooks_are_not_lost() -> None:
     network, x = build("odd")
     calls: list[int] = []
@@ -286,6 +445,76 @@ def test_hooks_are_not_lost() -> None:
     with pytest.warns(UserWarning, match="hooks"):
         BatchStatistics(network.requires_grad_(False), merge=True).model(x)
     assert len(calls) == 2
+
+
+def test_hooks_of_the_backward_pass_are_not_lost_either() -> None:
+    network, _ = build("odd")
+    network.relu.register_full_backward_pre_hook(lambda *_: None)
+    with pytest.raises(CannotMergeError, match="relu has hooks"):
+        merge_batch_norms(network, FusedBatchNorm2d)
+
+
+class NormAct(nn.BatchNorm2d):
+    """Activates, too."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> same."""
+        result: Tensor = self.act(super().forward(x)) * 2
+        return result
+
+
+def patched() -> nn.BatchNorm2d:
+    """One object with another forward than its class."""
+    norm = nn.BatchNorm2d(4)
+    plain = norm.forward
+    norm.forward = lambda x: 2 * plain(x)  # type: ignore[method-assign]
+    return norm
+
+
+def hooked() -> nn.BatchNorm2d:
+    """One whose hook doubles its output."""
+    norm = nn.BatchNorm2d(4)
+    norm.register_forward_hook(lambda _module, _args, output: 2 * output)
+    return norm
+
+
+@pytest.mark.parametrize("norm", [lambda: NormAct(4), patched, hooked])
+def test_a_batch_norm_that_does_more_stays_as_it_is(norm: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), norm(), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
+    ).eval()  # fmt: skip
+    x = torch.randn(2, 3, 9, 9)
+    expected = network(x)
+    merged = merge_batch_norms(network, FusedBatchNorm2d, ["1"])
+    assert len(fused(merged.model)) == 1
+    assert isinstance(merged.watched["1"], Tap)
+    torch.testing.assert_close(merged.model(x), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # hooks of its own are nothing to warn of
+        statistics = BatchStatistics(network.requires_grad_(False), merge=True)
+    torch.testing.assert_close(statistics.model(x), expected)
+    first, second = statistics.layers
+    torch.testing.assert_close(first.batch_mean, network[0](x).mean((0, 2, 3)))
+    assert isinstance(second, MatchedBatchNorm2d)
+
+
+def test_synchronised_batch_norm_is_merged() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4), nn.ReLU()).eval()
+    merged = merge_batch_norms(network, FusedBatchNorm2d).model
+    assert [m.activation for m in fused(merged)] == ["relu"]
+
+
+def test_a_patched_activation_stays_as_it_is() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    network[2].forward = lambda x: x.relu() + 1  # type: ignore[method-assign]
+    x = torch.randn(2, 3, 9, 9)
+    merged = merge_batch_norms(network, FusedBatchNorm2d).model
+    torch.testing.assert_close(merged(x), network(x))
 
 
 class OwnNorm(nn.Module):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -13,6 +14,8 @@ from hast_cuda.networks import CannotMergeError, Tap
 from hast_cuda.networks.blocks import require_layers
 from hast_cuda.networks.taps import FeatureTap
 from hast_cuda.ops import channel_attentions
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -61,20 +64,14 @@ class Followed:
             module.watched = True
         logits, maps = self._run(x)
         # Hooks and taps know maps only; in a merged network most layers summed their own vector.
-        found = iter(zip(channel_attentions(maps), map(positions_of, maps), strict=True))
-        return _result(logits, "energies", self._in_order(found))
+        return _result(logits, "energies", self._vectors(maps))
 
     def _maps(self, x: Tensor) -> ForwardResult:
         for module in self._fused():
             module.mapped = True
         logits, maps = self._run(x)
-        found = iter(maps)
-        if not self.watched:
-            return ForwardResult(logits, maps=maps)
-        return ForwardResult(logits, maps=[
-            module.take_map() if isinstance(module, FusedBatchNorm2d) else next(found)
-            for module in self.watched
-        ])  # fmt: skip
+        own = {module: module.take_map() for module in self._fused()}
+        return ForwardResult(logits, maps=self._in_order(own, maps))
 
     def _distances(self, x: Tensor, targets: list[Tensor]) -> ForwardResult:
         others = targets  # of the maps that hooks and taps find
@@ -87,11 +84,11 @@ class Followed:
                     others.append(target)
         logits, maps = self._run(x)
         apart = [_spatial(m - target) for m, target in zip(maps, others, strict=True)]
-        found = iter(zip(channel_attentions(apart), map(positions_of, apart), strict=True))
-        return _result(logits, "distances", self._in_order(found))
+        return _result(logits, "distances", self._vectors(apart))
 
     def _fused(self) -> list[FusedBatchNorm2d]:
-        return [module for module in self.watched if isinstance(module, FusedBatchNorm2d)]
+        """Each once: several names may be those of one module's output."""
+        return [m for m in dict.fromkeys(self.watched) if isinstance(m, FusedBatchNorm2d)]
 
     def _run(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits, and the maps of hooks or taps."""
@@ -100,13 +97,17 @@ class Followed:
         self.tap.active = False
         return logits, self.tap.take() + [m.take() for m in self.watched if isinstance(m, Tap)]
 
-    def _in_order(self, found: Iterator[tuple[Tensor, int]]) -> list[tuple[Tensor, int]]:
-        """(vector, positions) of every layer; ``found`` are those that no module summed itself."""
-        own = [
-            module.take() if isinstance(module, FusedBatchNorm2d) else next(found)
-            for module in self.watched
-        ]
-        return [*own, *found]
+    def _in_order(self, own: Mapping[nn.Module, T], found: Iterable[T]) -> list[T]:
+        """What each layer gave: ``own`` by the modules that knew it, ``found`` by hooks or taps."""
+        others = iter(found)
+        known = [own[module] if module in own else next(others) for module in self.watched]
+        return [*known, *others]
+
+    def _vectors(self, maps: list[Tensor]) -> list[tuple[Tensor, int]]:
+        """(vector, positions) of every layer; ``maps`` are those that no module summed itself."""
+        own = {module: module.take() for module in self._fused()}
+        found = zip(channel_attentions(maps), map(positions_of, maps), strict=True)
+        return self._in_order(own, found)
 
     def remove(self) -> None:
         """Take the hooks out of the network."""

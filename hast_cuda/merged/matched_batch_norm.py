@@ -13,13 +13,15 @@ from hast_cuda.checks.values import check_range
 from hast_cuda.merged.fused_batch_norm import fits
 from hast_cuda.merged.merge import merge_batch_norms, warn_unmerged
 from hast_cuda.merged.segments import checkpoint_segments
-from hast_cuda.networks.statistics import has_running_statistics, require_batch_norm
+from hast_cuda.networks.statistics import (
+    has_running_statistics,
+    is_plain_batch_norm,
+    require_batch_norm,
+)
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.networks.tracing import CannotMergeError
 from hast_cuda.ops import batch_norm_match, match_loss
 from hast_cuda.ops.reference import activate
-
-_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
 class MatchedBatchNorm2d(nn.BatchNorm2d):
@@ -73,8 +75,8 @@ class BatchStatistics:
 
     Args:
         model: in eval mode; edited in place: BatchNorm modules become :class:`MatchedBatchNorm2d`.
-            Modules that have running statistics but their own forward are read through a hook
-            instead.
+            Modules that have running statistics but their own forward, or hooks, are read through
+            a hook instead.
         merge: let BatchNorm layers take along residual sum and activation; :attr:`model` is then
             another module than the argument. A network that torch.fx cannot follow stays as it is,
             with a warning.
@@ -125,7 +127,7 @@ class BatchStatistics:
     def _convert(self, _: str, module: nn.Module) -> nn.Module | None:
         if not has_running_statistics(module):
             return None
-        if isinstance(module, _BatchNorm) and type(module).forward in _FORWARDS:
+        if is_plain_batch_norm(module):
             layer = MatchedBatchNorm2d.from_float(module)
             self.layers.append(layer)
             return layer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,7 +13,13 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.networks.statistics import has_running_statistics
+from hast_cuda.networks.in_place import edited, edited_between, read_again
+from hast_cuda.networks.statistics import (
+    has_hooks,
+    has_running_statistics,
+    is_patched,
+    is_plain_batch_norm,
+)
 from hast_cuda.networks.taps import Tap
 from hast_cuda.networks.tracing import (
     ADD,
@@ -22,6 +28,7 @@ from hast_cuda.networks.tracing import (
     RELU_METHODS,
     RELU_MODULES,
     CannotMergeError,
+    is_own,
     trace,
 )
 from hast_cuda.nn.activation import FakeQuantActivation
@@ -61,17 +68,25 @@ def _only_user(node: fx.Node) -> fx.Node | None:
     return users[0] if len(users) == 1 else None
 
 
-def _residual(node: fx.Node, value: fx.Node) -> fx.Node | None:
-    """What ``node`` adds to ``value``, its first operand; None if it is no such sum."""
+def _residual(node: fx.Node, value: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
+    """What ``node`` adds to ``value``, in either order; None if it is no such sum.
+
+    A sum in place with ``value`` on the right changes the other operand, which must be read no
+    more: the merged sum leaves it as it is.
+    """
     if node.op == "call_function":
         if node.target not in ADD:
             return None
     elif node.op != "call_method" or node.target not in ADD_METHODS:
         return None
-    if node.kwargs or len(node.args) != 2 or node.args[0] is not value:
+    if node.kwargs or len(node.args) != 2 or node.args[0] is node.args[1]:
         return None
-    other = node.args[1]
-    return other if isinstance(other, fx.Node) and other is not value else None
+    left, right = node.args
+    other = right if left is value else left
+    if not isinstance(other, fx.Node):
+        return None
+    changes = edited(node, modules) is other
+    return None if changes and read_again(node, modules) else other
 
 
 def _activation(
@@ -90,32 +105,39 @@ def _activation(
     if node.op != "call_module":
         return None
     module = modules[str(node.target)]
+    if is_patched(module):
+        return None
     if isinstance(module, FakeQuantActivation):
         return module.activation, module
     relu = RELU_MODULES.get(cast("Any", type(module)))
     return (relu, None) if relu else None
 
 
-def _chain(norm: fx.Node, modules: dict[str, nn.Module]) -> _Chain:
+def _chain(norm: fx.Node, modules: dict[str, nn.Module], ends: Container[fx.Node]) -> _Chain:
+    """What follows ``norm``, up to a value in ``ends``, which is wanted as it is."""
     chain = _Chain(norm, norm)
     user = _only_user(norm)
     if user is not None:
-        residual = _residual(user, norm)
+        residual = _residual(user, norm, modules)
         if residual is not None:
             chain.residual, chain.last = residual, user
-            user = _only_user(user)
-    found = None if user is None else _activation(user, chain.last, modules)
+            user = None if user in ends else _only_user(user)
+    total = chain.last
+    found = None if user is None else _activation(user, total, modules)
     if user is not None and found is not None:
         chain.activation, chain.quantizer = found
         chain.last = user
-    return chain
+    operands = [(norm.args[0], norm), (chain.residual, total)]
+    moved = any(  # the operands are read at the end of the chain instead
+        isinstance(value, fx.Node) and edited_between(value, read, chain.last, modules)
+        for value, read in operands
+    )
+    return _Chain(norm, norm) if moved else chain
 
 
 def _check_hooks(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-            if has_running_statistics(module) and not isinstance(module, _BatchNorm):
-                continue  # a leaf that stays
+        if has_hooks(module) and not has_running_statistics(module):  # those are leaves that stay
             message = f"{name or 'the network'} has hooks, which would not be called"
             raise CannotMergeError(message)
 
@@ -127,11 +149,10 @@ def _replace(merged: fx.GraphModule, chain: _Chain, module: nn.Module) -> fx.Nod
     with graph.inserting_after(chain.last):
         fused = graph.call_module(target, operands)
     chain.last.replace_all_uses_with(fused)
-    node: fx.Node = chain.last
-    while node is not chain.norm:
-        before = cast("fx.Node", node.args[0])
-        graph.erase_node(node)
-        node = before
+    while chain.last is not chain.norm:
+        gone = chain.last
+        chain.last = next(n for n in gone.all_input_nodes if n is not chain.residual)
+        graph.erase_node(gone)
     graph.erase_node(chain.norm)
     return fused
 
@@ -161,28 +182,38 @@ def _split(merged: fx.GraphModule, fused: dict[fx.Node, Any]) -> None:
             user.replace_input_with(node, alias)
 
 
-def _tap(merged: fx.GraphModule, name: str, nodes: Sequence[fx.Node]) -> Tap:
+def _only_node(name: str, nodes: Sequence[fx.Node]) -> fx.Node:
     if len(nodes) != 1:
         message = (
             f"watch: {name} is called {len(nodes)} times, or inside a module that is not followed"
         )
         raise CannotMergeError(message)
+    return nodes[0]
+
+
+def _tap(merged: fx.GraphModule, node: fx.Node) -> Tap:
     tap = Tap()
     target = f"tap_{len(merged.graph.nodes)}"
     merged.add_module(target, tap)
-    with merged.graph.inserting_after(nodes[0]):
-        merged.graph.call_module(target, (nodes[0],))
+    with merged.graph.inserting_after(node):
+        merged.graph.call_module(target, (node,))
     return tap
+
+
+def _can_take_along(module: nn.Module) -> bool:
+    """Whether ``module`` is BatchNorm and nothing else, as torch or this package computes it."""
+    own = isinstance(module, _BatchNorm) and is_own(module)
+    return is_plain_batch_norm(module) or (own and not has_hooks(module))
 
 
 @typed
 def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -> Merged:
     """``model`` as a traced network in which ``fuse(norm, activation, quantizer)`` replaces chains.
 
-    A chain is a BatchNorm in eval mode, optionally a sum with its output as first operand, and
-    optionally a ReLU, ReLU6 or activation quantizer, each used once. The replacement is called with
-    (input) or (input, residual) and shares whatever it takes from the originals; ``model`` is not
-    edited.
+    A chain is a BatchNorm in eval mode, optionally a sum with its output, and optionally a ReLU,
+    ReLU6 or activation quantizer, each used once. It ends where an output is watched. A BatchNorm
+    with a forward of its own or with hooks stays as it is. The replacement is called with (input)
+    or (input, residual) and shares whatever it takes from the originals; ``model`` is not edited.
 
     Args:
         model: in eval mode; all other modules are shared with the result.
@@ -201,23 +232,24 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
         n
         for n in merged.graph.nodes
         if n.op == "call_module" and calls[n.target] == 1 and len(n.args) == 1 and not n.kwargs
-        and isinstance(modules[n.target], _BatchNorm)
-        and has_running_statistics(modules[n.target])
+        and _can_take_along(modules[n.target])
     ]  # fmt: skip
-    names = {nodes[0]: name for name in watch if len(nodes := outputs.get(name, [])) == 1}
+    watched = {name: _only_node(name, outputs.get(name, [])) for name in watch}
     result = Merged(merged)
     fused: dict[fx.Node, Any] = {}
     for norm in norms:
-        chain = _chain(norm, modules)
+        chain = _chain(norm, modules, watched.values())
+        last = chain.last
         module = fuse(modules[str(norm.target)], chain.activation, chain.quantizer)
         if module is None:
             continue
-        if norm in names:
-            result.watched[names.pop(norm)] = module
-        fused[_replace(merged, chain, module)] = module
+        result.watched |= {name: module for name, node in watched.items() if node is norm}
+        node = _replace(merged, chain, module)
+        watched = {name: node if found is last else found for name, found in watched.items()}
+        fused[node] = module
     for name in watch:
         if name not in result.watched:
-            result.watched[name] = _tap(merged, name, outputs.get(name, []))
+            result.watched[name] = _tap(merged, watched[name])
     _split(merged, fused)
     merged.delete_all_unused_submodules()
     merged.graph.lint()

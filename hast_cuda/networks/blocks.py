@@ -22,11 +22,13 @@ _SIDE_BRANCHES = ("downsample", "shortcut", "identity", "skip")
 
 
 def _normalizers(module: nn.Module) -> list[str]:
+    """Names of the normalising layers inside of ``module``."""
     return [
         name
         for name, child in module.named_modules()
-        if has_running_statistics(child) and not any(branch in name for branch in _SIDE_BRANCHES)
-    ]
+        if name and has_running_statistics(child)
+        and not any(branch in name for branch in _SIDE_BRANCHES)
+    ]  # fmt: skip
 
 
 @typed
@@ -49,7 +51,7 @@ def feature_layers(model: nn.Module) -> list[str]:
     blocks = {
         name: m
         for name, m in modules.items()
-        if name and next(m.children(), None) is not None and _normalizers(m)
+        if name and _normalizers(m) and not has_running_statistics(m)
         and not isinstance(m, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
     }  # fmt: skip
     counts = Counter(type(m) for m in blocks.values())

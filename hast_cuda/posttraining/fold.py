@@ -11,10 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hast_cuda.checks.typed import typed
 from hast_cuda.networks.layer_graph import LayerGraph, only_user
 from hast_cuda.networks.output_moments import set_output_moments
-from hast_cuda.networks.statistics import has_running_statistics
+from hast_cuda.networks.statistics import is_plain_batch_norm
 from hast_cuda.networks.swap import swap_modules
-
-_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
 @typed
@@ -43,7 +41,7 @@ def fold_batch_norms(model: nn.Module, *, relu6: bool = False) -> nn.Module:
     for node in graph.nodes:
         conv, user = graph.plain_layer(node), only_user(node)
         norm = None if user is None else graph.called_once(user)
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm) and _foldable(norm):
+        if isinstance(conv, nn.Conv2d) and norm is not None and is_plain_batch_norm(norm):
             _fold(conv, norm)
             gone.add(norm)
 
@@ -67,10 +65,6 @@ def replace_relu6(model: nn.Module) -> nn.Module:
         return nn.ReLU(inplace=module.inplace).train(module.training)
 
     return swap_modules(model, convert)
-
-
-def _foldable(norm: _BatchNorm) -> bool:
-    return type(norm).forward in _FORWARDS and has_running_statistics(norm)
 
 
 def _fold(conv: nn.Conv2d, norm: _BatchNorm) -> None:
