@@ -6,8 +6,8 @@ import re
 import warnings
 
 import pytest
-from fuzzing import things
-from fuzzing.command_lines import lines, with_value
+from fuzzing.calls import folder
+from fuzzing.command_lines import LINES, hostile, line
 from fuzzing.effort import effort
 from fuzzing.judge import attempt
 from hypothesis import given
@@ -24,30 +24,28 @@ NAMES = [*(v for v in VERBS if v != "analyze"), *(f"analyze {name}" for name in 
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Relative names lead to a folder that goes away, and nothing is found beside it."""
-    monkeypatch.chdir(things.folder())
+    monkeypatch.chdir(folder())
     monkeypatch.delenv("HAST_CUDA_DATA", raising=False)
 
 
-def status(line: list[str]) -> int:
+def status(given: list[str]) -> int:
     """The exit status; errors that a user can mend come through."""
     try:
-        return main(line)
+        return main(given)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else -1
 
 
 def test_every_verb_is_fuzzed() -> None:
-    assert set(NAMES) == lines().keys()
+    assert set(NAMES) == LINES.keys()
 
 
 @pytest.mark.parametrize("verb", NAMES)
 @effort(10)
 @given(data=st.data())
 def test_verb(verb: str, capsys: pytest.CaptureFixture[str], data: st.DataObject) -> None:
-    base, options = lines()[verb]
-    values = [(option, value) for option in sorted(options) for value in options[option]]
-    option, value = values[data.draw(st.integers(0, len(values) - 1))]
-    line = with_value(base(), option, value)
+    option, value = data.draw(st.sampled_from(hostile(verb)))
+    given = line(verb, option, value)
     # What options become: --image-size a height, --full-precision overrides, --data a path.
     names = {"network", "run", "channels", "height", "overrides", "path", "batches", "data"}
     names |= {option.replace("-", "_"), option, value, value.strip("/"), *re.split(r"[.=]", value)}
@@ -55,12 +53,12 @@ def test_verb(verb: str, capsys: pytest.CaptureFixture[str], data: st.DataObject
         warnings.simplefilter("ignore")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("HAST_CUDA_DEBUG", "1")  # the errors themselves, to see who wrote them
-            answered, found = attempt(lambda: status(line), names - {""})
+            answered, found = attempt(lambda: status(given), names - {""})
         capsys.readouterr()
         if answered:
-            assert found in (0, 2), line
+            assert found in (0, 2), given
             return
-        assert status(line) == 1
+        assert status(given) == 1
     lines_of_error = capsys.readouterr().err.splitlines()
     assert not any("Traceback" in text for text in lines_of_error)
     said = [text for text in lines_of_error if text.startswith("hast-cuda: error: ")]

@@ -6,53 +6,31 @@ which compare the answers.
 
 from __future__ import annotations
 
-import inspect
-import typing
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing import things
-from fuzzing.calls import CALLS, EXCLUDED, public
+from fuzzing.calls import EXCLUDED, METHODS, OWN, Case, cases, folder, public
 from fuzzing.effort import effort
+from fuzzing.hostile import drawn, forbidden, odd
 from fuzzing.judge import attempt
-from fuzzing.pools import dataclass_like, forbidden, odd
 from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("sklearn")
+every = pytest.mark.parametrize("name", cases())
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Relative names lead to a folder that goes away."""
-    monkeypatch.chdir(things.folder())
-
-
-def annotations(thing: Callable[..., Any], name: str) -> dict[str, Any]:
-    """Parameters and what they may be."""
-    target: Any = inspect.unwrap(thing)
-    if thing.__name__ == "<lambda>":  # a method, or a constructor with arguments that are given
-        path, _, method = name.rpartition(".")
-        found = dict(public())
-        target = found[name] if name in found else getattr(found.get(path), method, None) or thing
-        target = inspect.unwrap(target)
-    if inspect.isclass(target) and not dataclass_like(target):
-        target = inspect.unwrap(target.__init__)
-    return typing.get_type_hints(target)
-
-
-def hostile(call: dict[str, Any], hints: dict[str, Any]) -> list[tuple[str, bool, Any]]:
-    """(argument, whether it must be refused, value) of everything to try in place of one."""
-    found: list[tuple[str, bool, Any]] = []
-    for argument in sorted(call):
-        hint = hints.get(argument, Any)
-        found += [(argument, True, value) for value in forbidden(hint)]
-        found += [(argument, False, value) for value in odd(hint)]
-    return found
+    monkeypatch.chdir(folder())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def texts(values: Iterable[Any]) -> set[str]:
@@ -61,40 +39,44 @@ def texts(values: Iterable[Any]) -> set[str]:
     return {str(item) for item in flat if isinstance(item, (str, Path)) and str(item)}
 
 
-def test_every_public_name_is_fuzzed_or_excluded_for_a_reason() -> None:
-    names = {name for name, _ in public()}
-    missing = sorted(names - CALLS.keys() - EXCLUDED.keys())
-    assert not missing, f"no hostile call for {missing}: add one to fuzzing/calls_*.py"
-    assert not CALLS.keys() & EXCLUDED.keys()
-    stale = {n for n in EXCLUDED if n not in names and not n.startswith("hast_cuda.")}
-    assert not stale
-    for name in CALLS:
-        assert any(name == n or name.startswith(f"{n}.") for n in names), f"{name} is not public"
+def answers(case: Case, call: dict[str, Any]) -> bool:
+    """Whether it gives something; else it refuses properly."""
+    # "labels" and "images" are what batches are made of
+    names = {"network", "labels", "images", *case.names, *texts(call.values())}
+    return attempt(lambda: case.call(call), names)[0]
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_the_good_call_works(name: str) -> None:
-    function, good = CALLS[name]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        function(**good())
+def test_no_exception_is_stale() -> None:
+    names = {name.rpartition(".")[2] for name, _ in public()}
+    assert not set(" ".join(EXCLUDED.values()).split()) - names
+    assert not OWN.keys() - {*names, *METHODS, *(name.split(".")[1] for name in METHODS)}
 
 
-@pytest.mark.parametrize("name", CALLS)
-@effort(10)
+@every
+def test_what_is_forbidden_is_refused(name: str) -> None:
+    case = Case(name)
+    case.call(case.good())  # it works
+    for argument in case.names:
+        call = case.good()
+        for value in forbidden(case.hints[argument]):
+            assert not answers(case, {**call, argument: value}), (argument, value)
+
+
+@every
+@effort(6)
 @given(data=st.data())
 def test_public(name: str, data: st.DataObject) -> None:
-    function, good = CALLS[name]
-    hints = annotations(function, name)
-    call = good()
-    values = hostile(call, hints)
-    if not values:
-        return
-    # One flat list, so that a campaign comes to its end when it has tried all of it.
-    argument, must_refuse, call[argument] = values[data.draw(st.integers(0, len(values) - 1))]
-    # "labels" and "images" are what batches are made of
-    names = {"network", "labels", "images", *call, *texts(call.values())}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        answered, _ = attempt(lambda: function(**call), names)
-    assert not (answered and must_refuse), f"{argument}={call[argument]!r} was taken"
+    case = Case(name)
+    arguments = [name for name in case.names if odd(case.hints[name])]
+    if arguments:
+        argument = data.draw(st.sampled_from(arguments))
+        answers(case, {**case.good(), argument: data.draw(drawn(case.hints[argument]))})
+
+
+@pytest.mark.slow
+@every
+def test_every_odd_value(name: str) -> None:
+    case = Case(name)
+    for argument in case.names:
+        for value in odd(case.hints[argument]):
+            answers(case, {**case.good(), argument: value})

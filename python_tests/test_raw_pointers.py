@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing.calls import MORE
-from make_api import MODULES
+from fuzzing.calls import MODULES
 
 from hast_cuda.ops._registry import core
 

@@ -62,6 +62,7 @@ def test_what_annotations_say_is_taken() -> None:
         ({"named": {"a": "x"}}, r"named\['a'\] must be an int"),
         ({"named": {1: 1}}, r"the key 1 of named must be a str"),
         ({"each": [(1, "x")]}, r"each\[0\]\[1\] must be an int"),
+        ({"each": torch.zeros(())}, r"each must be an iterable of which each item is a tuple"),
         ({"each": iter([(1, 2), 3])}, r"each\[1\] must be a tuple of 2"),
         ({"call": 3}, r"call must be a function or None, got int 3"),
         ({"which": 3}, r"which must be 'a' or 'b', got int 3"),

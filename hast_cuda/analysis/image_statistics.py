@@ -75,7 +75,7 @@ def statistic_gaps(
         with explained_forward("images", batch):
             model(batch.to(device))
     if not sums:
-        message = "no BatchNorm layer with running statistics is reached: there is nothing to match"
+        message = "network reaches no BatchNorm layer with running statistics: nothing to match"
         raise ValueError(message)
     layers = _layers(model)
     return {name: _gap(layers[name], *found) for name, found in sums.items()}

@@ -129,6 +129,8 @@ def _is(value: Any, kind: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if kind in (Sequence, Iterable) and isinstance(value, (str, bytes)):
         return False  # whose items are letters
+    if kind is Iterable and isinstance(value, Tensor) and not value.dim():
+        return False  # a number, though its class has items
     return isinstance(value, kind)
 
 

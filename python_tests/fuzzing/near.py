@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,3 +35,20 @@ def near(found: Tensor, eager: Tensor, exact: Tensor, name: str = "", slack: flo
     scale = float(x.abs().max())
     allowed = 4 * float((e - x).abs().max()) + _EPS[found.dtype] * scale + slack + 1e-30
     assert float((f - x).abs().max()) <= allowed, (name, found, eager, exact)
+
+
+def size_of(*values: Tensor | None) -> float:
+    """What rounding errors are in proportion to where large numbers cancel."""
+    there = [v for v in values if v is not None]
+    return 1 + sum(float(v.double().nan_to_num(0, 0, 0).abs().max()) for v in there)
+
+
+def doubled(call: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments in float64."""
+    return {name: _double(value) for name, value in call.items()}
+
+
+def _double(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_double(item) for item in value]
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value

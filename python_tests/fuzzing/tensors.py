@@ -89,3 +89,10 @@ def tensors(
     if odd:
         x = LAYOUTS[draw(st.sampled_from(list(LAYOUTS)))](x)
     return x
+
+
+@st.composite
+def any_tensors(draw: st.DrawFn) -> Tensor:
+    """Of any shape and dtype, in any layout, with or without values."""
+    x = draw(tensors(draw(shapes(0, 5)), draw(st.sampled_from([*FLOATS, *WRONG_DTYPES]))))
+    return x.to("meta") if draw(st.integers(0, 5)) == 0 else x
