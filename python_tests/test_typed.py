@@ -51,21 +51,21 @@ def test_what_annotations_say_is_taken() -> None:
         ({"count": 1.0}, r"count must be an int, got float 1\.0"),
         ({"rate": "1"}, r"rate must be a number, got str '1'"),
         ({"flag": 1}, r"flag must be True or False, got int 1"),
-        ({"path": 3}, r"path must be a pathlib.Path or a str, got int 3"),
+        ({"path": 3}, r"path must be pathlib.Path or a str, got int 3"),
         (
             {"each": [(1, 2, 3)]},
-            r"each\[0\] must be a tuple of 2: an int, an int",
+            r"each\[0\] must be tuple\[int, int\], got tuple \(1, 2, 3\)",
         ),
         ({"shape": (1, "2")}, r"shape\[1\] must be an int, got str '2'"),
-        ({"many": "abc"}, r"many must be a sequence of which each item is a torch.Tensor"),
+        ({"many": "abc"}, r"many must be Sequence\[torch\.Tensor\], got str 'abc'"),
         ({"many": [3]}, r"many\[0\] must be a torch.Tensor, got int 3"),
         ({"named": {"a": "x"}}, r"named\['a'\] must be an int"),
         ({"named": {1: 1}}, r"the key 1 of named must be a str"),
         ({"each": [(1, "x")]}, r"each\[0\]\[1\] must be an int"),
-        ({"each": torch.zeros(())}, r"each must be an iterable of which each item is a tuple"),
-        ({"each": iter([(1, 2), 3])}, r"each\[1\] must be a tuple of 2"),
-        ({"call": 3}, r"call must be a function or None, got int 3"),
-        ({"which": 3}, r"which must be 'a' or 'b', got int 3"),
+        ({"each": torch.zeros(())}, r"each must be Iterable\[tuple\[int, int\]\], got Tensor"),
+        ({"each": iter([(1, 2), 3])}, r"each\[1\] must be tuple\[int, int\], got int 3"),
+        ({"call": 3}, r"call must be Callable\[\[\], None(Type)?\] or None, got int 3"),
+        ({"which": 3}, r"which must be Literal\['a', 'b'\], got int 3"),
         ({"network": nn.Linear}, r"network must be an nn.Module or None, got the class Linear"),
     ],
 )
@@ -93,7 +93,7 @@ class Config:
 
 def test_fields_are_checked() -> None:
     assert Config((1, 2.0)).rates == (1, 2.0)
-    with pytest.raises(TypeError, match=r"rates must be a tuple of which each item is a number"):
+    with pytest.raises(TypeError, match=r"rates must be tuple\[float, \.\.\.\], got list"):
         Config([1.0])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"rates\[0\] must be a number, got str 'x'"):
         Config(("x",))  # type: ignore[arg-type]

@@ -8,11 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hast_cuda.checks.values import check_flag, check_number, check_whole
+from hast_cuda.checks.values import (
+    check_choice,
+    check_flag,
+    check_positive,
+    check_range,
+    check_whole,
+)
 
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 STE = ("identity", "clipped")
 ZERO_POINTS = ("integer", "real")
+flag, choice, positive = check_flag, check_choice, check_positive
 LARGEST = 2**38  # elements: a terabyte in float32; what has more is a view that nobody can copy
 
 
@@ -85,44 +92,19 @@ def bit_width(name: str, bits: int) -> None:
         raise ValueError(message)
 
 
-def choice(name: str, value: Any, allowed: Sequence[str | None]) -> None:
-    """``value`` is one of ``allowed``."""
-    if not isinstance(value, (str, type(None))) or value not in allowed:
-        message = f"{name} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}"
-        raise ValueError(message)
-
-
 LARGEST_DECAY = 1 - 2.0**-24  # the last float32 below 1: at 1 the average is 0 / 0
 LARGEST_FLOAT = 2.0**128 - 2.0**104  # float32, in which everything but float64 is computed
 
 
 def decay(beta: float) -> None:
     """``beta`` is a decay of a moving average."""
-    check_number("beta", beta)
-    if not 0 <= beta <= LARGEST_DECAY:
-        message = f"beta is {beta}; allowed: 0 <= beta < 1, in float32: at most {LARGEST_DECAY}"
-        raise ValueError(message)
-
-
-def positive(name: str, value: float) -> None:
-    """``value`` is a finite number above 0."""
-    check_number(name, value)
-    if not 0 < value < float("inf"):
-        message = f"{name} is {value}; allowed: above 0, finite"
-        raise ValueError(message)
+    allowed = f"0 <= beta < 1, in float32: at most {LARGEST_DECAY}"
+    check_range("beta", beta, 0, LARGEST_DECAY, allowed=allowed)
 
 
 def not_negative(name: str, value: float) -> None:
     """``value`` is a number from 0 on that float32 can hold."""
-    check_number(name, value)
-    if not 0 <= value <= LARGEST_FLOAT:
-        message = f"{name} is {value}; allowed: 0 or more, finite in float32"
-        raise ValueError(message)
-
-
-def flag(name: str, value: bool) -> None:
-    """``value`` is True or False."""
-    check_flag(name, value)
+    check_range(name, value, 0, LARGEST_FLOAT, allowed="0 or more, finite in float32")
 
 
 def logits(name: str, x: Tensor) -> None:

@@ -7,27 +7,24 @@ Public functions that do long or coarse work are decorated by :func:`typed`, con
 
 from __future__ import annotations
 
-import collections.abc
 import dataclasses
 import functools
 import inspect
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_NAMES = {
-    nn.Module: "nn.Module",
-    Tensor: "torch.Tensor",
-    types.NoneType: "None",
-    Path: "pathlib.Path",
-}
-_UNIONS = (typing.Union, types.UnionType)
+_WORDS: dict[Any, str] = {
+    int: "an int", float: "a number", bool: "True or False", str: "a str", types.NoneType: "None",
+    nn.Module: "an nn.Module", Tensor: "a torch.Tensor",
+}  # fmt: skip
+_SHORT = (str, bytes, int, float, complex, types.NoneType, tuple, list)
 
 
 def typed(function: Callable[P, R]) -> Callable[P, R]:
@@ -42,14 +39,11 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
         bound = signature.bind(*args, **kwargs)
         hints = _hints(function)
         for name, value in bound.arguments.items():
-            kind = signature.parameters[name].kind
-            if name not in hints or kind is kind.VAR_KEYWORD:
-                continue
+            kind, hint = signature.parameters[name].kind, hints.get(name, Any)
             if kind is kind.VAR_POSITIONAL:
-                for index, item in enumerate(value):
-                    checked_value(f"{name}[{index}]", item, hints[name])
-            else:
-                bound.arguments[name] = checked_value(name, value, hints[name])
+                hint = types.GenericAlias(tuple, (hint, ...))
+            if kind is not kind.VAR_KEYWORD:
+                bound.arguments[name] = checked_value(name, value, hint)
         return function(*bound.args, **bound.kwargs)
 
     return checked
@@ -58,9 +52,13 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
 def check_fields(config: Any) -> None:
     """Every field of a dataclass has a value that its annotation allows."""
     kind: Any = type(config)
-    hints = _hints(kind)
     for field in dataclasses.fields(config):
-        checked_value(field.name, getattr(config, field.name), hints[field.name])
+        checked_value(field.name, getattr(config, field.name), _hints(kind)[field.name])
+
+
+@functools.cache
+def _hints(thing: Any) -> dict[str, Any]:
+    return typing.get_type_hints(thing)
 
 
 def checked_value(name: str, value: Any, hint: Any) -> Any:
@@ -69,26 +67,57 @@ def checked_value(name: str, value: Any, hint: Any) -> Any:
     Raises:
         TypeError: it is not what ``hint`` says; names it, its type and what is allowed.
     """
-    wrong = _wrong(name, value, hint)
-    if wrong is not None:
-        where, found, wanted = wrong
-        message = f"{where} must be {_words(wanted)}, got {_shown(found)}"
-        raise TypeError(message)
-    if typing.get_origin(hint) is collections.abc.Iterable and not isinstance(value, Sequence):
-        return _Items(name, value, *typing.get_args(hint))
+    if isinstance(hint, TypeVar):
+        hint = hint.__bound__ or Any
+    if hint is Any or hint is object:
+        return value
+    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _one_of(name, value, inner)
+    # which of a Literal's it is, the function itself knows best
+    kind = type(inner[0]) if origin is typing.Literal else origin
+    if not _is(value, kind):
+        raise _refusal(name, value, hint)
+    if kind is Iterable and not isinstance(value, Sequence):
+        return _Items(name, value, inner[0])
+    for where, item, each in _items(name, value, kind, inner):
+        checked_value(where, item, each)
     return value
 
 
-class _Items(Iterable[Any]):
+def _one_of(name: str, value: Any, hints: tuple[Any, ...]) -> Any:
+    deeper = None
+    for hint in hints:
+        try:
+            return checked_value(name, value, hint)
+        except TypeError as error:
+            if not str(error).startswith(f"{name} must"):
+                deeper = deeper or error
+    raise (deeper or _refusal(name, value, *hints)) from None
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    if kind in (Sequence, Iterable) and isinstance(value, (str, bytes)):
+        return False  # whose items are letters
+    if kind is Iterable and isinstance(value, Tensor) and not value.dim():
+        return False  # a number, though its class has items
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+@dataclasses.dataclass
+class _Items:
     """An iterable whose items are checked when they come."""
 
-    def __init__(self, name: str, values: Iterable[Any], hint: Any) -> None:
-        self.name, self.values, self.hint = name, values, hint
+    name: str
+    values: Iterable[Any]
+    hint: Any
 
     def __iter__(self) -> Iterator[Any]:
-        for index, value in enumerate(self.values):
-            checked_value(f"{self.name}[{index}]", _as_tuple(value), self.hint)
-            yield value
+        for index, item in enumerate(self.values):
+            checked_value(f"{self.name}[{index}]", _as_tuple(item), self.hint)
+            yield item
 
 
 def _as_tuple(item: Any) -> Any:
@@ -96,102 +125,29 @@ def _as_tuple(item: Any) -> Any:
     return tuple(item) if isinstance(item, list) else item
 
 
-@functools.cache
-def _hints(thing: Any) -> dict[str, Any]:
-    return typing.get_type_hints(thing)
-
-
-def _wrong(name: str, value: Any, hint: Any) -> tuple[str, Any, Any] | None:
-    """(where, what is there, what was expected) of the first thing that is not as ``hint`` says."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(hint, TypeVar):
-        return _wrong(name, value, hint.__bound__ or Any)
-    if hint is Any or hint is object:
-        return None
-    if origin in _UNIONS:
-        found = [_wrong(name, value, part) for part in inner]
-        if None in found:
-            return None
-        deeper = [w for w in found if w is not None and w[0] != name]
-        return deeper[0] if deeper else (name, value, hint)
-    if origin is typing.Literal:
-        # which of them it is, the function itself knows best
-        return None if isinstance(value, type(inner[0])) else (name, value, hint)
-    if not _is(value, origin or hint):
-        return name, value, hint
-    return _wrong_items(name, value, origin, inner)
-
-
-def _is(value: Any, kind: Any) -> bool:
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if kind in (Sequence, Iterable) and isinstance(value, (str, bytes)):
-        return False  # whose items are letters
-    if kind is Iterable and isinstance(value, Tensor) and not value.dim():
-        return False  # a number, though its class has items
-    return isinstance(value, kind)
-
-
-def _wrong_items(
-    name: str, value: Any, origin: Any, inner: tuple[Any, ...]
-) -> tuple[str, Any, Any] | None:
-    if origin is tuple and inner[-1:] != (...,):
+def _items(
+    name: str, value: Any, kind: Any, inner: tuple[Any, ...]
+) -> Iterator[tuple[str, Any, Any]]:
+    """(name, item, annotation) of everything in a container."""
+    if kind in (dict, Mapping):
+        for key, item in value.items():
+            yield f"the key {key!r} of {name}", key, inner[0]
+            yield f"{name}[{key!r}]", item, inner[1]
+    elif kind is tuple and inner[-1:] != (...,):
         if len(value) != len(inner):
-            # of an argument the length is a matter of its value; a loop would unpack an item
-            whole = types.GenericAlias(tuple, inner)
-            return (name, value, whole) if "[" in name else None
-        items = list(zip(value, inner, strict=True))
-    elif origin in (tuple, list, Sequence) or (origin is Iterable and isinstance(value, Sequence)):
-        each = _as_tuple if origin is Iterable else lambda item: item
-        items = [(each(item), inner[0]) for item in value]
-    elif origin in (dict, Mapping):
-        keys = (_wrong(f"the key {key!r} of {name}", key, inner[0]) for key in value)
-        values = (_wrong(f"{name}[{key!r}]", item, inner[1]) for key, item in value.items())
-        return next((w for w in (*keys, *values) if w is not None), None)
-    else:
-        return None
-    found = (_wrong(f"{name}[{index}]", item, hint) for index, (item, hint) in enumerate(items))
-    return next((w for w in found if w is not None), None)
+            if "[" in name:  # a loop would unpack an item
+                raise _refusal(name, value, types.GenericAlias(tuple, inner))
+            return  # of an argument the length is a matter of its value
+        for index, (item, hint) in enumerate(zip(value, inner, strict=True)):
+            yield f"{name}[{index}]", item, hint
+    elif kind in (tuple, list, Sequence, Iterable):
+        for index, item in enumerate(value):
+            yield f"{name}[{index}]", _as_tuple(item) if kind is Iterable else item, inner[0]
 
 
-def _words(hint: Any) -> str:
-    """What an annotation allows, to be read by people."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in _UNIONS:
-        return " or ".join(_words(part) for part in inner)
-    if origin is typing.Literal:
-        return " or ".join(map(repr, inner))
-    if origin is tuple and inner[-1:] != (...,):
-        return f"a tuple of {len(inner)}: {', '.join(_words(part) for part in inner)}"
-    if origin in (dict, Mapping):
-        return f"a mapping of {_words(inner[0])} to {_words(inner[1])}"
-    if origin is collections.abc.Callable:
-        return "a function"
-    if origin is not None:
-        return f"{_article(origin.__name__.lower())} of which each item is {_words(inner[0])}"
-    if hint is types.NoneType:
-        return "None"
-    if hint is bool:
-        return "True or False"
-    if hint is float:
-        return "a number"
-    if hint is Any:
-        return "anything"
-    return _article(_NAMES.get(hint, hint.__qualname__))
-
-
-def _article(name: str) -> str:
-    return f"{'an' if name[0] in 'aeio' or name.startswith('nn.') else 'a'} {name}"
-
-
-def _shown(value: Any) -> str:
-    """A value and its type, in a few characters."""
+def _refusal(name: str, value: Any, *hints: Any) -> TypeError:
+    wanted = " or ".join(_WORDS.get(hint) or inspect.formatannotation(hint) for hint in hints)
     kind = type(value).__name__
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    if isinstance(value, (str, bytes, int, float, complex, types.NoneType, tuple, list)):
-        text = repr(value)
-        return f"{kind} {text if len(text) <= 60 else text[:57] + '...'}"
-    return kind
+    found = f"{kind} {reprlib.repr(value)}" if isinstance(value, _SHORT) else kind
+    found = f"the class {value.__name__}" if isinstance(value, type) else found
+    return TypeError(f"{name} must be {wanted.replace('collections.abc.', '')}, got {found}")

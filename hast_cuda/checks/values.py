@@ -92,12 +92,14 @@ def check_positive(name: str, value: float, *, most: float = math.inf) -> None:
         raise ValueError(message)
 
 
-def check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
-    """``value`` is finite and in [low, high]."""
+def check_range(
+    name: str, value: float, low: float, high: float = math.inf, *, allowed: str = ""
+) -> None:
+    """``value`` is finite and in [low, high]; ``allowed`` says so in other words."""
     check_number(name, value)
     if not (math.isfinite(value) and low <= value <= high):
         bound = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
-        message = f"{name} is {value}; allowed: {bound}"
+        message = f"{name} is {value}; allowed: {allowed or bound}"
         raise ValueError(message)
 
 
@@ -110,9 +112,9 @@ def check_scale(name: str, value: Sequence[float]) -> None:
         raise ValueError(message)
 
 
-def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+def check_choice(name: str, value: Any, allowed: Sequence[str | None]) -> None:
     """``value`` is one of ``allowed``."""
-    if not isinstance(value, str) or value not in allowed:
+    if not isinstance(value, (str, type(None))) or value not in allowed:
         message = f"{name} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}"
         raise ValueError(message)
 
