@@ -12,6 +12,7 @@ from networks import same_state, snapshot, tiny
 from safetensors.torch import load_file, save_file
 from test_run import real_images, run
 
+from hast_cuda.exports import read_packed, save_packed
 from hast_cuda.files.tensors import (
     CHECKSUM,
     DamagedFileError,
@@ -32,41 +33,43 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damages(content: bytes, count: int) -> dict[str, bytes]:
-    """Cut at random places, or with a bit flipped; always somewhere in the header, too."""
-    draw, found = random.Random(3), dict[str, bytes]()
+    """A bit flipped or cut at random places, a third in the header; each bit of its length; longer."""
+    draw, found = random.Random(3), {"longer": content + b"\0", "empty": b""}
     header = int.from_bytes(content[:8], "little") + 8
-    for number in range(count):
-        at = draw.randrange(header if number % 3 == 0 else len(content))
-        if number % 4 == 0:
-            found[f"cut at {at}"] = content[:at]
-        else:
+    places = [draw.randrange(header if n % 3 == 0 else len(content)) for n in range(count)]
+    for at in [*places, header - 1, header, len(content) - 1]:
+        found[f"cut at {at}"] = content[:at]
+    for at in [*places, *range(8), header - 1, header, len(content) - 1]:
+        for bit in range(8) if at < 8 else [draw.randrange(8)]:
             bent = bytearray(content)
-            bent[at] ^= 1 << draw.randrange(8)
-            found[f"bit of byte {at}"] = bytes(bent)
+            bent[at] ^= 1 << bit
+            found[f"bit {bit} of byte {at}"] = bytes(bent)
     return found
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["images/batch_00000.safetensors", "checkpoints/last.safetensors", "student.safetensors"],
-)
+@pytest.mark.parametrize("name", ["images/batch_00000", "checkpoints/last", "student", "packed"])
 def test_no_damage_changes_a_tensor_unseen(finished: Path, tmp_path: Path, name: str) -> None:
-    content = (finished / name).read_bytes()
-    tensors, metadata = load_tensors(finished / name)
-    noticed = 0
+    path, damaged_path = finished / f"{name}.safetensors", tmp_path / "damaged"
+    if name == "packed":
+        save_packed(load_student(tiny(), finished), path)
+    content = path.read_bytes()
+    tensors, metadata = load_tensors(path)
     for what, damaged in damages(content, 200).items():
-        (tmp_path / "damaged").write_bytes(damaged)
+        damaged_path.write_bytes(damaged)
+        if name == "packed":
+            with pytest.raises(ValueError, match=r"damaged .*export the network again"):
+                read_packed(damaged_path)
+            continue
         try:
-            found, told = load_tensors(tmp_path / "damaged")
+            found, told = load_tensors(damaged_path)
         except DamagedFileError:
-            noticed += 1
             continue
         # Only the name of the checksum can be lost unseen: the contents are whole.
         assert CHECKSUM not in told, what
+        assert "bit" in what, what
         assert found.keys() == tensors.keys(), what
         assert all(torch.equal(found[k], v) for k, v in tensors.items()), what
         assert {k: v for k, v in metadata.items() if k != CHECKSUM}.items() <= told.items(), what
-    assert noticed >= 190
 
 
 @pytest.mark.parametrize("flip", [True, False])

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from networks import tiny
@@ -42,55 +41,21 @@ def refused(data: bytes, path: Path, message: str = "") -> None:
         load_packed(path, tiny())
 
 
-def test_every_flipped_bit_is_found(intact: bytes, tmp_path: Path) -> None:
-    header = 8 + int.from_bytes(intact[:8], "little")
-    random = np.random.default_rng(5)
-    places = [*range(64)]  # the header's length
-    places += random.integers(64, 8 * header, 600).tolist()
-    places += random.integers(8 * header, 8 * len(intact), 300).tolist()
-    places += [8 * header - 1, 8 * header, 8 * len(intact) - 1]
-    for place in places:
-        data = bytearray(intact)
-        data[place // 8] ^= 1 << (place % 8)
-        path = tmp_path / "flipped"
-        path.write_bytes(data)
-        with pytest.raises(ValueError, match="flipped"):
-            read_packed(path)
-
-
-def test_shortened_and_lengthened_files(intact: bytes, tmp_path: Path) -> None:
-    header = 8 + int.from_bytes(intact[:8], "little")
-    for size in (0, 1, 7, 8, 9, 100, header - 1, header, header + 1, len(intact) - 1):
-        refused(intact[:size], tmp_path / "short", "export the network again")
-    refused(intact + b"\0", tmp_path / "long", "export the network again")
-    with pytest.raises(FileNotFoundError, match="absent is not a file"):
-        read_packed(tmp_path / "absent")
-
-
-@pytest.mark.parametrize("size", [2**63, 2**64 - 1, 2**40, 10**8, 2])
-def test_absurd_header_sizes(size: int, intact: bytes, tmp_path: Path) -> None:
-    refused(struct.pack("<Q", size) + intact[8:], tmp_path / "p", "damaged")
-
-
-def header_of(header: bytes, data: bytes = b"") -> bytes:
-    return struct.pack("<Q", len(header)) + header + data
+OF_FORMAT = b'{"__metadata__": {"format": "' + FORMAT.encode() + b'", "content": "'
 
 
 @pytest.mark.parametrize(
     "header",
     [
-        b"", b"[]", b"7", b"{}", b"[" * 100_000, b"\xff\xfe", b'{"__metadata__": []}',
-        b'{"__metadata__": {"format": "' + FORMAT.encode() + b'"}}',
-        b'{"__metadata__": {"format": "' + FORMAT.encode() + b'", "content": "'
-        + b"[" * 100_000 + b'", "sha256": ""}}',
-        b'{"__metadata__": {"format": "' + FORMAT.encode() + b'", "content": "{}", "sha256": "0"}, '
-        b'"a": {"dtype": "F32", "shape": [4611686018427387904, 4], "data_offsets": [0, 0]}}',
-        b'{"__metadata__": {"format": "' + FORMAT.encode() + b'", "content": "{}", "sha256": "0"}, '
+        b"{}", b'{"__metadata__": []}', OF_FORMAT[:-14] + b"}}",
+        OF_FORMAT + b"[" * 100_000 + b'", "sha256": ""}}',
+        OF_FORMAT + b'{}", "sha256": "0"}, '
         b'"a": {"dtype": "U8", "shape": [99999999999], "data_offsets": [0, 99999999999]}}',
     ],
 )  # fmt: skip
 def test_absurd_headers(header: bytes, tmp_path: Path) -> None:
-    refused(header_of(header), tmp_path / "p")
+    """Beside those of test_hostile_files.py, which no safetensors file may have."""
+    refused(struct.pack("<Q", len(header)) + header, tmp_path / "p")
 
 
 def test_other_formats_are_named(intact: bytes, tmp_path: Path) -> None:

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda import analysis, ops
-from hast_cuda.export import save_float, save_onnx, save_packed
+from hast_cuda.data import Images, InputSpec
+from hast_cuda.exports import save_float, save_onnx, save_packed
 from hast_cuda.merged import FusedBatchNorm2d
 from hast_cuda.networks import CannotMergeError
 from hast_cuda.posttraining import PostTrainingConfig, fold_batch_norms
 from hast_cuda.ranks import World
 from hast_cuda.run import Bits, RunDirectory
-from hast_cuda.synthesis import ImageShape, ImageStore, SyntheticImages
+from hast_cuda.synthesis import ImageStore
 from hast_cuda.teachers import input_spec
 
 # Verbs have tests of their own, tables are run by hand, and the checks are what refuses.
@@ -133,8 +134,8 @@ def _onnx() -> Path:
     return file(save_onnx, SHAPE)
 
 
-def _batch() -> SyntheticImages:
-    return SyntheticImages(images(), labels())
+def _batch() -> Images:
+    return Images(images(), labels())
 
 
 def _random() -> Tensor:
@@ -158,6 +159,7 @@ ARGUMENTS: dict[str, Any] = {
     "second": _random, "placement": "relu",
 }  # fmt: skip
 _CHART = {"path": lambda: fresh(".png")}
+_PACKED = {"path": lambda: file(save_packed)}
 _LAYER = {"args": (3, 4, 3)}
 # By function, what its parameters need that others of that name do not; "" makes several at once.
 OWN: dict[str, dict[str, Any]] = {
@@ -187,26 +189,25 @@ OWN: dict[str, dict[str, Any]] = {
     "change": {"changes": {"finetune.iterations": 3}},
     "Bits": {"overrides": {}}, "ImageStore": {"directory": fresh},
     "GeneratorTrainer": {"batch_size": 2, "config": None},
-    "ImageShape": {"channels": 3, "height": 8, "width": 8},
     "InputSpec": {"channels": 1, "height": 8, "width": 8, "mean": (0.5,), "std": (0.5,)},
     "margin_loss": {"features": images().flatten(1), "references": images().flatten(1),
                     "known": torch.ones(4), "margins": (0.1, 0.9)},
     "soft_label_loss": {"targets": lambda: torch.rand(4)},
-    "synthesize": {"shape": ImageShape(*SHAPE, CLASSES), "config": lambda: recipe().synthesis},
+    "synthesize": {"shape": InputSpec(*SHAPE, CLASSES), "config": lambda: recipe().synthesis},
     "finetune": {"config": lambda: recipe().finetune},
     "StudentLosses": {"config": lambda: recipe().finetune},
     "gradient_cosines": {"config": lambda: recipe().finetune},
     "zero_shot_quantize": {
-        "shape": ImageShape(*SHAPE, CLASSES), "bits": Bits(), "out": None, "images": None,
+        "shape": InputSpec(*SHAPE, CLASSES), "bits": Bits(), "out": None, "images": None,
     },
     "RunDirectory": {"path": fresh, "config": {"a": 1}}, "TensorBoardLog": {"path": fresh},
     "open": {"path": run}, "log": {"record": {"a": 1}}, "RunDirectory.finish": {"result": {"a": 1}},
-    "save": {"batch": _batch}, "load": {"index": 0}, "read_first_images": {"count": 3},
+    "save": {"batch": _batch}, "ImageStore.load": {"index": 0}, "read_first_images": {"count": 3},
     "check_same_work": {"world": World, "images": None, "config": {"a": 1}},
     "read_synthesis_config": {"run": _synthesis_run},
     "save_student": {"path": lambda: fresh(".safetensors")},
-    "export_network": {"kind": "packed"}, "load_packed": {"path": lambda: file(save_packed)},
-    "read_packed": {"path": lambda: file(save_packed)}, "onnx_network": {"path": _onnx},
+    "export": {"kind": "packed"}, "load": _PACKED, "load_packed": _PACKED, "read_packed": _PACKED,
+    "onnx_network": {"path": _onnx},
     "measure": {"exported": _onnx, "full_precision": _onnx, "threads": 1},
     "save_float": {"path": lambda: fresh(".safetensors")},
     "save_packed": {"path": lambda: fresh(".safetensors")},
@@ -217,6 +218,7 @@ OWN: dict[str, dict[str, Any]] = {
     "input_spec": {"model": "digits", "num_classes": None},
     # A name of pytorchcv without weights would be downloaded.
     "load_teacher": {"model": "networks:tiny", "weights": lambda: file(save_float)},
+    "build_network": {"model": "networks:tiny"},
     "load_weights": {"path": lambda: file(save_float)},
     "parse_normalization": {"normalization": "0.5,0.5/0.1,0.1"},
     "World": {"size": 1, "steps": None}, "product": {"vector": lambda: torch.ones(3)},
