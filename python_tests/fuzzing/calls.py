@@ -36,7 +36,7 @@ from hast_cuda.teachers import input_spec
 
 # Verbs have tests of their own, tables are run by hand, and the checks are what refuses.
 ROOMS = [m.name for m in pkgutil.iter_modules(hc.__path__, "hast_cuda.") if m.ispkg]
-PRIVATE = {f"hast_cuda.{name}" for name in "checks cli files loops reproduce".split()}
+PRIVATE = {f"hast_cuda.{name}" for name in ["checks", "cli", "files", "loops", "reproduce"]}
 MODULES = ["hast_cuda", *sorted({*ROOMS} - PRIVATE)]
 EXCLUDED = {
     "a result, which only the package makes": """
