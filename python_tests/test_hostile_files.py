@@ -139,6 +139,15 @@ def large_storage() -> bytes:
 TORCH: dict[str, tuple[Callable[[], bytes], str]] = {
     "code": (lambda: saved({"w": Payload()}), "holds Python objects"),
     "code, old format": (lambda: legacy({"w": Payload()}), "holds Python objects"),
+    "code beside weights": (
+        lambda: saved({"state_dict": tiny().state_dict(), "args": Payload()}),
+        "only unpickling could read.*refused.*save_file",
+    ),
+    "a whole network": (lambda: saved(tiny()), "only unpickling could read"),
+    "a list": (lambda: saved([torch.zeros(1)]), "holds a list"),
+    "nothing in it": (lambda: saved({}), "it is empty"),
+    "a checkpoint": (lambda: saved({"model": {}, "epoch": 3}), "not tensors: model, epoch"),
+    "no bytes": (lambda: b"", "is not a"),
     "plain pickle of code": (lambda: pickle.dumps(Payload()), "Python objects|not a torch"),
     "bytearray": (lambda: zipped(pickle.dumps(Bytes(), 2)), "bytearray"),
     "bytearray, no zip": (lambda: pickle.dumps(Bytes(), 2), "bytearray"),
@@ -169,7 +178,7 @@ TORCH: dict[str, tuple[Callable[[], bytes], str]] = {
 def test_torch_files(tmp_path: Path, name: str) -> None:
     make, message = TORCH[name]
     (tmp_path / "w.pth").write_bytes(make())
-    with pytest.raises(ValueError, match=f"weights=.*w.pth.*({message})") as caught:
+    with pytest.raises(ValueError, match=f"(?s)weights=.*w.pth.*({message})") as caught:
         load_weights(tiny(), tmp_path / "w.pth")
     assert len(str(caught.value)) < 3000
 
