@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -37,7 +35,7 @@ def test_vectors_by_hand(bits: int, codes: list[int], expected: list[int]) -> No
 @given(st.data())
 def test_round_trip(data: st.DataObject) -> None:
     bits = data.draw(st.integers(2, 8))
-    codes = data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=50))
+    codes = data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=70))
     packed = pack(_uint8(*codes), bits)
     assert packed.dtype == torch.uint8
     assert packed.shape == (packed_size(len(codes), bits),) == (-(-len(codes) * bits // 8),)
@@ -50,13 +48,6 @@ def test_the_stream_is_that_of_numpy(bits: int, count: int, seed: int) -> None:
     stream = np.unpackbits(codes[:, None], axis=1, bitorder="little")[:, :bits]
     expected = np.packbits(stream.reshape(-1), bitorder="little")
     assert np.array_equal(pack(torch.from_numpy(codes), bits).numpy(), expected)
-
-
-@pytest.mark.parametrize("bits", range(2, 9))
-def test_whole_numbers_of_groups_and_ragged_ends(bits: int) -> None:
-    for count in (0, 1, 7, 8, 9, 63, 64, 65):
-        codes = torch.randint(0, 2**bits, (count,), dtype=torch.uint8)
-        assert torch.equal(unpack(pack(codes, bits), bits, count), codes)
 
 
 def test_order_is_that_of_the_shape_not_of_the_strides() -> None:
@@ -90,11 +81,3 @@ def test_bits_behind_the_last_value_are_refused(bits: int, count: int, last: int
     packed[-1] = last
     with pytest.raises(ValueError, match="behind its last value"):
         unpack(packed, bits, count)
-
-
-def test_a_large_network_packs_in_about_a_second() -> None:
-    codes = torch.randint(0, 16, (25_000_000,), dtype=torch.uint8)
-    start = time.perf_counter()
-    packed = pack(codes, 4)
-    assert torch.equal(unpack(packed, 4, len(codes)), codes)
-    assert time.perf_counter() - start < 20  # about one; machines of tests are busy

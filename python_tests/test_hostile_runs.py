@@ -137,13 +137,13 @@ def test_settings_of_other_types(copy: Path, dotted: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dotted", "value"),
-    [("bits.weights", "3"), ("bits.weights", 99), ("bits.activations", [3]), ("bits", None),
-     ("bits.placement", "../x"), ("bits.overrides", {"output": {"weight_bits": "3"}}),
-     ("bits.overrides", {"output": 3}), ("bits.overrides", [1])],
+    "bits",
+    [{"weights": "3"}, {"weights": 99}, {"activations": [3]}, None, {"placement": "../x"},
+     {"overrides": {"output": {"weight_bits": "3"}}}, {"overrides": {"output": 3}},
+     {"overrides": [1]}],
 )  # fmt: skip
-def test_bits_of_other_types(copy: Path, dotted: str, value: Any) -> None:
-    changed(copy, dotted, value)
+def test_bits_of_other_types(copy: Path, bits: dict[str, Any] | None) -> None:
+    changed(copy, "bits", bits and read_config(copy)["bits"] | bits)
     with pytest.raises(ValueError):  # noqa: PT011 - each names its own value
         load_student(tiny(), copy)
 

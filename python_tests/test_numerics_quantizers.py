@@ -12,7 +12,7 @@ from torch import Tensor
 import hast_cuda as hc
 from hast_cuda.ops import new_range_state, reference
 
-BITS = [2, 3, 4, 8]
+BITS = [2, 3, 8]
 ONE_SIGN = [(3.0, 7.0), (-7.0, -3.0), (1e-3, 2e-3), (-6e4, -5e4), (1e6, 1e6 + 1), (-1e-9, -1e-10)]
 # Output channels of one weight tensor, [channels, 6].
 CHANNELS = {
@@ -98,19 +98,6 @@ def test_a_dead_activation_stays_zero(device: torch.device, dtype: torch.dtype) 
     later = torch.rand(2, 3, 4, 4, device=device).to(dtype)
     frozen = hc.quantize_activation(later, state, 4, activation="relu", observe=False)
     assert float(frozen.abs().max()) <= 1.01 * reference.RANGE_FLOOR
-
-
-@pytest.mark.parametrize("ste", ["identity", "clipped"])
-@pytest.mark.parametrize("bits", BITS)
-def test_gradient_of_a_range_without_width(device: torch.device, bits: int, ste: str) -> None:
-    x = torch.tensor([-1.0, -1e-12, 0.0, 1e-12, 1.0], device=device)
-    leaf, nothing = x.clone().requires_grad_(), torch.zeros(1, device=device)
-    y = hc.fake_quantize(leaf, nothing, nothing, bits, ste=ste)
-    (gradient,) = torch.autograd.grad(y.sum(), leaf)
-    eager = reference.fake_quantize_backward(
-        torch.ones_like(x), x, nothing, nothing, bits, clipped=ste == "clipped"
-    )
-    assert torch.equal(gradient, eager)
 
 
 @pytest.mark.parametrize("bits", BITS)
