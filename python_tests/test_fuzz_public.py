@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing.calls import EXCLUDED, METHODS, OWN, Case, cases, folder, public
+from fuzzing.calls import EXCLUDED, METHODS, OWN, Case, case, cases, folder, public
 from fuzzing.effort import effort
 from fuzzing.hostile import drawn, forbidden, odd
 from fuzzing.judge import attempt
@@ -54,29 +54,29 @@ def test_no_exception_is_stale() -> None:
 
 @every
 def test_what_is_forbidden_is_refused(name: str) -> None:
-    case = Case(name)
-    case.call(case.good())  # it works
-    for argument in case.names:
-        call = case.good()
-        for value in forbidden(case.hints[argument]):
-            assert not answers(case, {**call, argument: value}), (argument, value)
+    tested = case(name)
+    tested.call(tested.good())  # it works
+    for argument in tested.names:
+        call = tested.good()
+        for value in forbidden(tested.hints[argument]):
+            assert not answers(tested, {**call, argument: value}), (argument, value)
 
 
 @every
 @effort(6)
 @given(data=st.data())
 def test_public(name: str, data: st.DataObject) -> None:
-    case = Case(name)
-    arguments = [name for name in case.names if odd(case.hints[name])]
+    tested = case(name)
+    arguments = [name for name in tested.names if odd(tested.hints[name])]
     if arguments:
         argument = data.draw(st.sampled_from(arguments))
-        answers(case, {**case.good(), argument: data.draw(drawn(case.hints[argument]))})
+        answers(tested, {**tested.good(), argument: data.draw(drawn(tested.hints[argument]))})
 
 
 @pytest.mark.slow
 @every
 def test_every_odd_value(name: str) -> None:
-    case = Case(name)
-    for argument in case.names:
-        for value in odd(case.hints[argument]):
-            answers(case, {**case.good(), argument: value})
+    tested = case(name)
+    for argument in tested.names:
+        for value in odd(tested.hints[argument]):
+            answers(tested, {**tested.good(), argument: value})

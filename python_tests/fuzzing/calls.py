@@ -304,6 +304,9 @@ class Case:
         return function(*rest, **named)
 
 
+case = functools.cache(Case)
+
+
 def cases() -> list[str]:
     """Names of all that are called, by constructor, function or method."""
     excluded = " ".join(EXCLUDED.values()).split()

@@ -79,7 +79,8 @@ def _check(error: Exception, names: set[str]) -> None:
         error, "not written by this package"
     )
     assert len(text) >= 12, _report(error, "its message says nothing")
-    assert any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in names), _report(
+    said = [name for name in names if name in text]  # most are not, and patterns cost time
+    assert any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in said), _report(
         error, f"its message names none of {sorted(names)}"
     )
 
