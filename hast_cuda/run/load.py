@@ -65,4 +65,8 @@ def _architecture(
         )
         raise ValueError(message)
     classes = named.get("num_classes") if given is None else None
-    return build_network(model, classes if isinstance(classes, int) else None)
+    try:
+        return build_network(model, classes if isinstance(classes, int) else None)
+    except ValueError as error:
+        message = f"network={model!r} cannot be built: {error}"
+        raise ValueError(message) from error
