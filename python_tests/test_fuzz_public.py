@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fuzzing.calls import EXCLUDED, METHODS, OWN, Case, case, cases, folder, public
 from fuzzing.effort import effort
 from fuzzing.hostile import drawn, forbidden, odd
@@ -71,6 +72,15 @@ def test_public(name: str, data: st.DataObject) -> None:
     if arguments:
         argument = data.draw(st.sampled_from(arguments))
         answers(tested, {**tested.good(), argument: data.draw(drawn(tested.hints[argument]))})
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("calibrate", {"batches": torch.zeros(2, 3, 8, 8)}), ("shrink_ranges", {"power": 2**70}),
+     ("load", {"network": ""})],
+)  # fmt: skip
+def test_what_was_found_by_all_values(name: str, given: dict[str, Any]) -> None:
+    answers(case(name), case(name).good() | given)
 
 
 @pytest.mark.slow

@@ -183,7 +183,7 @@ def explained_forward(name: str, images: Tensor) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # BatchNorm2d raises the latter
         reason = str(error).strip().partition("\n")[0]
         message = f"the network does not take {name}, {list(images.shape)} {images.dtype}: {reason}"
         raise ValueError(message) from error

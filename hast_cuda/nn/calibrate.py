@@ -150,7 +150,7 @@ def shrink_ranges(
                 x, (lower * fraction).reshape(1), (upper * fraction).reshape(1), quantizer.bits,
                 activation=quantizer.activation,
             )  # fmt: skip
-            errors.append((exact - y).abs_().pow_(power).mean())
+            errors.append((exact - y).abs_().pow_(float(power)).mean())
         total = totals[quantizer] = torch.stack(errors) + totals.get(quantizer, 0.0)
         best = fractions[int(total.argmin())]
         quantizer.set_range(lower * best, upper * best)
