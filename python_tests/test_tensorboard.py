@@ -154,18 +154,15 @@ def test_every_record_is_on_disk_at_once(tmp_path: Path) -> None:
     log.close()
 
 
-def test_what_a_kill_cut_off_is_written_again(tmp_path: Path) -> None:
-    records = [record_of(i, loss=float(i)) for i in range(3)]
-    with TensorBoardLog(tmp_path) as log:
-        for record in records:
-            log(record)
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:-5])
-    with TensorBoardLog(tmp_path) as log:
-        for record in records:
-            log(record)
-    found = read(tmp_path).Scalars("finetune/loss")
-    assert sorted((e.step, e.value) for e in found) == [(0, 0.0), (1, 1.0), (2, 2.0)]
+def test_event_files_of_before_are_removed(tmp_path: Path) -> None:
+    for steps in (3, 2):
+        with TensorBoardLog(tmp_path) as log:
+            for step in range(steps):
+                log(record_of(step, loss=float(step), batch=7))
+            log.close()  # what follows is beside it
+            log(record_of(0, loss=1.0))
+    assert [e.step for e in read(tmp_path / "batch-007").Scalars("finetune/loss")] == [0, 1]
+    assert [e.value for e in read(tmp_path).Scalars("finetune/loss")] == [1.0]
 
 
 def test_it_is_a_log_of_the_loops(tmp_path: Path) -> None:
