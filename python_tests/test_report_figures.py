@@ -75,7 +75,7 @@ def test_a_drawing_that_fails_leaves_no_figure(
     def broken(_: str) -> str:
         raise RuntimeError("no label")
 
-    monkeypatch.setattr("hast_cuda.report.inception.label", broken)
+    monkeypatch.setattr("hast_cuda.report.analysis_plots.label", broken)
     with pytest.raises(RuntimeError, match="no label"):
         report.draw_inception({"HIL": 2.0}, {}, tmp_path / "a.png")
     assert not plt.get_fignums()

@@ -193,8 +193,11 @@ def test_pictures_need_something_to_draw(tmp_path: Path) -> None:
         draw_inception({}, {}, tmp_path / "a.png")
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("sklearn")
+    monkeypatch.delenv("HAST_CUDA_DATA", raising=False)
     flags = ["reproduce", "figure4", "--dataset", "cifar10", "--bits", "4", "--budget", "0.05%"]
     flags += ["--model", "digits", "--data", "digits", "--test-limit", "20", "--device", "cpu"]
     flags += ["--out", str(tmp_path)]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from hast_cuda.analysis import loss_curves
 from hast_cuda.cli.options import Budget, Network, labelled_images, shape_of
 from hast_cuda.cli.quantize import print_accuracies
 from hast_cuda.cli.report import write_page
 from hast_cuda.methods import Recipe, hast
 from hast_cuda.ranks import join
-from hast_cuda.report import draw_curves, draw_images
+from hast_cuda.report import draw_images, draw_loss_curves
 from hast_cuda.run import Bits, RunDirectory, zero_shot_quantize
 
 BITS = 3
@@ -57,8 +58,8 @@ def demo(
         return
     assert done.images is not None
     draw_images(done.images.images, done.images.labels, spec, out / "images.png")
-    records = RunDirectory.open(out).read_log()
-    draw_curves(records, out / "curves.png")
+    curves = loss_curves(RunDirectory.open(out).read_log())
+    draw_loss_curves({"demo": curves}, out / "curves.png")
     print_accuracies(done, out)
     print(f"pictures: {out / 'images.png'}, {out / 'curves.png'}")
     print(f"report: {write_page(out)}")

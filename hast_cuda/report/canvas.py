@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from hast_cuda.checks.values import as_path
 from hast_cuda.files.whole import replace_file
 
-P = ParamSpec("P")
-R = TypeVar("R")
 # Of text and lines, and of what is behind them; a page puts colours of its own in their place.
 INK, PAPER = "#1c2125", "#fdfdfe"
 # Far enough from black and from white to be seen on either.
@@ -49,40 +45,31 @@ def themed() -> Iterator[None]:
         yield
 
 
-def closing(draw: Callable[P, R]) -> Callable[P, R]:
-    """``draw``, which then leaves no figure open where it fails: pyplot keeps them all."""
+@contextmanager
+def drawing(
+    path: Path, rows: int = 1, columns: int = 1, size: tuple[float, float] = (6, 4), **given: Any
+) -> Iterator[Any]:
+    """Axes [rows, columns], written to ``path`` as SVG or PNG, whichever it ends with.
 
-    @functools.wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
-        before = _open_figures()
-        try:
-            return draw(*args, **kwargs)
-        finally:
-            for number in _open_figures() - before:
-                pyplot().close(number)
-
-    return drawn
-
-
-def _open_figures() -> set[int]:
-    loaded: Any = sys.modules.get("matplotlib.pyplot")
-    return set() if loaded is None else set(loaded.get_fignums())
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write ``figure`` as SVG or PNG, whichever ``path`` ends with, and close it."""
+    Where drawing fails nothing is written; pyplot keeps no figure open either way.
+    """
     path = as_path("path", path)
     kind = "svg" if path.suffix == ".svg" else "png"
-    given: dict[str, Any] = (
+    options: dict[str, Any] = (
         {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 110, "bbox_inches": "tight"}
     )
+    plt = pyplot()
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, layout="constrained", squeeze=False, **given
+    )
     try:
+        yield axes
         with warnings.catch_warnings(), replace_file(path) as temporary:
             # The text of an SVG is drawn by the reader's fonts.
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            figure.savefig(temporary, format=kind, **given)
+            figure.savefig(temporary, format=kind, **options)
     finally:
-        pyplot().close(figure)
+        plt.close(figure)
 
 
 def plain_log_labels(axis: Any) -> None:

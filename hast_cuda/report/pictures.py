@@ -10,13 +10,11 @@ from torch import Tensor, nn
 
 from hast_cuda.analysis import difficulty_histogram, judge, loss_curves
 from hast_cuda.data.input_spec import InputSpec
+from hast_cuda.report.analysis_plots import draw_difficulty
 from hast_cuda.report.canvas import pyplot
-from hast_cuda.report.difficulty import draw_difficulty
 from hast_cuda.report.document import Block, Picture, Pictures, Section, Sheet, Text
 from hast_cuda.report.facts import IMAGES, RunFacts
-from hast_cuda.report.figures import draw_images
-from hast_cuda.report.learning_rate import draw_learning_rate
-from hast_cuda.report.loss_curves import draw_loss_curves
+from hast_cuda.report.plots import draw_images, draw_learning_rate, draw_loss_curves, panels
 
 SHOWN = 40
 SIDE = 96  # larger images are shown smaller: noise takes a lot of bytes
@@ -93,33 +91,25 @@ def difficulty_section(facts: RunFacts, teacher: nn.Module | None, folder: Path)
 def curves_section(runs: Mapping[str, RunFacts], folder: Path) -> Section:
     """Losses, test accuracy and learning rate over the iterations, of one run or several."""
     curves = {name: loss_curves(facts.records) for name, facts in runs.items()}
-    panels = sorted(
-        {(p, n) for phases in curves.values() for p, names in phases.items() for n in names},
-        key=lambda panel: (_ORDER.get(panel[0], len(_ORDER)), panel),
-    )
     pictures = []
-    for index, (phase, name) in enumerate(panels):
+    for index, (phase, name) in enumerate(panels(curves.values())):
         path = folder / f"curve-{index}.svg"
-        draw_loss_curves(
-            {
-                run: {phase: {name: phases.get(phase, {}).get(name, [])}}
-                for run, phases in curves.items()
-            },
-            path,
-        )
+        chosen = {
+            run: {phase: {name: phases.get(phase, {}).get(name, [])}}
+            for run, phases in curves.items()
+        }
+        draw_loss_curves(chosen, path)
         pictures.append(Picture(path, f"{phase}: {name} over the iterations"))
+    logged = bool(pictures)
     configs = {name: f.recipe.finetune for name, f in runs.items() if f.recipe is not None}
     if any(config.iterations for config in configs.values()):
         path = folder / "learning-rate.svg"
         draw_learning_rate(configs, path)
         pictures.append(Picture(path, "Learning rate of fine-tuning over the iterations"))
     blocks: list[Block] = [Text("Nothing was logged: no loop has run.")]
-    if panels:
+    if logged:
         blocks = [Text(
             "Losses carry the weights of the objective; those of synthesis are means over the "
             "batches of images."
         )]  # fmt: skip
     return Section("Curves", [*blocks, Pictures(pictures)] if pictures else blocks)
-
-
-_ORDER = {"synthesis": 0, "finetune": 1, "test": 2}

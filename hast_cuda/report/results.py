@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hast_cuda.report.accuracy import draw_accuracies
 from hast_cuda.report.document import Block, Figures, Picture, Pictures, Section, Table, Text, Warn
 from hast_cuda.report.facts import RunFacts
+from hast_cuda.report.plots import draw_accuracies
 from hast_cuda.report.words import bits_name, duration, number
 
 CHOSEN = "chosen by test accuracy"
