@@ -14,7 +14,7 @@ import pytest
 from hast_cuda import cli
 from hast_cuda.cli import VERBS, main
 from hast_cuda.run import read_images
-from hast_cuda.run.record import name_for
+from hast_cuda.run.settings import name_for
 
 pytest.importorskip("sklearn")
 

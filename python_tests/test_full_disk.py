@@ -19,7 +19,7 @@ from test_run import run
 from hast_cuda.files import tensors as tensor_files
 from hast_cuda.files import whole as files
 from hast_cuda.files.tensors import load_tensors
-from hast_cuda.run import QuantizationResult, RunDirectory, records
+from hast_cuda.run import QuantizationResult, RunDirectory, metrics
 
 CPU = torch.device("cpu")
 
@@ -43,7 +43,7 @@ def whole() -> QuantizationResult:
 
 def fill(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The first write of the file ``name`` finds no room."""
-    replace_file, append, filled = files.replace_file, records.append, set[str]()
+    replace_file, append, filled = files.replace_file, metrics.append, set[str]()
 
     @contextmanager
     def no_room(path: Path) -> Iterator[Path]:
@@ -64,7 +64,7 @@ def fill(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
     for module in (files, tensor_files):
         monkeypatch.setattr(module, "replace_file", no_room)
-    monkeypatch.setattr(records, "append", no_line)
+    monkeypatch.setattr(metrics, "append", no_line)
 
 
 @pytest.mark.parametrize(
@@ -93,16 +93,16 @@ def test_no_room_for_one_file(
 
 def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    records.append(path, {"iteration": 1})
+    metrics.append(path, {"iteration": 1})
     before = path.read_bytes()
     with (
         file_limit(len(before) + 7),
         pytest.raises(OSError, match=r"metrics.jsonl cannot be written"),
     ):
-        records.append(path, {"iteration": 2})
+        metrics.append(path, {"iteration": 2})
     assert path.read_bytes() == before
-    records.append(path, {"iteration": 3})
-    assert records.read(path) == [{"iteration": 1}, {"iteration": 3}]
+    metrics.append(path, {"iteration": 3})
+    assert metrics.read(path) == [{"iteration": 1}, {"iteration": 3}]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -14,21 +11,17 @@ from hast_cuda.data import InputSpec
 from hast_cuda.methods import change
 from hast_cuda.reproduce import (
     TABLES,
-    Document,
-    Figure,
     Outcome,
+    Published,
     Row,
     apply_budget,
     image_key,
     lines_of,
     order_note,
-    paper_figures,
+    published,
     rows_of,
-    to_csv,
-    to_html,
-    to_markdown,
 )
-from hast_cuda.reproduce.render import divergence_notes
+from hast_cuda.reproduce.lines import divergence_notes
 from hast_cuda.synthesis import SynthesisConfig
 
 SHAPE = InputSpec(3, 8, 8, 5)
@@ -71,11 +64,11 @@ def test_every_row_is_a_recipe(table: str, preset: str) -> None:
 def test_paper_figures(
     table: str, dataset: str, model: str, bits: int, row: str, top1: float
 ) -> None:
-    figures = paper_figures(table, dataset, model, bits)
+    figures = published(table, dataset, model, bits)
     assert figures[row].top1 == top1
     known = {r.name for r in rows_of(table)} | {"full_precision"}
     assert figures.keys() <= known
-    assert paper_figures(table, dataset, model, 7) == {}
+    assert published(table, dataset, model, 7) == {}
 
 
 def test_the_ablations_change_what_they_name() -> None:
@@ -133,7 +126,11 @@ def test_image_key_follows_what_makes_images() -> None:
 
 
 def test_lines() -> None:
-    paper = {"full_precision": Figure(94.0), "hast": Figure(88.34, 0.06), "gdfq": Figure(71.1)}
+    paper = {
+        "full_precision": Published(94.0),
+        "hast": Published(88.34, 0.06),
+        "gdfq": Published(71.1),
+    }
     absent = Outcome(Row("gdfq", "gdfq"), [], "no training images given")
     lines = lines_of([absent, outcome("hast", 80.0, 82.0)], paper)
     assert lines[0][:2] == ["full precision", "92.00"]
@@ -157,7 +154,7 @@ def test_diverged_runs_are_named() -> None:
 
 
 def test_order() -> None:
-    paper = {"a": Figure(90), "b": Figure(80), "c": Figure(70)}
+    paper = {"a": Published(90), "b": Published(80), "c": Published(70)}
     same = order_note([outcome(n, v) for n, v in (("a", 50), ("b", 40), ("c", 30))], paper)
     assert same is not None
     assert same.endswith("So the same order.")
@@ -165,19 +162,3 @@ def test_order() -> None:
     assert turned is not None
     assert turned.endswith("So 1 of 3 pairs the other way: b / c.")
     assert order_note([outcome("a", 1)], paper) is None
-
-
-DOCUMENT = Document(
-    "table1: a | b", {"network": "<b>net</b>"}, [["<i>", "1.00", *["-"] * 9]], ["note & more"]
-)
-
-
-def test_formats() -> None:
-    assert "| <i> | 1.00 | - |" in to_markdown(DOCUMENT)
-    page = to_html(DOCUMENT)
-    assert "<i>" not in page
-    assert "&lt;b&gt;net&lt;/b&gt;" in page
-    assert "note &amp; more" in page
-    rows: list[Any] = list(csv.reader(io.StringIO(to_csv(DOCUMENT))))
-    assert rows[1] == ["<i>", "1.00", *[""] * 9]
-    assert len(rows[0]) == len(rows[1])

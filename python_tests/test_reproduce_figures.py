@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from networks import CHANNELS, CLASSES, SIZE, tiny
+from pages import Page, self_contained
 from torch import nn
 
 from hast_cuda.analysis import gradient_cosines
@@ -16,6 +17,7 @@ from hast_cuda.cli import main
 from hast_cuda.data import Images, ImageSet, InputSpec
 from hast_cuda.report import draw_gaps, draw_inception, inception_loss
 from hast_cuda.reproduce import (
+    Drawing,
     Outcome,
     Row,
     Setting,
@@ -26,6 +28,7 @@ from hast_cuda.reproduce import (
     recipe_of,
     rows_of,
     run_row,
+    write_figure,
 )
 from hast_cuda.reproduce.figure6 import CE_KL, FA_KL, pair_of
 from hast_cuda.synthesis import difficulty
@@ -184,6 +187,20 @@ def test_figure5(tmp_path: Path) -> None:
     assert (tmp_path / "figure5.png").stat().st_size > 2000
     with pytest.raises(ValueError, match="row hast changes 6 values, not one"):
         draw_figure5([Outcome(HAST, [])], tmp_path / "figure5.png")
+
+
+def test_formats(tmp_path: Path) -> None:
+    drawing = Drawing(("row", "a | b"), [["<i>", "-"]], {"<i>": 1}, {}, ["note & more"])
+    text = write_figure("figure2", drawing, setting(tmp_path), 2)
+    assert text == (tmp_path / "figure2.md").read_text()
+    assert "| row | a \\| b |\n| --- | ---: |\n| &lt;i&gt; | - |\n" in text
+    assert "- seeds: 0, 1\n" in text
+    page = Page(tmp_path / "figure2.html")
+    self_contained(page)
+    assert page.rows == [["row", "a | b"], ["<i>", "-"]]
+    assert "note & more" in page.text
+    assert (tmp_path / "figure2.csv").read_text() == "row,a | b\n<i>,\n"
+    assert json.loads((tmp_path / "figure2.json").read_text())["rows"] == {"<i>": 1}
 
 
 def test_pictures_need_something_to_draw(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hast_cuda.methods import PRESETS, available
 from hast_cuda.methods import recipe as recipe_of
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.run import plain, read_config, read_recipe, read_synthesis_config
-from hast_cuda.run.record import image_folder
+from hast_cuda.run.settings import image_folder
 
 
 def network_of(config: dict[str, Any]) -> Network:

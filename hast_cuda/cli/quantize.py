@@ -34,7 +34,7 @@ from hast_cuda.run import (
     zero_shot_quantize,
 )
 from hast_cuda.run.origins import KEY, fingerprints
-from hast_cuda.run.record import name_for
+from hast_cuda.run.settings import name_for
 from hast_cuda.synthesis import ImageStore
 from hast_cuda.synthesis import synthesize as make_images
 

@@ -18,10 +18,9 @@ from hast_cuda.reproduce import (
     NETWORKS,
     Outcome,
     Setting,
-    paper_figures,
+    published,
     rows_of,
     run_row,
-    to_markdown,
     write_figure,
     write_table,
 )
@@ -102,19 +101,18 @@ def reproduce(
         raise ValueError(message)
     if table in FIGURES:
         drawing = FIGURES[table](chosen, setting, range(seeds), world.say)
-        document = write_figure(table, drawing, setting, seeds)
+        world.say(write_figure(table, drawing, setting, seeds))
         files = ", ".join(sorted(drawing.pictures))
-        world.say(to_markdown(document))
         world.say(f"written: {setting.out / table}.md, .csv, .html, .json; {files}")
         return
-    paper = paper_figures(table, dataset, model, bits)
+    paper = published(table, dataset, model, bits)
     outcomes: list[Outcome] = []
     for row in chosen:
         outcomes.append(run_row(row, setting, range(seeds), world.say))
         if world.first:
-            document = write_table(table, outcomes, setting, seeds, paper)
+            text = write_table(table, outcomes, setting, seeds, paper)
     if world.first:
-        world.say(to_markdown(document))
+        world.say(text)
     world.say(f"written: {setting.out / 'table.md'}, table.csv, table.html, table.json")
 
 

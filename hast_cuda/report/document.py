@@ -38,7 +38,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Numbers:
     """The few numbers that a reader came for: what, and how much."""
 
     pairs: Sequence[tuple[str, str]]
@@ -90,7 +90,7 @@ class Sheet:
     alt: str
 
 
-Block = Text | Warn | Code | Facts | Figures | Table | Pictures | Sheet
+Block = Text | Warn | Code | Facts | Numbers | Table | Pictures | Sheet
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hast_cuda.report.document import (
     Code,
     Document,
     Facts,
-    Figures,
+    Numbers,
     Pictures,
     Sheet,
     Table,
@@ -46,7 +46,7 @@ def _block(block: Block, folder: Path) -> str:
             return f"> **{escape(text)}**"
         case Code(text):
             return _code(text)
-        case Facts(pairs) | Figures(pairs):
+        case Facts(pairs) | Numbers(pairs):
             return "\n".join(f"- {escape(key)}: {escape(value)}" for key, value in pairs)
         case Table():
             return _table(block)

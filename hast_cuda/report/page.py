@@ -12,7 +12,7 @@ from hast_cuda.report.document import (
     Code,
     Document,
     Facts,
-    Figures,
+    Numbers,
     Picture,
     Pictures,
     Sheet,
@@ -55,7 +55,7 @@ def _block(block: Block, ids: Iterator[str]) -> str:
         case Facts(pairs):
             inner = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>\n" for k, v in pairs)
             return f'<dl class="facts">\n{inner}</dl>\n'
-        case Figures(pairs):
+        case Numbers(pairs):
             inner = "".join(
                 f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>\n" for k, v in pairs
             )

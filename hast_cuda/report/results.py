@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hast_cuda.report.document import Block, Figures, Picture, Pictures, Section, Table, Text, Warn
+from hast_cuda.report.document import Block, Numbers, Picture, Pictures, Section, Table, Text, Warn
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.plots import draw_accuracies
 from hast_cuda.report.words import bits_name, duration, number
@@ -59,7 +59,7 @@ def headline(facts: RunFacts) -> list[Block]:
         ]
     if facts.seconds:
         pairs.append(("time", duration(sum(facts.seconds.values()))))
-    blocks: list[Block] = [Figures(pairs)] if pairs else []
+    blocks: list[Block] = [Numbers(pairs)] if pairs else []
     lacking = missing(facts)
     if lacking:
         blocks.append(Warn(f"This run is not finished. {' '.join(lacking)}"))

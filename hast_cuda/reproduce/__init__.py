@@ -9,23 +9,16 @@ from hast_cuda.reproduce.figure4 import measure_figure4
 from hast_cuda.reproduce.figure5 import draw_figure5
 from hast_cuda.reproduce.figure6 import measure_figure6
 from hast_cuda.reproduce.figures import FIGURES
-from hast_cuda.reproduce.render import (
-    Document,
-    lines_of,
-    order_note,
-    to_csv,
-    to_html,
-    to_markdown,
-)
+from hast_cuda.reproduce.lines import lines_of, order_note
 from hast_cuda.reproduce.runner import Outcome, Setting, image_key, recipe_of, run_row
 from hast_cuda.reproduce.tables import (
     NETWORKS,
     TABLES,
-    Figure,
+    Published,
     Row,
     Table,
-    paper_figures,
     paper_source,
+    published,
     rows_of,
 )
 from hast_cuda.reproduce.written import write_figure, write_table
@@ -35,10 +28,9 @@ __all__ = [
     "NETWORKS",
     "SMALL",
     "TABLES",
-    "Document",
     "Drawing",
-    "Figure",
     "Outcome",
+    "Published",
     "Row",
     "Setting",
     "Table",
@@ -50,14 +42,11 @@ __all__ = [
     "measure_figure4",
     "measure_figure6",
     "order_note",
-    "paper_figures",
     "paper_source",
+    "published",
     "recipe_of",
     "rows_of",
     "run_row",
-    "to_csv",
-    "to_html",
-    "to_markdown",
     "write_figure",
     "write_table",
 ]

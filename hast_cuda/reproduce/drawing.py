@@ -1,4 +1,4 @@
-"""What a reproduced figure consists of: a table of its figures, and its pictures."""
+"""What a reproduced figure consists of: a table of its values, and its pictures."""
 
 from __future__ import annotations
 
@@ -30,8 +30,3 @@ class Drawing:
 
 
 Measure = Callable[[Sequence[Row], Setting, Sequence[int], Say], Drawing]
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A cell; "-" where there is no value."""
-    return "-" if value is None else f"{value:.{digits}f}"

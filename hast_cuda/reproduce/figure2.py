@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from hast_cuda import report
 from hast_cuda.analysis import Judged, difficulty_histogram, error_by_difficulty, judge
-from hast_cuda.reproduce.drawing import Drawing, Say, number
+from hast_cuda.report.words import number
+from hast_cuda.reproduce.drawing import Drawing, Say
 from hast_cuda.reproduce.runner import Setting, missing, recipe_of, run_seed
 from hast_cuda.reproduce.tables import Row
 
@@ -151,8 +152,8 @@ def _line(
     errors = judged.wrong[is_hard]
     return [
         name, number(train), number(test), number(None if train is None else train - test),
-        number(float(difficulty.double().mean()), 3),
-        number(None if student is None else float(student.double().mean()), 3),
+        number(float(difficulty.double().mean()), ".3f"),
+        number(None if student is None else float(student.double().mean()), ".3f"),
         number(_mean(difficulty > HARD)), number(_mean(errors) if len(errors) else None),
     ]  # fmt: skip
 

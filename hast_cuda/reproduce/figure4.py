@@ -9,7 +9,8 @@ import torch
 
 from hast_cuda import report
 from hast_cuda.analysis import judge
-from hast_cuda.reproduce.drawing import Drawing, Say, number
+from hast_cuda.report.words import number
+from hast_cuda.reproduce.drawing import Drawing, Say
 from hast_cuda.reproduce.runner import Setting, images_for, recipe_of
 from hast_cuda.reproduce.tables import Row
 
@@ -75,9 +76,9 @@ def measure_figure4(
         exponents[row.name], marks[row.name] = gamma, values["difficulty"]
         data[row.name] = values
         lines.append([
-            row.name, f"{gamma:g}", str(len(difficulty)), number(values["difficulty"], 3),
-            number(values["hard_percent"]), number(values["cross_entropy"], 4),
-            number(values["loss"], 4), number(PAPER.get(row.name), 1),
+            row.name, f"{gamma:g}", str(len(difficulty)), number(values["difficulty"], ".3f"),
+            number(values["hard_percent"]), number(values["cross_entropy"], ".4f"),
+            number(values["loss"], ".4f"), number(PAPER.get(row.name), ".1f"),
         ])  # fmt: skip
     pictures = {"figure4.png": lambda path: report.draw_inception(exponents, marks, path)}
     return Drawing(HEADER, lines, data, pictures, [NOTE])

@@ -34,7 +34,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Published:
     """The paper's value of one row: top-1 in percent and its spread, where it gives one."""
 
     top1: float
@@ -137,7 +137,7 @@ def paper_source() -> str:
     return text
 
 
-def paper_figures(table: str, dataset: str, model: str, bits: int) -> dict[str, Figure]:
+def published(table: str, dataset: str, model: str, bits: int) -> dict[str, Published]:
     """The paper's top-1 by row; empty where it does not have this table for these images or bits.
 
     Args:
@@ -148,7 +148,7 @@ def paper_figures(table: str, dataset: str, model: str, bits: int) -> dict[str, 
     """
     found = _document()["tables"].get(table, {})
     columns = found.get(model if table == "table3" else dataset, {}).get(str(bits), {})
-    return {name: Figure(*values) for name, values in columns.items()}
+    return {name: Published(*values) for name, values in columns.items()}
 
 
 def rows_of(table: str, methods: tuple[str, ...] = ()) -> tuple[Row, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -9,19 +11,14 @@ from typing import Any
 import torch
 
 from hast_cuda.files.whole import replace_file
+from hast_cuda.report.document import Document, Facts, Table, Text
+from hast_cuda.report.markdown import to_markdown
+from hast_cuda.report.page import to_html
 from hast_cuda.reproduce.drawing import Drawing
-from hast_cuda.reproduce.figure5 import draw_figure5
-from hast_cuda.reproduce.render import (
-    Document,
-    divergence_notes,
-    lines_of,
-    order_note,
-    to_csv,
-    to_html,
-    to_markdown,
-)
+from hast_cuda.reproduce.figures import PICTURES
+from hast_cuda.reproduce.lines import HEADER, divergence_notes, lines_of, order_note
 from hast_cuda.reproduce.runner import Outcome, Setting
-from hast_cuda.reproduce.tables import TABLES, Figure, paper_source
+from hast_cuda.reproduce.tables import TABLES, Published, paper_source
 from hast_cuda.run import environment
 
 READING = (
@@ -54,43 +51,46 @@ def facts_of(setting: Setting, seeds: int) -> dict[str, str]:
 
 def write_table(
     table: str, outcomes: Sequence[Outcome], setting: Setting, seeds: int,
-    paper: dict[str, Figure],
-) -> Document:  # fmt: skip
-    """Write the rows so far in every format, and the curves of figure5; returns the table."""
-    notes = [*divergence_notes(outcomes), READING, f"Paper: {paper_source()}"]
+    paper: dict[str, Published],
+) -> str:  # fmt: skip
+    """Write the rows so far in every format, and their picture; returns the Markdown."""
     order = order_note(outcomes, paper)
-    document = Document(
-        f"{table}: {TABLES[table].title}", facts_of(setting, seeds), lines_of(outcomes, paper),
-        notes if order is None else [order, *notes],
-    )  # fmt: skip
-    _write("table", document, {o.row.name: o.results or o.absent for o in outcomes}, setting)
-    if table == "figure5" and any(outcome.results for outcome in outcomes):
-        draw_figure5(outcomes, setting.out / "figure5.png")
-    return document
+    notes = [*([] if order is None else [order]), *divergence_notes(outcomes), READING]
+    cells = Table(HEADER, lines_of(outcomes, paper))
+    rows = {o.row.name: o.results or o.absent for o in outcomes}
+    text = _write("table", table, cells, notes, rows, setting, seeds)
+    if table in PICTURES and any(outcome.results for outcome in outcomes):
+        PICTURES[table](outcomes, setting.out / f"{table}.png")
+    return text
 
 
-def write_figure(figure: str, drawing: Drawing, setting: Setting, seeds: int) -> Document:
-    """Write the table of a figure in every format, and its pictures; returns the table."""
-    document = Document(
-        f"{figure}: {TABLES[figure].title}", facts_of(setting, seeds), drawing.lines,
-        [*drawing.notes, f"Paper: {paper_source()}"], drawing.header,
-    )  # fmt: skip
-    _write(figure, document, drawing.data, setting)
+def write_figure(figure: str, drawing: Drawing, setting: Setting, seeds: int) -> str:
+    """Write the table of a figure in every format, and its pictures; returns the Markdown."""
+    cells = Table(drawing.header, drawing.lines)
+    text = _write(figure, figure, cells, drawing.notes, drawing.data, setting, seeds)
     for name, draw in drawing.pictures.items():
         draw(setting.out / name)
-    return document
+    return text
 
 
-def _write(stem: str, document: Document, rows: dict[str, Any], setting: Setting) -> None:
-    """Whole or not at all."""
-    raw = {
-        "title": document.title, "facts": document.facts, "notes": document.notes, "rows": rows,
-    }  # fmt: skip
+def _write(
+    stem: str, table: str, cells: Table, notes: Sequence[str], rows: dict[str, Any],
+    setting: Setting, seeds: int,
+) -> str:  # fmt: skip
+    """Each file whole or not at all; empty cells of the CSV are what was not measured."""
+    title, facts = f"{table}: {TABLES[table].title}", facts_of(setting, seeds)
+    notes = [*notes, f"Paper: {paper_source()}"]
+    document = Document(title, [Facts(list(facts.items())), cells, *map(Text, notes)], [])
+    buffer = io.StringIO()
+    lines = [cells.header, *([c if c != "-" else "" for c in row] for row in cells.rows)]
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    raw = {"title": title, "facts": facts, "notes": notes, "rows": rows}
     texts = {
-        "md": to_markdown(document), "csv": to_csv(document), "html": to_html(document),
-        "json": json.dumps(raw, indent=1, default=str) + "\n",
+        "md": to_markdown(document, setting.out), "html": to_html(document),
+        "csv": buffer.getvalue(), "json": json.dumps(raw, indent=1, default=str) + "\n",
     }  # fmt: skip
     setting.out.mkdir(parents=True, exist_ok=True)
     for ending, text in texts.items():
         with replace_file(setting.out / f"{stem}.{ending}") as temporary:
             temporary.write_text(text, encoding="utf-8")
+    return texts["md"]

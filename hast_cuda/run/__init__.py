@@ -7,7 +7,7 @@ from hast_cuda.run.directory import RunDirectory, environment, plain
 from hast_cuda.run.inputs import infer_shape
 from hast_cuda.run.load import load
 from hast_cuda.run.pipeline import QuantizationResult, zero_shot_quantize
-from hast_cuda.run.record import (
+from hast_cuda.run.settings import (
     image_store,
     read_config,
     read_finetune_config,

@@ -18,11 +18,11 @@ from hast_cuda.files.json_values import read_object
 from hast_cuda.files.versions import VERSION
 from hast_cuda.files.whole import sweep, write_json
 from hast_cuda.ops import build_info
-from hast_cuda.run import records
+from hast_cuda.run import metrics
 from hast_cuda.run.lock import lock_run
 from hast_cuda.run.origins import KEY, WORDS
 from hast_cuda.run.reader import RunReader
-from hast_cuda.run.record import image_folder
+from hast_cuda.run.settings import image_folder
 from hast_cuda.run.tensorboard import TensorBoardLog
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class RunDirectory(RunReader):
             sweep(folder)
         write_json(self.config, config)
         write_json(self.path / "environment.json", where)
-        records.cut_last_line(self.metrics)
+        metrics.cut_last_line(self.metrics)
         if events is not None:
             self.events = events
             for record in self.read_log():
@@ -174,7 +174,7 @@ class RunDirectory(RunReader):
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``, and its figures to the event files if asked for."""
         self._check_presence()
-        records.append(self.metrics, record)
+        metrics.append(self.metrics, record)
         if self.events is not None:
             self.events(record)
 

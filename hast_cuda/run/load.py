@@ -12,7 +12,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path
 from hast_cuda.exports import load_packed, read_packed
 from hast_cuda.posttraining import PostTrainingConfig, prepare
-from hast_cuda.run.record import read_config, settings
+from hast_cuda.run.settings import read_config, settings
 from hast_cuda.run.student import load_student
 from hast_cuda.teachers import build_network
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hast_cuda.run import records
-from hast_cuda.run.figures import read_progress, read_result
+from hast_cuda.run import metrics
+from hast_cuda.run.results import read_progress, read_result
 
 
 class RunReader:
@@ -46,7 +46,7 @@ class RunReader:
 
     def read_log(self) -> list[dict[str, Any]]:
         """All lines of ``metrics.jsonl``; one cut short by a kill is left out."""
-        return records.read(self.metrics)
+        return metrics.read(self.metrics)
 
     def recall(self) -> dict[str, Any]:
         """Figures kept by :meth:`RunDirectory.remember`."""

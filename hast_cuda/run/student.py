@@ -15,7 +15,7 @@ from hast_cuda.files.tensors import DamagedFileError, load_tensors, save_tensors
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.nn import Override, quantize
 from hast_cuda.posttraining import PostTrainingConfig, prepare
-from hast_cuda.run.record import read_config, settings
+from hast_cuda.run.settings import read_config, settings
 
 
 @typed
