@@ -20,10 +20,8 @@ from hast_cuda.analysis import (
     error_by_difficulty,
     gradient_cosines,
     hessian_spectrum,
-    hessian_trace,
     judge,
     loss_curves,
-    top_eigenvalues,
     twice_differentiable,
 )
 from hast_cuda.finetune import FinetuneConfig
@@ -118,17 +116,10 @@ def test_spectrum_of_a_quadratic() -> None:
     for nodes, weights in zip(spectrum.nodes, spectrum.weights, strict=True):
         assert nodes == pytest.approx(values, abs=1e-8)
         assert sum(weights) == pytest.approx(1)
-    top = top_eigenvalues(hessian, 2, steps=8)
+    top = hessian_spectrum(hessian, steps=8).largest(2)
     assert [e.value for e in top] == pytest.approx([10.0, 4.0])
     grid, density = spectrum.density(2000, 1e-3)
     assert float(torch.trapezoid(density, grid)) == pytest.approx(1, abs=1e-3)
-
-
-def test_trace() -> None:
-    hessian, matrix = quadratic([1.0, 2.0, 3.0, 4.0])
-    found = hessian_trace(hessian, vectors=200)
-    assert abs(found.value - float(matrix.trace())) < 4 * found.standard_error + 1e-9
-    assert found.standard_error < 1
 
 
 def test_products_equal_the_dense_hessian() -> None:
@@ -151,7 +142,7 @@ def test_products_equal_the_dense_hessian() -> None:
     for _ in range(3):
         v = torch.randn(len(flat), dtype=torch.float64)
         torch.testing.assert_close(hessian.product(v), dense @ v)
-    assert top_eigenvalues(hessian)[0].value == pytest.approx(
+    assert hessian_spectrum(hessian).largest()[0].value == pytest.approx(
         float(max(torch.linalg.eigvalsh(dense), key=abs)), rel=1e-6
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda.networks.output_moments import output_moments
-from hast_cuda.posttraining import fold_batch_norms
+from hast_cuda.posttraining import fold_batch_norms, replace_relu6
 
 REMAINING = {
     "resnet20": [],
@@ -100,7 +100,7 @@ def test_other_norms_stay(norm: nn.Module) -> None:
 def test_relu6_is_replaced_only_when_asked_for() -> None:
     network, x = build("inverted")
     assert len(kinds(fold_batch_norms(network), nn.ReLU6)) == 5
-    replaced = fold_batch_norms(network, relu6=True)
+    replaced = replace_relu6(fold_batch_norms(network))
     assert not kinds(replaced, nn.ReLU6)
     assert all(m.inplace for m in replaced.modules() if isinstance(m, nn.ReLU))
     assert len(kinds(replaced, nn.ReLU)) == len(kinds(network, nn.ReLU6))

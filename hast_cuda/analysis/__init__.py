@@ -22,10 +22,7 @@ from hast_cuda.analysis.image_statistics import (
 from hast_cuda.analysis.spectrum import (
     Eigenvalue,
     Spectrum,
-    Trace,
     hessian_spectrum,
-    hessian_trace,
-    top_eigenvalues,
 )
 from hast_cuda.analysis.student_losses import StudentLosses, twice_differentiable
 
@@ -39,19 +36,16 @@ __all__ = [
     "Spectrum",
     "StatisticGap",
     "StudentLosses",
-    "Trace",
     "cosine",
     "difficulty_histogram",
     "error_by_difficulty",
     "flat_gradient",
     "gradient_cosines",
     "hessian_spectrum",
-    "hessian_trace",
     "judge",
     "loss_curves",
     "reestimate_batch_norms",
     "require_double_backward",
     "statistic_gaps",
-    "top_eigenvalues",
     "twice_differentiable",
 ]

@@ -1,4 +1,4 @@
-"""Eigenvalues of a Hessian from products alone: Lanczos, stochastic quadrature, Hutchinson."""
+"""Eigenvalues of a Hessian from products alone: Lanczos, stochastic quadrature."""
 
 from __future__ import annotations
 
@@ -26,16 +26,6 @@ class Eigenvalue:
     """The estimate."""
     bound: float
     """Of its distance to an eigenvalue."""
-
-
-@dataclass(frozen=True)
-class Trace:
-    """An estimate of the sum of all eigenvalues with its standard error."""
-
-    value: float
-    """The estimate."""
-    standard_error: float
-    """Over the random vectors."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +78,9 @@ class Spectrum:
         return grid, density / (len(self.nodes) * width * math.sqrt(2 * math.pi))
 
 
-def random_signs(hessian: Hessian, seed: int, *names: object) -> Tensor:
+def random_signs(hessian: Hessian, seed: int, index: int) -> Tensor:
     """Rademacher vector [P], +1 or -1 with equal chance, the same on every device."""
-    random = generator(seed, "hessian", *names)
+    random = generator(seed, "hessian", "spectrum", index)
     signs = torch.randint(0, 2, (hessian.size,), generator=random) * 2 - 1
     return signs.to(hessian.device, hessian.dtype)
 
@@ -148,7 +138,7 @@ def hessian_spectrum(
     check_range("steps", steps, 1, MOST)
     nodes, weights, bounds = [], [], []
     for index in range(vectors):
-        start = random_signs(hessian, seed, "spectrum", index)
+        start = random_signs(hessian, seed, index)
         alphas, betas = lanczos(hessian.product, start, steps)
         if not bool(torch.isfinite(alphas).all() and torch.isfinite(betas).all()):
             message = "a Hessian-vector product is not finite: check the network's weights"
@@ -159,42 +149,3 @@ def hessian_spectrum(
         weights.append(tuple(modes[0].square().tolist()))
         bounds.append(tuple((betas[-1] * modes[-1].abs()).tolist()))
     return Spectrum(tuple(nodes), tuple(weights), tuple(bounds))
-
-
-@typed
-def top_eigenvalues(
-    hessian: Hessian, count: int = 1, *, steps: int = 100, seed: int = 0
-) -> list[Eigenvalue]:
-    """The ``count`` eigenvalues of largest magnitude, by Lanczos.
-
-    Converged where the bound is small. An eigenvalue that occurs several times is given once.
-
-    Raises:
-        ValueError: count or steps below 1. FloatingPointError: a product is not finite.
-    """
-    check_positive("count", count)
-    return hessian_spectrum(hessian, steps=steps, seed=seed).largest(count)
-
-
-@typed
-def hessian_trace(hessian: Hessian, *, vectors: int = 32, seed: int = 0) -> Trace:
-    """Hutchinson's estimate: the mean of ``v^T H v`` over random signs v.
-
-    Args:
-        hessian: of the loss.
-        vectors: how many v, at least 2.
-        seed: of the vectors.
-
-    Raises:
-        ValueError: vectors below 2. FloatingPointError: a product is not finite.
-    """
-    check_range("vectors", vectors, 2, MOST)
-    samples = []
-    for index in range(vectors):
-        v = random_signs(hessian, seed, "trace", index)
-        samples.append(v.double().dot(hessian.product(v).double()))
-    found = torch.stack(samples).cpu()
-    if not bool(torch.isfinite(found).all()):
-        message = "a Hessian-vector product is not finite: check the network's weights"
-        raise FloatingPointError(message)
-    return Trace(float(found.mean()), float(found.std()) / math.sqrt(vectors))

@@ -17,7 +17,7 @@ from hast_cuda.checks.values import as_device
 from hast_cuda.data import Images, ImageSet, InputSpec, load_images
 from hast_cuda.methods import Recipe, change
 from hast_cuda.methods import recipe as recipe_of
-from hast_cuda.methods.recipe import dataset_like
+from hast_cuda.methods.recipe import SECTIONS, dataset_like
 from hast_cuda.run import infer_shape
 from hast_cuda.teachers import input_spec, load_teacher
 
@@ -26,7 +26,6 @@ Method = Literal[
     "hast", "intraq", "zeroq", "zeroq_il", "dsg", "dsg_il", "gdfq", "qimera", "ait", "squant",
     "dfq", "rtn", "real_data",
 ]  # fmt: skip
-SECTIONS = ("synthesis", "finetune", "generator", "posttraining")
 
 
 @dataclass(frozen=True)

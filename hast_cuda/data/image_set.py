@@ -59,11 +59,6 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def num_classes_seen(self) -> int:
-        """How many different labels occur."""
-        return len(self.labels.unique())
-
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields (float32 [B, C, H, W] normalised, int64 [B]) in order; the last may be smaller.
 

@@ -17,7 +17,7 @@ from hast_cuda.networks.swap import swap_modules
 
 @typed
 @torch.no_grad()
-def fold_batch_norms(model: nn.Module, *, relu6: bool = False) -> nn.Module:
+def fold_batch_norms(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in which convolutions have taken up the BatchNorm behind them.
 
     With s = gamma / sqrt(running_var + eps): ``W' = s*W``, ``b' = s*(b - running_mean) + beta``.
@@ -30,7 +30,6 @@ def fold_batch_norms(model: nn.Module, *, relu6: bool = False) -> nn.Module:
 
     Args:
         model: any ``nn.Module``; never edited.
-        relu6: also replace every ``nn.ReLU6`` by ``nn.ReLU``, which changes the function.
 
     Raises:
         ValueError: torch.fx cannot follow the network.
@@ -48,8 +47,7 @@ def fold_batch_norms(model: nn.Module, *, relu6: bool = False) -> nn.Module:
     def convert(_: str, module: nn.Module) -> nn.Module | None:
         return nn.Identity().train(module.training) if module in gone else None
 
-    folded = swap_modules(folded, convert)
-    return replace_relu6(folded) if relu6 else folded
+    return swap_modules(folded, convert)
 
 
 @typed

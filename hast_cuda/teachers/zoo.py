@@ -16,6 +16,7 @@ from torch import nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import LARGEST_CLASSES, as_path, check_range
 from hast_cuda.data import digits
+from hast_cuda.data.image_set import DIGITS
 from hast_cuda.data.input_spec import NORMALIZATIONS, InputSpec, parse_normalization
 from hast_cuda.teachers.digits import DigitsResNet, load_digits_network
 from hast_cuda.teachers.weights import load_state, load_weights, read_state
@@ -30,8 +31,6 @@ __all__ = [
     "model_names",
     "parse_normalization",
 ]
-
-DIGITS = "digits"
 
 # pytorchcv also has networks for segmentation, detection, pose, video and speech: no class logits.
 _OTHER_SUFFIXES = ("_voc", "_coco", "_cityscapes", "_ade20k", "_celebamaskhq", "_widerface")
