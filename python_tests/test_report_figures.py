@@ -15,6 +15,7 @@ from hast_cuda.analysis import (
     hessian_spectrum,
     loss_curves,
 )
+from hast_cuda.finetune import FinetuneConfig
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
@@ -81,17 +82,14 @@ def test_a_drawing_that_fails_leaves_no_figure(
     assert not plt.get_fignums()
 
 
-@pytest.mark.parametrize(
-    "draw",
-    [
-        report.draw_difficulty, report.draw_error_by_difficulty, report.draw_loss_curves,
-        report.draw_cosines, report.draw_spectrum, report.draw_sensitivity,
-        report.draw_statistics,
-    ],
-)  # fmt: skip
-def test_nothing_to_draw(draw: Callable[..., None], tmp_path: Path) -> None:
+CHARTS = [n for n in report.__all__ if n.startswith("draw_") and n != "draw_images"]
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_nothing_to_draw(name: str, tmp_path: Path) -> None:
+    rest = {"marks": {}} if name == "draw_inception" else {}
     with pytest.raises(ValueError, match="is empty: there is nothing to draw"):
-        draw({}, tmp_path / "empty.png")
+        getattr(report, name)({}, path=tmp_path / "empty.png", **rest)
     assert not list(tmp_path.iterdir())
 
 
@@ -99,6 +97,8 @@ def test_what_has_no_place_on_an_axis_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     with pytest.raises(ValueError, match=r"cosines\['a'\] is empty"):
         report.draw_cosines({"a": []}, path)
+    with pytest.raises(ValueError, match="configs is empty"):
+        report.draw_learning_rate({"a": FinetuneConfig(iterations=0)}, path)
     with pytest.raises(ValueError, match="accuracies has nan"):
         report.draw_accuracies({"a": float("nan")}, path)
     with pytest.raises(ValueError, match=r"exponent is -1\.0"):

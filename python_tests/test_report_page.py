@@ -11,12 +11,9 @@ from networks import tiny
 from pages import RECIPE, SPEC, Page, make, self_contained
 from torch import nn
 
-from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.nn import Override, quantize
 from hast_cuda.report import (
     Context,
-    draw_accuracies,
-    draw_learning_rate,
     write_report,
 )
 from hast_cuda.report.canvas import INK, PAPER
@@ -209,11 +206,3 @@ def test_another_network_is_refused(finished: Path) -> None:
     other = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU())
     with pytest.raises(ValueError, match="corrupt or belongs to another network"):
         write_report(finished, Context(other, "", SPEC))
-
-
-def test_nothing_to_draw(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is nothing to draw"):
-        draw_accuracies({}, tmp_path / "a.svg")
-    with pytest.raises(ValueError, match="there is nothing to draw"):
-        draw_learning_rate({"a": FinetuneConfig(iterations=0)}, tmp_path / "a.svg")
-    assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ def inline_svg(path: Path, prefix: str, alt: str) -> str:
     """The ``<svg>`` element of a file.
 
     Args:
-        path: written by :func:`hast_cuda.report.canvas.save`.
+        path: written by :func:`hast_cuda.report.canvas.drawing`.
         prefix: of every id, different for each picture of a page.
         alt: what the picture shows, for those who do not see it.
     """
