@@ -8,9 +8,7 @@ import torch
 from pages import RECIPE, Page, make, self_contained, stopped
 
 from hast_cuda import methods
-from hast_cuda.report import (
-    write_comparison,
-)
+from hast_cuda.report import write_comparison
 from hast_cuda.run import Bits, RunDirectory
 
 pytest.importorskip("matplotlib")

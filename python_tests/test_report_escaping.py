@@ -8,11 +8,7 @@ import pytest
 import torch
 from pages import RECIPE, Page, make, self_contained
 
-from hast_cuda.report import (
-    Context,
-    write_comparison,
-    write_report,
-)
+from hast_cuda.report import Context, write_comparison, write_report
 from hast_cuda.run import Bits, RunDirectory
 
 pytest.importorskip("matplotlib")

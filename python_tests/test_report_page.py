@@ -12,10 +12,7 @@ from pages import RECIPE, SPEC, Page, make, self_contained
 from torch import nn
 
 from hast_cuda.nn import Override, quantize
-from hast_cuda.report import (
-    Context,
-    write_report,
-)
+from hast_cuda.report import Context, write_report
 from hast_cuda.report.canvas import INK, PAPER
 from hast_cuda.report.layers import layer_rows, relative_error
 from hast_cuda.report.markdown import escape

@@ -13,10 +13,7 @@ from pages import RECIPE, SHAPE, SPEC, Page, make, self_contained, stopped
 from hast_cuda import methods
 from hast_cuda.data import Images
 from hast_cuda.nn import Override
-from hast_cuda.report import (
-    Context,
-    write_report,
-)
+from hast_cuda.report import Context, write_report
 from hast_cuda.run import Bits, RunDirectory
 from hast_cuda.synthesis import ImageStore
 

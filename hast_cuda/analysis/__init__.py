@@ -14,16 +14,8 @@ from hast_cuda.analysis.difficulty import (
 from hast_cuda.analysis.double_backward import NotTwiceDifferentiableError, require_double_backward
 from hast_cuda.analysis.gradients import cosine, flat_gradient, gradient_cosines
 from hast_cuda.analysis.hessian import Hessian
-from hast_cuda.analysis.image_statistics import (
-    StatisticGap,
-    reestimate_batch_norms,
-    statistic_gaps,
-)
-from hast_cuda.analysis.spectrum import (
-    Eigenvalue,
-    Spectrum,
-    hessian_spectrum,
-)
+from hast_cuda.analysis.image_statistics import StatisticGap, reestimate_batch_norms, statistic_gaps
+from hast_cuda.analysis.spectrum import Eigenvalue, Spectrum, hessian_spectrum
 from hast_cuda.analysis.student_losses import StudentLosses, twice_differentiable
 
 __all__ = [

@@ -46,8 +46,7 @@ class Histogram:
         """Of all images, adding up to 1 (Figure 2c)."""
         total = sum(self.counts)
         if total <= 0:
-            message = f"counts is {self.counts}: without images there are no fractions"
-            raise ValueError(message)
+            raise ValueError(f"counts is {self.counts}: without images there are no fractions")
         return tuple(count / total for count in self.counts)
 
 
@@ -97,14 +96,12 @@ def judge(
         wrong.append(logits.argmax(1) != target)
         finite.append(logits.isfinite().all())
     if not difficulties:
-        message = "batches is empty: there is no image to judge"
-        raise ValueError(message)
+        raise ValueError("batches is empty: there is no image to judge")
     if not bool(torch.stack(finite).all()):
-        message = (
+        raise ValueError(
             f"{type(network).__name__} gives NaN or infinite logits: its weights or ranges are "
             "broken, a difficulty would mean nothing"
         )
-        raise ValueError(message)
     return Judged(torch.cat(difficulties).cpu(), torch.cat(wrong).cpu())
 
 
@@ -136,14 +133,12 @@ def error_by_difficulty(difficulties: Tensor, wrong: Tensor, bins: int = BINS) -
         ValueError: lengths that differ, and as :func:`difficulty_histogram`.
     """
     if wrong.is_meta or wrong.layout != torch.strided:
-        message = "wrong has no values to count: it is sparse or on the meta device"
-        raise ValueError(message)
+        raise ValueError("wrong has no values to count: it is sparse or on the meta device")
     if wrong.shape != difficulties.shape or wrong.dtype != torch.bool:
-        message = (
+        raise ValueError(
             f"wrong is {wrong.dtype} {list(wrong.shape)}; expected torch.bool "
             f"{list(difficulties.shape)}, one per difficulty"
         )
-        raise ValueError(message)
     index = _bin(difficulties, bins)
     counts = torch.bincount(index, minlength=bins).tolist()
     errors = torch.bincount(index[wrong], minlength=bins).tolist()
@@ -159,17 +154,14 @@ def _bin(difficulties: Tensor, bins: int) -> Tensor:
     """Index of the bin of each difficulty, int64 [N]."""
     check_range("bins", bins, 1, 2**20)
     if difficulties.dim() != 1 or not len(difficulties) or not difficulties.is_floating_point():
-        message = (
+        raise ValueError(
             f"difficulties is {list(difficulties.shape)} {difficulties.dtype}; expected [N], "
             "floating point, not empty"
         )
-        raise ValueError(message)
     if difficulties.is_meta or difficulties.layout != torch.strided:
-        message = "difficulties has no values to count: it is sparse or on the meta device"
-        raise ValueError(message)
+        raise ValueError("difficulties has no values to count: it is sparse or on the meta device")
     if not bool(((difficulties >= 0) & (difficulties <= 1)).all()):  # False for NaN too
-        message = "difficulties must lie in [0, 1]; those of Eq. 7 do"
-        raise ValueError(message)
+        raise ValueError("difficulties must lie in [0, 1]; those of Eq. 7 do")
     return (difficulties.double() * bins).floor().long().clamp(max=bins - 1)
 
 
@@ -178,22 +170,18 @@ def _check(logits: Tensor, labels: Tensor) -> None:
         message = f"the network gives a {type(logits).__name__} for batches; expected logits"
         raise ValueError(message)
     if labels.dim() != 1 or labels.dtype != torch.int64:
-        message = (
+        raise ValueError(
             f"batches: labels are {list(labels.shape)} {labels.dtype}; expected [N] torch.int64"
         )
-        raise ValueError(message)
     if logits.dim() != 2 or len(logits) != len(labels):
-        message = (
+        raise ValueError(
             f"the network gives logits {list(logits.shape)} for {len(labels)} labels; expected "
             f"[{len(labels)}, classes]"
         )
-        raise ValueError(message)
     if labels.is_meta:
-        message = "batches: labels are on the meta device, which has no values"
-        raise ValueError(message)
+        raise ValueError("batches: labels are on the meta device, which has no values")
     if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
-        message = (
+        raise ValueError(
             f"labels go from {int(labels.min())} to {int(labels.max())}; the network has "
             f"{logits.shape[1]} classes: give the images that it was trained for"
         )
-        raise ValueError(message)

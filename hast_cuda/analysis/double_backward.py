@@ -41,8 +41,7 @@ def require_double_backward(*tensors: Tensor) -> None:
     for node in _nodes(tensors):
         name = _broken(node)
         if name is not None:
-            message = f"{name} has no second derivative: {_EAGER}"
-            raise NotTwiceDifferentiableError(message)
+            raise NotTwiceDifferentiableError(f"{name} has no second derivative: {_EAGER}")
 
 
 def _nodes(tensors: tuple[Tensor, ...]) -> Iterator[Any]:

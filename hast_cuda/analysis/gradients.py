@@ -35,8 +35,7 @@ def flat_gradient(
         message = f"loss has shape {list(loss.shape)}; expected a scalar, [], that has a gradient"
         raise ValueError(message)
     if not parameters or not all(p.requires_grad for p in parameters):
-        message = "parameters must be at least one tensor, and all must require a gradient"
-        raise ValueError(message)
+        raise ValueError("parameters must be at least one tensor, and all must require a gradient")
     found = torch.autograd.grad(
         loss, list(parameters), retain_graph=retain_graph, materialize_grads=True
     )
@@ -54,10 +53,9 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
     _checks.floating("second", second)
     _checks.same_device("second", second, "first", first)
     if first.dim() != 1 or first.shape != second.shape:
-        message = (
+        raise ValueError(
             f"first has shape {list(first.shape)} and second {list(second.shape)}; expected [P]"
         )
-        raise ValueError(message)
     a, b = first.double(), second.double()
     result: Tensor = a.dot(b) / (torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b))
     return result
@@ -98,8 +96,7 @@ def gradient_cosines(
     tuned = copy.deepcopy(student).to(device).eval().requires_grad_(True)
     layers = layers or feature_layers(frozen)
     if not layers:
-        message = "the network has no BatchNorm layer to align features at: name layers"
-        raise ValueError(message)
+        raise ValueError("the network has no BatchNorm layer to align features at: name layers")
     networks = follow((frozen, tuned), layers, merge=False, maps=config.alignment == "direct")
     parameters = list(tuned.parameters())
     found: list[dict[str, Tensor]] = []
@@ -137,8 +134,7 @@ def _terms(
 def _collected(found: list[dict[str, Tensor]]) -> dict[str, list[float]]:
     """Values per pair of losses, read from the device once."""
     if not found:
-        message = "batches is empty: there is no gradient to compare"
-        raise ValueError(message)
+        raise ValueError("batches is empty: there is no gradient to compare")
     if any(batch.keys() != found[0].keys() for batch in found):
         message = "some batches have labels and some have none; give labels for all or for none"
         raise ValueError(message)
@@ -147,10 +143,9 @@ def _collected(found: list[dict[str, Tensor]]) -> dict[str, list[float]]:
         values = torch.stack([batch[pair] for batch in found])
         broken = torch.nonzero(~values.isfinite()).flatten().tolist()
         if broken:
-            message = (
+            raise ValueError(
                 f"the cosine of {pair.replace('_distillation', '')} and distillation does not "
                 f"exist for batch {broken[0]}: a gradient is 0 or not finite"
             )
-            raise ValueError(message)
         result[pair] = values.tolist()
     return result

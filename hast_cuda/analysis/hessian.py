@@ -64,11 +64,10 @@ class Hessian:
             ValueError: a vector of another shape, dtype or device.
         """
         if (vector.shape, vector.dtype, vector.device) != ((self.size,), self.dtype, self.device):
-            message = (
+            raise ValueError(
                 f"vector has shape {list(vector.shape)} {vector.dtype} on {vector.device}; "
                 f"expected [{self.size}] {self.dtype} on {self.device}"
             )
-            raise ValueError(message)
         parts = vector.split([p.numel() for p in self.parameters])
         # a part of the gradient that is constant adds nothing
         pairs = [
@@ -85,31 +84,25 @@ class Hessian:
 
 def _check_parameters(parameters: list[Tensor]) -> None:
     if not parameters:
-        message = "parameters is empty: there is nothing to differentiate by"
-        raise ValueError(message)
+        raise ValueError("parameters is empty: there is nothing to differentiate by")
     first = parameters[0]
     for index, parameter in enumerate(parameters):
         if not parameter.requires_grad:
             message = f"parameters[{index}] does not require a gradient; call requires_grad_()"
             raise ValueError(message)
         if parameter.dtype != first.dtype or parameter.device != first.device:
-            message = (
+            raise ValueError(
                 f"parameters[{index}] is {parameter.dtype} on {parameter.device}; parameters[0] is "
                 f"{first.dtype} on {first.device}: they must agree"
             )
-            raise ValueError(message)
 
 
 def _check_loss(value: Tensor) -> None:
     if not isinstance(value, Tensor):
-        message = f"loss gives a {type(value).__name__}; expected a scalar torch.Tensor"
-        raise ValueError(message)
+        raise ValueError(f"loss gives a {type(value).__name__}; expected a scalar torch.Tensor")
     if value.dim() != 0:
-        message = f"loss gives a tensor of shape {list(value.shape)}; expected a scalar, []"
-        raise ValueError(message)
+        raise ValueError(f"loss gives a tensor of shape {list(value.shape)}; expected a scalar, []")
     if not value.requires_grad:
-        message = "loss does not depend on any parameter (is it computed under no_grad?)"
-        raise ValueError(message)
+        raise ValueError("loss does not depend on any parameter (is it computed under no_grad?)")
     if not bool(value.isfinite()):
-        message = f"loss is {float(value.detach())}: its curvature would mean nothing"
-        raise ValueError(message)
+        raise ValueError(f"loss is {float(value.detach())}: its curvature would mean nothing")

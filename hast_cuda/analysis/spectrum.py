@@ -47,8 +47,7 @@ class Spectrum:
         """The ``count`` eigenvalues of largest magnitude, as the first start vector sees them."""
         check_range("count", count, 1)
         if not self.nodes or not self.bounds:
-            message = "nodes and bounds are empty: this spectrum has no start vector"
-            raise ValueError(message)
+            raise ValueError("nodes and bounds are empty: this spectrum has no start vector")
         found = [Eigenvalue(*pair) for pair in zip(self.nodes[0], self.bounds[0], strict=True)]
         return sorted(found, key=lambda e: -abs(e.value))[:count]
 
@@ -65,8 +64,7 @@ class Spectrum:
         check_range("points", points, 2, 2**24)
         check_positive("variance", variance)
         if not any(self.nodes):
-            message = "nodes is empty: this spectrum has no start vector"
-            raise ValueError(message)
+            raise ValueError("nodes is empty: this spectrum has no start vector")
         nodes = torch.tensor([x for row in self.nodes for x in row], dtype=torch.float64)
         weights = torch.tensor([x for row in self.weights for x in row], dtype=torch.float64)
         low, high = float(nodes.min()), float(nodes.max())

@@ -36,8 +36,7 @@ class EagerActivation(nn.Module):
     def __init__(self, quantizer: FakeQuantActivation) -> None:
         super().__init__()
         if quantizer.observing:
-            message = "an activation range is not frozen: calibrate the network first"
-            raise ValueError(message)
+            raise ValueError("an activation range is not frozen: calibrate the network first")
         self.quantizer = quantizer
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,15 +118,13 @@ class StudentLosses:
         device = as_device(device)
         check_images("images", images)
         if labels.is_meta:
-            message = "labels is on the meta device, which has no values"
-            raise ValueError(message)
+            raise ValueError("labels is on the meta device, which has no values")
         check_values("teacher", teacher)
         check_values("student", student)
         frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
         layers = layers or feature_layers(frozen)
         if not layers:
-            message = "the network has no BatchNorm layer to align features at: name layers"
-            raise ValueError(message)
+            raise ValueError("the network has no BatchNorm layer to align features at: name layers")
         fused = copy.deepcopy(student).to(device).eval().requires_grad_(True)
         self.student = twice_differentiable(fused)
         self.parameters = list(self.student.parameters())
@@ -187,8 +184,7 @@ class StudentLosses:
             ("alignment", self.alignment(), expected[1], 1e-6),
         ):
             if not torch.isclose(found, wanted, rtol=1e-2, atol=rounding):
-                message = (
+                raise RuntimeError(
                     f"the {name} loss of fine-tuning is {float(wanted):.6g}, its twin with a "
                     f"second derivative {float(found):.6g}: this objective has no Hessian here"
                 )
-                raise RuntimeError(message)

@@ -56,11 +56,10 @@ def _refuse_alone(arguments: list[str]) -> None:
     """ValueError for a verb that several processes would each do in full."""
     verb = arguments[0] if arguments else ""
     if launched() > 1 and verb in VERBS and verb not in TOGETHER:
-        message = (
+        raise ValueError(
             f"{verb} is the work of one process, and {launched()} were started: call it without "
             f"torchrun (with it: {', '.join(TOGETHER)})"
         )
-        raise ValueError(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,13 +16,7 @@ from hast_cuda.checks.values import check_range
 from hast_cuda.cli.options import Budget, Network, labelled_images
 from hast_cuda.data import Images, evaluate
 from hast_cuda.files.whole import write_json
-from hast_cuda.run import (
-    RunDirectory,
-    environment,
-    load_student,
-    read_finetune_config,
-    read_images,
-)
+from hast_cuda.run import RunDirectory, environment, load_student, read_finetune_config, read_images
 from hast_cuda.synthesis import ImageStore
 
 Flat = tyro.conf.arg(name="")

@@ -23,11 +23,10 @@ def network_of(config: dict[str, Any]) -> Network:
     found = config.get("network")
     known = {f.name for f in dataclasses.fields(Network)}
     if not isinstance(found, dict) or found.keys() - known or not _is_network(found):
-        message = (
+        raise ValueError(
             f"the network in config.json is {found!r}, made from Python: no option names it; give "
             "--model"
         )
-        raise ValueError(message)
     weights = found.get("weights")
     return Network(**{**found, "weights": None if weights is None else Path(weights)})
 
@@ -61,11 +60,10 @@ def chosen_network(config: dict[str, Any], given: dict[str, Any]) -> Network:
         return Network(**given)
     found = network_of(config)
     if "model" not in given and ":" in found.model:
-        message = (
+        raise ValueError(
             f"the network in config.json is {found.model!r}, code that is not run because a file "
             f"says so; if you trust it, give --model {found.model}"
         )
-        raise ValueError(message)
     return dataclasses.replace(found, **given)
 
 
@@ -115,8 +113,7 @@ def _quantize(run: Path, config: dict[str, Any], network: Network) -> list[str]:
     recipe = read_recipe(run)
     base = recipe_of(method, preset, dataset_like(network.spec()))
     if recipe.images != base.images:
-        message = f"its images are {recipe.images!r}, those of {method} {base.images!r}"
-        raise ValueError(message)
+        raise ValueError(f"its images are {recipe.images!r}, those of {method} {base.images!r}")
     changed: list[str] = []
     for section in SECTIONS:
         changed += _changes(section, getattr(base, section), getattr(recipe, section))
@@ -128,8 +125,7 @@ def _quantize(run: Path, config: dict[str, Any], network: Network) -> list[str]:
 
 def _bits(bits: dict[str, Any]) -> list[str]:
     if bits["activations"] is None:
-        message = "it quantizes weights only, and quantize quantizes activations too"
-        raise ValueError(message)
+        raise ValueError("it quantizes weights only, and quantize quantizes activations too")
     kept = list(bits["overrides"])
     if any(value is not None for o in bits["overrides"].values() for value in o.values()):
         message = f"some layers have bits of their own ({', '.join(kept)}), for which is no option"

@@ -8,13 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from hast_cuda.cli.options import (
-    Budget,
-    Network,
-    fitting_shape,
-    labelled_images,
-    training_images,
-)
+from hast_cuda.cli.options import Budget, Network, fitting_shape, labelled_images, training_images
 from hast_cuda.data import Images
 from hast_cuda.data import evaluate as top1
 from hast_cuda.data.input_spec import InputSpec
@@ -96,11 +90,10 @@ def _ready_images(
     """Images that need not be made."""
     if train_data is not None:
         if images is not None or recipe.images != "real":
-            message = (
+            raise ValueError(
                 "train_data is for the method real_data, which takes no synthetic images: every "
                 "other method works without data"
             )
-            raise ValueError(message)
         return training_images(train_data, spec)
     return None if images is None else ImageStore(images).load_all()
 

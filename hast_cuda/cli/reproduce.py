@@ -97,8 +97,7 @@ def reproduce(
     unknown = set(rows) - {row.name for row in chosen}
     if unknown or not chosen:
         known = ", ".join(row.name for row in rows_of(table, methods))
-        message = f"{table} has no rows {sorted(unknown)}; it has: {known}"
-        raise ValueError(message)
+        raise ValueError(f"{table} has no rows {sorted(unknown)}; it has: {known}")
     if table in FIGURES:
         drawing = FIGURES[table](chosen, setting, range(seeds), world.say)
         world.say(write_figure(table, drawing, setting, seeds))
@@ -123,11 +122,10 @@ def _check(table: str, bits: int, seeds: int) -> None:
     if table.startswith("figure"):
         pyplot()
     if table in FIGURES and launched() > 1:
-        message = (
+        raise ValueError(
             f"{table} is measured by one process, and {launched()} were started: call it without "
             "torchrun"
         )
-        raise ValueError(message)
 
 
 def _in_folder(name: str) -> str | None:
@@ -138,8 +136,7 @@ def _in_folder(name: str) -> str | None:
 def _found(name: str, flag: str) -> str:
     found = _in_folder(name)
     if found is None:
-        message = f"{name} is neither here nor in $HAST_CUDA_DATA; give {flag}"
-        raise FileNotFoundError(message)
+        raise FileNotFoundError(f"{name} is neither here nor in $HAST_CUDA_DATA; give {flag}")
     return found
 
 

@@ -56,11 +56,10 @@ def plain_copy(
     plain = swap_modules(copy.deepcopy(student), convert)
     for name, module in plain.named_modules():
         if type(module).__module__.startswith("hast_cuda.nn"):
-            message = (
+            raise ValueError(
                 f"{name!r} is a {type(module).__name__}, which has no plain counterpart: give what "
                 "hast_cuda.quantize returned, not what the loops made of it"
             )
-            raise ValueError(message)
     vars(plain).pop("quantization_table", None)  # an object of this package
     return plain
 

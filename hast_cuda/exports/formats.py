@@ -96,11 +96,9 @@ def export_network(
     check_choice("kind", kind, KINDS)
     check_image_size("shape", shape)
     if not name or Path(name).name != name or "\0" in name:
-        message = f"name is {name!r}; expected that of a file, without a directory"
-        raise ValueError(message)
+        raise ValueError(f"name is {name!r}; expected that of a file, without a directory")
     if kind == "packed" and images is not None and network is None:
-        message = "a packed file is compared as loaded into the float network: give network"
-        raise ValueError(message)
+        raise ValueError("a packed file is compared as loaded into the float network: give network")
     if kind.startswith("onnx") and images is not None:
         require_onnxruntime()
     folder = as_path("folder", folder)
@@ -111,12 +109,11 @@ def export_network(
         reference = to_float(student) if kind == "float" else student
         done.checks = check(_load(file, kind, network, student), reference, images)
         if not done.checks.passed():
-            message = (
+            raise ValueError(
                 f"{file} chooses another class than the quantized network on "
                 f"{100 - done.checks.top1_agreement:.2f} % of {done.checks.images} images (mean "
                 f"cosine of the logits {done.checks.cosine:.6f}): do not use it"
             )
-            raise ValueError(message)
     return done
 
 

@@ -59,15 +59,13 @@ def weight_codes(layer: FakeQuantConv2d | FakeQuantLinear, name: str = "") -> We
             not finite.
     """
     if layer.zero_point == "real":
-        message = (
+        raise ValueError(
             f'layer {name!r} has zero_point="real": no integer format can store that grid; '
             'quantize with zero_point="integer"'
         )
-        raise ValueError(message)
     weight = layer.weight.detach().cpu()
     if not bool(torch.isfinite(weight).all()):
-        message = f"the weight of layer {name!r} contains NaN or infinity"
-        raise ValueError(message)
+        raise ValueError(f"the weight of layer {name!r} contains NaN or infinity")
     if layer.weight_range is not None:
         lower, upper = layer.weight_range.cpu().unbind()
     else:
@@ -88,12 +86,10 @@ def activation_grid(quantizer: FakeQuantActivation, name: str = "") -> Grid:
         ValueError: the range is not frozen or not finite.
     """
     if quantizer.observing:
-        message = f"activation range of {name!r} is not frozen: calibrate the network first"
-        raise ValueError(message)
+        raise ValueError(f"activation range of {name!r} is not frozen: calibrate the network first")
     lower, upper = quantizer.range_state[:2].detach().cpu().reshape(2, 1)
     if not bool(torch.isfinite(lower) & torch.isfinite(upper)):
-        message = f"activation range of {name!r} is not finite: calibrate the network again"
-        raise ValueError(message)
+        raise ValueError(f"activation range of {name!r} is not finite: calibrate the network again")
     return grid_of(lower, upper, quantizer.bits)
 
 

@@ -46,14 +46,12 @@ def require_onnx() -> None:
     """ImportError, saying what to install, unless networks can be written as ONNX."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        message = (
+        raise ImportError(
             f"ONNX exports need {', '.join(missing)}: pip install 'hast_cuda[export]' (or pip "
             f"install {' '.join(missing)})"
         )
-        raise ImportError(message)
     if not hasattr(torch.onnx, "ops"):
-        message = f"ONNX exports need torch 2.8 or newer, this is {torch.__version__}"
-        raise ImportError(message)
+        raise ImportError(f"ONNX exports need torch 2.8 or newer, this is {torch.__version__}")
 
 
 def mark(student: nn.Module, shape: tuple[int, int, int], opset: int) -> MarkedModel:
@@ -93,8 +91,7 @@ def mark(student: nn.Module, shape: tuple[int, int, int], opset: int) -> MarkedM
 
     marked = swap_modules(copy.deepcopy(student).cpu().float().eval(), convert)
     if not weights:
-        message = "the network has no quantized layer: give what hast_cuda.quantize returns"
-        raise ValueError(message)
+        raise ValueError("the network has no quantized layer: give what hast_cuda.quantize returns")
     return MarkedModel(translate(marked, shape, opset), weights, activations)
 
 
@@ -109,8 +106,7 @@ def translate(network: nn.Module, shape: tuple[int, int, int], opset: int) -> ir
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )  # fmt: skip
     except Exception as error:  # whatever the exporter and the network's own code raise
-        message = f"torch.onnx cannot translate the network: {_reason(error)}"
-        raise ValueError(message) from error
+        raise ValueError(f"torch.onnx cannot translate the network: {_reason(error)}") from error
     assert program is not None
     model: ir.Model = program.model
     if len(model.graph.outputs) != 1:

@@ -91,14 +91,12 @@ def load_packed(path: Path | str, network: nn.Module) -> nn.Module:
             another format, another network.
     """
     if not isinstance(network, nn.Module):
-        message = f"network must be an nn.Module, got {type(network).__name__}"
-        raise TypeError(message)
+        raise TypeError(f"network must be an nn.Module, got {type(network).__name__}")
     tensors, content = read_packed(path)
     try:
         return rebuild(network, tensors, content)
     except ValueError as error:
-        message = f"{path} does not fit this {type(network).__name__}: {error}"
-        raise ValueError(message) from error
+        raise ValueError(f"{path} does not fit this {type(network).__name__}: {error}") from error
 
 
 @typed
@@ -146,8 +144,7 @@ def _others(student: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
         if name in own:
             continue
         if not isinstance(tensor, Tensor):
-            message = f"state dict entry {name!r} is a {type(tensor).__name__}, not a tensor"
-            raise TypeError(message)
+            raise TypeError(f"state dict entry {name!r} is a {type(tensor).__name__}, not a tensor")
         if first.setdefault(id(tensor), name) == name:
             # clone: safetensors refuses tensors that share memory
             tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -35,11 +35,10 @@ def packed_weight(layer: QuantizedLayer, name: str) -> dict[str, Tensor]:
     lower, upper = grid.bounds.unbind()
     _, zero = quantizer_parameters(lower, upper, grid.bits)
     if not bool(torch.isfinite(values).all()) or bool((zero.abs() > _LARGEST).any()):
-        message = (
+        raise ValueError(
             f"the weights of layer {name!r} are too large, or too far from 0 for their spread, to "
             "be stored as integers: keep this layer in full precision (hast_cuda.Override())"
         )
-        raise ValueError(message)
     small = bool((grid.zero_point.abs() <= _SMALL).all())
     parts = {
         "qweight": pack(codes, grid.bits),
@@ -73,8 +72,7 @@ def unpacked_weight(
         found = tensors.get(key(name, which))
         if found is None or found.shape != shape or found.dtype not in dtypes:
             what = "missing" if found is None else f"{found.dtype} {tuple(found.shape)}"
-            message = f"tensor {key(name, which)!r} is {what}; expected {dtypes[0]} {shape}"
-            raise ValueError(message)
+            raise ValueError(f"tensor {key(name, which)!r} is {what}; expected {dtypes[0]} {shape}")
         return found
 
     bounds = part("range", (2, channels), arithmetic)
@@ -83,27 +81,23 @@ def unpacked_weight(
     packed = part("qweight", (packed_size(count, record.bits),), torch.uint8)
     lower, upper = bounds.unbind()
     if not bool((torch.isfinite(bounds) & torch.isfinite(step)).all() & (lower <= upper).all()):
-        message = f"range or scale of layer {name!r} has NaN, infinity, or lower > upper"
-        raise ValueError(message)
+        raise ValueError(f"range or scale of layer {name!r} has NaN, infinity, or lower > upper")
     grid = grid_of(lower, upper, record.bits)
     if not torch.allclose(grid.step, step, rtol=1e-6, atol=0) or not torch.equal(
         grid.zero_point, zero_point.long()
     ):
-        message = f"scale and zero_point of layer {name!r} do not fit its range"
-        raise ValueError(message)
+        raise ValueError(f"scale and zero_point of layer {name!r} do not fit its range")
     try:
         codes = unpack(packed, record.bits, count).reshape(record.shape)
     except ValueError as error:
-        message = f"tensor {key(name, 'qweight')!r}: {error}"
-        raise ValueError(message) from error
+        raise ValueError(f"tensor {key(name, 'qweight')!r}: {error}") from error
     values = values_of(codes, grid).to(dtype)
     weight = values
     if key(name, "lookup") in tensors:
         table = part("lookup", (channels, 2**record.bits), dtype)
         weight = table.gather(1, codes.flatten(1).long()).reshape(values.shape)
     if not torch.equal(_quantized(weight, grid), values):
-        message = f"the weight of layer {name!r} is not on the grid of its range"
-        raise ValueError(message)
+        raise ValueError(f"the weight of layer {name!r} is not on the grid of its range")
     return weight, bounds
 
 

@@ -33,16 +33,14 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """
     _checks.bit_width("bits", bits)
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-        message = f"codes has dtype {codes.dtype}; expected integers, e.g. torch.uint8"
-        raise TypeError(message)
+        raise TypeError(f"codes has dtype {codes.dtype}; expected integers, e.g. torch.uint8")
     flat = codes.flatten()
     count = flat.numel()
     if count and (int(flat.min()) < 0 or int(flat.max()) >= 2**bits):
-        message = (
+        raise ValueError(
             f"codes range from {int(flat.min())} to {int(flat.max())}; allowed with bits={bits}: "
             f"0 to {2**bits - 1}"
         )
-        raise ValueError(message)
     groups = -(-count // _GROUP)
     padded = flat.new_zeros(groups * _GROUP)
     padded[:count] = flat
@@ -67,14 +65,12 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     """
     _checks.bit_width("bits", bits)
     if packed.dtype != torch.uint8:
-        message = f"packed has dtype {packed.dtype}; expected torch.uint8"
-        raise TypeError(message)
+        raise TypeError(f"packed has dtype {packed.dtype}; expected torch.uint8")
     if count < 0 or packed.shape != (packed_size(count, bits),):
-        message = (
+        raise ValueError(
             f"packed has shape {tuple(packed.shape)}; count={count} values of bits={bits} take "
             f"({packed_size(count, bits)},)"
         )
-        raise ValueError(message)
     groups = -(-count // _GROUP)
     padded = packed.new_zeros(groups * bits)
     padded[: packed.numel()] = packed

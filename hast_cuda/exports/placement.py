@@ -67,11 +67,9 @@ class LayerRecord:
             or not all(type(n) is int and n >= 0 for n in sizes)
             or not sizes
         ):
-            message = f"shape is {self.shape!r}; expected a list of sizes"
-            raise ValueError(message)
+            raise ValueError(f"shape is {self.shape!r}; expected a list of sizes")
         if not isinstance(self.stored_as, str):
-            message = f"stored_as is {self.stored_as!r}; expected the name of a layer"
-            raise TypeError(message)
+            raise TypeError(f"stored_as is {self.stored_as!r}; expected the name of a layer")
 
 
 @dataclass(frozen=True)
@@ -141,11 +139,10 @@ class Placement:
             stored = layers.get(record.stored_as)
             ours = (record.bits, record.shape, record.dtype)
             if stored is None or ours != (stored.bits, stored.shape, stored.dtype):
-                message = (
+                raise ValueError(
                     f"layer {name!r} is stored as {record.stored_as!r}, which is no layer of the "
                     "same bits, shape and dtype"
                 )
-                raise ValueError(message)
         return cls(layers, activations)
 
 
@@ -153,11 +150,10 @@ def _kind(name: str, layer: QuantizedLayer) -> str:
     for kind, known in KINDS.items():
         if type(layer) is known:
             return kind
-    message = (
+    raise ValueError(
         f"layer {name!r} is a {type(layer).__name__}; only hast_cuda.FakeQuantConv2d and "
         "hast_cuda.FakeQuantLinear themselves can be packed"
     )
-    raise ValueError(message)
 
 
 def key(name: str, part: str) -> str:

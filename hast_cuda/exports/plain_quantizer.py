@@ -34,10 +34,9 @@ class PlainQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> same; computed in float32, or float64 for float64."""
         if arithmetic_dtype(x.dtype) != self.arithmetic:  # while tracing: no part of a program
-            message = (
+            raise TypeError(
                 f"activations are {x.dtype}, but the network's parameters need {self.arithmetic}"
             )
-            raise TypeError(message)
         y = x.to(self.arithmetic)
         if self.activation is not None:
             y = F.relu(y) if self.activation == "relu" else F.relu6(y)

@@ -46,8 +46,7 @@ def save_program(
     """
     path = as_path("path", path)
     if path.suffix != ".pt2":
-        message = f"path is {path}: torch.export wants a name that ends in .pt2"
-        raise ValueError(message)
+        raise ValueError(f"path is {path}: torch.export wants a name that ends in .pt2")
     if not path.parent.is_dir():
         message = f"{path.parent} is not a directory: create it, or give path another place"
         raise FileNotFoundError(message)
@@ -76,12 +75,11 @@ def export_program(
             program = torch.export.export(network, (example,), dynamic_shapes=free)
     except Exception as error:  # whatever the network's own code raises when traced
         reason = str(error).strip().partition("\n")[0]
-        message = (
+        raise ValueError(
             f"torch.export cannot follow this {type(student).__name__} "
             f"({type(error).__name__}: {reason}); take control flow that depends on values out of "
             "its forward, and give batch a number if it is bound to one batch size"
-        )
-        raise ValueError(message) from error
+        ) from error
     if not own_ops:
         _require_plain(program)
     return program
@@ -110,16 +108,13 @@ def _require_plain(program: ExportedProgram) -> None:
         {str(n.target) for n in program.graph.nodes if str(n.target).startswith("hast_cuda")}
     )
     if own:
-        message = f"own_ops=False, but the network itself calls {own[0]}: give own_ops=True"
-        raise ValueError(message)
+        raise ValueError(f"own_ops=False, but the network itself calls {own[0]}: give own_ops=True")
 
 
 def _check(shape: tuple[int, ...], batch: int | str) -> None:
     sizes = all(type(size) is int and size > 0 for size in shape)
     if not shape or not sizes or math.prod(shape) > LARGEST_IMAGE:
-        message = f"shape is {shape!r}; expected the size of one image, e.g. (3, 32, 32)"
-        raise ValueError(message)
+        raise ValueError(f"shape is {shape!r}; expected the size of one image, e.g. (3, 32, 32)")
     most = LARGEST_IMAGE // math.prod(shape)
     if batch != "dynamic" and (type(batch) is not int or not 0 < batch <= most):
-        message = f'batch is {batch!r}; expected "dynamic" or a number of images'
-        raise ValueError(message)
+        raise ValueError(f'batch is {batch!r}; expected "dynamic" or a number of images')

@@ -109,8 +109,7 @@ class _Builder:
         ends = [self.tensors.get(key(name, part)) for part in ("lower", "upper")]
         lower, upper = ends
         if lower is None or upper is None or {lower.shape, upper.shape} != {torch.Size()}:
-            message = f"the range of {name!r} is missing or not a pair of numbers"
-            raise ValueError(message)
+            raise ValueError(f"the range of {name!r} is missing or not a pair of numbers")
         if lower.dtype != upper.dtype or lower.dtype not in (torch.float32, torch.float64):
             message = f"the range of {name!r} is {lower.dtype}, {upper.dtype}; expected float32"
             raise ValueError(message)
@@ -118,8 +117,7 @@ class _Builder:
         try:
             quantizer.set_range(lower, upper)
         except ValueError as error:
-            message = f"the range of {name!r}: {error}"
-            raise ValueError(message) from error
+            raise ValueError(f"the range of {name!r}: {error}") from error
         quantizer.freeze()
         return quantizer
 
@@ -146,8 +144,7 @@ def _load_others(
     own, expected = own_keys(student), student.state_dict(keep_vars=True)
     aliases = content.get("aliases")
     if not isinstance(aliases, dict) or not all(a in tensors for a in aliases.values()):
-        message = "its aliases name tensors that are not there"
-        raise ValueError(message)
+        raise ValueError("its aliases name tensors that are not there")
     sources = {**{name: name for name in tensors}, **aliases}
     missing = [k for k in expected if k not in own and k not in sources]
     unexpected = [k for k in sources if k in own or k not in expected]

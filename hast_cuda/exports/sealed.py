@@ -39,16 +39,14 @@ def read_sealed(path: Path, form: str) -> tuple[dict[str, Tensor], dict[str, Any
         FileNotFoundError: no such file. ValueError: damaged, cut short, or of another format.
     """
     if not path.is_file():
-        message = f"{path} is not a file"
-        raise FileNotFoundError(message)
+        raise FileNotFoundError(f"{path} is not a file")
     try:
         found = read_metadata(path).get("format")
         if found != form:
-            message = (
+            raise ValueError(
                 f"{path} has format {found!r}; expected {form!r}: give the file that the export of "
                 "this name wrote, or the version of hast_cuda that wrote it"
             )
-            raise ValueError(message)
         tensors, metadata = load_tensors(path, text=lambda metadata: metadata["content"])
     except DamagedFileError as error:
         raise _damaged(path, str(error)) from error

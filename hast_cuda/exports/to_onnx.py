@@ -103,11 +103,7 @@ def _rewrite(marked: MarkedModel, form: str) -> tuple[dict[str, str], float]:
     """Replace every marker; gives the layers that stay float and the mean bits per weight."""
     import ml_dtypes  # noqa: PLC0415 - they come with the optional packages
 
-    from hast_cuda.exports.dequantized import (  # noqa: PLC0415
-        clipped_quantizer,
-        float_layer,
-        quantize_after_pooling,
-    )
+    from hast_cuda.exports.dequantized import clipped_quantizer, float_layer, quantize_after_pooling  # noqa: PLC0415
     from hast_cuda.exports.editing import Editor, attribute  # noqa: PLC0415
     from hast_cuda.exports.folded import quantized_layers  # noqa: PLC0415
     from hast_cuda.exports.integer import IntegerRewriter  # noqa: PLC0415

@@ -72,11 +72,10 @@ class Latency:
 def require_onnxruntime() -> None:
     """ImportError, saying what to install, unless onnxruntime is there."""
     if importlib.util.find_spec("onnxruntime") is None:
-        message = (
+        raise ImportError(
             "verification runs onnxruntime, which is not installed: pip install "
             "'hast_cuda[export]', or export without verification"
         )
-        raise ImportError(message)
 
 
 @typed
@@ -100,8 +99,7 @@ def onnx_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Tenso
         )
     except Exception as error:  # onnxruntime raises classes of its own without a common base
         reason = str(error).partition("\n")[0]
-        message = f"onnxruntime cannot load {path}: {reason}"
-        raise ValueError(message) from error
+        raise ValueError(f"onnxruntime cannot load {path}: {reason}") from error
 
     def run(images: Tensor) -> Tensor:
         try:
@@ -145,11 +143,10 @@ def check(
             expected = _logits("student", student(x.to(device))).float().cpu()
         found = _logits("exported", exported(x))
         if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
-            message = (
+            raise ValueError(
                 f"the exported network gives {list(found.shape)}, the student "
                 f"{list(expected.shape)}; both must be finite and of one shape"
             )
-            raise ValueError(message)
         chosen, wanted = found.argmax(1), expected.argmax(1)
         count += len(x)
         same += int((chosen == wanted).sum())
@@ -158,8 +155,7 @@ def check(
         cosine += float(torch.cosine_similarity(found.double(), expected.double()).sum())
         largest = max(largest, float((found - expected).abs().max()))
     if not count:
-        message = "images is empty: there is nothing to compare the networks on"
-        raise ValueError(message)
+        raise ValueError("images is empty: there is nothing to compare the networks on")
     kind = "synthetic" if isinstance(images, Images) else "noise"
     return Check(
         images=count, source="given" if given else kind, top1_agreement=100 * same / count,
@@ -171,8 +167,7 @@ def check(
 
 def _logits(name: str, given: object) -> Tensor:
     if not isinstance(given, Tensor):
-        message = f"{name} gives a {type(given).__name__}; expected logits, a torch.Tensor"
-        raise ValueError(message)
+        raise ValueError(f"{name} gives a {type(given).__name__}; expected logits, a torch.Tensor")
     return given
 
 
@@ -182,11 +177,10 @@ def _batches(images: ImageSet | Images | Tensor, size: int) -> Iterable[tuple[Te
     check_images("images", images if isinstance(images, Tensor) else images.images)
     if isinstance(images, Images):
         if len(images.images) != len(images.labels):
-            message = (
+            raise ValueError(
                 f"images has {len(images.images)} images and {len(images.labels)} labels; expected "
                 "one label per image"
             )
-            raise ValueError(message)
         return zip(images.images.split(size), images.labels.split(size), strict=True)
     return ((x, torch.full((len(x),), -1)) for x in images.split(size))
 

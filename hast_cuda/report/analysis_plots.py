@@ -130,8 +130,7 @@ def inception_loss(difficulty: float, exponent: float) -> float:
     """
     check_range("exponent", exponent, 0)
     if not 0 <= difficulty < 1:
-        message = f"difficulty is {difficulty}; expected [0, 1): at 1 the loss is infinite"
-        raise ValueError(message)
+        raise ValueError(f"difficulty is {difficulty}; expected [0, 1): at 1 the loss is infinite")
     weight: float = difficulty**exponent
     return -weight * math.log1p(-difficulty)
 
@@ -223,8 +222,7 @@ def draw_cosines(
         require(f"cosines[{name!r}]", values)
         require_numbers(f"cosines[{name!r}]", values)
     if iterations is not None and any(len(v) != len(iterations) for v in cosines.values()):
-        message = f"there are {len(iterations)} iterations; expected one per cosine"
-        raise ValueError(message)
+        raise ValueError(f"there are {len(iterations)} iterations; expected one per cosine")
     with drawing(path) as ((axis,),):
         for name, values in cosines.items():
             text = f"{PAIRS.get(name, label(name))}: mean {statistics.fmean(values):+.2f}"

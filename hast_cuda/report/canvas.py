@@ -32,8 +32,7 @@ def pyplot() -> Any:
         mpl.use("Agg")
         import matplotlib.pyplot as plt  # noqa: PLC0415
     except ImportError as error:
-        message = "pictures need matplotlib: pip install 'hast_cuda[demo]'"
-        raise ImportError(message) from error
+        raise ImportError("pictures need matplotlib: pip install 'hast_cuda[demo]'") from error
     return plt
 
 
@@ -95,12 +94,10 @@ def require_numbers(name: str, values: Iterable[float]) -> None:
     """ValueError unless all are finite: an axis has no place for others."""
     for value in values:
         if not math.isfinite(value):
-            message = f"{name} has {value}; only finite numbers can be drawn"
-            raise ValueError(message)
+            raise ValueError(f"{name} has {value}; only finite numbers can be drawn")
 
 
 def require(name: str, values: Any) -> None:
     """ValueError if there is nothing to draw."""
     if not values:
-        message = f"{name} is empty: there is nothing to draw"
-        raise ValueError(message)
+        raise ValueError(f"{name} is empty: there is nothing to draw")

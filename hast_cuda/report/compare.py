@@ -56,8 +56,7 @@ def _named(runs: Sequence[RunFacts]) -> dict[str, RunFacts]:
     count = Counter(facts.name for facts in runs)
     named = {(f.name if count[f.name] == 1 else str(f.path)): f for f in runs}
     if len(named) < len(runs) or len({f.path.resolve() for f in runs}) < len(runs):
-        message = f"a run is given twice: {', '.join(str(f.path) for f in runs)}"
-        raise ValueError(message)
+        raise ValueError(f"a run is given twice: {', '.join(str(f.path) for f in runs)}")
     return named
 
 

@@ -81,8 +81,7 @@ def read_facts(run: Path) -> RunFacts:
     alone = "bits" not in config and "synthesis" in config
     recipe = None if alone else read_recipe(run)
     if recipe is not None and not isinstance(config.get("bits"), dict):
-        message = f"{run / 'config.json'} says nothing about bits; it is not that of a run"
-        raise ValueError(message)
+        raise ValueError(f"{run / 'config.json'} says nothing about bits; it is not that of a run")
     result = directory.result()
     progress = directory.recall()
     return RunFacts(

@@ -67,15 +67,13 @@ def draw_images(
     check_range("rows", rows, 1, 100)
     check_range("columns", columns, 1, 100)
     if images.dim() != 4 or images.shape[1] != spec.channels:
-        message = (
+        raise ValueError(
             f"images is {list(images.shape)}; expected [N, {spec.channels}, H, W], as spec has"
         )
-        raise ValueError(message)
     if labels.dim() != 1 or labels.is_meta or len(labels) < len(images):
-        message = (
+        raise ValueError(
             f"labels is {list(labels.shape)}; expected a label for each of {len(images)} images"
         )
-        raise ValueError(message)
     mean, std = (images.new_tensor(v).view(-1, 1, 1) for v in (spec.mean, spec.std))
     height = images.shape[2] / images.shape[3]  # of a column's width; one axis draws in no time
     step = height + 0.3

@@ -77,8 +77,7 @@ def write_comparison(runs: Sequence[Path | str], out: Path | None = None) -> Pat
         ValueError: fewer than two runs, and as :func:`write_report`, also for the other errors.
     """
     if len(runs) < 2:
-        message = f"runs has {len(runs)} directories; a comparison needs at least 2"
-        raise ValueError(message)
+        raise ValueError(f"runs has {len(runs)} directories; a comparison needs at least 2")
     found = [read_facts(as_path("runs", run)) for run in runs]
     page = _page(out or found[0].path / "report" / "comparison.html")
     with themed():
@@ -90,8 +89,7 @@ def _page(path: Path) -> Path:
     """``path``, with the folder for its pictures beside it."""
     path = as_path("out", path)
     if path.suffix != ".html":
-        message = f"out is {path}; expected a name that ends with .html"
-        raise ValueError(message)
+        raise ValueError(f"out is {path}; expected a name that ends with .html")
     path.with_suffix("").mkdir(parents=True, exist_ok=True)
     return path
 

@@ -52,10 +52,9 @@ def measure_figure4(
     for row in rows:
         chosen = recipe_of(row, setting)
         if chosen.images != "synthetic":
-            message = (
+            raise ValueError(
                 f'figure4 compares optimised images; those of {row.name} are "{chosen.images}"'
             )
-            raise ValueError(message)
         found = []
         for seed in seeds:
             say(f"{row.name}, seed {seed}")

@@ -10,13 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda import report
-from hast_cuda.analysis import (
-    Hessian,
-    Spectrum,
-    StudentLosses,
-    gradient_cosines,
-    hessian_spectrum,
-)
+from hast_cuda.analysis import Hessian, Spectrum, StudentLosses, gradient_cosines, hessian_spectrum
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.methods import Recipe, change
@@ -109,12 +103,11 @@ def pair_of(name: str, recipe: Recipe) -> str:
         raise ValueError(message)
     two = bool(tuning.label_weight) != bool(tuning.feature_weight)
     if not two or not tuning.distillation_weight or not tuning.iterations:
-        message = (
+        raise ValueError(
             f"figure6 compares two losses in fine-tuning, KL and one of CE and FA; {name} has the "
             f"weights KL {tuning.distillation_weight}, CE {tuning.label_weight}, FA "
             f"{tuning.feature_weight} and {tuning.iterations} iterations"
         )
-        raise ValueError(message)
     return CE_KL if tuning.label_weight else FA_KL
 
 

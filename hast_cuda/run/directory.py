@@ -107,8 +107,7 @@ class RunDirectory(RunReader):
             message = f"run directory {path} cannot be created; give --out a place you may write to"
             raise PermissionError(message) from error
         if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-            message = f"run directory {path} is not writable"
-            raise PermissionError(message)
+            raise PermissionError(f"run directory {path} is not writable")
         self._lock = lock_run(path)
         try:
             self._begin(plain(config), environment(device, ranks), events)
@@ -140,8 +139,7 @@ class RunDirectory(RunReader):
         """An existing directory, to read from; FileNotFoundError if there is none."""
         run = RunReader(as_path("path", path))
         if not run.config.exists():
-            message = f"{path} is not a run directory (no config.json)"
-            raise FileNotFoundError(message)
+            raise FileNotFoundError(f"{path} is not a run directory (no config.json)")
         return run
 
     def _compared(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -155,11 +153,10 @@ class RunDirectory(RunReader):
             for key, a, b in _differences("", old, config)
         ]
         if differences:
-            message = (
+            raise ValueError(
                 f"{self.path} holds a run with another configuration; give another --out, or the "
                 "same network, images and options:\n  " + "\n  ".join(differences)
             )
-            raise ValueError(message)
         return config
 
     def _named_alike(self, old: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:

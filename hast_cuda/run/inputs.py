@@ -26,12 +26,10 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> InputSpec:
         with torch.no_grad(), eval_mode(teacher):
             logits = teacher(torch.zeros(1, *size, device=device))
     except RuntimeError as error:
-        message = f"the network does not take images of shape {size}: {error}"
-        raise ValueError(message) from error
+        raise ValueError(f"the network does not take images of shape {size}: {error}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        message = f"the network gives {shape}; expected logits [N, classes]"
-        raise ValueError(message)
+        raise ValueError(f"the network gives {shape}; expected logits [N, classes]")
     return InputSpec(*size, logits.shape[1])
 
 
@@ -40,20 +38,16 @@ def check_images(images: Images, shape: InputSpec) -> None:
     expected = (shape.channels, shape.height, shape.width)
     found = images.images
     if not len(found) or tuple(found.shape[1:]) != expected or found.dtype != torch.float32:
-        message = (
+        raise ValueError(
             f"images are {list(found.shape)} {found.dtype}; expected "
             f"[N, {', '.join(map(str, expected))}] torch.float32"
         )
-        raise ValueError(message)
     if len(found) != len(images.labels):
-        message = f"there are {len(found)} images and {len(images.labels)} labels"
-        raise ValueError(message)
+        raise ValueError(f"there are {len(found)} images and {len(images.labels)} labels")
     if int(images.labels.min()) < 0 or int(images.labels.max()) >= shape.num_classes:
-        message = (
+        raise ValueError(
             f"labels go from {int(images.labels.min())} to {int(images.labels.max())}; the network "
             f"has {shape.num_classes} classes"
         )
-        raise ValueError(message)
     if not bool(torch.isfinite(found).all()):
-        message = "images contain NaN or infinity; delete the shards and run again"
-        raise ValueError(message)
+        raise ValueError("images contain NaN or infinity; delete the shards and run again")

@@ -59,11 +59,10 @@ def _architecture(
     named = named if isinstance(named, dict) else {}
     model = named.get("model") if given is None else given
     if not isinstance(model, str) or (given is None and ":" in model):
-        message = (
+        raise ValueError(
             f"{path} names no network that a file may name ({model!r}): give network, the "
             "full-precision architecture or its name"
         )
-        raise ValueError(message)
     classes = named.get("num_classes") if given is None else None
     try:
         return build_network(model, classes if isinstance(classes, int) else None)

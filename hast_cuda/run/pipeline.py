@@ -91,8 +91,7 @@ def zero_shot_quantize(
     check_range("evaluation_batch", evaluation_batch, 1)
     out = None if out is None else as_path("out", out)
     if tensorboard and out is None:
-        message = "tensorboard=True writes to the run directory: give out"
-        raise ValueError(message)
+        raise ValueError("tensorboard=True writes to the run directory: give out")
     if tensorboard:
         require_tensorboard()
     if not isinstance(shape, InputSpec):
@@ -126,9 +125,8 @@ def _world(world: World | None, device: torch.device | str | None) -> World:
     asked = world.device if device is None else as_device(device)
     numbers = {asked.index, world.device.index} - {None}  # "cuda" is whichever GPU the world has
     if asked.type != world.device.type or len(numbers) > 1:
-        message = (
+        raise ValueError(
             f"device is {str(device)!r}, but the processes of world compute on "
             f"{str(world.device)!r}: leave device out"
         )
-        raise ValueError(message)
     return world

@@ -33,13 +33,11 @@ def read_config(run: Path | str) -> dict[str, Any]:
     """
     path = as_path("run", run) / "config.json"
     if not path.exists():
-        message = f"{run} is not a run directory (no config.json)"
-        raise FileNotFoundError(message)
+        raise FileNotFoundError(f"{run} is not a run directory (no config.json)")
     found = read_object(path, "it is not the configuration of a run")
     given = found.get("images")
     if not (given is None or isinstance(given, str)):
-        message = f"{path}: images is a {type(given).__name__}, not the name of a directory"
-        raise ValueError(message)
+        raise ValueError(f"{path}: images is a {type(given).__name__}, not the name of a directory")
     return found
 
 
@@ -96,22 +94,19 @@ def settings(kind: type[C], values: dict[str, Any], run: Path | str) -> C:
     fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(values.keys() - fields)
     if unknown:
-        message = f"{run} was made with settings that this version does not know: {unknown}"
-        raise ValueError(message)
+        raise ValueError(f"{run} was made with settings that this version does not know: {unknown}")
     defaults = {f.name: f.default for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name, value in chosen.items():
         if not _like(value, defaults[name]):
-            message = (
+            raise ValueError(
                 f"{run} has {name}={str(value)[:80]!r} in config.json; expected a value like "
                 f"{defaults[name]!r}"
             )
-            raise ValueError(message)
     try:
         return kind(**chosen)
     except TypeError as error:
-        message = f"{run} has settings in config.json that cannot be: {error}"
-        raise ValueError(message) from error
+        raise ValueError(f"{run} has settings in config.json that cannot be: {error}") from error
 
 
 def _like(value: Any, default: Any) -> bool:

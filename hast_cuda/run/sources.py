@@ -21,12 +21,10 @@ def check_source(
     """ValueError, before any work, if images are missing, unwanted or do not fit."""
     if images is not None:
         if recipe.images in ("generated", "none"):
-            message = f'images were given, but those of this recipe are "{recipe.images}"'
-            raise ValueError(message)
+            raise ValueError(f'images were given, but those of this recipe are "{recipe.images}"')
         check_images(images, shape)
     elif recipe.images == "real":
-        message = "this recipe trains on real images and none were given (--train-data)"
-        raise ValueError(message)
+        raise ValueError("this recipe trains on real images and none were given (--train-data)")
     made = recipe.images in ("synthetic", "generated") and images is None
     if made or recipe.finetune.calibration == "generator":
         require_batch_norm(teacher)

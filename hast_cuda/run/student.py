@@ -33,8 +33,7 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
     config_path, weights = run / "config.json", run / "student.safetensors"
     for path in (config_path, weights):
         if not path.exists():
-            message = f"{path} does not exist: {run} is not a finished run directory"
-            raise FileNotFoundError(message)
+            raise FileNotFoundError(f"{path} does not exist: {run} is not a finished run directory")
     try:
         config = read_config(run)
         bits, recipe = config["bits"], config.get("recipe", {})
@@ -48,8 +47,7 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
             overrides=overrides, ste=tuning.ste,
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
-        message = f"{config_path} is not the configuration of a run ({error!r})"
-        raise ValueError(message) from error
+        raise ValueError(f"{config_path} is not the configuration of a run ({error!r})") from error
     return load_weights(student, weights).eval()
 
 
@@ -58,11 +56,10 @@ def load_weights(student: nn.Module, weights: Path) -> nn.Module:
     try:
         student.load_state_dict(load_tensors(weights)[0])
     except (DamagedFileError, RuntimeError) as error:
-        message = (
+        raise ValueError(
             f"{weights} is corrupt or belongs to another network: {error}. Of a corrupt one: "
             "delete it, and the command of the run makes it again from what else it kept"
-        )
-        raise ValueError(message) from error
+        ) from error
     return student
 
 
