@@ -9,11 +9,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from hast_cuda.cli.options import SECTIONS, Network
+from hast_cuda.cli.options import Network
 from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import PRESETS, available
 from hast_cuda.methods import recipe as recipe_of
-from hast_cuda.methods.recipe import dataset_like
+from hast_cuda.methods.recipe import SECTIONS, dataset_like
 from hast_cuda.run import plain, read_config, read_recipe, read_synthesis_config
 from hast_cuda.run.settings import image_folder
 
