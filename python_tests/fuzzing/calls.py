@@ -41,7 +41,7 @@ MODULES = ["hast_cuda", *sorted({*ROOMS} - PRIVATE)]
 EXCLUDED = {
     "a result, which only the package makes": """
         QuantizationResult FinetuneResult Check Exported Latency OnnxInfo PackedInfo Merged
-        QuantizationTable Eigenvalue ErrorRates Histogram Judged Spectrum Trace StatisticGap""",
+        QuantizationTable Eigenvalue ErrorRates Histogram Judged Spectrum StatisticGap""",
     "an exception": "CannotMergeError NotTwiceDifferentiableError RankLostError",
     "it takes no argument": "available model_names launched Tap require_tensorboard",
     "it takes anything": "plain",
@@ -175,7 +175,7 @@ OWN: dict[str, dict[str, Any]] = {
     "absorb_biases": {"model": lambda: fold_batch_norms(tiny())},
     "equalize": {"model": lambda: fold_batch_norms(tiny())},
     "correct_biases": {"model": tiny}, "replace_relu6": {"model": tiny},
-    "fold_batch_norms": {"model": tiny, "relu6": True},
+    "fold_batch_norms": {"model": tiny},
     "finish": {"config": lambda: PostTrainingConfig(rounding="squant", correct_biases=True)},
     "prepare": {"config": lambda: PostTrainingConfig(True, True, True)},
     "Recipe": {"synthesis": lambda: recipe().synthesis, "finetune": lambda: recipe().finetune,
@@ -218,14 +218,12 @@ OWN: dict[str, dict[str, Any]] = {
     "World": {"size": 1, "steps": None}, "product": {"vector": lambda: torch.ones(3)},
     "density": {"points": 10}, "Hessian": {"": _loss},
     "flat_gradient": {"": lambda: _loss(value=True)},
-    "hessian_trace": {"vectors": 2},
     "error_by_difficulty": {"wrong": lambda: torch.rand(5) > 0.5},
     "loss_curves": {"records": [{"phase": "synthesis", "iteration": 0, "batch": 0, "match": 1.0}]},
     "require_double_backward": {"tensors": lambda: (_loss(value=True)["loss"],)},
     "Context": {"spec": None, "teacher": None},
     "draw_accuracies": _CHART | _one("accuracies", 50.0),
     "draw_cosines": _CHART | _one("cosines", [0.5, -0.5]),
-    "draw_curves": _CHART | {"records": [{"phase": "test", "iteration": 1, "top1": 50.0}]},
     "draw_difficulty": _CHART
     | _one("histograms", analysis.Histogram((0.0, 0.5, 1.0), (3, 4))) | {"network": "x"},
     "draw_error_by_difficulty": _CHART
