@@ -126,3 +126,15 @@ def brevitas_weight(weight: Tensor) -> Callable[[], Tensor]:
 def no_such_op() -> dict[str, Candidate | Absent]:
     """The quantization libraries, where the op has no counterpart in them."""
     return {MODELOPT: Absent("has no such op"), BREVITAS: Absent("has no such op")}
+
+
+def observer(
+    channels: int, device: torch.device, weight: float, axis: int
+) -> Callable[..., Tensor]:
+    """torch's fused observer and quantizer with a state of its own."""
+    flag = torch.ones(1, dtype=torch.long, device=device)
+    low, high, scale = (torch.ones(channels, device=device) for _ in range(3))
+    zero = torch.zeros(channels, dtype=torch.int32, device=device)
+    return lambda x: torch.fused_moving_avg_obs_fake_quant(
+        x, flag, flag, low, high, scale, zero, weight, 0, 2**4 - 1, max(axis, 0), axis >= 0, False
+    )

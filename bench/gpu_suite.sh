@@ -87,8 +87,9 @@ if wants build; then
   step info 10 python -c 'import hast_cuda; print(hast_cuda.__file__, hast_cuda.build_info())' || exit 1
 fi
 
-ops=(python_tests/test_fake_quant.py python_tests/test_channel_range.py
-  python_tests/test_batch_stats.py python_tests/test_batch_norm_activation.py
+ops=(python_tests/test_fake_quantize.py python_tests/test_fake_quantize_weights.py
+  python_tests/test_quantize_activation.py python_tests/test_batch_norm_match.py
+  python_tests/test_batch_norm_activation.py
   python_tests/test_channel_attention.py python_tests/test_distillation_loss.py
   python_tests/test_hard_sample_loss.py python_tests/test_plateau.py)
 if wants tests; then
@@ -113,8 +114,8 @@ if wants sanitizer; then
 fi
 
 if wants benches; then
-  for entry in fake_quant:35 channel_range:40 batch_stats:30 channel_attention:20 match_loss:20 \
-    losses:10; do
+  for entry in fake_quantize:35 fake_quantize_weights:20 quantize_activation:20 batch_norm_match:30 \
+    channel_attention:20 match_loss:20 losses:10; do
     op=${entry%:*} limit=${entry#*:}
     gpu_step "bench-$op" "$limit" python "bench/bench_$op.py" --device cuda --out "$OUT" \
       --rounds 20 --seconds 0.5

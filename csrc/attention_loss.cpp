@@ -91,7 +91,7 @@ F plain_loss(const AttentionPair& pair, int64_t sample, F divisor) {
 }
 
 template <typename F>
-void pair_losses(const AttentionPairLossArgs& args) {
+void attention_losses(const AttentionLossArgs& args) {
   F* partial = static_cast<F*>(args.scratch);
   const int64_t samples = args.count * args.batch;
   int64_t elements = 0;
@@ -112,9 +112,9 @@ void pair_losses(const AttentionPairLossArgs& args) {
 
 }  // namespace
 
-const char* attention_pair_loss(const AttentionPairLossArgs& args) {
+const char* attention_loss(const AttentionLossArgs& args) {
   return visit_compute_type(args.dtype, [&](auto statistic) -> const char* {
-    pair_losses<decltype(statistic)>(args);
+    attention_losses<decltype(statistic)>(args);
     return nullptr;
   });
 }

@@ -11,13 +11,13 @@ namespace {
 constexpr int kWarps = kBlock / kWarp;
 constexpr int kMaxPairs = 72;
 
-struct PairTable {
+struct AttentionTable {
   AttentionPair pairs[kMaxPairs];
   int count;
   bool accumulate;  // not the first launch of this loss
-  AttentionPairLossArgs args;
+  AttentionLossArgs args;
 };
-static_assert(sizeof(PairTable) <= 4096, "kernel arguments are limited to 4 KiB");
+static_assert(sizeof(AttentionTable) <= 4096, "kernel arguments are limited to 4 KiB");
 
 template <typename F>
 struct Vector {
@@ -96,7 +96,7 @@ __device__ F plain_loss(const AttentionPair& pair, int64_t sample, F divisor) {
 
 // Grid: x layers times samples, in units of a warp.
 template <typename F>
-__global__ void __launch_bounds__(kBlock) pair_losses(const PairTable table) {
+__global__ void __launch_bounds__(kBlock) attention_losses(const AttentionTable table) {
   const int64_t samples = table.count * table.args.batch;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
   volatile F* partial = static_cast<F*>(table.args.scratch);
@@ -119,9 +119,9 @@ __global__ void __launch_bounds__(kBlock) pair_losses(const PairTable table) {
 }
 
 template <typename F>
-const char* launch_pairs(const AttentionPairLossArgs& args) {
-  const auto kernel = pair_losses<F>;
-  PairTable table = {};
+const char* launch_pairs(const AttentionLossArgs& args) {
+  const auto kernel = attention_losses<F>;
+  AttentionTable table = {};
   table.args = args;  // count stays that of all launches: the plain loss divides by it
   for (int64_t first = 0; first < args.count; first += kMaxPairs) {
     table.count = static_cast<int>(smaller(kMaxPairs, args.count - first));
@@ -137,7 +137,7 @@ const char* launch_pairs(const AttentionPairLossArgs& args) {
 
 }  // namespace
 
-const char* attention_pair_loss(const AttentionPairLossArgs& args) {
+const char* attention_loss(const AttentionLossArgs& args) {
   return on_device(args.device, [&] {
     return visit_compute_type(
         args.dtype, [&](auto statistic) { return launch_pairs<decltype(statistic)>(args); });

@@ -18,7 +18,7 @@ struct AttentionPair {
   int64_t channels, spatial;
 };
 
-struct AttentionPairLossArgs {
+struct AttentionLossArgs {
   const AttentionPair* pairs;
   int64_t count;
   int64_t batch;
@@ -33,7 +33,7 @@ struct AttentionPairLossArgs {
 
 inline namespace HAST_BACKEND {
 
-const char* attention_pair_loss(const AttentionPairLossArgs& args);
+const char* attention_loss(const AttentionLossArgs& args);
 
 // The norm below which a vector is divided by the floor instead, as in torch's normalize.
 template <typename F>
@@ -43,7 +43,7 @@ HAST_HOST_DEVICE F norm_floor(int64_t spatial) {
 
 // What one sample's loss is divided by.
 template <typename F>
-HAST_HOST_DEVICE F loss_divisor(const AttentionPairLossArgs& args, int64_t channels) {
+HAST_HOST_DEVICE F loss_divisor(const AttentionLossArgs& args, int64_t channels) {
   return static_cast<F>(static_cast<double>(args.batch) *
                         static_cast<double>(args.normalized ? channels : args.count));
 }

@@ -5,7 +5,7 @@
 
 namespace hast {
 
-struct AttentionPairLossArgs;
+struct AttentionLossArgs;
 struct BatchNormActivationArgs;
 struct BatchNormBackwardArgs;
 struct BatchNormMatchArgs;
@@ -20,8 +20,8 @@ struct PlateauStepArgs;
 struct UpdateRangeArgs;
 
 struct Backend {
-  int64_t (*range_scratch)(int64_t size);
-  int64_t (*batch_stats_scratch)(int64_t outer, int64_t channels, int64_t inner);
+  int64_t (*update_range_scratch)(int64_t size);
+  int64_t (*batch_norm_match_scratch)(int64_t outer, int64_t channels, int64_t inner);
   int64_t (*batch_norm_activation_scratch)(int64_t images, int64_t channels, int64_t spatial,
                                            bool channels_last);
   const char* (*fake_quantize)(const FakeQuantizeArgs&);
@@ -34,7 +34,7 @@ struct Backend {
   const char* (*match_loss)(const MatchLossArgs&);
   const char* (*channel_attention)(const ChannelAttentionArgs&);
   const char* (*channel_attention_backward)(const ChannelAttentionArgs&);
-  const char* (*attention_pair_loss)(const AttentionPairLossArgs&);
+  const char* (*attention_loss)(const AttentionLossArgs&);
   const char* (*distillation_loss)(const DistillationLossArgs&);
   const char* (*hard_sample_loss)(const HardSampleLossArgs&);
   const char* (*plateau_step)(const PlateauStepArgs&);

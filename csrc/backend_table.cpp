@@ -3,14 +3,15 @@
 #include "backend.h"
 #include "batch_norm_activation.h"
 #include "batch_norm_backward.h"
-#include "batch_stats.h"
+#include "batch_norm_match.h"
 #include "channel_attention.h"
-#include "channel_range.h"
 #include "distillation_loss.h"
-#include "fake_quant.h"
+#include "fake_quantize.h"
+#include "fake_quantize_weights.h"
 #include "hard_sample_loss.h"
 #include "match_loss.h"
 #include "plateau.h"
+#include "update_range.h"
 
 namespace hast {
 inline namespace HAST_BACKEND {
@@ -19,8 +20,8 @@ const Backend& backend();
 
 const Backend& backend() {
   static constexpr Backend table = {
-      range_scratch,
-      batch_stats_scratch,
+      update_range_scratch,
+      batch_norm_match_scratch,
       batch_norm_activation_scratch,
       fake_quantize,
       fake_quantize_backward,
@@ -32,7 +33,7 @@ const Backend& backend() {
       match_loss,
       channel_attention,
       channel_attention_backward,
-      attention_pair_loss,
+      attention_loss,
       distillation_loss,
       hard_sample_loss,
       plateau_step,

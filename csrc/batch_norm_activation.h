@@ -1,6 +1,6 @@
 // Eval-mode BatchNorm, residual sum, activation, quantization on a frozen range and, of the
 // normalised map, the channel attention (Eq. 14) or the distance from another map, in one pass.
-// K, a: batch_norm.h; Q: fake_quant.h.
+// K, a: batch_norm.h; Q: fake_quantize.h.
 //
 //   u = a*(x - K) + bias
 //   y = Q(act(u + residual))
@@ -13,7 +13,7 @@
 #include "batch_norm.h"
 #include "common/activation.h"
 #include "common/dtype.h"
-#include "fake_quant.h"
+#include "fake_quantize.h"
 
 namespace hast {
 

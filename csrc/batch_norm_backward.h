@@ -1,17 +1,16 @@
-// The gradient of batch_norm_match (batch_stats.h) and of batch_norm_activation. K, a:
-// batch_norm.h; n = outer * inner elements per channel, u = a*(x - K) + bias.
+// The gradient of batch_norm_match and of batch_norm_activation. K, a: batch_norm.h; n = outer *
+// inner elements per channel, s = sqrt(running_var + eps), u = a*(x - K) + bias.
 //
 //   g = dy where the activation passes            dresidual = g
 //   du = g + dmap + 2*denergy*(u - target)        dbias = sum(du)
-//   dx = a*du + dmean/n + 2*dvar*(x - mean)/n     dweight = sum(du*(x - K)) / sqrt(running_var +
-//   eps)
+//   dx = a*du + dmean/n + 2*dvar*(x - mean)/n     dweight = sum(du*(x - K)) / s
 //   dtarget = -2*denergy*(u - target)
 #pragma once
 
 #include "batch_norm.h"
 #include "common/activation.h"
 #include "common/dtype.h"
-#include "fake_quant.h"
+#include "fake_quantize.h"
 
 namespace hast {
 

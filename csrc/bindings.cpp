@@ -34,7 +34,5 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   module.def("cuda_device_count", &hast::cuda_device_count);
   hast::bindings::define_quantization(module);
   hast::bindings::define_batch_norm(module);
-  hast::bindings::define_statistics(module);
-  hast::bindings::define_attention(module);
   hast::bindings::define_losses(module);
 }

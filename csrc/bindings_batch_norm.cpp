@@ -1,199 +1,122 @@
-// Python bindings of batch_stats.h, batch_norm_activation.h and batch_norm_backward.h.
+// Python bindings of batch_norm_match.h, batch_norm_activation.h and batch_norm_backward.h.
 #include "batch_norm_activation.h"
 #include "batch_norm_backward.h"
-#include "batch_stats.h"
+#include "batch_norm_match.h"
 #include "bindings.h"
 
 namespace hast::bindings {
 
-using namespace pybind11::literals;
+template <>
+inline constexpr int kCodes<Gate> = 3;
 
 namespace {
 
-void batch_norm_match(Address x, Address residual, Address y, Address mean, Address var,
-                      Address running_mean, Address running_var, Address weight, Address bias,
-                      double eps, Address scratch, Address counters, int dtype, int64_t outer,
-                      int64_t channels, int64_t inner, int activation, int device, Address stream) {
-  const char* op = "batch_norm_match";
-  const Checks check(op);
-  const BatchNormMatchArgs args{pointer(x),
-                                pointer(residual),
-                                pointer(y),
-                                pointer(mean),
-                                pointer(var),
-                                pointer(running_mean),
-                                pointer(running_var),
-                                pointer(weight),
-                                pointer(bias),
-                                eps,
-                                pointer<double>(scratch),
-                                pointer<uint32_t>(counters),
-                                check.dtype(dtype),
-                                outer,
-                                channels,
-                                inner,
-                                check.activation(activation),
-                                device,
-                                pointer(stream)};
-  if (check.tensor(outer, channels, inner)) {
-    check.required("x", x);
-    check.required("mean", mean);
-    check.required("var", var);
-    check.required("running_mean", running_mean);
-    check.required("running_var", running_var);
-    check.required("scratch", scratch);
-    if (device >= 0) check.required("counters", counters);
-  }
-  call(op, &Backend::batch_norm_match, args);
+void check_match(const Checks& check, const BatchNormMatchArgs& args) {
+  if (!check.tensor(args.outer, args.channels, args.inner)) return;
+  check.required("x", args.x);
+  check.required("mean", args.mean);
+  check.required("var", args.var);
+  check.required("running_mean", args.running_mean);
+  check.required("running_var", args.running_var);
+  check.required("scratch", args.scratch);
+  check.counters(args);
 }
 
-void batch_norm_activation(Address x, Address residual, Address target, Address y, Address energy,
-                           Address map, Address running_mean, Address running_var, Address weight,
-                           Address bias, double eps, Address range, int bits, Address scratch,
-                           Address counters, int dtype, int64_t images, int64_t channels,
-                           int64_t spatial, bool channels_last, int activation, int device,
-                           Address stream) {
-  const char* op = "batch_norm_activation";
-  const Checks check(op);
-  const BatchNormActivationArgs args{pointer(x),
-                                     pointer(residual),
-                                     pointer(target),
-                                     pointer(y),
-                                     pointer(energy),
-                                     pointer(map),
-                                     pointer(running_mean),
-                                     pointer(running_var),
-                                     pointer(weight),
-                                     pointer(bias),
-                                     eps,
-                                     pointer(range),
-                                     range == 0 ? 0 : check.bits(bits),
-                                     pointer<double>(scratch),
-                                     pointer<uint32_t>(counters),
-                                     check.dtype(dtype),
-                                     images,
-                                     channels,
-                                     spatial,
-                                     channels_last,
-                                     check.activation(activation),
-                                     device,
-                                     pointer(stream)};
-  if (target != 0 && energy == 0) check.fail("target goes with energy");
-  if (check.tensor(images, channels, spatial)) {
-    check.required("x", x);
-    check.required("y", y);
-    check.required("running_mean", running_mean);
-    check.required("running_var", running_var);
-    if (energy != 0 && channels_last && device >= 0) {
-      check.required("scratch", scratch);
-      check.required("counters", counters);
-    }
+void check_activation(const Checks& check, const BatchNormActivationArgs& args) {
+  if (args.range) check.bits(args.bits);
+  if (args.target && !args.energy) check.fail("target goes with energy");
+  if (!check.tensor(args.images, args.channels, args.spatial)) return;
+  check.required("x", args.x);
+  check.required("y", args.y);
+  check.required("running_mean", args.running_mean);
+  check.required("running_var", args.running_var);
+  if (args.energy && args.channels_last && args.device >= 0) {
+    check.required("scratch", args.scratch);
+    check.counters(args);
   }
-  call(op, &Backend::batch_norm_activation, args);
 }
 
-void batch_norm_backward(Address x, Address y, Address residual, Address target, Address dy,
-                         Address dy2, Address dmean, Address dvar, Address denergy, Address dmap,
-                         Address mean, Address running_mean, Address running_var, Address weight,
-                         Address bias, double eps, Address range, int bits, Address dx,
-                         Address dresidual, Address dtarget, Address dweight, Address dbias,
-                         Address scratch, Address counters, int dtype, int64_t outer,
-                         int64_t channels, int64_t inner, int64_t images, int activation, int gate,
-                         int device, Address stream) {
-  const char* op = "batch_norm_backward";
-  const Checks check(op);
-  if (gate < 0 || gate > 2) check.fail("gate must be in 0..2, got " + std::to_string(gate));
-  const BatchNormBackwardArgs args{pointer(x),
-                                   pointer(y),
-                                   pointer(residual),
-                                   pointer(target),
-                                   pointer(dy),
-                                   pointer(dy2),
-                                   pointer(dmean),
-                                   pointer(dvar),
-                                   pointer(denergy),
-                                   pointer(dmap),
-                                   pointer(mean),
-                                   pointer(running_mean),
-                                   pointer(running_var),
-                                   pointer(weight),
-                                   pointer(bias),
-                                   eps,
-                                   pointer(range),
-                                   range == 0 ? 0 : check.bits(bits),
-                                   pointer(dx),
-                                   pointer(dresidual),
-                                   pointer(dtarget),
-                                   pointer(dweight),
-                                   pointer(dbias),
-                                   pointer<double>(scratch),
-                                   pointer<uint32_t>(counters),
-                                   check.dtype(dtype),
-                                   outer,
-                                   channels,
-                                   inner,
-                                   images,
-                                   check.activation(activation),
-                                   static_cast<Gate>(gate),
-                                   device,
-                                   pointer(stream)};
-  if ((dweight == 0) != (dbias == 0)) check.fail("dweight and dbias go together");
-  if (dtarget != 0 && (target == 0 || denergy == 0)) {
+void check_backward(const Checks& check, const BatchNormBackwardArgs& args) {
+  if (args.range) check.bits(args.bits);
+  if (!args.dweight != !args.dbias) check.fail("dweight and dbias go together");
+  if (args.dtarget && (!args.target || !args.denergy)) {
     check.fail("dtarget goes with target and denergy");
   }
-  if (check.tensor(outer, channels, inner)) {
-    if (args.reads_x()) check.required("x", x);
-    check.required("running_mean", running_mean);
-    check.required("running_var", running_var);
-    if (dvar != 0) check.required("mean", mean);
-    if (dy != 0 && args.gate == Gate::kOutput) check.required("y", y);
-    if (denergy != 0 && (images < 1 || outer % images != 0)) {
-      check.fail("images must divide outer, got " + std::to_string(images));
-    }
-    if (dweight != 0) {
-      check.required("scratch", scratch);
-      if (device >= 0) check.required("counters", counters);
-    }
+  if (!check.tensor(args.outer, args.channels, args.inner)) return;
+  if (args.reads_x()) check.required("x", args.x);
+  check.required("running_mean", args.running_mean);
+  check.required("running_var", args.running_var);
+  if (args.dvar) check.required("mean", args.mean);
+  if (args.dy && args.gate == Gate::kOutput) check.required("y", args.y);
+  if (args.denergy && (args.images < 1 || args.outer % args.images != 0)) {
+    check.fail("images must divide outer, got " + std::to_string(args.images));
   }
-  call(op, &Backend::batch_norm_backward, args);
+  if (args.dweight) {
+    check.required("scratch", args.scratch);
+    check.counters(args);
+  }
 }
 
-int64_t batch_stats_scratch(int64_t outer, int64_t channels, int64_t inner, int device) {
-  const Checks check("batch_stats_scratch");
-  check.tensor(outer, channels, inner);
-  return backend_of("batch_stats_scratch", device).batch_stats_scratch(outer, channels, inner);
+int64_t match_scratch(int64_t outer, int64_t channels, int64_t inner, int device) {
+  const char* op = "batch_norm_match_scratch";
+  Checks(op).tensor(outer, channels, inner);
+  return backend_of(op, device).batch_norm_match_scratch(outer, channels, inner);
 }
 
-int64_t batch_norm_activation_scratch(int64_t images, int64_t channels, int64_t spatial,
-                                      bool channels_last, int device) {
+int64_t activation_scratch(int64_t images, int64_t channels, int64_t spatial, bool channels_last,
+                           int device) {
   const char* op = "batch_norm_activation_scratch";
-  const Checks check(op);
-  check.tensor(images, channels, spatial);
+  Checks(op).tensor(images, channels, spatial);
   return backend_of(op, device)
       .batch_norm_activation_scratch(images, channels, spatial, channels_last);
+}
+
+void define_match(pybind11::module_& module) {
+  using Args = BatchNormMatchArgs;
+  define(module, "batch_norm_match", &Backend::batch_norm_match, check_match, HAST_FIELD(x),
+         HAST_FIELD(residual), HAST_FIELD(y), HAST_FIELD(mean), HAST_FIELD(var),
+         HAST_FIELD(running_mean), HAST_FIELD(running_var), HAST_FIELD(weight), HAST_FIELD(bias),
+         HAST_FIELD(eps), HAST_FIELD(scratch), HAST_FIELD(counters), HAST_FIELD(dtype),
+         HAST_FIELD(outer), HAST_FIELD(channels), HAST_FIELD(inner), HAST_FIELD(activation),
+         HAST_FIELD(device), HAST_FIELD(stream));
+  module.def("batch_norm_match_scratch", &match_scratch, pybind11::kw_only(),
+             pybind11::arg("outer"), pybind11::arg("channels"), pybind11::arg("inner"),
+             pybind11::arg("device"));
+}
+
+void define_activation(pybind11::module_& module) {
+  using Args = BatchNormActivationArgs;
+  define(module, "batch_norm_activation", &Backend::batch_norm_activation, check_activation,
+         HAST_FIELD(x), HAST_FIELD(residual), HAST_FIELD(target), HAST_FIELD(y), HAST_FIELD(energy),
+         HAST_FIELD(map), HAST_FIELD(running_mean), HAST_FIELD(running_var), HAST_FIELD(weight),
+         HAST_FIELD(bias), HAST_FIELD(eps), HAST_FIELD(range), HAST_FIELD(bits),
+         HAST_FIELD(scratch), HAST_FIELD(counters), HAST_FIELD(dtype), HAST_FIELD(images),
+         HAST_FIELD(channels), HAST_FIELD(spatial), HAST_FIELD(channels_last),
+         HAST_FIELD(activation), HAST_FIELD(device), HAST_FIELD(stream));
+  module.def("batch_norm_activation_scratch", &activation_scratch, pybind11::kw_only(),
+             pybind11::arg("images"), pybind11::arg("channels"), pybind11::arg("spatial"),
+             pybind11::arg("channels_last"), pybind11::arg("device"));
+}
+
+void define_backward(pybind11::module_& module) {
+  using Args = BatchNormBackwardArgs;
+  define(module, "batch_norm_backward", &Backend::batch_norm_backward, check_backward,
+         HAST_FIELD(x), HAST_FIELD(y), HAST_FIELD(residual), HAST_FIELD(target), HAST_FIELD(dy),
+         HAST_FIELD(dy2), HAST_FIELD(dmean), HAST_FIELD(dvar), HAST_FIELD(denergy),
+         HAST_FIELD(dmap), HAST_FIELD(mean), HAST_FIELD(running_mean), HAST_FIELD(running_var),
+         HAST_FIELD(weight), HAST_FIELD(bias), HAST_FIELD(eps), HAST_FIELD(range), HAST_FIELD(bits),
+         HAST_FIELD(dx), HAST_FIELD(dresidual), HAST_FIELD(dtarget), HAST_FIELD(dweight),
+         HAST_FIELD(dbias), HAST_FIELD(scratch), HAST_FIELD(counters), HAST_FIELD(dtype),
+         HAST_FIELD(outer), HAST_FIELD(channels), HAST_FIELD(inner), HAST_FIELD(images),
+         HAST_FIELD(activation), HAST_FIELD(gate), HAST_FIELD(device), HAST_FIELD(stream));
 }
 
 }  // namespace
 
 void define_batch_norm(pybind11::module_& module) {
-  module.def("batch_norm_match", &batch_norm_match, "x"_a, "residual"_a, "y"_a, "mean"_a, "var"_a,
-             "running_mean"_a, "running_var"_a, "weight"_a, "bias"_a, "eps"_a, "scratch"_a,
-             "counters"_a, "dtype"_a, "outer"_a, "channels"_a, "inner"_a, "activation"_a,
-             "device"_a, "stream"_a);
-  module.def("batch_norm_activation", &batch_norm_activation, "x"_a, "residual"_a, "target"_a,
-             "y"_a, "energy"_a, "map"_a, "running_mean"_a, "running_var"_a, "weight"_a, "bias"_a,
-             "eps"_a, "range"_a, "bits"_a, "scratch"_a, "counters"_a, "dtype"_a, "images"_a,
-             "channels"_a, "spatial"_a, "channels_last"_a, "activation"_a, "device"_a, "stream"_a);
-  module.def("batch_norm_backward", &batch_norm_backward, "x"_a, "y"_a, "residual"_a, "target"_a,
-             "dy"_a, "dy2"_a, "dmean"_a, "dvar"_a, "denergy"_a, "dmap"_a, "mean"_a,
-             "running_mean"_a, "running_var"_a, "weight"_a, "bias"_a, "eps"_a, "range"_a, "bits"_a,
-             "dx"_a, "dresidual"_a, "dtarget"_a, "dweight"_a, "dbias"_a, "scratch"_a, "counters"_a,
-             "dtype"_a, "outer"_a, "channels"_a, "inner"_a, "images"_a, "activation"_a, "gate"_a,
-             "device"_a, "stream"_a);
-  module.def("batch_stats_scratch", &batch_stats_scratch, "outer"_a, "channels"_a, "inner"_a,
-             "device"_a);
-  module.def("batch_norm_activation_scratch", &batch_norm_activation_scratch, "images"_a,
-             "channels"_a, "spatial"_a, "channels_last"_a, "device"_a);
+  define_match(module);
+  define_activation(module);
+  define_backward(module);
 }
 
 }  // namespace hast::bindings

@@ -23,7 +23,8 @@ SHAPES = [
 # Tests of the ops also run on the CUDA sources compiled for the CPU ("emulated"), and on the CPU
 # kernels without AVX2 ("baseline"), which no test would reach on a machine that has it.
 OP_TESTS = {
-    "test_fake_quant", "test_channel_range", "test_batch_stats", "test_batch_norm_activation",
+    "test_fake_quantize", "test_fake_quantize_weights", "test_quantize_activation",
+    "test_batch_norm_match", "test_batch_norm_activation",
     "test_channel_attention", "test_distillation_loss", "test_hard_sample_loss", "test_plateau",
     "test_schedule", "test_emulated", "test_fuzz_quantizers", "test_fuzz_batch_norm",
     "test_fuzz_losses",

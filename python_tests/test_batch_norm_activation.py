@@ -261,12 +261,12 @@ def test_opcheck(device: torch.device) -> None:
     bounds, energy = torch.tensor([0.0, 1.0], device=device), torch.rand(3, 4, device=device)
     torch.library.opcheck(
         torch.ops.hast_cuda.batch_norm_activation.default,
-        (x, c, c, c, None, 1e-5, 1, x.clone(), bounds, 4, True, x.clone(), True),
+        (x, c, c, c, None, 1e-5, "relu", x.clone(), bounds, 4, True, x.clone(), True),
     )
     torch.library.opcheck(
         torch.ops.hast_cuda.batch_norm_backward.default,
         (x, None, None, None, energy, x.clone(), x.clone(), None, x.clone(), x.clone(), None, c, c,
-         c, c, 1e-5, bounds, 4, 1, 2, True, True, True),
+         c, c, 1e-5, bounds, 4, "relu", 2, True, True, True),
     )  # fmt: skip
 
 

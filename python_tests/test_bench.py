@@ -29,10 +29,10 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize(
     ("script", "name"),
     [
-        ("bench_channel_range", "activation 7x33x13x5"),
-        ("bench_channel_range", "weights 33x17x5x3"),
-        ("bench_batch_stats", "statistics 7x33x13x5"),
-        ("bench_batch_stats", "match 7x33x13x5"),
+        ("bench_quantize_activation", "activation 7x33x13x5"),
+        ("bench_fake_quantize_weights", "weights 33x17x5x3"),
+        ("bench_batch_norm_match", "statistics 7x33x13x5"),
+        ("bench_batch_norm_match", "match 7x33x13x5"),
         ("bench_match_loss", "resnet20_cifar10"),
         ("bench_channel_attention", "vector 7x33x13x5"),
         ("bench_losses", "distillation 16x1000 both"),
@@ -59,16 +59,16 @@ def test_a_run_writes_its_schema_and_renders(bench: ModuleType, tmp_path: Path) 
     # In a process of its own: it starts itself again with other settings of malloc.
     flags = ["--device", "cpu", "--threads", "1", "--rounds", "2", "--seconds", "0.01"]
     flags += ["--no-compile", "--only", "forward 7x33x13x5", "--out", str(tmp_path)]
-    script = str(BENCH / "bench_fake_quant.py")
+    script = str(BENCH / "bench_fake_quantize.py")
     environment = {**os.environ, "HAST_BENCH_COMMIT": "0000000"}
     subprocess.run(
         [sys.executable, script, *flags], check=True, capture_output=True, env=environment
     )
-    path = tmp_path / "fake_quant-cpu.json"
+    path = tmp_path / "fake_quantize-cpu.json"
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     assert document["schema"] == bench.SCHEMA
     assert document["commit"] == "0000000"
-    assert document["command"].startswith("python bench/bench_fake_quant.py --device cpu")
+    assert document["command"].startswith("python bench/bench_fake_quantize.py --device cpu")
     assert document["malloc"]["MALLOC_MMAP_MAX_"] == "0"
     assert {"python", "torch", "hast_cuda"} <= set(document["versions"])
     assert document["build"]["kind"] == "compiled"

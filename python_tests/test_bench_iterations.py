@@ -188,7 +188,7 @@ def test_memory_renders() -> None:
 
 def test_run_all_passes_on_what_a_script_knows() -> None:
     flags = ["--device", "cpu", "--rounds", "2", "--out", "results"]
-    assert known("bench_fake_quant.py", flags) == flags
+    assert known("bench_fake_quantize.py", flags) == flags
     assert known("bench_launches.py", flags) == ["--out", "results"]
     assert known("bench_run.py", flags) == ["--device", "cpu", "--out", "results"]
     assert known("bench_run.py", []) == []

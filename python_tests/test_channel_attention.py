@@ -105,7 +105,7 @@ def test_opcheck(device: torch.device) -> None:
     ops = torch.ops.hast_cuda
     torch.library.opcheck(ops.channel_attention.default, ([x, x.clone()],))
     torch.library.opcheck(ops.channel_attention_backward.default, ([e], [x], e[0, 0].clone()))
-    torch.library.opcheck(ops.attention_pair_loss.default, ([e], [e + 1], [25], True))
+    torch.library.opcheck(ops.attention_loss.default, ([e], [e + 1], [25], True))
 
 
 X = torch.randn(2, 3, 4, 4)

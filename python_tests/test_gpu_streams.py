@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 
 import hast_cuda as hc
 from hast_cuda.ops import _layout, _workspace
-from hast_cuda.ops._registry import DTYPES, core, device_and_stream
+from hast_cuda.ops._registry import core, launch, pointer
+from hast_cuda.ops.activations import CODES
+from hast_cuda.ops.codes import Gate, Pointer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -113,38 +116,49 @@ def test_launchers_allocate_nothing() -> None:
     x = torch.randn(64, 32, 14, 14, device=CUDA)
     y, stats = torch.empty_like(x), torch.rand(6, 32, device=CUDA) + 0.5
     state = hc.new_range_state(device=CUDA)
-    shape = _layout.extents(x, 1)
-    sums = _workspace.scratch(x, _workspace.batch_stats_scratch(x, shape), torch.float64)
-    partial = _workspace.scratch(x, _workspace.range_scratch(x), torch.float32)
-    counters, where = _workspace.counters(x, 32), device_and_stream(x)
-    dtype, (mean, var, weight, bias, m, v) = DTYPES[x.dtype], (t.data_ptr() for t in stats)
-    px, py, ps = x.data_ptr(), y.data_ptr(), state.data_ptr()
+    shape, place = _layout.extents(x, 1), launch(x)
+    whole = _layout.extents(x, None)
+    count = core.batch_norm_match_scratch(**shape, device=place["device"])
+    sums = _workspace.scratch(x, count, torch.float64)
+    count = core.update_range_scratch(size=x.numel(), device=place["device"])
+    partial = _workspace.scratch(x, count, torch.float32)
+    counters, px, py, ps = _workspace.counters(x, 32), pointer(x), pointer(y), pointer(state)
+    mean, var, weight, bias, m, v = map(pointer, stats)
+    none, relu, absent = CODES[None], CODES["relu"], Pointer(0)
+    ends: Any = {"lower": ps, "upper": pointer(state[1:]), "bits": 4, "real_zero_point": False}
+    norm: Any = {
+        "x": px, "residual": absent, "mean": m, "running_mean": mean, "running_var": var,
+        "weight": weight, "bias": bias, "eps": 1e-5, "scratch": pointer(sums),
+        "counters": counters, "activation": none, **shape, **place,
+    }  # fmt: skip
+    unused: Any = dict.fromkeys(
+        ("y", "target", "dmap", "denergy", "dy2", "range", "dresidual", "dtarget"), absent
+    )
 
-    def launch() -> None:
+    def launch_all() -> None:
         core.update_range(
-            px, ps, partial.data_ptr(), counters, dtype, x.numel(), 0, 0.9, False, *where
-        )
-        core.fake_quantize(px, py, ps, ps + 4, dtype, 1, 1, x.numel(), 4, False, 1, *where)
+            x=px, state=ps, scratch=pointer(partial), counters=counters, size=x.numel(),
+            activation=none, beta=0.9, released=False, **place,
+        )  # fmt: skip
+        core.fake_quantize(x=px, y=py, activation=relu, **ends, **whole, **place)
         core.fake_quantize_backward(
-            px, px, py, ps, ps + 4, dtype, 1, 1, x.numel(), 4, False, 1, True, *where
+            x=px, dy=px, dx=py, activation=relu, clipped=True, **ends, **whole, **place
         )
         core.fake_quantize_weights(
-            [px], [py], [0], [64], [x.numel() // 64], [4], dtype, False, *where
-        )
-        core.batch_norm_match(
-            px, 0, py, m, v, mean, var, weight, bias, 1e-5, sums.data_ptr(), counters, dtype,
-            *shape, 0, *where,
+            weights=[px], outputs=[py], ranges=[absent], rows=[64], columns=[x.numel() // 64],
+            bits=[4], real_zero_point=False, **place,
         )  # fmt: skip
-        core.batch_norm_match_backward(
-            px, 0, px, m, v, m, mean, var, weight, 1e-5, py, 0, bias, weight, sums.data_ptr(),
-            counters, dtype, *shape, 0, *where,
+        core.batch_norm_match(y=py, var=v, **norm)
+        core.batch_norm_backward(
+            dy=px, dmean=m, dvar=v, dx=py, dweight=bias, dbias=weight, bits=4, images=len(x),
+            gate=Gate(0), **unused, **norm,
         )  # fmt: skip
 
-    launch()  # loads the kernels
+    launch_all()  # loads the kernels
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats(CUDA)["allocation.all.allocated"]
     for _ in range(50):
-        launch()
+        launch_all()
     torch.cuda.synchronize()
     assert torch.cuda.memory_stats(CUDA)["allocation.all.allocated"] == before
     # What a launcher took from CUDA itself would fail the captures of test_gpu_graphs.py.

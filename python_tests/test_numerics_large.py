@@ -97,7 +97,7 @@ def test_gradient_of_a_clipped_range(x: Tensor) -> None:
 def test_range_tracking_sees_the_last_element(x: Tensor) -> None:
     x[-1, -1], x[-1, -2] = 7.0, -9.0
     state = new_range_state(device=x.device)
-    hc.ops.channel_range._update_range_(x, state, 0, 0.0, False)
+    hc.ops.update_range.update_range_(x, state, None, 0.0, False)
     assert state[:2].tolist() == [-9.0, 7.0]
 
 

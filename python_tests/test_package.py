@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,9 +25,10 @@ def test_stub_lists_what_the_core_has() -> None:
     stub = {n.name: n for n in tree(PACKAGE / "_core.pyi").body if isinstance(n, ast.FunctionDef)}
     assert set(stub) == {name for name in dir(core) if not name.startswith("_")}
     for name, function in stub.items():
-        signature = getattr(core, name).__doc__.splitlines()[0]
-        for argument in function.args.args:
-            assert f"{argument.arg}:" in signature, f"{name} has no argument {argument.arg}"
+        documented = getattr(core, name).__doc__.split("\n")[0]
+        names = re.findall(r"(\w+): ", documented) or documented.split(", ")
+        stubbed = [argument.arg for argument in function.args.kwonlyargs]
+        assert not stubbed or names == stubbed, name
 
 
 def test_core_is_compiled() -> None:
@@ -83,17 +86,49 @@ def test_public_names_that_moved_are_found_with_a_warning(
         importlib.import_module(module).nothing  # noqa: B018 - it raises
 
 
+def fake_quantize(**changed: Any) -> None:
+    """One element at addresses that nobody may follow."""
+    given = dict.fromkeys(("x", "y", "lower", "upper"), 8)
+    given |= dict.fromkeys(("outer", "channels", "inner"), 1)
+    given |= {"dtype": 0, "bits": 4, "activation": 0, "device": -1, "stream": 0, **changed}
+    entry: Any = core.fake_quantize
+    entry(real_zero_point=False, **given)
+
+
 def test_raw_pointers_are_checked_by_the_core() -> None:
     with pytest.raises(ValueError, match="bits"):
-        core.fake_quantize(8, 8, 8, 8, 0, 1, 1, 1, 1, False, 0, -1, 0)
+        fake_quantize(bits=1)
     with pytest.raises(ValueError, match="fake_quantize"):
-        core.fake_quantize(0, 0, 0, 0, 0, 1, 1, 1, 4, False, 0, -1, 0)
+        fake_quantize(x=0)
     with pytest.raises(ValueError, match="dtype"):
-        core.fake_quantize(8, 8, 8, 8, 9, 1, 1, 1, 4, False, 0, -1, 0)
+        fake_quantize(dtype=9)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"z": 1}, "expected, by keyword: x, y, lower, upper"),
+        ({"x": None}, "x has another type"),
+        ({"bits": 4.5}, "bits has another type"),
+    ],
+)
+def test_arguments_of_another_name_or_type_are_refused(
+    changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=rf"hast_cuda\.fake_quantize: {message}"):
+        fake_quantize(**changed)
+
+
+def test_arguments_without_a_name_are_refused() -> None:
+    entry: Any = core.fake_quantize
+    with pytest.raises(TypeError, match=r"hast_cuda\.fake_quantize: expected, by keyword: x, y"):
+        entry(8, 8)
+    with pytest.raises(TypeError, match=r"hast_cuda\.fake_quantize: x is missing"):
+        entry(y=8)
 
 
 def test_cuda_device_without_kernels_is_an_error() -> None:
     if hast_cuda.build_info()["cuda"] != "not built":
         pytest.skip("this core has CUDA kernels")
     with pytest.raises(RuntimeError, match=r"hast_cuda.fake_quantize: .*CUDA"):
-        core.fake_quantize(8, 8, 8, 8, 0, 1, 1, 1, 4, False, 0, 0, 0)
+        fake_quantize(device=0)

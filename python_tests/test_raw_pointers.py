@@ -16,7 +16,7 @@ from hast_cuda.ops._registry import core
 
 PACKAGE = Path(__file__).parents[1] / "hast_cuda"
 STUB = ast.parse((PACKAGE / "_core.pyi").read_text(encoding="utf-8"))
-ENTRIES = {n.name: n for n in STUB.body if isinstance(n, ast.FunctionDef) and n.args.args}
+ENTRIES = {n.name: n for n in STUB.body if isinstance(n, ast.FunctionDef) and n.args.kwonlyargs}
 # Asks for no memory; what "hast-cuda info" says.
 HARMLESS = {"build_info", "cuda_device_count"}
 DOOR = PACKAGE / "ops" / "_registry.py"
@@ -58,6 +58,18 @@ def test_only_one_file_imports_the_core() -> None:
     assert importers == {DOOR}
 
 
+def test_the_core_gets_addresses_of_tensors_that_have_a_name() -> None:
+    # What has none is freed before the core is called.
+    given = [
+        ast.unparse(node.args[0])
+        for path in (PACKAGE / "ops").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pointer"
+    ]
+    assert len(given) > 50
+    assert [text for text in given if not text.isidentifier()] == []
+
+
 def test_no_public_name_is_the_core_or_takes_an_address() -> None:
     for path in MODULES:
         module = importlib.import_module(path)
@@ -70,7 +82,7 @@ def test_no_public_name_is_the_core_or_takes_an_address() -> None:
 def arguments(name: str, **changed: Any) -> dict[str, Any]:
     """Sizes of one element, valid codes, and null pointers."""
     found: dict[str, Any] = {}
-    for argument in ENTRIES[name].args.args:
+    for argument in ENTRIES[name].args.kwonlyargs:
         kind = ast.unparse(argument.annotation) if argument.annotation else ""
         value = GOOD.get(argument.arg, False if kind == "bool" else 0)
         found[argument.arg] = [value] if "Sequence" in kind else value
@@ -107,7 +119,7 @@ NO_POINTERS = {"stream", "activation", "gate", "dtype", "channels_last"}
     [
         (name, argument.arg, value)
         for name, function in sorted(ENTRIES.items())
-        for argument in function.args.args
+        for argument in function.args.kwonlyargs
         for value in WRONG.get(argument.arg, [])
     ],
 )

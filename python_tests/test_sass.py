@@ -31,8 +31,8 @@ FAMILIES = {
     "map_planes/Backward": Family(registers=80, loads=4, stores=2),
     "map_rows/Forward": Family(registers=80, loads=1, stores=1),
     "map_rows/Backward": Family(registers=64, loads=2, stores=1),
-    "observe": Family(registers=40, loads=4),
-    "quantize_tensors": Family(registers=64, loads=5, stores=1),  # the range: four in flight
+    "track_range": Family(registers=40, loads=4),
+    "quantize_weights": Family(registers=64, loads=5, stores=1),  # the range: four in flight
     "sum_planes/ForwardBody": Family(registers=64, loads=2, stores=1),
     "sum_planes/BackwardBody/false": Family(registers=72, loads=5, stores=2),
     "sum_planes/BackwardBody/true": Family(registers=80, loads=7, stores=3),
@@ -49,7 +49,7 @@ FAMILIES = {
     "distill_rows/RowThreads": Family(registers=104),
     "hard_rows/RowThreads": Family(registers=88),
     "plateau": Family(registers=24),
-    "pair_losses": Family(registers=72),
+    "attention_losses": Family(registers=72),
 }
 ARCHITECTURES = ["sm_80", "sm_90"]
 INSTRUCTIONS = 200_000  # of all kernels of one architecture

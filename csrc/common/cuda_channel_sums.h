@@ -1,5 +1,5 @@
-// The skeleton of batch_stats: go once over a [outer, channels, inner] tensor, do something to
-// every element, and bring two sums per channel home in the same launch.
+// The skeleton of the BatchNorm kernels: go once over a [outer, channels, inner] tensor, do
+// something to every element, and bring two sums per channel home in the same launch.
 //
 // Channels are few (16 in a small ResNet), so a channel is split over many blocks. Each leaves its
 // sums in scratch, as doubles; the last block of a channel adds them up, in a fixed order, and
@@ -9,10 +9,9 @@
 //
 // A Body is a POD with:  Element, F, Setup, Channel;
 //   Setup setup() const, once per thread;  Channel channel(int64_t) const, once per channel;
-//   apply<kSize, kChannels>(offset, plane, setup, channels, first, second): kSize elements at
-//   offset,
-//     adding to the sums of their one channel (kChannels 1) or of kSize channels; `plane` is the
-//     index in [images, channels] of the first one;
+//   apply<kSize, kChannels>(offset, plane, setup, channels, first, second): kSize elements from
+//     offset on, adding to the sums of their one channel (kChannels 1) or of kSize channels;
+//     `plane` is the index in [images, channels] of the first one;
 //   bool sums() const;  uint32_t* counters() const;  double* scratch() const;
 //   finish(channel, first, second)
 // and  static constexpr bool kPlanes: whether apply() looks at `plane`.

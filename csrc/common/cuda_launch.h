@@ -9,8 +9,7 @@ inline namespace HAST_BACKEND {
 
 constexpr int kWarp = 32;
 // Threads, unless a kernel says otherwise. Kernels with divisions in their setup are declared with
-// __launch_bounds__(kBlock, 1): left to itself the compiler saves registers by spilling around
-// them.
+// __launch_bounds__(kBlock, 1): left to itself the compiler spills around them to save registers.
 constexpr int kBlock = 256;
 
 // Makes `device` current for the calls in its scope.

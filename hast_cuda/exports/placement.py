@@ -12,7 +12,7 @@ from torch import nn
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.ops.activations import activation_code
-from hast_cuda.ops.channel_range import EMA
+from hast_cuda.ops.update_range import EMA
 
 QuantizedLayer = FakeQuantConv2d | FakeQuantLinear
 KINDS: dict[str, type[QuantizedLayer]] = {"Conv2d": FakeQuantConv2d, "Linear": FakeQuantLinear}

@@ -13,7 +13,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_number
 from hast_cuda.ops import new_range_state, quantize_activation
 from hast_cuda.ops.activations import activation_code
-from hast_cuda.ops.channel_range import EMA
+from hast_cuda.ops.update_range import EMA
 
 
 class FakeQuantActivation(nn.Module):

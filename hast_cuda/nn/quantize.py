@@ -19,7 +19,7 @@ from hast_cuda.networks.tracing import RELU_FUNCTIONS, RELU_METHODS, CannotMerge
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.nn.table import QuantizationTable, Row
-from hast_cuda.ops.channel_range import EMA
+from hast_cuda.ops.update_range import EMA
 
 PLACEMENTS = ("relu", "all")
 _OWN_FORWARD = "not quantized: it has a forward of its own"

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor
+
+
+class Extents(TypedDict):
+    """Sizes of a tensor for the core."""
+
+    outer: int
+    channels: int
+    inner: int
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -28,17 +38,17 @@ def like(x: Tensor, reference: Tensor) -> Tensor:
     return x.contiguous()
 
 
-def extents(x: Tensor, channel_axis: int | None) -> tuple[int, int, int]:
-    """(outer, channels, inner) of a dense tensor; the whole tensor is one channel for ``None``."""
+def extents(x: Tensor, channel_axis: int | None) -> Extents:
+    """Those of a dense tensor; the whole tensor is one channel for ``None``."""
     if channel_axis is None:
-        return 1, 1, x.numel()
+        return {"outer": 1, "channels": 1, "inner": x.numel()}
     channels = x.shape[channel_axis]
     if channels == 0 or x.numel() == 0:
-        return 0, channels, 0
+        return {"outer": 0, "channels": channels, "inner": 0}
     order = list(range(x.dim()))
     if is_channels_last(x):
         order.append(order.pop(1))
     outer = 1
     for axis in order[: order.index(channel_axis)]:
         outer *= x.shape[axis]
-    return outer, channels, x.numel() // (outer * channels)
+    return {"outer": outer, "channels": channels, "inner": x.numel() // (outer * channels)}

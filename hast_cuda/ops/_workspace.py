@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hast_cuda.ops._registry import core, device_and_stream
+from hast_cuda.ops._registry import device_and_stream
+from hast_cuda.ops.codes import Pointer
 
 SLOT = 16384  # counters per stream: one per channel is needed at most
 SLOTS = 32
@@ -22,15 +23,15 @@ _banks: dict[int, list[Tensor]] = {}
 _slots: dict[tuple[int, int], Tensor] = {}
 
 
-def counters(x: Tensor, count: int) -> int:
+def counters(x: Tensor, count: int) -> Pointer:
     """Address of ``count`` zeroed counters for the current stream of ``x``; 0 on the CPU."""
     device, stream = device_and_stream(x)
     if device < 0:
-        return 0
+        return Pointer(0)
     slot = _slots.get((device, stream))
     if slot is None or slot.numel() < count:
         slot = _slots[device, stream] = _new_slot(x.device, count)
-    return slot.data_ptr()
+    return Pointer(slot.data_ptr())
 
 
 def _new_slot(device: torch.device, count: int) -> Tensor:
@@ -57,21 +58,3 @@ def _new_slot(device: torch.device, count: int) -> Tensor:
 def scratch(x: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """Uninitialised scratch of ``count`` values on ``x``'s device, owned by the caller."""
     return torch.empty(max(count, 1), dtype=dtype, device=x.device)
-
-
-def range_scratch(x: Tensor) -> int:
-    """Scratch values that ``update_range`` needs."""
-    size: int = core.range_scratch(x.numel(), device_and_stream(x)[0])
-    return size
-
-
-def batch_stats_scratch(x: Tensor, shape: tuple[int, int, int]) -> int:
-    """Scratch values that ``batch_norm_match`` and its backward need."""
-    size: int = core.batch_stats_scratch(*shape, device_and_stream(x)[0])
-    return size
-
-
-def batch_norm_activation_scratch(x: Tensor, shape: tuple[int, int, int, bool]) -> int:
-    """Scratch values that ``batch_norm_activation`` needs to sum energies of channels-last maps."""
-    size: int = core.batch_norm_activation_scratch(*shape, device_and_stream(x)[0])
-    return size

@@ -1,14 +1,58 @@
-"""The activations that kernels fuse in front of a quantizer, by name and by the core's code."""
+"""The activations that the kernels can fuse: one table of all that is known about each."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
 from hast_cuda.checks import tensors as _checks
-
-ACTIVATIONS: dict[str | None, int] = {None: 0, "relu": 1, "relu6": 2}
-ACTIVATION_NAMES = {code: name for name, code in ACTIVATIONS.items()}
+from hast_cuda.ops import codes
 
 
-def activation_code(activation: str | None) -> int:
-    """Core code of a fused activation; ValueError for another name."""
-    _checks.choice("activation", activation, tuple(ACTIVATIONS))
-    return ACTIVATIONS[activation]
+@dataclass(frozen=True)
+class FusedActivation:
+    """An activation that clamps to [0, ``upper``], and how networks write it."""
+
+    name: str
+    code: codes.Activation
+    """Of the compiled core, see csrc/common/activation.h."""
+    upper: float
+    module: type[nn.Module]
+    functions: tuple[Callable[..., Any], ...]
+    methods: tuple[str, ...] = ()
+
+
+FUSED = (
+    FusedActivation(
+        "relu", codes.Activation(1), float("inf"), nn.ReLU,
+        (F.relu, torch.relu, F.relu_, torch.relu_), ("relu", "relu_"),
+    ),
+    FusedActivation("relu6", codes.Activation(2), 6.0, nn.ReLU6, (F.relu6,)),
+)  # fmt: skip
+# Of every name; None is no activation.
+CODES: dict[str | None, codes.Activation] = {
+    None: codes.Activation(0), **{a.name: a.code for a in FUSED},
+}  # fmt: skip
+UPPER = {a.name: a.upper for a in FUSED}
+# How a network says it, and its name.
+MODULES: dict[type[nn.Module], str] = {a.module: a.name for a in FUSED}
+FUNCTIONS: dict[Any, str] = {function: a.name for a in FUSED for function in a.functions}
+METHODS = {method: a.name for a in FUSED for method in a.methods}
+
+
+def activation_code(activation: str | None) -> codes.Activation:
+    """The core's code of a fused activation; an error if it has no place in the table."""
+    _checks.choice("activation", activation, tuple(CODES))
+    return CODES[activation]
+
+
+def activate(x: Tensor, activation: str | None) -> Tensor:
+    """The activation fused in front of a quantizer: ``None``, ``"relu"`` or ``"relu6"``."""
+    if activation is None:
+        return x
+    return F.relu(x) if activation == "relu" else F.relu6(x)

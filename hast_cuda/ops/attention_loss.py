@@ -9,49 +9,90 @@ import torch
 from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _workspace, reference
-from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
-from hast_cuda.ops.channel_attention import attention_gradients, attention_vectors, check_map
+from hast_cuda.ops import _workspace
+from hast_cuda.ops._registry import core, launch, operator, pointer, pointers
+from hast_cuda.ops.channel_attention import (
+    attention_gradients,
+    attention_vectors,
+    channel_attention_reference,
+    check_map,
+)
+
+ENERGY_FLOOR = 1e-12  # as RANGE_FLOOR, for the norm of an all-zero attention vector
 
 
-def _pair_loss(
-    teacher: list[Tensor], student: list[Tensor], spatial: list[int], normalized: bool
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    first = teacher[0]
-    teacher, student = [t.contiguous() for t in teacher], [s.contiguous() for s in student]
-    grads_t, grads_s = ([torch.empty_like(t) for t in teacher] for _ in range(2))
-    loss = first.new_empty(())
-    scratch = _workspace.scratch(first, len(teacher) * first.shape[0], first.dtype)
-    core.attention_pair_loss(
-        *([pointer(t) for t in group] for group in (teacher, student, grads_t, grads_s)),
-        [t.shape[1] for t in teacher], spatial, first.shape[0], pointer(loss), pointer(scratch),
-        _workspace.counters(first, 1), DTYPES[first.dtype], normalized, *device_and_stream(first),
-    )  # fmt: skip
-    return loss, grads_t, grads_s
+def energy_loss_reference(
+    teacher: Sequence[Tensor], student: Sequence[Tensor], spatial: Sequence[int],
+    *, normalized: bool = True,
+) -> Tensor:  # fmt: skip
+    """Eq. 13 between attention vectors [N, C]; ``spatial`` is the number of positions per map.
+
+    ``normalized`` (as released): sum over layers of the mean over samples and channels of the
+    squared gap between L2-normalised vectors. Otherwise Eq. 12-14 as printed: the mean over samples
+    and layers of the squared L2 distance between the plain vectors.
+    """
+    terms = []
+    for a_t, a_s, positions in zip(teacher, student, spatial, strict=True):
+        if normalized:
+            floor = ENERGY_FLOOR * positions  # the released code averages over space first
+            gap = _directions(a_s, floor) - _directions(a_t, floor)
+            terms.append(gap.square().mean())
+        else:
+            terms.append((a_s - a_t).square().sum(1).mean() / len(teacher))
+    return torch.stack(terms).sum()
 
 
-def _pair_loss_reference(
+def _directions(energies: Tensor, floor: float) -> Tensor:
+    """``F.normalize``, but for the norm: squares of large energies leave the range of float32."""
+    norm = torch.linalg.vector_norm(energies, dim=1, keepdim=True, dtype=torch.float64)
+    directions: Tensor = energies / norm.to(energies.dtype).clamp(min=floor)
+    return directions
+
+
+def attention_loss_reference(
+    teacher: Sequence[Tensor], student: Sequence[Tensor], *, normalized: bool = True
+) -> Tensor:
+    """Eq. 13-14 over all pairs of maps [N, C, ...]."""
+    energies_t, energies_s = (
+        [channel_attention_reference(f) for f in maps] for maps in (teacher, student)
+    )
+    spatial = [f[0, 0].numel() for f in teacher]
+    return energy_loss_reference(energies_t, energies_s, spatial, normalized=normalized)
+
+
+def _with_gradients(
     teacher: list[Tensor], student: list[Tensor], spatial: list[int], normalized: bool
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     with torch.enable_grad():
         leaves = [e.detach().requires_grad_() for e in (*teacher, *student)]
         split = len(teacher)
-        loss = reference.energy_loss(leaves[:split], leaves[split:], spatial, normalized=normalized)
+        loss = energy_loss_reference(leaves[:split], leaves[split:], spatial, normalized=normalized)
         grads = list(torch.autograd.grad(loss, leaves))
     return loss.detach(), grads[:split], grads[split:]
 
 
-_attention_pair_loss = register(
-    "attention_pair_loss(Tensor[] teacher, Tensor[] student, int[] spatial, bool normalized)"
-    " -> (Tensor, Tensor[], Tensor[])",
-    _pair_loss,
-    _pair_loss_reference,
-    lambda teacher, student, *_: (
-        teacher[0].new_empty(()),
-        [torch.empty_like(t) for t in teacher],
-        [torch.empty_like(s) for s in student],
-    ),
-)
+def _outputs(
+    teacher: list[Tensor], student: list[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    d_teacher, d_student = ([torch.empty_like(e) for e in side] for side in (teacher, student))
+    return teacher[0].new_empty(()), d_teacher, d_student
+
+
+@operator(_with_gradients, _outputs)
+def _attention_loss(
+    teacher: list[Tensor], student: list[Tensor], spatial: list[int], normalized: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    teacher, student = [t.contiguous() for t in teacher], [s.contiguous() for s in student]
+    loss, d_teacher, d_student = _outputs(teacher, student)
+    first, batch = teacher[0], teacher[0].shape[0]
+    scratch = _workspace.scratch(first, len(teacher) * batch, first.dtype)
+    core.attention_loss(
+        teacher=pointers(teacher), student=pointers(student), teacher_gradient=pointers(d_teacher),
+        student_gradient=pointers(d_student), channels=[t.shape[1] for t in teacher],
+        spatial=spatial, batch=batch, loss=pointer(loss), scratch=pointer(scratch),
+        counters=_workspace.counters(first, 1), normalized=normalized, **launch(first),
+    )  # fmt: skip
+    return loss, d_teacher, d_student
 
 
 class _AttentionLoss(torch.autograd.Function):
@@ -59,15 +100,14 @@ class _AttentionLoss(torch.autograd.Function):
     def forward(ctx: Any, normalized: bool, layers: int, *maps: Tensor) -> Tensor:
         energies = attention_vectors(list(maps))
         spatial = [m[0, 0].numel() for m in maps[:layers]]
-        loss, grads_t, grads_s = _attention_pair_loss(
+        loss, grads_t, grads_s = _attention_loss(
             energies[:layers], energies[layers:], spatial, normalized
         )
         ctx.wanted = [i for i in range(2 * layers) if ctx.needs_input_grad[2 + i]]
         gradients = [*grads_t, *grads_s]
         ctx.save_for_backward(*(maps[i] for i in ctx.wanted), *(gradients[i] for i in ctx.wanted))
         ctx.count = 2 * layers
-        result: Tensor = loss
-        return result
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -84,15 +124,14 @@ class _EnergyLoss(torch.autograd.Function):
     def forward(
         ctx: Any, normalized: bool, layers: int, spatial: list[int], *energies: Tensor
     ) -> Tensor:
-        loss, grads_t, grads_s = _attention_pair_loss(
+        loss, grads_t, grads_s = _attention_loss(
             list(energies[:layers]), list(energies[layers:]), spatial, normalized
         )
         gradients = [*grads_t, *grads_s]
         ctx.wanted = [i for i in range(2 * layers) if ctx.needs_input_grad[3 + i]]
         ctx.save_for_backward(*(gradients[i] for i in ctx.wanted))
         ctx.count = 2 * layers
-        result: Tensor = loss
-        return result
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -8,102 +8,132 @@ import torch
 from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _batch_norm, _layout, _workspace, reference
-from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
-from hast_cuda.ops.activations import ACTIVATION_NAMES, activation_code
+from hast_cuda.ops import _layout, _workspace
+from hast_cuda.ops._registry import core, launch, operator, pointer
+from hast_cuda.ops.activations import CODES, activate, activation_code
+from hast_cuda.ops.arithmetic import arithmetic_dtype
+from hast_cuda.ops.batch_norm import affine, check_alike, parameters
+from hast_cuda.ops.batch_norm_backward import (
+    GATE_BY_INPUT,
+    GATE_BY_OUTPUT,
+    batch_norm_backward,
+    choose_gate,
+    upstream,
+)
+from hast_cuda.ops.channel_attention import channel_attention_reference
+from hast_cuda.ops.codes import Pointer
+from hast_cuda.ops.fake_quantize import fake_quantize_reference
 
 
-def _forward(
+def batch_norm_activation_reference(
     x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-    bias: Tensor | None, eps: float, act: int, residual: Tensor | None, bounds: Tensor | None,
-    bits: int, with_energy: bool, target: Tensor | None, with_map: bool,
+    bias: Tensor | None, eps: float, *, activation: str | None = None,
+    residual: Tensor | None = None, bounds: Tensor | None = None, bits: int = 4,
+    target: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """``Q(act(u + residual))`` with ``u`` the eval-mode BatchNorm, Eq. 14 of ``u - target``, and u.
+
+    Under autograd the quantizer is straight-through: the gradient of the identity.
+    """
+    dtype = arithmetic_dtype(x.dtype)
+    u = affine(x.to(dtype), running_mean, running_var, weight, bias, eps)
+    v = u if residual is None else u + residual.to(dtype)
+    y = activate(v, activation)
+    if bounds is not None:
+        quantized = fake_quantize_reference(y.detach(), bounds[0:1], bounds[1:2], bits)
+        # y + (quantized - y) would round twice
+        y = quantized + (y - y.detach()) if y.requires_grad else quantized
+    apart = u if target is None else u - target.to(dtype)
+    energy = channel_attention_reference(apart) if u.dim() > 2 else apart.square()
+    return y.to(x.dtype), energy, u.to(x.dtype)
+
+
+def _outputs(
+    x: Tensor, running_mean: Tensor, with_energy: bool, with_map: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Empty (y, energy, u); nothing where it is not wanted."""
+    energy = running_mean.new_empty(x.shape[:2] if with_energy else 0)
+    return torch.empty_like(x), energy, torch.empty_like(x) if with_map else x.new_empty(0)
+
+
+def _wanted_reference(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
+    bias: Tensor | None, eps: float, activation: str | None, residual: Tensor | None,
+    bounds: Tensor | None, bits: int, with_energy: bool, target: Tensor | None, with_map: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    y, energy, normalized = batch_norm_activation_reference(
+        x, running_mean, running_var, weight, bias, eps, activation=activation,
+        residual=residual, bounds=bounds, bits=bits, target=target,
+    )  # fmt: skip
+    _, no_energy, no_map = _outputs(x, running_mean, with_energy=False, with_map=False)
+    return y, energy if with_energy else no_energy, normalized if with_map else no_map
+
+
+@operator(_wanted_reference, _outputs)
+def _batch_norm_activation(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
+    bias: Tensor | None, eps: float, activation: str | None, residual: Tensor | None,
+    bounds: Tensor | None, bits: int, with_energy: bool, target: Tensor | None, with_map: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     x = _layout.dense(x)
     residual, target = (None if t is None else _layout.like(t, x) for t in (residual, target))
-    images, channels = x.shape[:2]
-    shape = images, channels, x.numel() // (images * channels), _layout.is_channels_last(x)
-    y = torch.empty_like(x)
-    normalized = torch.empty_like(x) if with_map else x.new_empty(0)
-    energy = running_mean.new_empty((images, channels) if with_energy else 0)
-    scratch, counters = None, 0
-    if with_energy and shape[3]:
-        count = _workspace.batch_norm_activation_scratch(x, shape)
+    (images, channels), place = x.shape[:2], launch(x)
+    spatial, channels_last = x.numel() // (images * channels), _layout.is_channels_last(x)
+    results = _outputs(x, running_mean, with_energy, with_map)
+    y, energy, normalized = map(pointer, results)
+    scratch, counters = None, Pointer(0)
+    if with_energy and channels_last:
+        count = core.batch_norm_activation_scratch(
+            images=images, channels=channels, spatial=spatial, channels_last=channels_last,
+            device=place["device"],
+        )  # fmt: skip
         scratch = _workspace.scratch(x, count, torch.float64)
         counters = _workspace.counters(x, images * -(-channels // _workspace.NARROWEST_TILE))
     core.batch_norm_activation(
-        pointer(x), pointer(residual), pointer(target), pointer(y),
-        pointer(energy) if with_energy else 0, pointer(normalized) if with_map else 0,
-        pointer(running_mean), pointer(running_var), pointer(weight), pointer(bias), eps,
-        pointer(bounds), bits, pointer(scratch), counters, DTYPES[x.dtype], *shape, act,
-        *device_and_stream(x),
+        x=pointer(x), residual=pointer(residual), target=pointer(target), y=y, energy=energy,
+        map=normalized, running_mean=pointer(running_mean), running_var=pointer(running_var),
+        weight=pointer(weight), bias=pointer(bias), eps=eps, range=pointer(bounds), bits=bits,
+        scratch=pointer(scratch), counters=counters, images=images, channels=channels,
+        spatial=spatial, channels_last=channels_last, activation=CODES[activation], **place,
     )  # fmt: skip
-    return y, energy, normalized
-
-
-def _forward_reference(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-    bias: Tensor | None, eps: float, act: int, residual: Tensor | None, bounds: Tensor | None,
-    bits: int, with_energy: bool, target: Tensor | None, with_map: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    y, energy, normalized = reference.batch_norm_activation(
-        x, running_mean, running_var, weight, bias, eps, activation=ACTIVATION_NAMES[act],
-        residual=residual, bounds=bounds, bits=bits, target=target,
-    )  # fmt: skip
-    return (
-        y, energy if with_energy else energy.new_empty(0),
-        normalized if with_map else x.new_empty(0),
-    )  # fmt: skip
-
-
-_batch_norm_activation = register(
-    "batch_norm_activation(Tensor x, Tensor running_mean, Tensor running_var, Tensor? weight,"
-    " Tensor? bias, float eps, int activation, Tensor? residual, Tensor? bounds, int bits,"
-    " bool with_energy, Tensor? target, bool with_map) -> (Tensor, Tensor, Tensor)",
-    _forward,
-    _forward_reference,
-    lambda x, mean, var, w, b, eps, act, residual, bounds, bits, with_energy, target, with_map: (
-        torch.empty_like(x),
-        mean.new_empty(x.shape[:2] if with_energy else 0),
-        torch.empty_like(x) if with_map else x.new_empty(0),
-    ),
-)
+    return results
 
 
 class _BatchNormActivation(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-        bias: Tensor | None, eps: float, act: int, residual: Tensor | None, bounds: Tensor | None,
-        bits: int, clipped: bool, with_energy: bool, target: Tensor | None, with_map: bool,
-        twice: bool,
+        bias: Tensor | None, eps: float, activation: str | None, residual: Tensor | None,
+        bounds: Tensor | None, bits: int, clipped: bool, with_energy: bool, target: Tensor | None,
+        with_map: bool, twice: bool,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        outputs: tuple[Tensor, Tensor, Tensor] = _batch_norm_activation(
-            x, running_mean, running_var, weight, bias, eps, act, residual, bounds, bits,
+        outputs = _batch_norm_activation(
+            x, running_mean, running_var, weight, bias, eps, activation, residual, bounds, bits,
             with_energy, target, with_map,
         )  # fmt: skip
-        gate = _batch_norm.choose_gate(
-            gated=bool(act) or clipped,
+        gate = choose_gate(
+            gated=activation is not None or clipped,
             output_tells=bounds is None,  # 0 may be a small positive value, rounded
             reads_x=with_energy or ctx.needs_input_grad[3] or ctx.needs_input_grad[4],
             with_residual=residual is not None,
         )
-        by_input = gate == _batch_norm.GATE_BY_INPUT
+        by_input = gate == GATE_BY_INPUT
         ctx.save_for_backward(
             x, running_mean, running_var, weight, bias,
-            outputs[0] if gate == _batch_norm.GATE_BY_OUTPUT else None,
+            outputs[0] if gate == GATE_BY_OUTPUT else None,
             residual if by_input else None,
             bounds if clipped else None,
             target,
         )  # fmt: skip
-        ctx.settings = eps, act, gate, bits
+        ctx.settings = eps, activation, gate, bits
         ctx.set_materialize_grads(False)
         return (*outputs, outputs[0].detach()) if twice else outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         x, running_mean, running_var, weight, bias, y, residual, bounds, target = ctx.saved_tensors
-        eps, act, gate, bits = ctx.settings
-        (dy, dy2), denergy, dmap = _batch_norm.upstream(grads[0], *grads[3:]), grads[1], grads[2]
+        eps, activation, gate, bits = ctx.settings
+        (dy, dy2), denergy, dmap = upstream(grads[0], *grads[3:]), grads[1], grads[2]
         needs = ctx.needs_input_grad
         if dy is None and denergy is None and dmap is None:
             return (None,) * len(needs)
@@ -111,16 +141,16 @@ class _BatchNormActivation(torch.autograd.Function):
         need_affine = needs[3] or needs[4]
         need_target = needs[12] and denergy is not None
         changed = bool(gate) or dy2 is not None
-        dx, dresidual, dweight, dbias, dtarget = _batch_norm.backward(
+        dx, dresidual, dweight, dbias, dtarget = batch_norm_backward(
             dy, dy2, None, None, denergy, dmap, x, y, residual,
             None if denergy is None else target, None, running_mean, running_var, weight, bias,
-            eps, bounds, bits, act, gate, need_residual and changed, need_affine, need_target,
+            eps, bounds, bits, activation, gate, need_residual and changed, need_affine,
+            need_target,
         )  # fmt: skip
-        if not changed:
-            dresidual = dy  # nothing stops it: no copy
+        passed = dresidual if changed else dy  # where nothing stops it, no copy
         return (
             dx if needs[0] else None, None, None, dweight if needs[3] else None,
-            dbias if needs[4] else None, None, None, dresidual if need_residual else None,
+            dbias if needs[4] else None, None, None, passed if need_residual else None,
             None, None, None, None, dtarget if need_target else None, None, None,
         )  # fmt: skip
 
@@ -162,11 +192,11 @@ def batch_norm_activation(
             without ``energy``.
     """
     _checks.floating("x", x)
-    code = activation_code(activation)
+    activation_code(activation)
     _checks.choice("ste", ste, _checks.STE)
-    ready = _batch_norm.parameters(x, running_mean, running_var, weight, bias)
-    _batch_norm.check_alike("residual", residual, x)
-    _batch_norm.check_alike("target", target, x)
+    ready = parameters(x, running_mean, running_var, weight, bias)
+    check_alike("residual", residual, x)
+    check_alike("target", target, x)
     _checks.not_negative("eps", eps)
     _checks.flag("energy", energy)
     _checks.flag("normalized", normalized)
@@ -180,7 +210,7 @@ def batch_norm_activation(
         _checks.range_state(state, x)
         bounds = state.detach()[:2]
     y, energies, u, *again = _BatchNormActivation.apply(
-        x, *ready, eps, code, residual, bounds, bits, state is not None and ste == "clipped",
+        x, *ready, eps, activation, residual, bounds, bits, state is not None and ste == "clipped",
         energy, target, normalized, twice,
     )  # fmt: skip
     return y, energies if energy else None, *([u] if normalized else []), *again

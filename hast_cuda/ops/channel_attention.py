@@ -10,66 +10,18 @@ import torch
 from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _layout, reference
-from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.ops import _layout
+from hast_cuda.ops._registry import Launch, core, launch, operator, pointer, pointers
+from hast_cuda.ops.arithmetic import arithmetic_dtype
+from hast_cuda.ops.codes import Pointer
 
 
-def _tables(maps: list[Tensor], members: list[int]) -> tuple[list[int], ...]:
-    chosen = [maps[i] for i in members]
-    return (
-        [m.shape[0] for m in chosen],
-        [m.shape[1] for m in chosen],
-        [m[0, 0].numel() for m in chosen],
-        [int(_layout.is_channels_last(m)) for m in chosen],
-    )
+def channel_attention_reference(feature: Tensor) -> Tensor:
+    """Eq. 14: ``sum over space of f^2``, [N, C, ...] -> [N, C]."""
+    return feature.to(arithmetic_dtype(feature.dtype)).square().flatten(2).sum(2)
 
 
-def _by_dtype(maps: list[Tensor]) -> list[tuple[torch.dtype, list[int]]]:
-    groups: dict[torch.dtype, list[int]] = defaultdict(list)
-    for index, item in enumerate(maps):
-        if item.numel():
-            groups[item.dtype].append(index)
-    return list(groups.items())
-
-
-def _energies(maps: list[Tensor]) -> list[Tensor]:
-    maps = [_layout.dense(m) for m in maps]
-    outputs = [
-        m.new_zeros(m.shape[:2], dtype=reference.arithmetic_dtype(m.dtype))
-        if m.numel() == 0
-        else m.new_empty(m.shape[:2], dtype=reference.arithmetic_dtype(m.dtype))
-        for m in maps
-    ]
-    for dtype, members in _by_dtype(maps):
-        core.channel_attention(
-            [pointer(maps[i]) for i in members], [pointer(outputs[i]) for i in members],
-            *_tables(maps, members), DTYPES[dtype], *device_and_stream(maps[members[0]]),
-        )  # fmt: skip
-    return outputs
-
-
-def _energies_reference(maps: list[Tensor]) -> list[Tensor]:
-    return [reference.channel_attention(m) for m in maps]
-
-
-def _energies_backward(
-    coefficients: list[Tensor], maps: list[Tensor], scale: Tensor | None
-) -> list[Tensor]:
-    maps = [_layout.dense(m) for m in maps]
-    coefficients = [c.contiguous() for c in coefficients]
-    outputs = [torch.empty_like(m) for m in maps]
-    for dtype, members in _by_dtype(maps):
-        wide = reference.arithmetic_dtype(dtype)
-        factor = None if scale is None else scale.to(wide)
-        core.channel_attention_backward(
-            [pointer(maps[i]) for i in members], [pointer(coefficients[i]) for i in members],
-            [pointer(outputs[i]) for i in members], *_tables(maps, members), pointer(factor),
-            DTYPES[dtype], *device_and_stream(maps[members[0]]),
-        )  # fmt: skip
-    return outputs
-
-
-def _energies_backward_reference(
+def _gradients_reference(
     coefficients: list[Tensor], maps: list[Tensor], scale: Tensor | None
 ) -> list[Tensor]:
     outputs = []
@@ -80,19 +32,67 @@ def _energies_backward_reference(
     return outputs
 
 
-def _fake_energies(maps: list[Tensor]) -> list[Tensor]:
-    return [m.new_empty(m.shape[:2], dtype=reference.arithmetic_dtype(m.dtype)) for m in maps]
+class _Maps(Launch):
+    maps: list[Pointer]
+    batches: list[int]
+    channels: list[int]
+    spatial: list[int]
+    channels_last: list[bool]
 
 
-attention_vectors = register(
-    "channel_attention(Tensor[] maps) -> Tensor[]", _energies, _energies_reference, _fake_energies
-)
-attention_gradients = register(
-    "channel_attention_backward(Tensor[] coefficients, Tensor[] maps, Tensor? scale) -> Tensor[]",
-    _energies_backward,
-    _energies_backward_reference,
-    lambda coefficients, maps, scale: [torch.empty_like(m) for m in maps],
-)
+def _table(maps: list[Tensor]) -> _Maps:
+    return {
+        "maps": pointers(maps),
+        "batches": [m.shape[0] for m in maps],
+        "channels": [m.shape[1] for m in maps],
+        "spatial": [m[0, 0].numel() for m in maps],
+        "channels_last": [_layout.is_channels_last(m) for m in maps],
+        **launch(maps[0]),
+    }
+
+
+def _by_dtype(maps: list[Tensor]) -> list[list[int]]:
+    groups: dict[torch.dtype, list[int]] = defaultdict(list)
+    for index, item in enumerate(maps):
+        if item.numel():
+            groups[item.dtype].append(index)
+    return list(groups.values())
+
+
+def _vectors(maps: list[Tensor]) -> list[Tensor]:
+    return [m.new_empty(m.shape[:2], dtype=arithmetic_dtype(m.dtype)) for m in maps]
+
+
+@operator(lambda maps: [channel_attention_reference(m) for m in maps], _vectors)
+def _channel_attention(maps: list[Tensor]) -> list[Tensor]:
+    maps = [_layout.dense(m) for m in maps]
+    outputs = [a if m.numel() else a.zero_() for a, m in zip(_vectors(maps), maps, strict=True)]
+    for members in _by_dtype(maps):
+        core.channel_attention(
+            energies=pointers([outputs[i] for i in members]), **_table([maps[i] for i in members])
+        )
+    return outputs
+
+
+@operator(_gradients_reference, lambda maps: [torch.empty_like(m) for m in maps])
+def _channel_attention_backward(
+    coefficients: list[Tensor], maps: list[Tensor], scale: Tensor | None
+) -> list[Tensor]:
+    maps = [_layout.dense(m) for m in maps]
+    coefficients = [c.contiguous() for c in coefficients]
+    outputs = [torch.empty_like(m) for m in maps]
+    for members in _by_dtype(maps):
+        own = [maps[i] for i in members]
+        factor = None if scale is None else scale.to(arithmetic_dtype(own[0].dtype))
+        core.channel_attention_backward(
+            coefficients=pointers([coefficients[i] for i in members]),
+            gradients=pointers([outputs[i] for i in members]), scale=pointer(factor),
+            **_table(own),
+        )  # fmt: skip
+    return outputs
+
+
+attention_vectors, attention_gradients = _channel_attention, _channel_attention_backward
 
 
 class _ChannelAttention(torch.autograd.Function):

@@ -5,37 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _workspace, reference
-from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.ops import _workspace
+from hast_cuda.ops._registry import core, launch, operator, pointer
 from hast_cuda.ops._scaled import scaled
+from hast_cuda.ops.arithmetic import arithmetic_dtype
 
 
-def _loss(
+def distillation_loss_reference(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """Eq. 6: ``KL(softmax(t/T) || softmax(s/T))``, summed over classes, averaged over the batch."""
+    log_p, log_q = (
+        F.log_softmax(x.to(arithmetic_dtype(x.dtype)) / temperature, dim=1)
+        for x in (teacher, student)
+    )
+    return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+def _with_gradients(
     teacher: Tensor, student: Tensor, temperature: float, need_teacher: bool, need_student: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    teacher, student = teacher.contiguous(), student.contiguous()
-    loss, d_teacher, d_student = _outputs(teacher, student, need_teacher, need_student)
-    scratch = _workspace.scratch(teacher, teacher.shape[0], torch.float64)
-    core.distillation_loss(
-        pointer(teacher), pointer(student), pointer(d_teacher) if need_teacher else 0,
-        pointer(d_student) if need_student else 0, pointer(loss), pointer(scratch),
-        _workspace.counters(teacher, 1), temperature, DTYPES[teacher.dtype], *teacher.shape,
-        *device_and_stream(teacher),
-    )  # fmt: skip
-    return loss, d_teacher, d_student
-
-
-def _loss_reference(
-    teacher: Tensor, student: Tensor, temperature: float, need_teacher: bool, need_student: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    wide = reference.arithmetic_dtype(teacher.dtype)
+    wide = arithmetic_dtype(teacher.dtype)
     with torch.enable_grad():
         leaves = [x.detach().to(wide, copy=True).requires_grad_() for x in (teacher, student)]
-        loss = reference.distillation_loss(leaves[0], leaves[1], temperature)
+        loss = distillation_loss_reference(leaves[0], leaves[1], temperature)
         d_teacher, d_student = torch.autograd.grad(loss, leaves)
     empty = loss.new_empty(0)
     return (
@@ -48,7 +44,7 @@ def _loss_reference(
 def _outputs(
     teacher: Tensor, student: Tensor, need_teacher: bool, need_student: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    loss = teacher.new_empty((), dtype=reference.arithmetic_dtype(teacher.dtype))
+    loss = teacher.new_empty((), dtype=arithmetic_dtype(teacher.dtype))
     return (
         loss,
         loss.new_empty(teacher.shape if need_teacher else (0,)),
@@ -56,13 +52,21 @@ def _outputs(
     )
 
 
-_distillation_loss = register(
-    "distillation_loss(Tensor teacher, Tensor student, float temperature, bool need_teacher,"
-    " bool need_student) -> (Tensor, Tensor, Tensor)",
-    _loss,
-    _loss_reference,
-    lambda teacher, student, temperature, *needed: _outputs(teacher, student, *needed),
-)
+@operator(_with_gradients, _outputs)
+def _distillation_loss(
+    teacher: Tensor, student: Tensor, temperature: float, need_teacher: bool, need_student: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    teacher, student = teacher.contiguous(), student.contiguous()
+    loss, d_teacher, d_student = _outputs(teacher, student, need_teacher, need_student)
+    rows, classes = teacher.shape
+    scratch = _workspace.scratch(teacher, rows, torch.float64)
+    core.distillation_loss(
+        teacher=pointer(teacher), student=pointer(student), teacher_gradient=pointer(d_teacher),
+        student_gradient=pointer(d_student), loss=pointer(loss), scratch=pointer(scratch),
+        counters=_workspace.counters(teacher, 1), temperature=temperature, rows=rows,
+        classes=classes, **launch(teacher),
+    )  # fmt: skip
+    return loss, d_teacher, d_student
 
 
 class _DistillationLoss(torch.autograd.Function):
@@ -72,8 +76,7 @@ class _DistillationLoss(torch.autograd.Function):
         loss, d_teacher, d_student = _distillation_loss(teacher, student, temperature, *needed)
         ctx.save_for_backward(d_teacher, d_student)
         ctx.dtype = teacher.dtype
-        result: Tensor = loss
-        return result
+        return loss
 
     @staticmethod
     @once_differentiable

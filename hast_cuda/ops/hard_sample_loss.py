@@ -9,49 +9,64 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _workspace, reference
-from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.ops import _workspace
+from hast_cuda.ops._registry import core, launch, operator, pointer
 from hast_cuda.ops._scaled import scaled
+from hast_cuda.ops.arithmetic import arithmetic_dtype
+
+# At p = 1 the gradient of (1-p)^gamma is infinite for gamma < 1, and softmax reaches 1 exactly.
+LARGEST_PROBABILITY = 1 - 1e-6
 
 
-def _loss(
+def label_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """``log p_y``, [N, classes] and [N] -> [N]."""
+    wide = logits.to(arithmetic_dtype(logits.dtype))
+    return torch.log_softmax(wide, dim=1).gather(1, labels[:, None])[:, 0]
+
+
+def hard_sample_loss_reference(
+    logits: Tensor, labels: Tensor, exponent: float, *, detach: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Eq. 8, ``mean_i d_i^gamma * CE_i``, and, without gradient, the mean of d (Eq. 7)."""
+    log_p = label_log_probability(logits, labels)
+    difficulty = 1 - log_p.exp().clamp(max=LARGEST_PROBABILITY)
+    weight = difficulty.pow(exponent)
+    loss = (-(weight.detach() if detach else weight) * log_p).mean()
+    return loss, difficulty.detach().mean()
+
+
+def _with_gradient(
     logits: Tensor, labels: Tensor, exponent: float, detach: bool, need_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    logits, labels = logits.contiguous(), labels.contiguous()
-    loss, difficulty, gradient = _outputs(logits, need_gradient)
-    scratch = _workspace.scratch(logits, 2 * logits.shape[0], torch.float64)
-    core.hard_sample_loss(
-        pointer(logits), pointer(labels), pointer(gradient) if need_gradient else 0, pointer(loss),
-        pointer(difficulty), pointer(scratch), _workspace.counters(logits, 1), exponent, detach,
-        DTYPES[logits.dtype], *logits.shape, *device_and_stream(logits),
-    )  # fmt: skip
-    return loss, difficulty, gradient
-
-
-def _loss_reference(
-    logits: Tensor, labels: Tensor, exponent: float, detach: bool, need_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    wide = reference.arithmetic_dtype(logits.dtype)
+    wide = arithmetic_dtype(logits.dtype)
     with torch.enable_grad():
         leaf = logits.detach().to(wide, copy=True).requires_grad_()
-        loss, difficulty = reference.hard_sample_loss(leaf, labels, exponent, detach=detach)
+        loss, difficulty = hard_sample_loss_reference(leaf, labels, exponent, detach=detach)
         (gradient,) = torch.autograd.grad(loss, leaf)
     return loss.detach(), difficulty, gradient if need_gradient else loss.new_empty(0)
 
 
 def _outputs(logits: Tensor, need_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
-    loss = logits.new_empty((), dtype=reference.arithmetic_dtype(logits.dtype))
+    loss = logits.new_empty((), dtype=arithmetic_dtype(logits.dtype))
     shape = logits.shape if need_gradient else (0,)
     return loss, torch.empty_like(loss), loss.new_empty(shape)
 
 
-_hard_sample_loss = register(
-    "hard_sample_loss(Tensor logits, Tensor labels, float exponent, bool detach,"
-    " bool need_gradient) -> (Tensor, Tensor, Tensor)",
-    _loss,
-    _loss_reference,
-    lambda logits, labels, exponent, detach, needed: _outputs(logits, needed),
-)
+@operator(_with_gradient, _outputs)
+def _hard_sample_loss(
+    logits: Tensor, labels: Tensor, exponent: float, detach: bool, need_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    logits, labels = logits.contiguous(), labels.contiguous()
+    loss, difficulty, gradient = _outputs(logits, need_gradient)
+    rows, classes = logits.shape
+    scratch = _workspace.scratch(logits, 2 * rows, torch.float64)
+    core.hard_sample_loss(
+        logits=pointer(logits), labels=pointer(labels), gradient=pointer(gradient),
+        loss=pointer(loss), difficulty=pointer(difficulty), scratch=pointer(scratch),
+        counters=_workspace.counters(logits, 1), exponent=exponent, detach=detach, rows=rows,
+        classes=classes, **launch(logits),
+    )  # fmt: skip
+    return loss, difficulty, gradient
 
 
 class _HardSampleLoss(torch.autograd.Function):

@@ -9,34 +9,42 @@ import torch
 from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import reference
-from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.ops._registry import core, launch, operator, pointer, pointers
+from hast_cuda.ops.codes import Reduction
 
 REDUCTIONS = ("mse", "norm", "relative")  # in the order of csrc/match_loss.h
 
 
-def _loss(
-    means: list[Tensor], variances: list[Tensor], running_means: list[Tensor],
-    running_vars: list[Tensor], reduction: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    loss = means[0].new_empty(())
-    gradient = means[0].new_empty(2, sum(m.numel() for m in means))
-    core.match_loss(
-        *([pointer(t) for t in group] for group in (means, variances, running_means, running_vars)),
-        [m.numel() for m in means], pointer(loss), pointer(gradient), DTYPES[loss.dtype],
-        REDUCTIONS.index(reduction), *device_and_stream(loss),
-    )  # fmt: skip
-    return loss, gradient
+def match_loss_reference(
+    means: Sequence[Tensor], variances: Sequence[Tensor], running_means: Sequence[Tensor],
+    running_vars: Sequence[Tensor], *, reduction: str = "mse",
+) -> Tensor:  # fmt: skip
+    """Eq. 3 over all layers: mean squared gaps ("mse", as released), as printed ("norm"), or
+    mean squared gaps in units of the layer's mean variance or its root ("relative")."""
+    terms = []
+    for mean, var, running_mean, running_var in zip(
+        means, variances, running_means, running_vars, strict=True
+    ):
+        gap_mean, gap_var = mean - running_mean, var - running_var
+        if reduction == "norm":
+            terms.append(torch.linalg.vector_norm(gap_mean) + torch.linalg.vector_norm(gap_var))
+        elif reduction == "relative":
+            scale = running_var.mean()
+            scale = torch.where(scale == 0, 1.0, scale)
+            terms.append(gap_mean.square().mean() / scale + (gap_var / scale).square().mean())
+        else:
+            terms.append(gap_mean.square().mean() + gap_var.square().mean())
+    return torch.stack(terms).sum() / len(terms)
 
 
-def _loss_reference(
+def _with_gradient(
     means: list[Tensor], variances: list[Tensor], running_means: list[Tensor],
     running_vars: list[Tensor], reduction: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     with torch.enable_grad():
         leaves = [t.detach().requires_grad_() for t in (*means, *variances)]
         split = len(means)
-        loss = reference.match_loss(
+        loss = match_loss_reference(
             leaves[:split], leaves[split:], running_means, running_vars, reduction=reduction
         )
         grads = torch.autograd.grad(loss, leaves)
@@ -44,27 +52,33 @@ def _loss_reference(
     return loss.detach(), packed.nan_to_num(0.0)  # the norm has no gradient at 0: use 0 there
 
 
-_match_loss = register(
-    "match_loss(Tensor[] means, Tensor[] variances, Tensor[] running_means,"
-    " Tensor[] running_vars, str reduction) -> (Tensor, Tensor)",
-    _loss,
-    _loss_reference,
-    lambda means, *_: (
-        means[0].new_empty(()),
-        means[0].new_empty(2, sum(m.numel() for m in means)),
-    ),
-)
+def _outputs(means: list[Tensor]) -> tuple[Tensor, Tensor]:
+    return means[0].new_empty(()), means[0].new_empty(2, sum(m.numel() for m in means))
+
+
+@operator(_with_gradient, _outputs)
+def _match_loss(
+    means: list[Tensor], variances: list[Tensor], running_means: list[Tensor],
+    running_vars: list[Tensor], reduction: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    loss, gradient = _outputs(means)
+    core.match_loss(
+        means=pointers(means), variances=pointers(variances),
+        running_means=pointers(running_means), running_vars=pointers(running_vars),
+        channels=[m.numel() for m in means], loss=pointer(loss), gradient=pointer(gradient),
+        reduction=Reduction(REDUCTIONS.index(reduction)), **launch(loss),
+    )  # fmt: skip
+    return loss, gradient
 
 
 class _MatchLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, reduction: str, layers: int, *tensors: Tensor) -> Tensor:
         groups = [list(tensors[i * layers : (i + 1) * layers]) for i in range(4)]
-        loss, gradient = _match_loss(*groups, reduction)
+        loss, gradient = _match_loss(groups[0], groups[1], groups[2], groups[3], reduction)
         ctx.save_for_backward(gradient)
         ctx.sizes = [t.numel() for t in groups[0]]
-        result: Tensor = loss
-        return result
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -7,27 +7,36 @@ from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.checks.values import as_device, check_whole
-from hast_cuda.ops import reference
-from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
+from hast_cuda.ops._registry import core, launch, operator, pointer
 
 
-def _step(
+def plateau_step_reference(
+    state: Tensor, rate: Tensor, loss: Tensor, patience: int, factor: float, threshold: float,
+    minimum: float,
+) -> None:  # fmt: skip
+    """One step of torch's ReduceLROnPlateau; ``state`` is float64 [learning rate, best, bad]."""
+    learning_rate, best, bad = state.clone()
+    current = loss.double()
+    better = current < best * (1 - threshold)
+    bad = torch.where(better, 0.0, bad + 1)
+    stalled = bad > patience
+    lower = (learning_rate * factor).clamp(min=minimum)
+    change = stalled & (learning_rate - lower > 1e-8)
+    state[0] = torch.where(change, lower, learning_rate)
+    state[1] = torch.where(better, current, best)
+    state[2] = torch.where(stalled, 0.0, bad)
+    rate.copy_(state[0])
+
+
+@operator(plateau_step_reference, lambda: None, mutates=["state", "rate"])
+def _plateau_step_(
     state: Tensor, rate: Tensor, loss: Tensor, patience: int, factor: float, threshold: float,
     minimum: float,
 ) -> None:  # fmt: skip
     core.plateau_step(
-        pointer(state), pointer(rate), pointer(loss), patience, factor, threshold, minimum,
-        DTYPES[loss.dtype], *device_and_stream(loss),
+        state=pointer(state), rate=pointer(rate), loss=pointer(loss), patience=patience,
+        factor=factor, threshold=threshold, minimum=minimum, **launch(loss),
     )  # fmt: skip
-
-
-_plateau_step_ = register(
-    "plateau_step_(Tensor(a!) state, Tensor(b!) rate, Tensor loss, int patience, float factor,"
-    " float threshold, float minimum) -> ()",
-    _step,
-    reference.plateau_step,
-    lambda *_: None,
-)
 
 
 def new_plateau_state(

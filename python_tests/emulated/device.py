@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from hast_cuda.ops import _workspace
+from hast_cuda.ops import _registry, _workspace
 
 # By name: the package also has functions called match_loss and channel_attention.
 _OPS = [
     importlib.import_module(f"hast_cuda.ops.{stem}")
     for stem in (
-        "fake_quant", "channel_range", "batch_stats", "_batch_norm", "batch_norm_activation",
-        "match_loss", "channel_attention", "attention_loss", "distillation_loss",
-        "hard_sample_loss", "plateau",
+        "fake_quantize", "fake_quantize_weights", "update_range", "batch_norm_match",
+        "batch_norm_activation", "batch_norm_backward", "match_loss", "channel_attention",
+        "attention_loss", "distillation_loss", "hard_sample_loss", "plateau",
     )
 ]  # fmt: skip
 COUNTERS = 4096
@@ -35,8 +35,8 @@ class EmulatedCore:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function = getattr(self.module, name)
 
-        def call(*arguments: Any) -> Any:
-            result = function(*arguments)
+        def call(**arguments: Any) -> Any:
+            result = function(**arguments)
             assert not self.counters.any(), f"{name} left counters behind"
             return result
 
@@ -51,8 +51,8 @@ class EmulatedCore:
 def emulate(patch: pytest.MonkeyPatch, module: ModuleType, index: int) -> EmulatedCore:
     """Send CPU tensors to ``module``, index 0 for its CUDA kernels, until ``patch`` is undone."""
     core = EmulatedCore(module)
-    for op in (*_OPS, _workspace):
+    for op in _OPS:
         patch.setattr(op, "core", core)
-        patch.setattr(op, "device_and_stream", lambda _: (index, 0))
+    patch.setattr(_registry, "device_and_stream", lambda _: (index, 0))
     patch.setattr(_workspace, "counters", core.counters_for)
     return core

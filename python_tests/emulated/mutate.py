@@ -25,14 +25,16 @@ from emulated.mistakes import MISTAKES, Mistake
 
 ROOT = Path(__file__).parents[2]
 TESTS = [
-    "fake_quant", "channel_range", "batch_stats", "batch_norm_activation", "channel_attention",
-    "distillation_loss", "hard_sample_loss", "plateau", "emulated",
+    "fake_quantize", "fake_quantize_weights", "quantize_activation", "batch_norm_match",
+    "batch_norm_activation", "channel_attention", "distillation_loss",
+    "hard_sample_loss", "plateau", "emulated",
 ]  # fmt: skip
 TESTED_WITH = {
-    "attention_loss": "channel_attention", "batch_norm_backward": "batch_norm_activation",
-    "batch_norm_gate": "batch_norm_activation", "cuda_channel_sums": "batch_stats",
-    "cuda_rows": "distillation_loss", "lane_sums": "batch_stats", "match_loss": "batch_stats",
-    "slabs": "batch_stats",
+    "attention_loss": "channel_attention", "batch_norm_gate": "batch_norm_activation",
+    "cuda_channel_sums": "batch_norm_match", "cuda_extremes": "fake_quantize_weights",
+    "cuda_rows": "distillation_loss",
+    "lane_sums": "batch_norm_match", "match_loss": "batch_norm_match",
+    "slabs": "batch_norm_match", "update_range": "quantize_activation",
 }  # fmt: skip
 
 
@@ -93,7 +95,7 @@ def main() -> int:
         plain.mkdir()
         shutil.copytree(CSRC, folder / "csrc")
         module = compile_module(plain, csrc=folder / "csrc")
-        if failed := first_failure(module, Mistake("fake_quant.cu", "", "", "no mistake")):
+        if failed := first_failure(module, Mistake("fake_quantize.cu", "", "", "no mistake")):
             print(f"{failed} fails without any mistake")
             return 1
         for mistake in MISTAKES:

@@ -1,6 +1,6 @@
-// CPU kernel of batch_norm_match (batch_stats.h): x read once from memory (and from cache again for
-// y), y written once.
-#include "batch_stats.h"
+// CPU kernel of batch_norm_match (batch_norm_match.h): x read once from memory (and from cache
+// again for y), y written once.
+#include "batch_norm_match.h"
 
 #include "common/lane_sums.h"
 #include "common/slabs.h"
@@ -134,7 +134,7 @@ void forward(const BatchNormMatchArgs& args) {
 
 }  // namespace
 
-int64_t batch_stats_scratch(int64_t outer, int64_t channels, int64_t inner) {
+int64_t batch_norm_match_scratch(int64_t outer, int64_t channels, int64_t inner) {
   if (outer * channels * inner == 0) return 0;
   return 2 * channels * Slabs(outer, channels, inner).count;
 }

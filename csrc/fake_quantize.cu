@@ -1,8 +1,8 @@
-// CUDA kernels of fake_quant.h. Memory-bound: forward reads x and writes y once, backward reads x
-// and dy and writes dx, in 128-bit pieces where pointers and sizes allow. Threads run along the
+// CUDA kernels of fake_quantize.h. Memory-bound: forward reads x and writes y once, backward reads
+// x and dy and writes dx, in 128-bit pieces where pointers and sizes allow. Threads run along the
 // inner axis of planes that share a range, or along the channels of channels-last data; ranges are
 // read on the device, so nothing synchronises.
-#include "fake_quant.h"
+#include "fake_quantize.h"
 
 #include "common/cuda_launch.h"
 #include "common/cuda_vector.h"

@@ -8,72 +8,82 @@ import torch
 from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _batch_norm, _layout, _workspace, reference
-from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
-from hast_cuda.ops.activations import ACTIVATION_NAMES, activation_code
+from hast_cuda.ops import _layout, _workspace
+from hast_cuda.ops._registry import core, launch, operator, pointer
+from hast_cuda.ops.activations import CODES, activate, activation_code
+from hast_cuda.ops.arithmetic import arithmetic_dtype
+from hast_cuda.ops.batch_norm import affine, check_alike, parameters
+from hast_cuda.ops.batch_norm_backward import (
+    GATE_BY_OUTPUT,
+    batch_norm_backward,
+    choose_gate,
+    upstream,
+)
 
 
-def _forward(
+def batch_norm_match_reference(
     x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-    bias: Tensor | None, eps: float, act: int, residual: Tensor | None,
+    bias: Tensor | None, eps: float, *, activation: str | None = None,
+    residual: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Eval-mode BatchNorm of ``x`` and the batch mean and biased variance that Eq. 3 compares."""
+    dtype = arithmetic_dtype(x.dtype)
+    wide = x.to(dtype)
+    dims = [d for d in range(x.dim()) if d != 1]
+    var, mean = torch.var_mean(wide, dim=dims, correction=0)
+    y = affine(wide, running_mean, running_var, weight, bias, eps)
+    if residual is not None:
+        y = y + residual.to(dtype)
+    return activate(y, activation).to(x.dtype), mean, var
+
+
+def _outputs(x: Tensor, running_mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(running_mean), torch.empty_like(running_mean)
+
+
+@operator(batch_norm_match_reference, _outputs)
+def _batch_norm_match(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
+    bias: Tensor | None, eps: float, activation: str | None, residual: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     x = _layout.dense(x)
     residual = None if residual is None else _layout.like(residual, x)
-    shape = _layout.extents(x, 1)
-    y, mean, var = torch.empty_like(x), *(torch.empty_like(running_mean) for _ in range(2))
-    scratch = _workspace.scratch(x, _workspace.batch_stats_scratch(x, shape), torch.float64)
+    shape, place = _layout.extents(x, 1), launch(x)
+    y, mean, var = _outputs(x, running_mean)
+    count = core.batch_norm_match_scratch(**shape, device=place["device"])
+    scratch = _workspace.scratch(x, count, torch.float64)
     core.batch_norm_match(
-        pointer(x), pointer(residual), pointer(y), pointer(mean), pointer(var),
-        pointer(running_mean), pointer(running_var), pointer(weight), pointer(bias), eps,
-        pointer(scratch), _workspace.counters(x, shape[1]), DTYPES[x.dtype], *shape, act,
-        *device_and_stream(x),
+        x=pointer(x), residual=pointer(residual), y=pointer(y), mean=pointer(mean),
+        var=pointer(var), running_mean=pointer(running_mean), running_var=pointer(running_var),
+        weight=pointer(weight), bias=pointer(bias), eps=eps, activation=CODES[activation],
+        scratch=pointer(scratch), counters=_workspace.counters(x, shape["channels"]), **shape,
+        **place,
     )  # fmt: skip
     return y, mean, var
-
-
-def _forward_reference(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-    bias: Tensor | None, eps: float, act: int, residual: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return reference.batch_norm_match(
-        x,
-        running_mean,
-        running_var,
-        weight,
-        bias,
-        eps,
-        activation=ACTIVATION_NAMES[act],
-        residual=residual,
-    )
-
-
-_batch_norm_match = register(
-    "batch_norm_match(Tensor x, Tensor running_mean, Tensor running_var, Tensor? weight,"
-    " Tensor? bias, float eps, int activation, Tensor? residual) -> (Tensor, Tensor, Tensor)",
-    _forward,
-    _forward_reference,
-    lambda x, mean, *_: (torch.empty_like(x), torch.empty_like(mean), torch.empty_like(mean)),
-)
 
 
 class _BatchNormMatch(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-        bias: Tensor | None, eps: float, act: int, residual: Tensor | None, twice: bool,
+        bias: Tensor | None, eps: float, activation: str | None, residual: Tensor | None,
+        twice: bool,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        outputs: tuple[Tensor, Tensor, Tensor] = _batch_norm_match(
-            x, running_mean, running_var, weight, bias, eps, act, residual
+        outputs = _batch_norm_match(
+            x, running_mean, running_var, weight, bias, eps, activation, residual
         )
         y, mean, _ = outputs
-        gate = _batch_norm.choose_gate(
-            gated=bool(act), output_tells=True, reads_x=True, with_residual=residual is not None
+        gate = choose_gate(
+            gated=activation is not None,
+            output_tells=True,
+            reads_x=True,
+            with_residual=residual is not None,
         )
-        by_output = gate == _batch_norm.GATE_BY_OUTPUT
+        by_output = gate == GATE_BY_OUTPUT
         ctx.save_for_backward(
             x, y if by_output else None, mean, running_mean, running_var, weight, bias
         )
-        ctx.eps, ctx.act, ctx.gate = eps, act, gate
+        ctx.eps, ctx.activation, ctx.gate = eps, activation, gate
         ctx.set_materialize_grads(False)
         return (*outputs, y.detach()) if twice else outputs
 
@@ -81,22 +91,21 @@ class _BatchNormMatch(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, y, mean, running_mean, running_var, weight, bias = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        dy, dy2 = _batch_norm.upstream(grads[0], grads[3] if len(grads) == 4 else None)
+        dy, dy2 = upstream(grads[0], grads[3] if len(grads) == 4 else None)
         need_residual = needs[7] and dy is not None
         need_affine = (needs[3] or needs[4]) and dy is not None
         changed = bool(ctx.gate) or dy2 is not None
-        dx, dresidual, dweight, dbias, _ = _batch_norm.backward(
+        dx, dresidual, dweight, dbias, _ = batch_norm_backward(
             dy, dy2, grads[1], grads[2], None, None, x, y, None, None, mean, running_mean,
-            running_var, weight, bias, ctx.eps, None, 0, ctx.act, ctx.gate,
+            running_var, weight, bias, ctx.eps, None, 0, ctx.activation, ctx.gate,
             need_residual and changed, need_affine, False,
         )  # fmt: skip
-        if not changed:
-            dresidual = dy  # nothing stops it: no copy
+        passed = dresidual if changed else dy  # where nothing stops it, no copy
         return (
             dx if needs[0] else None, None, None,
             dweight if needs[3] and need_affine else None,
             dbias if needs[4] and need_affine else None,
-            None, None, dresidual if need_residual else None, None,
+            None, None, passed if need_residual else None, None,
         )  # fmt: skip
 
 
@@ -128,10 +137,10 @@ def batch_norm_match(
         TypeError: wrong dtype. ValueError: shapes or devices that differ, no elements.
     """
     _checks.floating("x", x)
-    code = activation_code(activation)
-    ready = _batch_norm.parameters(x, running_mean, running_var, weight, bias)
-    _batch_norm.check_alike("residual", residual, x)
+    activation_code(activation)
+    ready = parameters(x, running_mean, running_var, weight, bias)
+    check_alike("residual", residual, x)
     _checks.not_negative("eps", eps)
     _checks.flag("twice", twice)
-    result: tuple[Tensor, ...] = _BatchNormMatch.apply(x, *ready, eps, code, residual, twice)
+    result: tuple[Tensor, ...] = _BatchNormMatch.apply(x, *ready, eps, activation, residual, twice)
     return result

@@ -1,6 +1,6 @@
-// CUDA kernel of batch_norm_match (batch_stats.h): x (and the residual) read once, y written once,
-// statistics finished in the same launch; 8 bytes per fp32 element, 4 without y.
-#include "batch_stats.h"
+// CUDA kernel of batch_norm_match (batch_norm_match.h): x (and the residual) read once, y written
+// once, statistics finished in the same launch; 8 bytes per fp32 element, 4 without y.
+#include "batch_norm_match.h"
 
 #include "common/cuda_channel_sums.h"
 
@@ -50,7 +50,7 @@ struct ForwardBody {
 
 }  // namespace
 
-int64_t batch_stats_scratch(int64_t outer, int64_t channels, int64_t inner) {
+int64_t batch_norm_match_scratch(int64_t outer, int64_t channels, int64_t inner) {
   if (outer * channels * inner == 0) return 0;
   return ChannelGrid(outer, channels, inner).scratch();
 }

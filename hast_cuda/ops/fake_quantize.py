@@ -10,69 +10,75 @@ from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.checks.values import check_number
-from hast_cuda.ops import _layout, reference
-from hast_cuda.ops._registry import DTYPES, core, device_and_stream, pointer, register
-from hast_cuda.ops.activations import ACTIVATION_NAMES, activation_code
+from hast_cuda.ops import _layout
+from hast_cuda.ops._registry import core, launch, like_x, operator, pointer
+from hast_cuda.ops.activations import CODES, activate, activation_code
+from hast_cuda.ops.arithmetic import arithmetic_dtype, broadcast, integers, quantizer_parameters
 
 
-def _forward(
-    x: Tensor, lower: Tensor, upper: Tensor, bits: int, axis: int | None, real: bool, act: int
-) -> Tensor:
+def fake_quantize_reference(
+    x: Tensor, lower: Tensor, upper: Tensor, bits: int, channel_axis: int | None = None,
+    *, real_zero_point: bool = False, activation: str | None = None,
+) -> Tensor:  # fmt: skip
+    """``(q + z) / S`` of Eq. 2, rounded to the dtype of ``x``."""
+    y = activate(x.to(arithmetic_dtype(x.dtype)), activation)
+    scale, zero = (
+        broadcast(value, x, channel_axis)
+        for value in quantizer_parameters(lower, upper, bits, real_zero_point=real_zero_point)
+    )
+    return ((integers(y, scale, zero, bits) + zero) / scale).to(x.dtype)
+
+
+def fake_quantize_backward_reference(
+    grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, bits: int,
+    channel_axis: int | None = None, *, real_zero_point: bool = False,
+    activation: str | None = None, clipped: bool = False,
+) -> Tensor:  # fmt: skip
+    """Straight-through gradient: ``grad`` where the activation (and a clipped grid) passes."""
+    passes = torch.ones_like(x, dtype=torch.bool)
+    if activation is not None:
+        passes = x > 0
+        if activation == "relu6":
+            passes &= x < 6
+    if clipped:
+        y = activate(x.to(arithmetic_dtype(x.dtype)), activation)
+        scale, zero = quantizer_parameters(lower, upper, bits, real_zero_point=real_zero_point)
+        codes = torch.round(
+            broadcast(scale, x, channel_axis) * y - broadcast(zero, x, channel_axis)
+        )
+        passes &= (codes >= -(2 ** (bits - 1))) & (codes <= 2 ** (bits - 1) - 1)
+    return torch.where(passes, grad, torch.zeros((), dtype=grad.dtype, device=grad.device))
+
+
+@operator(fake_quantize_reference, like_x)
+def _fake_quantize(
+    x: Tensor, lower: Tensor, upper: Tensor, bits: int, channel_axis: int | None,
+    real_zero_point: bool, activation: str | None,
+) -> Tensor:  # fmt: skip
     x = _layout.dense(x)
     y = torch.empty_like(x)
     core.fake_quantize(
-        pointer(x), pointer(y), pointer(lower), pointer(upper), DTYPES[x.dtype],
-        *_layout.extents(x, axis), bits, real, act, *device_and_stream(x),
+        x=pointer(x), y=pointer(y), lower=pointer(lower), upper=pointer(upper), bits=bits,
+        real_zero_point=real_zero_point, activation=CODES[activation],
+        **_layout.extents(x, channel_axis), **launch(x),
     )  # fmt: skip
     return y
 
 
-def _forward_reference(
-    x: Tensor, lower: Tensor, upper: Tensor, bits: int, axis: int | None, real: bool, act: int
-) -> Tensor:
-    return reference.fake_quantize(
-        x, lower, upper, bits, axis, real_zero_point=real, activation=ACTIVATION_NAMES[act]
-    )
-
-
-def _backward(
-    grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, bits: int, axis: int | None,
-    real: bool, act: int, clipped: bool,
+@operator(fake_quantize_backward_reference, like_x)
+def _fake_quantize_backward(
+    grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, bits: int, channel_axis: int | None,
+    real_zero_point: bool, activation: str | None, clipped: bool,
 ) -> Tensor:  # fmt: skip
     x = _layout.dense(x)
-    grad = _layout.like(grad.to(x.dtype), x)
+    dy = _layout.like(grad.to(x.dtype), x)
     dx = torch.empty_like(x)
     core.fake_quantize_backward(
-        pointer(x), pointer(grad), pointer(dx), pointer(lower), pointer(upper), DTYPES[x.dtype],
-        *_layout.extents(x, axis), bits, real, act, clipped, *device_and_stream(x),
+        x=pointer(x), dy=pointer(dy), dx=pointer(dx), lower=pointer(lower), upper=pointer(upper),
+        bits=bits, real_zero_point=real_zero_point, activation=CODES[activation], clipped=clipped,
+        **_layout.extents(x, channel_axis), **launch(x),
     )  # fmt: skip
     return dx
-
-
-def _backward_reference(
-    grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, bits: int, axis: int | None,
-    real: bool, act: int, clipped: bool,
-) -> Tensor:  # fmt: skip
-    return reference.fake_quantize_backward(
-        grad, x, lower, upper, bits, axis,
-        real_zero_point=real, activation=ACTIVATION_NAMES[act], clipped=clipped,
-    )  # fmt: skip
-
-
-_RANGE = "Tensor lower, Tensor upper, int bits, int? channel_axis, bool real_zero_point"
-_fake_quantize = register(
-    f"fake_quantize(Tensor x, {_RANGE}, int activation) -> Tensor",
-    _forward,
-    _forward_reference,
-    lambda x, *_: torch.empty_like(x),
-)
-_fake_quantize_backward = register(
-    f"fake_quantize_backward(Tensor grad, Tensor x, {_RANGE}, int activation, bool clipped)"
-    " -> Tensor",
-    _backward,
-    _backward_reference,
-    lambda grad, x, *_: torch.empty_like(x),
-)
 
 
 class FakeQuantizeFunction(torch.autograd.Function):
@@ -80,30 +86,28 @@ class FakeQuantizeFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, bits: int, axis: int | None,
-        real: bool, act: int, clipped: bool,
+        ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, bits: int, channel_axis: int | None,
+        real_zero_point: bool, activation: str | None, clipped: bool,
     ) -> Tensor:  # fmt: skip
         """Quantize; remember x (and the range) only where the gradient needs a mask."""
-        ctx.settings = (bits, axis, real, act, clipped)
-        if act or clipped:
+        ctx.settings = bits, channel_axis, real_zero_point, activation, clipped
+        ctx.masked = clipped or activation is not None
+        if ctx.masked:
             ctx.save_for_backward(x, lower, upper)
-        y: Tensor = _fake_quantize(x, lower, upper, bits, axis, real, act)
-        return y
+        return _fake_quantize(x, lower, upper, bits, channel_axis, real_zero_point, activation)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Pass the gradient through, masked if there is a mask."""
         (grad,) = grads
-        bits, axis, real, act, clipped = ctx.settings
-        if act or clipped:
-            x, lower, upper = ctx.saved_tensors
-            grad = _fake_quantize_backward(grad, x, lower, upper, bits, axis, real, act, clipped)
+        if ctx.masked:
+            grad = _fake_quantize_backward(grad, *ctx.saved_tensors, *ctx.settings)
         return grad, None, None, None, None, None, None, None
 
 
 def as_range(name: str, value: Tensor | float, x: Tensor, channels: int) -> Tensor:
     """One bound of the range as ``channels`` values in the arithmetic dtype of ``x``."""
-    dtype = reference.arithmetic_dtype(x.dtype)
+    dtype = arithmetic_dtype(x.dtype)
     if not isinstance(value, Tensor):
         check_number(name, value)
         if not math.isfinite(value):
@@ -156,12 +160,12 @@ def fake_quantize(
     _checks.bit_width("bits", bits)
     _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
     _checks.choice("ste", ste, _checks.STE)
-    code = activation_code(activation)
+    activation_code(activation)
     axis = _checks.channel_axis(x, channel_axis)
     channels = 1 if axis is None else x.shape[axis]
     low, high = as_range("lower", lower, x, channels), as_range("upper", upper, x, channels)
     _checks.ordered_range(low, high)
     y: Tensor = FakeQuantizeFunction.apply(
-        x, low, high, bits, axis, zero_point == "real", code, ste == "clipped"
+        x, low, high, bits, axis, zero_point == "real", activation, ste == "clipped"
     )
     return y

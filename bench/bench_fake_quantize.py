@@ -100,4 +100,4 @@ def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
 
 
 if __name__ == "__main__":
-    run("fake_quant", __doc__, cases)
+    run("fake_quantize", __doc__, cases)

@@ -1,6 +1,6 @@
-// CPU kernels of fake_quant.h: 2 bytes moved per byte of x, no division where there is FMA, all
+// CPU kernels of fake_quantize.h: 2 bytes moved per byte of x, no division where there is FMA, all
 // SIMD.
-#include "fake_quant.h"
+#include "fake_quantize.h"
 
 #include "common/parallel.h"
 

@@ -1,11 +1,10 @@
-"""Weights quantized in one call, and activation ranges tracked on the device."""
+"""Weights quantized in one call."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from cases import FORMATS, arrange
-from conftest import DTYPES, SHAPES
+from conftest import DTYPES
 from torch import Tensor
 
 import hast_cuda as hc
@@ -115,96 +114,8 @@ def test_weight_gradient_is_the_identity_twice(device: torch.device) -> None:
     assert torch.equal(weight.grad, 2 * upstream)
 
 
-@pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("ema", ["corrected", "released"])
-def test_range_tracking_equals_eager(
-    device: torch.device, layout: str, shape: tuple[int, ...], dtype: torch.dtype, ema: str
-) -> None:
-    wide = reference.arithmetic_dtype(dtype)
-    state, twin = (hc.new_range_state(wide, device) for _ in range(2))
-    for activation in (None, "relu", "relu6"):
-        for _ in range(3):
-            x = arrange((torch.randn(shape, device=device) * 3).to(dtype), layout)
-            y = hc.quantize_activation(x, state, 4, activation=activation, observe=True, ema=ema)
-            reference.update_range(x, twin, activation=activation, released=ema == "released")
-            torch.testing.assert_close(state, twin, rtol=1e-6, atol=1e-7)
-            expected = reference.fake_quantize(x, state[0:1], state[1:2], 4, activation=activation)
-            assert torch.equal(y, expected)
-
-
-@pytest.mark.parametrize("size", [1, 3, 1000, 70_001, 1_000_003])
-def test_range_of_long_tensors(device: torch.device, size: int) -> None:
-    x = torch.randn(size, device=device)
-    x[size // 2], x[-1] = 50.0, -40.0
-    state = hc.new_range_state(device=device)
-    hc.quantize_activation(x, state, 4, observe=True)
-    assert float(state[0]) == pytest.approx(-40.0, rel=1e-6)
-    assert float(state[1]) == pytest.approx(float(x.max()), rel=1e-6)
-
-
-def test_ema_vectors(device: torch.device) -> None:
-    one = torch.ones(8, device=device)
-    corrected, released = (hc.new_range_state(torch.float64, device) for _ in range(2))
-    seen = []
-    for _ in range(5):
-        hc.quantize_activation(one.double(), corrected, 4, observe=True)
-        hc.quantize_activation(one.double(), released, 4, observe=True, ema="released")
-        assert float(corrected[1]) == pytest.approx(1.0, abs=1e-12)
-        seen.append(float(released[1]))
-    assert seen == pytest.approx([1, 5.263158, 17.8481, 47.0, 103.5385], rel=1e-5)
-
-
-def test_released_ema_settles_after_many_updates(device: torch.device) -> None:
-    state = hc.new_range_state(torch.float64, device)
-    for _ in range(800):
-        hc.quantize_activation(
-            torch.ones(4, dtype=torch.float64, device=device),
-            state,
-            4,
-            observe=True,
-            ema="released",
-        )
-    assert float(state[1]) == pytest.approx(1.0, abs=1e-9)
-
-
-def test_nan_reaches_the_range_as_in_eager(device: torch.device) -> None:
-    x = torch.randn(5000, device=device)
-    x[1234] = float("nan")
-    state = hc.new_range_state(device=device)
-    hc.quantize_activation(x, state, 4, observe=True)
-    assert bool(state[:2].isnan().all())
-
-
-def test_frozen_range_never_moves(device: torch.device) -> None:
-    state = hc.new_range_state(device=device)
-    hc.quantize_activation(torch.rand(64, device=device), state, 4, observe=True)
-    before = state.clone()
-    hc.quantize_activation(100 * torch.rand(64, device=device), state, 4)
-    assert torch.equal(state, before)
-
-
-def test_same_bits_twice(device: torch.device) -> None:
-    x = torch.randn(64, 16, 33, 31, device=device)
-    states = [hc.new_range_state(device=device) for _ in range(2)]
-    first, second = (hc.quantize_activation(x, s, 3, observe=True) for s in states)
-    assert torch.equal(first, second)
-    assert torch.equal(states[0], states[1])
-
-
-def test_clipped_gradient_uses_the_range_of_its_own_call(device: torch.device) -> None:
-    state = hc.new_range_state(device=device)
-    x = torch.tensor([-3.0, 0.0, 1.0], device=device, requires_grad=True)
-    y = hc.quantize_activation(x, state, 4, observe=True, ste="clipped")
-    hc.quantize_activation(100 * torch.ones(3, device=device), state, 4, observe=True)
-    y.sum().backward()
-    assert x.grad.tolist() == [1.0, 1.0, 1.0]
-
-
 def test_opcheck(device: torch.device) -> None:
-    x, state = torch.randn(3, 4, device=device), hc.new_range_state(device=device)
-    torch.library.opcheck(torch.ops.hast_cuda.update_range_.default, (x, state, 1, 0.9, False))
+    x = torch.randn(3, 4, device=device)
     torch.library.opcheck(
         torch.ops.hast_cuda.fake_quantize_weights.default, ([x, x.clone()], [3, 4], False, [])
     )
@@ -214,18 +125,12 @@ def test_opcheck(device: torch.device) -> None:
     )
 
 
-STATE = hc.new_range_state()
 X = torch.randn(4)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: hc.quantize_activation(X, STATE[:4], 4), ValueError, r"state is \(4,\)"),
-        (lambda: hc.quantize_activation(X.double(), STATE, 4), ValueError, "float64"),
-        (lambda: hc.quantize_activation(X, STATE, 4, beta=1.0), ValueError, "beta is 1.0"),
-        (lambda: hc.quantize_activation(X, STATE, 4, ema="x"), ValueError, "ema is 'x'; allowed"),
-        (lambda: hc.quantize_activation(X, STATE, 0), ValueError, "bits is 0"),
         (lambda: hc.fake_quantize_weights([X], [3, 4]), ValueError, "2 entries for 1 weights"),
         (lambda: hc.fake_quantize_weights([X[0]], 3), ValueError, "is a scalar"),
         (lambda: hc.fake_quantize_weights([X.int()], 3), TypeError, "weights.0. has dtype"),

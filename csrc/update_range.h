@@ -1,15 +1,15 @@
-// Ranges that follow the data: the moving min and max of an activation, and weights quantized with
-// the min and max of each row (output channel), or on a grid that stays.
+// The range of an activation: a moving average of its minimum and maximum.
 #pragma once
 
-#include "fake_quant.h"
+#include "common/activation.h"
+#include "common/dtype.h"
 
 namespace hast {
 
 struct UpdateRangeArgs {
   const void* x;
   void* state;         // fp[5]: lower, upper, raw lower, raw upper, beta^t
-  void* scratch;       // fp[range_scratch(size)]
+  void* scratch;       // fp[update_range_scratch(size)]
   uint32_t* counters;  // one, zero on entry and on exit; CUDA only
   DType dtype;
   int64_t size;
@@ -20,28 +20,10 @@ struct UpdateRangeArgs {
   void* stream;
 };
 
-struct WeightTensor {
-  const void* weight;
-  void* output;
-  const void* range;  // fp[2 * rows]: lower, then upper ends; null: min and max of each row
-  int64_t rows, columns;
-  int bits;
-};
-
-struct FakeQuantizeWeightsArgs {
-  const WeightTensor* tensors;
-  int64_t count;
-  DType dtype;
-  bool real_zero_point;
-  int device;
-  void* stream;
-};
-
 inline namespace HAST_BACKEND {
 
-int64_t range_scratch(int64_t size);
+int64_t update_range_scratch(int64_t size);
 const char* update_range(const UpdateRangeArgs& args);
-const char* fake_quantize_weights(const FakeQuantizeWeightsArgs& args);
 
 // One step of the moving average. Every operation rounds by itself, as eager code does.
 //   correct:   m = m*beta + v*(1-beta),            bound = m / (1 - beta^t)
@@ -61,24 +43,6 @@ HAST_HOST_DEVICE void step_range(F* state, F low, F high, F beta, F rest, bool r
   }
   state[4] = power;
 }
-
-// A running minimum and maximum. NaN loses every comparison, so it is counted apart and wins in
-// the end, as in torch.amin and torch.amax.
-template <typename F>
-struct Extremes {
-  F low = static_cast<F>(INFINITY);
-  F high = -static_cast<F>(INFINITY);
-  bool nan = false;
-
-  HAST_HOST_DEVICE void add(F value) {
-    low = value < low ? value : low;
-    high = value > high ? value : high;
-    nan = nan || value != value;
-  }
-
-  HAST_HOST_DEVICE F minimum() const { return nan ? static_cast<F>(NAN) : low; }
-  HAST_HOST_DEVICE F maximum() const { return nan ? static_cast<F>(NAN) : high; }
-};
 
 }  // namespace HAST_BACKEND
 }  // namespace hast

@@ -166,7 +166,7 @@ def test_relu_gradient_equals_autograd(device: torch.device) -> None:
 def test_empty_and_opcheck(device: torch.device) -> None:
     assert hc.fake_quantize(torch.empty(0, 3, device=device), 0.0, 1.0, 4).shape == (0, 3)
     x, low = torch.randn(3, 4, device=device), torch.zeros(1, device=device)
-    arguments = (x, low, low + 1, 4, None, False, 1)
+    arguments = (x, low, low + 1, 4, None, False, "relu")
     torch.library.opcheck(torch.ops.hast_cuda.fake_quantize.default, arguments)
     torch.library.opcheck(torch.ops.hast_cuda.fake_quantize_backward.default, (x, *arguments, True))
 

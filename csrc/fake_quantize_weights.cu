@@ -1,97 +1,14 @@
-// CUDA kernels of channel_range.h. The range of an activation takes one read of x: every block
-// leaves its minimum and maximum in scratch, the last one to finish takes the step. Weights: a
-// block per row of any tensor, all tensors in one launch; the second read of a row hits the cache.
-// A row whose grid is given is read once.
-#include "channel_range.h"
+// CUDA kernel of fake_quantize_weights.h: a block per row of any tensor, all tensors in one launch;
+// the second read of a row hits the cache. A row whose grid is given is read once.
+#include "fake_quantize_weights.h"
 
-#include "common/cuda_reduce.h"
-#include "common/cuda_vector.h"
+#include "common/cuda_extremes.h"
 
 namespace hast {
 inline namespace HAST_BACKEND {
 namespace {
 
 constexpr int kRowBlock = 128;  // threads per weight row
-
-// NaN in both ends or in none.
-template <typename F>
-__device__ __forceinline__ void merge(Extremes<F>& extremes, F low, F high) {
-  extremes.low = low < extremes.low ? low : extremes.low;
-  extremes.high = high > extremes.high ? high : extremes.high;
-  extremes.nan = extremes.nan || low != low;
-}
-
-// In every thread of the block.
-template <typename F>
-__device__ __forceinline__ Extremes<F> block_extremes(Extremes<F> value) {
-  __shared__ F lows[kWarp], highs[kWarp];
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    const F low = __shfl_xor_sync(kFullMask, value.low, offset);
-    const F high = __shfl_xor_sync(kFullMask, value.high, offset);
-    merge(value, low, high);
-  }
-  value.nan = __ballot_sync(kFullMask, value.nan) != 0;
-  __syncthreads();  // the previous call's values have been read
-  if (threadIdx.x % kWarp == 0) {
-    lows[threadIdx.x / kWarp] = value.minimum();
-    highs[threadIdx.x / kWarp] = value.maximum();
-  }
-  __syncthreads();
-  Extremes<F> all;
-  for (unsigned i = 0; i < blockDim.x / kWarp; ++i) merge(all, lows[i], highs[i]);
-  return all;
-}
-
-// Elements [start, start + step, ...) of x, whole vectors first.
-template <int kSize, typename T, typename F>
-__device__ __forceinline__ Extremes<F> find_extremes(const T* __restrict__ x, int64_t size,
-                                                     int64_t start, int64_t step) {
-  Extremes<F> extremes;
-  const int64_t vectors = size / kSize;
-#pragma unroll 4
-  for (int64_t i = start; i < vectors; i += step) {
-    F values[kSize];
-    load_vector<kSize>(x + i * kSize, values);
-#pragma unroll
-    for (int k = 0; k < kSize; ++k) extremes.add(values[k]);
-  }
-  for (int64_t i = vectors * kSize + start; i < size; i += step) extremes.add(to_compute(x[i]));
-  return extremes;
-}
-
-template <typename T, int kSize>
-__global__ void __launch_bounds__(kBlock) observe(UpdateRangeArgs args) {
-  using F = Compute<T>;
-  const int64_t start = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  Extremes<F> extremes = block_extremes(
-      find_extremes<kSize, T, F>(static_cast<const T*>(args.x), args.size, start, step));
-  volatile F* partial = static_cast<F*>(args.scratch);
-  if (threadIdx.x == 0) {
-    volatile F* own = partial + 2 * static_cast<int64_t>(blockIdx.x);
-    own[0] = extremes.minimum();
-    own[1] = extremes.maximum();
-  }
-  if (!is_last_block(args.counters, gridDim.x)) return;
-  Extremes<F> all;
-  for (unsigned i = threadIdx.x; i < gridDim.x; i += blockDim.x) {
-    merge<F>(all, partial[2 * i], partial[2 * i + 1]);
-  }
-  all = block_extremes(all);
-  if (threadIdx.x == 0) {
-    const ActivationRange<F> act = activation_range<F>(args.activation);
-    step_range(static_cast<F*>(args.state), act(all.minimum()), act(all.maximum()),
-               static_cast<F>(args.beta), static_cast<F>(1.0 - args.beta), args.released);
-  }
-}
-
-template <typename T, int kSize>
-const char* launch_observe(const UpdateRangeArgs& args) {
-  const auto kernel = observe<T, kSize>;
-  const auto blocks = static_cast<unsigned>(range_scratch(args.size) / 2);
-  HAST_LAUNCH(kernel, dim3(blocks), dim3(kBlock), 0, args.stream, args);
-  return launch_error();
-}
 
 struct WeightEntry {
   const void* weight;
@@ -152,7 +69,7 @@ __device__ __forceinline__ void quantize_row(const T* __restrict__ weight, T* __
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kRowBlock) quantize_tensors(const WeightTable table) {
+__global__ void __launch_bounds__(kRowBlock) quantize_weights(const WeightTable table) {
   for (int64_t row = blockIdx.x; row < table.rows; row += gridDim.x) {
     int low = 0, high = table.count;  // the last entry that starts at or before the row
     while (high - low > 1) {
@@ -177,7 +94,7 @@ __global__ void __launch_bounds__(kRowBlock) quantize_tensors(const WeightTable 
 
 template <typename T>
 const char* launch_weights(const FakeQuantizeWeightsArgs& args) {
-  const auto kernel = quantize_tensors<T>;
+  const auto kernel = quantize_weights<T>;
   int64_t next = 0;
   while (next < args.count) {
     WeightTable table = {};
@@ -200,19 +117,6 @@ const char* launch_weights(const FakeQuantizeWeightsArgs& args) {
 }
 
 }  // namespace
-
-// A minimum and a maximum per block; a block for every 4096 elements, but no more than fill a GPU.
-int64_t range_scratch(int64_t size) { return 2 * smaller(1024, ceil_div(size, 4096)); }
-
-const char* update_range(const UpdateRangeArgs& args) {
-  if (args.size == 0) return nullptr;
-  return on_device(args.device, [&] {
-    return visit_dtype(args.dtype, [&](auto element) {
-      using T = decltype(element);
-      return aligned(args.x, 16) ? launch_observe<T, kVector<T>>(args) : launch_observe<T, 1>(args);
-    });
-  });
-}
 
 const char* fake_quantize_weights(const FakeQuantizeWeightsArgs& args) {
   return on_device(args.device, [&] {

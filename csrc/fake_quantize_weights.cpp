@@ -1,32 +1,12 @@
-// CPU kernels of channel_range.h.
-#include "channel_range.h"
+// CPU kernel of fake_quantize_weights.h.
+#include "fake_quantize_weights.h"
 
+#include "common/cpu_extremes.h"
 #include "common/parallel.h"
 
 namespace hast {
 inline namespace HAST_BACKEND {
 namespace {
-
-template <typename T, typename F>
-Extremes<F> find_extremes(const T* __restrict x, int64_t size) {
-  F low = static_cast<F>(INFINITY);
-  F high = -static_cast<F>(INFINITY);
-  // The flag has the width of F: a narrower one would keep the loop from being SIMD code.
-  F nan = F(0);
-#pragma omp simd reduction(min : low) reduction(max : high) reduction(max : nan)
-  for (int64_t i = 0; i < size; ++i) {
-    const F value = to_compute(x[i]);
-    low = value < low ? value : low;
-    high = value > high ? value : high;
-    const F flag = value != value ? F(1) : F(0);
-    nan = flag > nan ? flag : nan;
-  }
-  Extremes<F> extremes;
-  extremes.low = low;
-  extremes.high = high;
-  extremes.nan = nan > F(0);
-  return extremes;
-}
 
 template <typename T, typename F>
 void quantize_row(const T* __restrict weight, T* __restrict output, int64_t columns,
@@ -62,35 +42,7 @@ Quantizer<Compute<T>> row_quantizer(const WeightTensor& tensor, const T* weight,
   return make_quantizer(low, high, tensor.bits, real_zero_point, Activation::kNone);
 }
 
-template <typename T>
-void observe(const UpdateRangeArgs& args) {
-  using F = Compute<T>;
-  const T* x = static_cast<const T*>(args.x);
-  F* partial = static_cast<F*>(args.scratch);
-  parallel_segments(1, args.size, [&](int64_t, int64_t begin, int64_t end) {
-    const Extremes<F> extremes = find_extremes<T, F>(x + begin, end - begin);
-    partial[2 * (begin / kGrain)] = extremes.minimum();
-    partial[2 * (begin / kGrain) + 1] = extremes.maximum();
-  });
-  Extremes<F> all;
-  const int64_t count = range_scratch(args.size);
-  for (int64_t i = 0; i < count; ++i) all.add(partial[i]);
-  const ActivationRange<F> act = activation_range<F>(args.activation);
-  step_range(static_cast<F*>(args.state), act(all.minimum()), act(all.maximum()),
-             static_cast<F>(args.beta), static_cast<F>(1.0 - args.beta), args.released);
-}
-
 }  // namespace
-
-int64_t range_scratch(int64_t size) { return 2 * ceil_div(size, kGrain); }
-
-const char* update_range(const UpdateRangeArgs& args) {
-  if (args.size == 0) return nullptr;
-  return visit_dtype(args.dtype, [&](auto element) -> const char* {
-    observe<decltype(element)>(args);
-    return nullptr;
-  });
-}
 
 const char* fake_quantize_weights(const FakeQuantizeWeightsArgs& args) {
   int64_t elements = 0;

@@ -14,22 +14,27 @@ from torch import Tensor
 
 import hast_cuda as hc
 from hast_cuda.ops import _layout, _workspace, reference
-from hast_cuda.ops._registry import DTYPES, core, device_and_stream
+from hast_cuda.ops._registry import core, launch, pointer
+from hast_cuda.ops.activations import CODES
+from hast_cuda.ops.codes import Pointer
 
 EPS = 1e-5
+ABSENT = Pointer(0)
 Outputs = tuple[Tensor, Tensor]  # y and loss
 DIMS = (0, 2, 3)
 
 
 def fused_statistics(x: Tensor, running_mean: Tensor, running_var: Tensor) -> Outputs:
     """The kernel of batch_norm_match without its output: no public op needs this alone."""
-    shape = _layout.extents(x, 1)
+    shape, place = _layout.extents(x, 1), launch(x)
     mean, var = torch.empty_like(running_mean), torch.empty_like(running_mean)
-    scratch = _workspace.scratch(x, _workspace.batch_stats_scratch(x, shape), torch.float64)
+    count = core.batch_norm_match_scratch(**shape, device=place["device"])
+    scratch = _workspace.scratch(x, count, torch.float64)
     core.batch_norm_match(
-        x.data_ptr(), 0, 0, mean.data_ptr(), var.data_ptr(), running_mean.data_ptr(),
-        running_var.data_ptr(), 0, 0, EPS, scratch.data_ptr(),
-        _workspace.counters(x, shape[1]), DTYPES[x.dtype], *shape, 0, *device_and_stream(x),
+        x=pointer(x), residual=ABSENT, y=ABSENT, mean=pointer(mean), var=pointer(var),
+        running_mean=pointer(running_mean), running_var=pointer(running_var), weight=ABSENT,
+        bias=ABSENT, eps=EPS, scratch=pointer(scratch), activation=CODES[None],
+        counters=_workspace.counters(x, shape["channels"]), **shape, **place,
     )  # fmt: skip
     return mean, var
 
@@ -95,4 +100,4 @@ def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
 
 
 if __name__ == "__main__":
-    run("batch_stats", __doc__, cases)
+    run("batch_norm_match", __doc__, cases)

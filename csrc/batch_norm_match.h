@@ -25,7 +25,7 @@ struct BatchNormMatchArgs {
   const void* weight;  // null: 1
   const void* bias;    // null: 0
   double eps;
-  double* scratch;     // [batch_stats_scratch(outer, channels, inner)]
+  double* scratch;     // [batch_norm_match_scratch(outer, channels, inner)]
   uint32_t* counters;  // [channels], zero on entry and on exit; CUDA only
   DType dtype;
   int64_t outer, channels, inner;
@@ -36,7 +36,7 @@ struct BatchNormMatchArgs {
 
 inline namespace HAST_BACKEND {
 
-int64_t batch_stats_scratch(int64_t outer, int64_t channels, int64_t inner);
+int64_t batch_norm_match_scratch(int64_t outer, int64_t channels, int64_t inner);
 const char* batch_norm_match(const BatchNormMatchArgs& args);
 
 template <typename F>

@@ -1,4 +1,4 @@
-"""Quantization that finds its own range: activations by moving average, weights per channel."""
+"""Weights quantized in one call, on the range of every channel or on grids that stay."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from functools import partial
 
 import torch
 from baselines import (
-    MODELOPT,
     brevitas,
-    brevitas_activation,
     brevitas_weight,
     compiled,
     modelopt,
+    observer,
 )
 from harness import HAST, Case, CaseMaker, Options, run
-from shapes import NETWORKS, WEIGHTS, Shape, label, maps, network_weights
-from timing import Absent
+from shapes import NETWORKS, WEIGHTS, Shape, label, network_weights
 from torch import Tensor
 
 import hast_cuda as hc
@@ -25,50 +23,11 @@ from hast_cuda.ops import reference
 BITS, TOP = 4, 2**4 - 1
 
 
-def _observer(
-    channels: int, device: torch.device, weight: float, axis: int
-) -> Callable[..., Tensor]:
-    """torch's fused observer and quantizer with a state of its own."""
-    flag = torch.ones(1, dtype=torch.long, device=device)
-    low, high, scale = (torch.ones(channels, device=device) for _ in range(3))
-    zero = torch.zeros(channels, dtype=torch.int32, device=device)
-    return lambda x: torch.fused_moving_avg_obs_fake_quant(
-        x, flag, flag, low, high, scale, zero, weight, 0, TOP, max(axis, 0), axis >= 0, False
-    )
-
-
-def activation(shape: Shape, options: Options) -> Case:
-    """ReLU, one step of the moving average, quantization."""
-    x = torch.randn(shape, device=options.device)
-    states = [hc.new_range_state(device=options.device) for _ in range(3)]
-
-    def eager(x: Tensor, state: Tensor) -> Tensor:
-        reference.update_range(x, state, activation="relu")
-        return reference.fake_quantize(x, state[0:1], state[1:2], BITS, activation="relu")
-
-    def peer() -> Callable[[], object]:
-        layer = brevitas_activation(x, options.device, observe=True)
-        return torch.no_grad()(lambda: layer(x))
-
-    observe = _observer(1, options.device, 0.1, -1)
-    candidates = {
-        "eager": lambda: eager(x, states[0]),
-        HAST: lambda: hc.quantize_activation(
-            x, states[1], BITS, activation="relu", observe=True
-        ),
-        "native": lambda: observe(torch.relu(x)),
-        **compiled(eager, lambda f: f(x, states[2]), options),
-        MODELOPT: Absent("no moving average of a range"),
-        **brevitas(peer),
-    }  # fmt: skip
-    return Case("relu + range + quantize", label(shape), candidates, 12 * x.numel())
-
-
 def weights(name: str, tensors: list[Tensor], options: Options) -> Case:
     """Minimum and maximum of every output channel, and quantization."""
     bits = [BITS] * len(tensors)
     axes = [list(range(1, w.dim())) for w in tensors]
-    observers = [_observer(w.shape[0], options.device, 1.0, 0) for w in tensors]
+    observers = [observer(w.shape[0], options.device, 1.0, 0) for w in tensors]
     given = [
         ((w.flatten(1).amax(1) - w.flatten(1).amin(1)).clamp(min=1e-8) / TOP,
          torch.full((w.shape[0],), 8, dtype=torch.int32, device=options.device))
@@ -141,9 +100,7 @@ def single(shape: Shape, options: Options) -> Case:
 
 
 def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
-    """Activations, single weights, whole networks."""
-    for shape in maps(options.large):
-        yield f"activation {label(shape)}", partial(activation, shape, options)
+    """Single weights, whole networks."""
     for shape in WEIGHTS:
         yield f"weights {label(shape)}", partial(single, shape, options)
     for name in NETWORKS:
@@ -152,4 +109,4 @@ def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
 
 
 if __name__ == "__main__":
-    run("channel_range", __doc__, cases)
+    run("fake_quantize_weights", __doc__, cases)
