@@ -1,10 +1,10 @@
 """Zeroed counters for kernels whose last block finishes the reduction, one slot per CUDA stream.
 
 A kernel counts its finished blocks and leaves the counter at zero again, so the slot is reused by
-every later kernel of that stream without clearing it. Slots of one device live in one allocation
-made at first use, outside any CUDA graph: a captured kernel keeps using its slot, which stays
-allocated. Two graphs captured on one stream must not be replayed at the same time on different
-streams.
+every later kernel of that stream without clearing it. Slots of one device lie in one allocation
+made at first use, outside any CUDA graph. A captured kernel goes on using its slot, so none is
+freed when the stream needs a larger one. Two graphs captured on one stream must not be replayed at
+the same time on different streams.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SLOTS = 32
 NARROWEST_TILE = 32  # channels: no channels-last kernel that sums per image takes fewer at a time
 
 _banks: dict[int, list[Tensor]] = {}
-_slots: dict[tuple[int, int], Tensor] = {}
+_slots: dict[tuple[int, int], list[Tensor]] = {}  # all that a stream was ever given
 
 
 def counters(x: Tensor, count: int) -> Pointer:
@@ -28,10 +28,10 @@ def counters(x: Tensor, count: int) -> Pointer:
     device, stream = device_and_stream(x)
     if device < 0:
         return Pointer(0)
-    slot = _slots.get((device, stream))
-    if slot is None or slot.numel() < count:
-        slot = _slots[device, stream] = _new_slot(x.device, count)
-    return Pointer(slot.data_ptr())
+    slots = _slots.get((device, stream), [])
+    if not slots or slots[-1].numel() < count:
+        slots = _slots[device, stream] = [*slots, _new_slot(x.device, count)]
+    return Pointer(slots[-1].data_ptr())
 
 
 def _new_slot(device: torch.device, count: int) -> Tensor:
