@@ -290,7 +290,8 @@ void backward(const BatchNormBackwardArgs& args) {
 
 }  // namespace
 
-const char* batch_norm_backward(const BatchNormBackwardArgs& args) {
+const char* batch_norm_backward(const BatchNormBackwardArgs& given) {
+  const BatchNormBackwardArgs args = given.settled();
   if (args.outer * args.channels * args.inner == 0) return nullptr;
   return visit_dtype(args.dtype, [&](auto element) -> const char* {
     backward<decltype(element)>(args);

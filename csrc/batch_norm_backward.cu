@@ -132,9 +132,10 @@ const char* launch(const BatchNormBackwardArgs& args) {
 
 }  // namespace
 
-const char* batch_norm_backward(const BatchNormBackwardArgs& args) {
+const char* batch_norm_backward(const BatchNormBackwardArgs& given) {
+  const BatchNormBackwardArgs args = given.settled();
   if (args.outer * args.channels * args.inner == 0) return nullptr;
-  if (!args.dx && !args.dresidual && !args.dweight) return nullptr;
+  if (!args.dx && !args.dresidual && !args.dtarget && !args.dweight) return nullptr;
   return on_device(args.device, [&] {
     return visit_dtype(args.dtype, [&](auto element) {
       using T = decltype(element);

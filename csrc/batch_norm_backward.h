@@ -14,7 +14,8 @@
 
 namespace hast {
 
-// Where dy passes an activation (and a clipped quantizer) is decided by
+// Where dy passes an activation (and a clipped quantizer) is decided by; without either, by
+// nothing.
 enum class Gate : int {
   kNone = 0,    // nothing: it passes everywhere
   kOutput = 1,  // the saved output y
@@ -57,6 +58,14 @@ struct BatchNormBackwardArgs {
 
   HAST_HOST_DEVICE bool reads_x() const {
     return dweight || denergy || (dx && dvar) || gate == Gate::kInput;
+  }
+
+  // With no gate where there is nothing to gate: neither an activation nor a clipped quantizer.
+  BatchNormBackwardArgs settled() const {
+    BatchNormBackwardArgs args = *this;
+    if (activation == Activation::kNone && !(gate == Gate::kInput && range))
+      args.gate = Gate::kNone;
+    return args;
   }
 };
 

@@ -24,7 +24,7 @@ SHAPES = [
 # kernels without AVX2 ("baseline"), which no test would reach on a machine that has it.
 OP_TESTS = {
     "test_fake_quantize", "test_fake_quantize_weights", "test_quantize_activation",
-    "test_batch_norm_match", "test_batch_norm_activation",
+    "test_batch_norm_match", "test_batch_norm_activation", "test_batch_norm_backward",
     "test_channel_attention", "test_distillation_loss", "test_hard_sample_loss", "test_plateau",
     "test_schedule", "test_emulated", "test_fuzz_quantizers", "test_fuzz_batch_norm",
     "test_fuzz_losses",

@@ -26,7 +26,7 @@ from emulated.mistakes import MISTAKES, Mistake
 ROOT = Path(__file__).parents[2]
 TESTS = [
     "fake_quantize", "fake_quantize_weights", "quantize_activation", "batch_norm_match",
-    "batch_norm_activation", "channel_attention", "distillation_loss",
+    "batch_norm_activation", "batch_norm_backward", "channel_attention", "distillation_loss",
     "hard_sample_loss", "plateau", "emulated",
 ]  # fmt: skip
 TESTED_WITH = {
