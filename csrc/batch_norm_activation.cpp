@@ -33,6 +33,8 @@ struct Outlet {
   template <Output kOutput>
   F value(F v) const {
     if (kOutput == Output::kActivated) return act(v);
+    // Not quotient(): its five operations cost this loop, which has much to do, more than a
+    // division (with AVX2 a fifth of its time for planes, half for channels-last data).
     if (kOutput == Output::kQuantized) return shifted_code(quantizer, v) / quantizer.scale;
     return quantize_exact(quantizer, v, activation);
   }
