@@ -70,7 +70,7 @@ class Followed:
         for module in self._fused():
             module.mapped = True
         logits, maps = self._run(x)
-        own = {module: module.take_map() for module in self._fused()}
+        own: dict[nn.Module, Tensor] = {m: m.take_map() for m in self._fused()}
         return ForwardResult(logits, maps=self._in_order(own, maps))
 
     def _distances(self, x: Tensor, targets: list[Tensor]) -> ForwardResult:
@@ -105,7 +105,7 @@ class Followed:
 
     def _vectors(self, maps: list[Tensor]) -> list[tuple[Tensor, int]]:
         """(vector, positions) of every layer; ``maps`` are those that no module summed itself."""
-        own = {module: module.take() for module in self._fused()}
+        own: dict[nn.Module, tuple[Tensor, int]] = {m: m.take() for m in self._fused()}
         found = zip(channel_attentions(maps), map(positions_of, maps), strict=True)
         return self._in_order(own, found)
 
