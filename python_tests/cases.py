@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from itertools import combinations, product
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -26,3 +32,28 @@ def check_close(actual: Tensor, eager: Tensor, oracle: Tensor, atol: float = 1e-
     error = (actual.double() - oracle).abs().max()
     allowed = 2 * (eager.double() - oracle).abs().max() + atol * (1 + oracle.abs().max())
     assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
+
+
+def covering(strength: int = 2, /, **axes: Sequence[Any]) -> pytest.MarkDecorator:
+    """Parametrize so that any ``strength`` values of different axes meet; all other cases are slow.
+
+    What makes a kernel wrong is one value, or two that meet: a dtype in a layout, a shape in a
+    branch. The whole product repeats each such meeting dozens of times.
+    """
+    cases = list(product(*axes.values()))
+    places = list(combinations(range(len(axes)), min(strength, len(axes))))
+    met: set[Any] = set()
+    fast: set[int] = set()
+    for least in (len(places) // 2, 0):  # first the cases in which most is new
+        for index in random.Random(0).sample(range(len(cases)), len(cases)):
+            new = {(at, *(str(cases[index][i]) for i in at)) for at in places} - met
+            if len(new) > least:
+                fast.add(index)
+                met |= new
+    parameters = [
+        pytest.param(
+            *case, marks=[] if index in fast else [pytest.mark.slow], id="-".join(map(str, case))
+        )
+        for index, case in enumerate(cases)
+    ]
+    return pytest.mark.parametrize(list(axes), parameters)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import FORMATS, arrange, check_close
+from cases import FORMATS, arrange, check_close, covering
 from conftest import DTYPES, SHAPES
 from torch import Tensor
 
@@ -113,10 +113,7 @@ def clip_upstream(t: dict[str, Tensor], case: Case) -> None:
     )
 
 
-@pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@covering(layout=FORMATS, shape=SHAPES, dtype=DTYPES, case=CASES)
 def test_against_float64(
     device: torch.device, layout: str, shape: tuple[int, ...], dtype: torch.dtype, case: Case
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FORMATS, arrange, check_close
+from cases import FORMATS, arrange, check_close, covering
 from conftest import DTYPES, SHAPES
 from torch import Tensor
 
@@ -42,20 +42,15 @@ def run(
     return [*outputs, *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
 
-@pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("activation", "with_residual"), [(None, False), ("relu", True), ("relu6", False)]
-)
+@covering(layout=FORMATS, shape=SHAPES, dtype=DTYPES, activation=[None, "relu", "relu6"])
 def test_against_float64(
     device: torch.device, layout: str, shape: tuple[int, ...], dtype: torch.dtype,
-    activation: str | None, with_residual: bool,
+    activation: str | None,
 ) -> None:  # fmt: skip
     channels = shape[1]
     wide = reference.arithmetic_dtype(dtype)
     x = arrange((torch.randn(shape, device=device) * 2 + 1).to(dtype), layout)
-    residual = torch.randn(shape, device=device).to(dtype) if with_residual else None
+    residual = torch.randn(shape, device=device).to(dtype) if activation == "relu" else None
     stats = parameters(channels, device, wide)
     upstream = [torch.randn(s, device=device) for s in (shape, (channels,), (channels,))]
     upstream[0] = upstream[0].to(dtype)

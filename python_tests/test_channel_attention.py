@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FORMATS, arrange, check_close
+from cases import FORMATS, arrange, check_close, covering
 from conftest import DTYPES, SHAPES
 
 import hast_cuda as hc
 from hast_cuda.ops import reference
 
 
-@pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@covering(layout=FORMATS, shape=SHAPES, dtype=DTYPES)
 def test_energy_and_gradient(
     device: torch.device, layout: str, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
@@ -27,9 +25,7 @@ def test_energy_and_gradient(
     check_close(x.grad, oracle.to(dtype), oracle, 1e-6)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("normalized", [True, False])
-@pytest.mark.parametrize("layout", FORMATS)
+@covering(dtype=DTYPES, normalized=[True, False], layout=FORMATS)
 def test_loss_and_gradients(
     device: torch.device, dtype: torch.dtype, normalized: bool, layout: str
 ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import check_close
+from cases import check_close, covering
 from conftest import DTYPES
 from torch import Tensor
 
@@ -34,9 +34,7 @@ def evaluate(
     return loss.detach(), first, second
 
 
-@pytest.mark.parametrize("temperature", [1.0, 20.0, 0.3])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@covering(temperature=[1.0, 20.0, 0.3], size=SIZES, dtype=DTYPES)
 def test_against_float64(
     device: torch.device, dtype: torch.dtype, size: tuple[int, int], temperature: float
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FORMATS, arrange
+from cases import FORMATS, arrange, covering
 from conftest import DTYPES, SHAPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,11 +40,9 @@ def test_known_activation_vector(device: torch.device) -> None:
     torch.testing.assert_close(hc.fake_quantize(x, 0.0, 1.0, 3).cpu(), expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("axis", [None, 0, 1])
-@pytest.mark.parametrize("zero_point", ["integer", "real"])
+@covering(
+    3, layout=FORMATS, shape=SHAPES, dtype=DTYPES, axis=[None, 0, 1], zero_point=["integer", "real"]
+)
 def test_bit_equal_to_eager(
     device: torch.device, layout: str, shape: tuple[int, ...], dtype: torch.dtype,
     axis: int | None, zero_point: str,
@@ -134,10 +132,9 @@ def test_identity_gradient_passes_everything(device: torch.device) -> None:
     assert torch.equal(x.grad, upstream)
 
 
-@pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", [None, "relu", "relu6"])
-@pytest.mark.parametrize("ste", ["identity", "clipped"])
+@covering(
+    layout=FORMATS, dtype=DTYPES, activation=[None, "relu", "relu6"], ste=["identity", "clipped"]
+)
 def test_masked_gradient(
     device: torch.device, layout: str, dtype: torch.dtype, activation: str | None, ste: str
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import check_close
+from cases import check_close, covering
 from conftest import DTYPES
 from torch import Tensor
 
@@ -39,10 +39,7 @@ def evaluate(
     return loss.detach(), difficulty, gradient
 
 
-@pytest.mark.parametrize("detach", [False, True])
-@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 2.0])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@covering(detach=[False, True], exponent=[0.0, 0.5, 1.0, 2.0], size=SIZES, dtype=DTYPES)
 def test_against_float64(
     device: torch.device, dtype: torch.dtype, size: tuple[int, int], exponent: float, detach: bool
 ) -> None:
@@ -92,9 +89,11 @@ def test_exponent_zero_is_cross_entropy(device: torch.device, size: tuple[int, i
     )
 
 
-@pytest.mark.parametrize("exponent", [0.0, 0.1, 0.5, 1.0, 2.0, 50.0])
-@pytest.mark.parametrize("margin", [-1e30, -100.0, -17.0, 13.0, 14.0, 17.0, 100.0, 1e30])
-@pytest.mark.parametrize("classes", [3, 300])
+@covering(
+    exponent=[0.0, 0.1, 0.5, 1.0, 2.0, 50.0],
+    margin=[-1e30, -100.0, -17.0, 13.0, 14.0, 17.0, 100.0, 1e30],
+    classes=[3, 300],
+)
 def test_finite_where_probability_saturates(
     device: torch.device, exponent: float, margin: float, classes: int
 ) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FORMATS, arrange
+from cases import FORMATS, arrange, covering
 from conftest import DTYPES, SHAPES
 
 import hast_cuda as hc
 from hast_cuda.ops import reference
 
 
-@pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("ema", ["corrected", "released"])
+@covering(layout=FORMATS, shape=SHAPES, dtype=DTYPES, ema=["corrected", "released"])
 def test_range_tracking_equals_eager(
     device: torch.device, layout: str, shape: tuple[int, ...], dtype: torch.dtype, ema: str
 ) -> None:
