@@ -66,7 +66,7 @@ def test_the_network_stays_as_it_was() -> None:
 
 def test_errors() -> None:
     plain = nn.Sequential(nn.Conv2d(CHANNELS, 4, 3))
-    with pytest.raises(ValueError, match="no BatchNorm layer with running statistics is reached"):
+    with pytest.raises(ValueError, match="reaches no BatchNorm layer with running statistics"):
         statistic_gaps(plain, pictures())
     with pytest.raises(ValueError, match="no BatchNorm layer with running statistics to estimate"):
         reestimate_batch_norms(plain, pictures())

@@ -52,10 +52,10 @@ def to_float(student: nn.Module) -> nn.Module:
 def plain_copy(
     student: nn.Module, convert: Callable[[str, nn.Module], nn.Module | None]
 ) -> nn.Module:
-    """A copy without modules of ``hast_cuda.nn``, each replaced by what ``convert`` gives."""
+    """A copy without modules of this package, each replaced by what ``convert`` gives."""
     plain = swap_modules(copy.deepcopy(student), convert)
     for name, module in plain.named_modules():
-        if type(module).__module__.startswith("hast_cuda.nn"):
+        if type(module).__module__.startswith(("hast_cuda.nn", "hast_cuda.merged")):
             raise ValueError(
                 f"{name!r} is a {type(module).__name__}, which has no plain counterpart: give what "
                 "hast_cuda.quantize returned, not what the loops made of it"
