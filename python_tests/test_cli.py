@@ -172,11 +172,6 @@ def test_images_are_named_from_the_run_or_in_full(
     assert name_for(tmp_path / images, tmp_path / "a" / "run") == (name or str(tmp_path / images))
 
 
-def test_network_of_your_own(hast: Cli, tmp_path: Path) -> None:
-    out = hast("quantize", *OWN, *SMALL, *TUNING, "--out", tmp_path / "run")
-    assert "features.3" in out
-
-
 def test_demo(hast: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     demo = sys.modules["hast_cuda.cli.demo"]
@@ -204,32 +199,21 @@ QUANTIZE = ("quantize", "--out", "out")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((*QUANTIZE, "--model", "resnet20_cifar11"), "nearest: resnet20_cifar10"),
-        ((*QUANTIZE, "--model", "absent.module:net"), "give normalization"),
         ((*QUANTIZE, "--model", "absent.module:net", *OWN[2:]), "cannot be imported"),
-        ((*QUANTIZE, "--model", "networks:absent", *OWN[2:]), "cannot be imported"),
         ((*QUANTIZE, *DIGITS, "--weights", "absent.pth"), "weights=absent.pth is not a file"),
         ((*QUANTIZE, *DIGITS, "--data", "absent.npz"), "data=absent.npz does not exist"),
         ((*QUANTIZE, *DIGITS, "--weight-bits", "1"), "weight_bits"),
-        ((*QUANTIZE, *DIGITS, "--act-bits", "9"), "act_bits"),
-        ((*QUANTIZE, *DIGITS, "--placement", "some"), "placement"),
         ((*QUANTIZE, *DIGITS, "--full-precision", "conv9"), "['conv9']"),
         ((*QUANTIZE, *DIGITS, "--images", "absent"), "absent holds batches []"),
-        ((*QUANTIZE, *DIGITS, "--num-images", "0"), "num_images is 0"),
-        ((*QUANTIZE, *DIGITS, "--finetune-iterations", "-1"), "iterations is -1"),
         ((*QUANTIZE, *DIGITS, *DATA[:2], "--test-limit", "0"), "limit=0 must be at least 1"),
-        ((*QUANTIZE, *DIGITS[:2], "--device", "tpu"), "device is 'tpu'; allowed: auto, cpu, cuda"),
         ((*QUANTIZE, *DIGITS[:2], "--device", "meta"), "device is 'meta'; hast_cuda runs on cpu"),
         ((*QUANTIZE, *DIGITS[:2], "--device", "cuda:99"), "device is 'cuda:99' but torch sees"),
         ((*QUANTIZE, *DIGITS, "--set", "nonsense"), "--set nonsense: expected NAME=VALUE"),
         ((*QUANTIZE, *DIGITS, "--set", "finetune.rate=1"), "finetune.learning_rate"),
-        ((*QUANTIZE, *DIGITS, "--set", "tuning.momentum=1"), "--set tuning.momentum=1: expected"),
         ((*QUANTIZE, *DIGITS, "--set", "finetune.iterations=2.5"), "expected a value like"),
-        ((*QUANTIZE, *DIGITS, "--set", "finetune.iterations=true"), "expected a value like"),
         ((*QUANTIZE, *DIGITS, "--set", "finetune.momentum=high"), "expected a value like 0.9"),
         ((*QUANTIZE, *DIGITS, "--set", "synthesis.crop_scale=[1]"), "crop_scale is (1.0,)"),
         ((*QUANTIZE, *DIGITS, "--set", "finetune.decay_at=[null]"), "expected a value like"),
-        (("synthesize", *DIGITS, "--out", "file"), "run directory file is a file"),
         ((*QUANTIZE[:2], "file", *DIGITS), "run directory file is a file"),
         (("synthesize", "--model", NO_NORM, *OWN[2:], "--out", "out"), "no BatchNorm"),
         (("evaluate", *DIGITS, *DATA, "--run", "absent"), "is not a finished run directory"),
@@ -247,28 +231,14 @@ def test_refusals(
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("quantize", *DIGITS),
-        (*QUANTIZE, *DIGITS, "--preset", "best"),
-        (*QUANTIZE, *DIGITS, "--weight-bits", "four"),
-        ("evaluate", *DIGITS),
-        ("destroy",),
-        (),
-    ],
-)
+@pytest.mark.parametrize("arguments", [
+    ("quantize", *DIGITS), (*QUANTIZE, *DIGITS, "--preset", "best"), ("destroy",), (),
+])  # fmt: skip
 def test_bad_command_lines(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
     assert capsys.readouterr().err
-
-
-def test_another_configuration_is_refused(hast: Cli, tmp_path: Path) -> None:
-    command = [str(a) for a in ("synthesize", *DIGITS, *SMALL, "--out", tmp_path / "run")]
-    hast(*command)
-    assert main([*command, "--seed", "1"]) == 1
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from hast_cuda.cli import main
-from hast_cuda.exports import KINDS, Check, load_packed, onnx_network
-from hast_cuda.teachers import load_teacher
+from hast_cuda.exports import KINDS, Check
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -52,19 +50,6 @@ def test_a_run_becomes_files_with_proof(run: Path, capsys: pytest.CaptureFixture
     ]  # fmt: skip
 
 
-def test_files_run_on_their_own(run: Path) -> None:
-    x = torch.randn(5, 1, 8, 8)
-    folder = run / "exports"
-    if not (folder / "student.ort.onnx").exists():
-        assert main(["export", str(run), "--to", "onnx-ort", "packed", "--no-latency"]) == 0
-    network = load_packed(folder / "student.packed.safetensors", load_teacher("digits"))
-    with torch.no_grad():
-        expected = network(x)
-    torch.testing.assert_close(
-        onnx_network(folder / "student.ort.onnx")(x), expected, rtol=1e-4, atol=1e-4
-    )
-
-
 def test_without_verification_nothing_is_run(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,11 +88,6 @@ def test_one_image_in_a_thousand_may_differ() -> None:
 
     assert [passed(600, n) for n in (0, 1, 2)] == [True, True, False]
     assert [passed(4000, n) for n in (4, 5)] == [True, False]
-
-
-def test_errors_name_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(tmp_path)]) == 1
-    assert "is not a run directory" in capsys.readouterr().err
 
 
 def test_every_kind_has_a_name_on_the_command_line() -> None:

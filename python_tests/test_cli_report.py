@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from hast_cuda import cli, methods
 from hast_cuda.cli import main
 from hast_cuda.cli.command import command_of, shell
-from hast_cuda.cli.options import Budget, Network
+from hast_cuda.cli.options import Network, Task
 from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe, change
 from hast_cuda.methods.recipe import dataset_like
@@ -87,9 +87,9 @@ def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Recip
 
     monkeypatch.setitem(cli.VERBS, arguments[0], catch)
     call(*arguments)
-    budget, network = seen["budget"], seen["network"]
-    assert isinstance(budget, Budget)
-    return budget.recipe(network.spec()), seen
+    task = seen.pop("task")
+    assert isinstance(task, Task)
+    return task.budget.recipe(task.network.spec()), {**vars(task), **seen}
 
 
 @pytest.mark.parametrize("method", methods.available())

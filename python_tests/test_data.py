@@ -115,7 +115,7 @@ def test_arguments(archive: Archive) -> None:
         load_images(path, spec=SPEC, limit=0)
     with pytest.raises(ValueError, match="split='val' must be"):
         load_images(path, spec=SPEC, split="val")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size is 0; allowed: at least 1"):
         next(load_images(path, spec=SPEC).batches(0))
 
 

@@ -77,7 +77,7 @@ def test_logits_of_another_shape() -> None:
 
 
 def test_batch_size() -> None:
-    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size is 0; allowed: at least 1"):
         evaluate(Table(torch.eye(3)), image_set([0]), batch_size=0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from torch import nn
 
 import hast_cuda as hc
 from hast_cuda import methods
-from hast_cuda.cli import main
 from hast_cuda.data import InputSpec
 from hast_cuda.exports import check, onnx_network, save_onnx
 from hast_cuda.generator import GeneratorTrainer
@@ -105,20 +103,6 @@ def test_images_of_a_certain_teacher_stay_finite(exponent: float) -> None:
         network.output.weight *= 1e4
     changes = {"synthesis.difficulty_exponent": exponent, "synthesis.label_weight": 10.0}
     quantized(network, "hast", CLASSES, **changes)
-
-
-def test_two_classes_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    arguments = [
-        "quantize", "--model", "edge_networks:two_classes", "--image-size", str(SIZE),
-        "--num-classes", "2", "--normalization", "cifar10", "--device", "cpu",
-        "--out", str(tmp_path / "run"), "--num-images", "8", "--batch-size", "4",
-        "--synthesis-iterations", "2",
-        "--finetune-iterations", "2", "--set", "finetune.calibration_updates=2",
-    ]  # fmt: skip
-    assert main(arguments) == 0
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["num_images"] == 8
 
 
 def test_one_value_per_channel_has_no_generator() -> None:

@@ -14,6 +14,10 @@ DATA = Path(os.environ.get("HAST_CUDA_DATA", ""))
 WEIGHTS = "weights/resnet20_cifar10.safetensors"
 
 pytestmark = pytest.mark.slow
+with_data = pytest.mark.skipif(
+    not os.environ.get("HAST_CUDA_DATA") or not (DATA / WEIGHTS).exists(),
+    reason="HAST_CUDA_DATA does not name a folder with CIFAR-10 images and weights",
+)
 
 
 def test_demo_wins_back_most_of_what_rounding_loses(tmp_path: Path) -> None:
@@ -26,10 +30,7 @@ def test_demo_wins_back_most_of_what_rounding_loses(tmp_path: Path) -> None:
         assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.skipif(
-    not os.environ.get("HAST_CUDA_DATA") or not (DATA / WEIGHTS).exists(),
-    reason="HAST_CUDA_DATA does not name a folder with CIFAR-10 images and weights",
-)
+@with_data
 def test_resnet20_gains_from_a_short_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = [
@@ -45,10 +46,7 @@ def test_resnet20_gains_from_a_short_run(tmp_path: Path) -> None:
     assert result["rounded"] < result["start_of_finetuning"] < result["quantized"]
 
 
-@pytest.mark.skipif(
-    not os.environ.get("HAST_CUDA_DATA") or not (DATA / WEIGHTS).exists(),
-    reason="HAST_CUDA_DATA does not name a folder with CIFAR-10 images and weights",
-)
+@with_data
 @pytest.mark.parametrize("bits", ["3", "4"])
 def test_resnet20_is_exported_with_the_same_classes(tmp_path: Path, bits: str) -> None:
     arguments = [

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from hast_cuda import methods
-from hast_cuda.data import Images, ImageSet, evaluate
+from hast_cuda.data import ImageSet, evaluate
 from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.loops.execution import Execution
@@ -81,6 +81,9 @@ def test_files_of_a_run(device: torch.device, tmp_path: Path) -> None:
     phases = {"synthesis", "calibration", "range search", "finetuning", "evaluation"}
     assert result["seconds"].keys() == phases
     assert all(isinstance(s, float) and s > 0 for s in result["seconds"].values())
+    with safe_open(tmp_path / "student.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert (metadata["network"], metadata["seed"]) == ("tiny", "4")
 
 
 def test_configuration_and_environment(device: torch.device, tmp_path: Path) -> None:
@@ -212,7 +215,9 @@ def test_without_test_images_there_is_no_accuracy(tmp_path: Path) -> None:
 def test_images_of_an_earlier_run(tmp_path: Path) -> None:
     first = run(tmp_path / "a")
     ready = ImageStore(tmp_path / "a" / "images").load_all()
+    before = ready.images.clone()
     second = run(tmp_path / "b", images=ready)
+    assert torch.equal(ready.images, before)
     assert same_state(second.student, snapshot(first.student))
     assert not (tmp_path / "b" / "images").exists()
 
@@ -275,19 +280,3 @@ def test_a_preset_is_that_of_images_like_these(
     monkeypatch.setattr(methods, "recipe", stop)
     with pytest.raises(KeyboardInterrupt, match=f"^{expected}$"):
         run(None, shape=shape, recipe="default", dataset=dataset)
-
-
-def test_student_file_says_how_it_was_made(tmp_path: Path) -> None:
-    run(tmp_path, describe={"network": "tiny"})
-    with safe_open(tmp_path / "student.safetensors", framework="pt") as file:
-        metadata = file.metadata()
-    assert metadata["network"] == "tiny"
-    assert metadata["seed"] == "4"
-
-
-def test_given_images_stay_as_they_are() -> None:
-    images = Images(torch.randn(9, *SHAPE), torch.zeros(9, dtype=torch.int64))
-    before = images.images.clone()
-    done = run(None, images=images)
-    assert torch.equal(images.images, before)
-    assert done.result["num_images"] == 9

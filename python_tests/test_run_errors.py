@@ -230,11 +230,6 @@ def test_log_line_cut_short_by_a_kill(tmp_path: Path) -> None:
     assert directory.read_log() == [{"iteration": 1}, {"iteration": 2}]
 
 
-def test_open_wants_a_run(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is not a run directory"):
-        RunDirectory.open(tmp_path)
-
-
 def finished(path: Path) -> Path:
     run(path, test=None)
     return path

@@ -24,10 +24,9 @@ _EXPECTED = (ValueError, TypeError, OSError, ImportError, FloatingPointError, Ru
 
 def _run(arguments: list[str]) -> None:
     """Parse and call; ``analyze`` has verbs of its own."""
-    if arguments[:1] == ["analyze"]:
-        tyro.extras.subcommand_cli_from_dict(ANALYSES, prog="hast-cuda analyze", args=arguments[1:])
-    else:
-        tyro.extras.subcommand_cli_from_dict(VERBS, prog="hast-cuda", args=arguments)
+    verbs, name = (ANALYSES, " analyze") if arguments[:1] == ["analyze"] else (VERBS, "")
+    rest = arguments[1:] if name else arguments
+    tyro.extras.subcommand_cli_from_dict(verbs, prog=f"hast-cuda{name}", args=rest)
 
 
 def analyze() -> None:
@@ -36,37 +35,25 @@ def analyze() -> None:
 
 
 VERBS: dict[str, Callable[..., None]] = {
-    "demo": demo,
-    "quantize": quantize,
-    "synthesize": synthesize,
-    "finetune": finetune,
-    "evaluate": evaluate,
-    "export": export,
-    "reproduce": reproduce,
-    "analyze": analyze,
-    "report": report,
-    "info": info,
+    verb.__name__: verb
+    for verb in (
+        *(demo, quantize, synthesize, finetune, evaluate),
+        *(export, reproduce, analyze, report, info),
+    )
 }
-
-
 TOGETHER = ("quantize", "synthesize", "finetune", "demo", "reproduce")  # verbs of several processes
-
-
-def _refuse_alone(arguments: list[str]) -> None:
-    """ValueError for a verb that several processes would each do in full."""
-    verb = arguments[0] if arguments else ""
-    if launched() > 1 and verb in VERBS and verb not in TOGETHER:
-        raise ValueError(
-            f"{verb} is the work of one process, and {launched()} were started: call it without "
-            f"torchrun (with it: {', '.join(TOGETHER)})"
-        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status (0 done, 1 error, 2 bad command line)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _refuse_alone(given)
+        verb = given[0] if given else ""
+        if launched() > 1 and verb in VERBS and verb not in TOGETHER:
+            raise ValueError(
+                f"{verb} is the work of one process, and {launched()} were started: call it "
+                f"without torchrun (with it: {', '.join(TOGETHER)})"
+            )
         _run(given)
     except _EXPECTED as error:
         if os.environ.get("HAST_CUDA_DEBUG"):

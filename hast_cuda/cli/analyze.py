@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import tyro
-from torch import Tensor
+from torch import nn
 
 from hast_cuda import analysis, report
-from hast_cuda.checks.values import check_range
-from hast_cuda.cli.options import Budget, Network, labelled_images
-from hast_cuda.data import Images, evaluate
+from hast_cuda.checks.values import as_device
+from hast_cuda.cli.options import Flat, Network, labelled_images
+from hast_cuda.data import Images, ImageSet, evaluate
 from hast_cuda.files.whole import write_json
-from hast_cuda.run import RunDirectory, environment, load_student, read_finetune_config, read_images
+from hast_cuda.run import RunDirectory, load_student, read_images
+from hast_cuda.run.directory import environment
+from hast_cuda.run.settings import read_finetune_config
 from hast_cuda.synthesis import ImageStore
 
-Flat = tyro.conf.arg(name="")
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at."""
+
+    network: Annotated[Network, Flat]
+    """The full-precision network."""
+    run: Path
+    """Finished run directory."""
+    images: Path | None = None
+    """Directory of other images than the run's."""
+    device: str = "auto"
+    """As for quantize."""
+
+    def load(self) -> tuple[nn.Module, Images, torch.device]:
+        """The teacher, the images, and where to compute."""
+        teacher, device = self.network.load(), as_device(self.device, auto=True)
+        given = None if self.images is None else ImageStore(self.images).load_all()
+        return teacher, given or read_images(self.run), device
+
+    def test(self, data: str | None) -> ImageSet | None:
+        """Labelled test images, or None."""
+        return labelled_images(data, self.network.spec())
 
 
 def _write(run: Path, name: str, found: Any, device: torch.device) -> Path:
@@ -31,136 +55,96 @@ def _write(run: Path, name: str, found: Any, device: torch.device) -> Path:
     return folder / f"{name}.png"
 
 
-def _images(run: Path, images: Path | None) -> Images:
-    return read_images(run) if images is None else ImageStore(images).load_all()
-
-
-def _batches(images: Images, size: int, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-    check_range("batch_size", size, 1, 2**20)
-    pairs = zip(images.images.split(size), images.labels.split(size), strict=True)
-    yield from (pair for _, pair in zip(range(limit), pairs, strict=False))
-
-
-def difficulty(
-    network: Annotated[Network, Flat], run: Path, data: str | None = None,
-    images: Path | None = None, bins: int = 10, device: str = "auto",
-) -> None:  # fmt: skip
+def difficulty(subject: Annotated[Subject, Flat], data: str | None = None, bins: int = 10) -> None:
     """How hard the synthetic images are, and the errors on test images by difficulty (Figure 2).
 
     Args:
-        network: the full-precision network; difficulty is measured under it.
-        run: finished run directory.
+        subject: difficulty is measured under its full-precision network.
         data: labelled test images, also judged.
-        images: directory of other images than the run's.
         bins: of difficulty.
-        device: as for quantize.
     """
-    teacher, target = network.load(), Budget(device=device).torch_device()
-    made = analysis.judge(teacher, _batches(_images(run, images), 256, 10**6), device=target)
+    teacher, images, device = subject.load()
+    made = analysis.judge(teacher, images.batches(256), device=device)
     histograms = {"synthetic": analysis.difficulty_histogram(made.difficulty, bins)}
-    found: dict[str, Any] = {"histograms": histograms}
-    test = labelled_images(data, network.spec())
-    if test is not None:
-        student = load_student(teacher, run)
-        hard = analysis.judge(teacher, test.batches(256), device=target)
-        wrong = analysis.judge(student, test.batches(256), device=target).wrong
+    if (test := subject.test(data)) is not None:
+        student = load_student(teacher, subject.run)
+        hard = analysis.judge(teacher, test.batches(256), device=device)
+        wrong = analysis.judge(student, test.batches(256), device=device).wrong
         histograms["test"] = analysis.difficulty_histogram(hard.difficulty, bins)
         rates = {
             "full precision": analysis.error_by_difficulty(hard.difficulty, hard.wrong, bins),
             "quantized": analysis.error_by_difficulty(hard.difficulty, wrong, bins),
         }
-        found["errors"] = {name: asdict(rate) for name, rate in rates.items()}
-        report.draw_error_by_difficulty(rates, _write(run, "errors", found["errors"], target))
-    found["histograms"] = {name: asdict(histogram) for name, histogram in histograms.items()}
-    report.draw_difficulty(histograms, _write(run, "difficulty", found["histograms"], target))
+        errors = {name: asdict(rate) for name, rate in rates.items()}
+        report.draw_error_by_difficulty(rates, _write(subject.run, "errors", errors, device))
+    found = {name: asdict(histogram) for name, histogram in histograms.items()}
+    report.draw_difficulty(histograms, _write(subject.run, "difficulty", found, device))
 
 
-def statistics(
-    network: Annotated[Network, Flat], run: Path, data: str | None = None,
-    images: Path | None = None, device: str = "auto",
-) -> None:  # fmt: skip
+def statistics(subject: Annotated[Subject, Flat], data: str | None = None) -> None:
     """How well the images match the network's BatchNorm statistics, layer by layer (Eq. 3).
 
     Args:
-        network: the full-precision network.
-        run: finished run directory.
+        subject: network and images.
         data: labelled test images; the network is tested on them with its statistics and with
             those of the images in their place. Images that stand for its data change little.
-        images: directory of other images than the run's.
-        device: as for quantize.
     """
-    teacher, target = network.load(), Budget(device=device).torch_device()
-    given = _images(run, images).images
-    gaps = analysis.statistic_gaps(teacher, given, device=target)
+    teacher, images, device = subject.load()
+    gaps = analysis.statistic_gaps(teacher, images.images, device=device)
     found: dict[str, Any] = {"gaps": {name: asdict(gap) for name, gap in gaps.items()}}
-    test = labelled_images(data, network.spec())
-    if test is not None:
-        anew = analysis.reestimate_batch_norms(teacher, given, device=target)
+    if (test := subject.test(data)) is not None:
+        anew = analysis.reestimate_batch_norms(teacher, images.images, device=device)
         found["top1"] = {
-            name: evaluate(model, test, device=target)
+            name: evaluate(model, test, device=device)
             for name, model in (("stored statistics", teacher), ("those of the images", anew))
         }
         print(f"top-1 with {', '.join(f'{n}: {v:.2f} %' for n, v in found['top1'].items())}")
-    report.draw_statistics(gaps, _write(run, "statistics", found, target))
+    report.draw_statistics(gaps, _write(subject.run, "statistics", found, device))
 
 
-def gradients(
-    network: Annotated[Network, Flat], run: Path, images: Path | None = None,
-    batch_size: int = 64, batches: int = 8, device: str = "auto",
-) -> None:  # fmt: skip
+def gradients(subject: Annotated[Subject, Flat], batch_size: int = 64, batches: int = 8) -> None:
     """Whether the student's losses pull the same way: cosines of their gradients (Figure 6a).
 
     Args:
-        network: the full-precision network.
-        run: finished run directory.
-        images: directory of other images than the run's.
+        subject: network, student and images.
         batch_size: images per gradient.
         batches: how many gradients.
-        device: as for quantize.
     """
-    teacher, target = network.load(), Budget(device=device).torch_device()
+    teacher, images, device = subject.load()
     found = analysis.gradient_cosines(
-        teacher, load_student(teacher, run),
-        _batches(_images(run, images), batch_size, batches), read_finetune_config(run),
-        device=target,
+        teacher, load_student(teacher, subject.run),
+        islice(images.batches(batch_size), max(0, min(batches, len(images)))),
+        read_finetune_config(subject.run), device=device,
     )  # fmt: skip
-    report.draw_cosines(found, _write(run, "gradients", found, target))
+    report.draw_cosines(found, _write(subject.run, "gradients", found, device))
 
 
 def hessian(
-    network: Annotated[Network, Flat], run: Path, images: Path | None = None,
-    batch_size: int = 64, steps: int = 30, vectors: int = 1, seed: int = 0, device: str = "auto",
+    subject: Annotated[Subject, Flat], batch_size: int = 64, steps: int = 30, vectors: int = 1,
+    seed: int = 0,
 ) -> None:  # fmt: skip
     """Eigenvalues of the Hessians of CE, KL and FA, by stochastic Lanczos (Figure 6b).
 
     Args:
-        network: the full-precision network.
-        run: finished run directory.
-        images: directory of other images than the run's.
+        subject: network, student and images.
         batch_size: images that the losses are taken on.
         steps: Lanczos steps.
         vectors: start vectors that are averaged.
         seed: of the start vectors.
-        device: as for quantize.
     """
-    teacher, target = network.load(), Budget(device=device).torch_device()
-    ((x, labels),) = _batches(_images(run, images), batch_size, 1)
-    losses = analysis.StudentLosses(
-        teacher, load_student(teacher, run), x, labels, read_finetune_config(run), device=target
-    )
-    spectra = {
-        name: analysis.hessian_spectrum(
-            analysis.Hessian(loss, losses.parameters), vectors=vectors, steps=steps, seed=seed
-        )
-        for name, loss in (
-            ("CE", losses.cross_entropy), ("KL", losses.distillation), ("FA", losses.alignment),
-        )
-    }  # fmt: skip
-    for name, spectrum in spectra.items():
-        top = spectrum.largest()[0]
+    teacher, images, device = subject.load()
+    x, labels = next(images.batches(batch_size))
+    student, config = load_student(teacher, subject.run), read_finetune_config(subject.run)
+    losses = analysis.StudentLosses(teacher, student, x, labels, config, device=device)
+    terms = {"CE": losses.cross_entropy, "KL": losses.distillation, "FA": losses.alignment}
+    spectra = {}
+    for name, loss in terms.items():
+        matrix = analysis.Hessian(loss, losses.parameters)
+        found = analysis.hessian_spectrum(matrix, vectors=vectors, steps=steps, seed=seed)
+        spectra[name], top = found, found.largest()[0]
         print(f"{name}: largest eigenvalue {top.value:.4g} (within {top.bound:.1g})")
-    found = {"seed": seed, **{name: asdict(spectrum) for name, spectrum in spectra.items()}}
-    report.draw_spectrum(spectra, _write(run, "hessian", found, target))
+    values = {"seed": seed, **{name: asdict(spectrum) for name, spectrum in spectra.items()}}
+    report.draw_spectrum(spectra, _write(subject.run, "hessian", values, device))
 
 
 def curves(run: Path, others: tuple[Path, ...] = ()) -> None:
@@ -178,9 +162,5 @@ def curves(run: Path, others: tuple[Path, ...] = ()) -> None:
 
 
 ANALYSES: dict[str, Callable[..., None]] = {
-    "difficulty": difficulty,
-    "statistics": statistics,
-    "gradients": gradients,
-    "hessian": hessian,
-    "curves": curves,
+    f.__name__: f for f in (difficulty, statistics, gradients, hessian, curves)
 }

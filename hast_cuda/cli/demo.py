@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hast_cuda.analysis import loss_curves
-from hast_cuda.cli.options import Budget, Network, labelled_images, shape_of
+from hast_cuda.checks.values import as_device
+from hast_cuda.cli.options import Network, labelled_images, shape_of
 from hast_cuda.cli.quantize import print_accuracies
 from hast_cuda.cli.report import write_page
 from hast_cuda.methods import Recipe, hast
@@ -44,7 +45,7 @@ def demo(
     network = Network("digits")
     spec = network.spec()
     test = labelled_images("digits", spec)
-    world = join(Budget(device=device).torch_device())
+    world = join(as_device(device, auto=True))
     world.say(
         f"digits network, {BITS}-bit weights and activations, no training data, on {world.device}"
     )

@@ -5,28 +5,22 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
 from hast_cuda.cli.command import chosen_network
-from hast_cuda.cli.options import labelled_images
+from hast_cuda.cli.options import NO_NETWORK, Flat, RunNetwork, labelled_images
 from hast_cuda.cli.report import write_page
-from hast_cuda.data.input_spec import InputSpec
+from hast_cuda.data import InputSpec
 from hast_cuda.exports.formats import AnyImages, Exported, export_network
 from hast_cuda.exports.verify import measure, plain_onnx, require_onnxruntime
 from hast_cuda.files.whole import write_json
 from hast_cuda.posttraining import prepare
-from hast_cuda.run import (
-    environment,
-    image_store,
-    load_student,
-    plain,
-    read_config,
-    read_images,
-    read_recipe,
-)
+from hast_cuda.run import load_student, read_config, read_images, read_recipe
+from hast_cuda.run.directory import environment, plain
+from hast_cuda.run.settings import image_store
 
 Kind = Literal[
     "onnx-ort", "onnx-portable", "onnx-uint4", "packed", "float", "pt2", "pt2-own-ops"
@@ -36,10 +30,9 @@ _NOISE = 64  # images, where a run has none
 
 def export(
     run: tyro.conf.Positional[Path], to: tuple[Kind, ...] = ("onnx-ort",),
-    data: str | None = None, test_limit: int | None = None, verify: bool = True,
-    latency: bool = True, batch: int = 8, report: bool = True, model: str | None = None,
-    weights: Path | None = None, normalization: str | None = None, image_size: int | None = None,
-    num_classes: int | None = None,
+    network: Annotated[RunNetwork, Flat] = NO_NETWORK, data: str | None = None,
+    test_limit: int | None = None, verify: bool = True, latency: bool = True, batch: int = 8,
+    report: bool = True,
 ) -> None:  # fmt: skip
     """Write the network of a finished run for other programs, and prove that it is the same.
 
@@ -50,56 +43,50 @@ def export(
         to: "onnx-ort" (integer convolutions in onnxruntime), "onnx-portable" (int8, zero point 0),
             "onnx-uint4" (4-bit codes), "packed" (2- to 8-bit integers in safetensors), "float"
             (plain network), "pt2" (torch.export program), "pt2-own-ops".
+        network: the full-precision network, if it is not the one that the run names.
         data: labelled images to compare on; default: those of the run, or its synthetic images.
         test_limit: use only this many of them.
         verify: run the file and compare it with the quantized network.
         latency: time ONNX files beside the full-precision network.
         batch: images per timed run.
         report: write the run's page (RUN/report.html) anew, with the exports; needs matplotlib.
-        model: the full-precision network, if it is not the one that the run names.
-        weights: of the network.
-        normalization: of its images.
-        image_size: of a network of your own.
-        num_classes: of a network of your own.
     """
-    values = {
-        "model": model, "weights": weights, "normalization": normalization,
-        "image_size": image_size, "num_classes": num_classes,
-    }  # fmt: skip
-    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-    network = chosen_network(read_config(run), given)
+    config, given = read_config(run), network.given()
+    full = chosen_network(config, given)
     if any(kind.startswith("onnx") for kind in to) and (verify or latency):
         require_onnxruntime()
-    spec, teacher = network.spec(), network.load()
-    shape = (spec.channels, spec.height, spec.width)
+    spec, teacher = full.spec(), full.load()
     student = load_student(teacher, run)
-    images = _images(run, data, test_limit, spec) if verify else None
-    prepared = prepare(teacher, read_recipe(run).posttraining)
-    plain: Path | None = None
+    images = _images(run, config, data, test_limit, spec) if verify else None
+    posttraining = read_recipe(run).posttraining
+    prepared, folder = prepare(teacher, posttraining), run / "exports"
+    described = {**_described(config), "posttraining": plain(posttraining)}
+    reference: Path | None = None
     try:
         for kind in to:
             done = export_network(
-                student, run / "exports", kind, shape, network=prepared, images=images,
-                describe=_description(run),
+                student, folder, kind, spec.size, network=prepared, images=images,
+                describe=described,
             )  # fmt: skip
             if latency and kind.startswith("onnx"):
-                plain = plain or plain_onnx(teacher, run / "exports" / ".plain.onnx", shape)
-                done.latency = measure(done.file, plain, shape, batch=batch)
+                reference = reference or plain_onnx(teacher, folder / ".plain.onnx", spec.size)
+                done.latency = measure(done.file, reference, spec.size, batch=batch)
             found = {**done.record(), "environment": environment(torch.device("cpu"))}
-            write_json(run / "exports" / f"{kind}.json", found)
+            write_json(folder / f"{kind}.json", found)
             _print(done)
     finally:
-        if plain is not None:
-            plain.unlink()
+        if reference is not None:
+            reference.unlink()
     if report and importlib.util.find_spec("matplotlib") is None:
         print("no page: pip install 'hast_cuda[demo]', then hast-cuda report")
     elif report:
         print(f"page: {write_page(run, given)}")
 
 
-def _images(run: Path, data: str | None, limit: int | None, spec: InputSpec) -> AnyImages:
+def _images(
+    run: Path, config: dict[str, Any], data: str | None, limit: int | None, spec: InputSpec
+) -> AnyImages:
     """What to compare on: given, the run's test images, its synthetic ones, or noise."""
-    config = read_config(run)
     network = config.get("network")  # of a run from Python: what its caller described
     demo = isinstance(network, dict) and network.get("model") == "digits"  # in the package
     named = data or config.get("data") or ("digits" if demo else None)
@@ -108,21 +95,18 @@ def _images(run: Path, data: str | None, limit: int | None, spec: InputSpec) -> 
         return test
     if image_store(run).finished():
         return read_images(run)
-    return torch.randn(
-        _NOISE, spec.channels, spec.height, spec.width,
-        generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    return torch.randn(_NOISE, *spec.size, generator=torch.Generator().manual_seed(0))
 
 
-def _description(run: Path) -> dict[str, Any]:
+def _described(config: dict[str, Any]) -> dict[str, Any]:
     """What the files say of the run; ``hast_cuda.load`` finds the network of a packed one by it."""
-    config = read_config(run)
-    kept = ("method", "preset", "seed")
-    found: dict[str, Any] = {key: config[key] for key in kept if key in config}
+    found: dict[str, Any] = {
+        key: config[key] for key in ("method", "preset", "seed") if key in config
+    }
     named = config.get("network")
     if isinstance(named, dict):  # without the path of its weights
         found["network"] = {key: named.get(key) for key in ("model", "num_classes")}
-    return {**found, "posttraining": plain(read_recipe(run).posttraining)}
+    return found
 
 
 def _print(done: Exported) -> None:
@@ -134,7 +118,8 @@ def _print(done: Exported) -> None:
         print(f"  {done.integer_layers} layers multiply integers")
     for reason in sorted(set(done.float_layers.values())):
         names = [name for name, why in done.float_layers.items() if why == reason]
-        print(f"  {len(names)} in float, {reason}: {_some(names)}")
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        print(f"  {len(names)} in float, {reason}: {', '.join(names[:3])}{more}")
     if done.checks is not None:
         found = asdict(done.checks)
         print(
@@ -149,9 +134,3 @@ def _print(done: Exported) -> None:
             "  {milliseconds:.2f} ms per batch of {batch} on {threads} CPU threads, full precision "
             "{float_milliseconds:.2f} ms".format(**asdict(done.latency))
         )
-
-
-def _some(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (
-        f" and {len(names) - count} more" if len(names) > count else ""
-    )

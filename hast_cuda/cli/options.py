@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-import torch
+import tyro
 from torch import nn
 
 from hast_cuda.checks.values import as_device
 from hast_cuda.data import Images, ImageSet, InputSpec, load_images
+from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe, change
 from hast_cuda.methods import recipe as recipe_of
 from hast_cuda.methods.recipe import SECTIONS, dataset_like
+from hast_cuda.ranks import World, join
 from hast_cuda.run import infer_shape
+from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.teachers import input_spec, load_teacher
 
 Preset = Literal["default", "paper", "released"]
@@ -28,12 +29,15 @@ Method = Literal[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Network:
-    """The pretrained network."""
+Flat = tyro.conf.arg(name="")  # --model, not --network.model
 
-    model: str
-    """pytorchcv name (resnet20_cifar10, resnet18, ...), "digits", or module:callable."""
+
+@dataclass(frozen=True)
+class RunNetwork:
+    """The full-precision network of a run, where it is not the one that the run names."""
+
+    model: str | None = None
+    """pytorchcv name, "digits", or module:callable; default: the one that the run names."""
     weights: Path | None = None
     """Pretrained weights (.safetensors or a state dict); default: pytorchcv's download."""
     normalization: str | None = None
@@ -42,6 +46,21 @@ class Network:
     """Height and width; needed for a network of your own."""
     num_classes: int | None = None
     """Number of classes; needed for a network of your own."""
+
+    def given(self) -> dict[str, Any]:
+        """What is not left to its default."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+NO_NETWORK = RunNetwork()
+
+
+@dataclass(frozen=True)
+class Network(RunNetwork):
+    """The pretrained network."""
+
+    model: str = field()
+    """pytorchcv name (resnet20_cifar10, resnet18, ...), "digits", or module:callable."""
 
     def spec(self) -> InputSpec:
         """The images that the network takes."""
@@ -54,7 +73,7 @@ class Network:
 
     def load(self) -> nn.Module:
         """The network with its weights, in eval mode."""
-        weights = None if self.weights is None else Path(find(str(self.weights)))
+        weights = None if self.weights is None else find(str(self.weights))
         return load_teacher(self.model, weights=weights, num_classes=self.num_classes)
 
 
@@ -94,21 +113,47 @@ class Budget:
         given: dict[str, Any] = {name: n for name, n in named.items() if n is not None}
         return change(chosen, given | dict(_parse(text, chosen) for text in self.set))
 
-    def torch_device(self) -> torch.device:
-        """The device; ValueError if it is not there."""
-        return as_device(self.device, auto=True)
+
+class Start(NamedTuple):
+    """What a task starts from."""
+
+    teacher: nn.Module
+    shape: InputSpec
+    recipe: Recipe
+    world: World
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run to make."""
+
+    network: Annotated[Network, Flat]
+    """The teacher."""
+    out: Path
+    """Run directory; the same command continues an unfinished run."""
+    budget: Annotated[Budget, Flat] = Budget()
+    """How much to compute."""
+    execution: Annotated[Execution, Flat] = Execution()
+    """How to compute."""
+    tensorboard: bool = False
+    """Write losses, accuracies and a sheet of images to OUT/tensorboard, too."""
+
+    def start(self) -> Start:
+        """All that there is before any work; ValueError unless the network takes such images."""
+        if self.tensorboard:
+            require_tensorboard()
+        spec = self.network.spec()
+        recipe = self.budget.recipe(spec)
+        world = join(as_device(self.budget.device, auto=True))
+        with world.first_goes_first():  # weights may have to be downloaded
+            teacher = self.network.load()
+        infer_shape(teacher, spec.size)
+        return Start(teacher, shape_of(spec), recipe, world)
 
 
 def shape_of(spec: InputSpec) -> InputSpec:
     """Input and classes without the normalisation."""
-    return InputSpec(spec.channels, spec.height, spec.width, spec.num_classes)
-
-
-def fitting_shape(teacher: nn.Module, spec: InputSpec) -> InputSpec:
-    """:func:`shape_of`; ValueError before any work unless the network takes such images."""
-    shape = shape_of(spec)
-    infer_shape(teacher, (shape.channels, shape.height, shape.width))
-    return shape
+    return InputSpec(*spec.size, spec.num_classes)
 
 
 def find(path: str) -> str:
@@ -133,16 +178,16 @@ def training_images(path: str | None, spec: InputSpec) -> Images | None:
 
 def _parse(assignment: str, recipe: Recipe) -> tuple[str, Any]:
     name, equals, text = assignment.partition("=")
-    section, _, field = name.partition(".")
     known = {
-        part: {f.name: getattr(getattr(recipe, part), f.name) for f in
-        dataclasses.fields(getattr(recipe, part))} for part in SECTIONS
-    }  # fmt: skip
-    if not equals or field not in known.get(section, {}):
-        allowed: Sequence[str] = [f"{s}.{f}" for s, fields in known.items() for f in fields]
-        message = f"--set {assignment}: expected NAME=VALUE with NAME one of {', '.join(allowed)}"
-        raise ValueError(message)
-    old = known[section][field]
+        f"{section}.{f.name}": getattr(part, f.name)
+        for section in SECTIONS
+        for part in [getattr(recipe, section)]
+        for f in fields(part)
+    }
+    if not equals or name not in known:
+        allowed = ", ".join(known)
+        raise ValueError(f"--set {assignment}: expected NAME=VALUE with NAME one of {allowed}")
+    old = known[name]
     try:
         value = text if isinstance(old, str) else json.loads(text)
     except json.JSONDecodeError:
@@ -150,9 +195,10 @@ def _parse(assignment: str, recipe: Recipe) -> tuple[str, Any]:
     if isinstance(old, tuple) and isinstance(value, list):
         numbers = all(type(item) in (int, float) for item in value)
         value = tuple(map(float, value)) if numbers else value
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(old, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(old):
-        message = f"--set {assignment}: expected a value like {old!r} ({type(old).__name__})"
-        raise ValueError(message)
+        raise ValueError(
+            f"--set {assignment}: expected a value like {old!r} ({type(old).__name__})"
+        )
     return name, value

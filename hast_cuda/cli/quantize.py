@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from hast_cuda.cli.options import Budget, Network, fitting_shape, labelled_images, training_images
+from hast_cuda.checks.values import as_device
+from hast_cuda.cli.options import Flat, Network, Task, labelled_images, training_images
 from hast_cuda.data import Images
 from hast_cuda.data import evaluate as top1
-from hast_cuda.data.input_spec import InputSpec
-from hast_cuda.loops.execution import Execution
-from hast_cuda.methods import Recipe
 from hast_cuda.networks import require_batch_norm
 from hast_cuda.nn import Override, quantization_table
-from hast_cuda.ranks import join
 from hast_cuda.report import ACCURACIES
-from hast_cuda.run import (
-    Bits,
-    QuantizationResult,
-    RunDirectory,
-    check_same_work,
-    load_student,
-    require_tensorboard,
-    zero_shot_quantize,
-)
+from hast_cuda.run import Bits, QuantizationResult, load_student, zero_shot_quantize
 from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.settings import name_for
+from hast_cuda.run.together import open_together
 from hast_cuda.synthesis import ImageStore
 from hast_cuda.synthesis import synthesize as make_images
 
-Flat = tyro.conf.arg(name="")  # --model, not --network.model
-
 
 def quantize(
-    network: Annotated[Network, Flat], out: Path, budget: Annotated[Budget, Flat] = Budget(),
-    weight_bits: int = 4, act_bits: int = 4, placement: str = "relu",
+    task: Annotated[Task, Flat], weight_bits: int = 4, act_bits: int = 4, placement: str = "relu",
     full_precision: tuple[str, ...] = (), data: str | None = None, test_limit: int | None = None,
     images: Path | None = None, train_data: str | None = None,
-    execution: Annotated[Execution, Flat] = Execution(), tensorboard: bool = False,
 ) -> None:  # fmt: skip
     """Quantize a pretrained network without its data.
 
     Args:
-        network: what to quantize.
-        out: run directory; the same command continues an unfinished run.
-        budget: how much to compute.
+        task: the network, and what to make of it.
         weight_bits: 2 to 8.
         act_bits: 2 to 8.
         placement: "relu" (the published code) or "all" (the input of every layer).
@@ -57,60 +38,34 @@ def quantize(
         test_limit: use only this many test images.
         images: directory with synthetic images of an earlier run, instead of making new ones.
         train_data: labelled training images, for the method real_data alone.
-        execution: how to compute.
-        tensorboard: write losses, accuracies and a sheet of images to tensorboard/ of the run
-            directory, too.
     """
-    if tensorboard:
-        require_tensorboard()
-    spec = network.spec()
-    recipe, world = budget.recipe(spec), join(budget.torch_device())
+    spec = task.network.spec()
     test = labelled_images(data, spec, test_limit)
-    bits = Bits(weight_bits, act_bits, placement, {name: Override() for name in full_precision})
-    with world.first_goes_first():  # weights may have to be downloaded
-        teacher = network.load()
-    shape = fitting_shape(teacher, spec)
-    ready = _ready_images(images, train_data, recipe, spec)
-    done = zero_shot_quantize(
-        teacher, shape, bits, recipe=recipe, seed=budget.seed, out=out, images=ready,
-        test=test, execution=execution, tensorboard=tensorboard, world=world,
-        describe=_described(
-            network, budget, data, test_limit, None if images is None else name_for(images, out),
-            train_data,
-        ),
-    )  # fmt: skip
-    if world.first:
-        print(quantization_table(done.student))
-        print_accuracies(done, out)
-
-
-def _ready_images(
-    images: Path | None, train_data: str | None, recipe: Recipe, spec: InputSpec
-) -> Images | None:
-    """Images that need not be made."""
+    teacher, shape, recipe, world = task.start()
+    ready: Images | None = None
     if train_data is not None:
         if images is not None or recipe.images != "real":
             raise ValueError(
                 "train_data is for the method real_data, which takes no synthetic images: every "
                 "other method works without data"
             )
-        return training_images(train_data, spec)
-    return None if images is None else ImageStore(images).load_all()
-
-
-def _described(
-    network: Network, budget: Budget, data: str | None, test_limit: int | None,
-    images: str | None, train_data: str | None,
-) -> dict[str, object]:  # fmt: skip
-    return {
-        "method": budget.method,
-        "network": network,
-        "preset": budget.preset,
-        "data": data,
-        "test_limit": test_limit,
-        "images": images,
-        "train_data": train_data,
-    }
+        ready = training_images(train_data, spec)
+    elif images is not None:
+        ready = ImageStore(images).load_all()
+    described = {
+        "method": task.budget.method, "network": task.network, "preset": task.budget.preset,
+        "data": data, "test_limit": test_limit,
+        "images": None if images is None else name_for(images, task.out), "train_data": train_data,
+    }  # fmt: skip
+    overrides = {name: Override() for name in full_precision}
+    done = zero_shot_quantize(
+        teacher, shape, Bits(weight_bits, act_bits, placement, overrides), recipe=recipe,
+        seed=task.budget.seed, out=task.out, images=ready, test=test, execution=task.execution,
+        tensorboard=task.tensorboard, world=world, describe=described,
+    )  # fmt: skip
+    if world.first:
+        print(quantization_table(done.student))
+        print_accuracies(done, task.out)
 
 
 def print_accuracies(done: QuantizationResult, out: Path) -> None:
@@ -123,50 +78,23 @@ def print_accuracies(done: QuantizationResult, out: Path) -> None:
     print(f"run directory: {out}")
 
 
-def synthesize(
-    network: Annotated[Network, Flat],
-    out: Path,
-    budget: Annotated[Budget, Flat] = Budget(),
-    execution: Annotated[Execution, Flat] = Execution(),
-    tensorboard: bool = False,
-) -> None:
-    """Make synthetic images from a pretrained network.
+def synthesize(task: Annotated[Task, Flat]) -> None:
+    """Make synthetic images from a pretrained network; they go to OUT/images.
 
     Args:
-        network: the teacher.
-        out: run directory; images go to its images/ folder.
-        budget: how much to compute.
-        execution: how to compute.
-        tensorboard: as for quantize.
+        task: the network, and what to make of it.
     """
-    if tensorboard:
-        require_tensorboard()
-    spec = network.spec()
-    recipe, world = budget.recipe(spec), join(budget.torch_device())
-    with world.first_goes_first():
-        teacher = network.load()
+    teacher, shape, recipe, world = task.start()
     require_batch_norm(teacher)
-    shape = fitting_shape(teacher, spec)
     config = {
-        "network": network,
-        "seed": budget.seed,
-        "synthesis": recipe.synthesis,
-        "execution": execution,
-        KEY: fingerprints(teacher),
-    }
-    check_same_work(world, config, out=str(out), tensorboard=tensorboard)
-    run: RunDirectory | None = None  # of rank 0
-
-    def open_directory() -> None:
-        nonlocal run
-        run = RunDirectory(out, config, world.device, tensorboard=tensorboard, ranks=world.size)
-
-    world.on_first(open_directory)
-    store = ImageStore(out / "images")
-    with run or nullcontext():
+        "network": task.network, "seed": task.budget.seed, "synthesis": recipe.synthesis,
+        "execution": task.execution, KEY: fingerprints(teacher),
+    }  # fmt: skip
+    store = ImageStore(task.out / "images")
+    with open_together(world, task.out, config, tensorboard=task.tensorboard) as run:
         found = make_images(
-            teacher, shape, recipe.synthesis, seed=budget.seed, device=world.device,
-            store=store, log=run.log if run is not None else lambda _: None, execution=execution,
+            teacher, shape, recipe.synthesis, seed=task.budget.seed, device=world.device,
+            store=store, log=(lambda _: None) if run is None else run.log, execution=task.execution,
             world=world,
         )  # fmt: skip
         if run is not None:
@@ -175,28 +103,19 @@ def synthesize(
 
 
 def finetune(
-    network: Annotated[Network, Flat], images: Path, out: Path,
-    budget: Annotated[Budget, Flat] = Budget(), weight_bits: int = 4, act_bits: int = 4,
-    data: str | None = None, execution: Annotated[Execution, Flat] = Execution(),
-    tensorboard: bool = False,
+    task: Annotated[Task, Flat], images: Path, weight_bits: int = 4, act_bits: int = 4,
+    data: str | None = None,
 ) -> None:  # fmt: skip
     """Quantize and fine-tune with synthetic images made before (quantize --images).
 
     Args:
-        network: the teacher.
+        task: the network, and what to make of it.
         images: directory of image shards.
-        out: run directory.
-        budget: how much to compute.
         weight_bits: 2 to 8.
         act_bits: 2 to 8.
         data: labelled test images to report accuracy on.
-        execution: how to compute.
-        tensorboard: as for quantize.
     """
-    quantize(
-        network, out, budget, weight_bits=weight_bits, act_bits=act_bits, data=data, images=images,
-        execution=execution, tensorboard=tensorboard,
-    )  # fmt: skip
+    quantize(task, weight_bits, act_bits, data=data, images=images)
 
 
 def evaluate(
@@ -212,14 +131,10 @@ def evaluate(
         test_limit: use only this many images.
         device: as for quantize.
     """
-    spec = network.spec()
-    test = labelled_images(data, spec, test_limit)
+    test = labelled_images(data, network.spec(), test_limit)
     assert test is not None
     model = network.load()
     if run is not None:
         model = load_student(model, run)
-    accuracy = top1(model, test, device=Budget(device=device).torch_device())
+    accuracy = top1(model, test, device=as_device(device, auto=True))
     print(f"{accuracy:.2f} % top-1 on {len(test)} images")
-
-
-__all__ = ["evaluate", "finetune", "print_accuracies", "quantize", "synthesize"]

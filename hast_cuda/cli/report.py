@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from torch import nn
 
 from hast_cuda.cli.command import chosen_network, command_of, shell
-from hast_cuda.data.input_spec import InputSpec
+from hast_cuda.cli.options import NO_NETWORK, Flat, RunNetwork
+from hast_cuda.data import InputSpec
 from hast_cuda.report import Context, write_comparison, write_report
 from hast_cuda.report.facts import RunFacts, read_facts
 from hast_cuda.run import load_student
@@ -20,8 +21,7 @@ _ABSENT = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 
 def report(
     run: tyro.conf.Positional[Path], others: tyro.conf.Positional[tuple[Path, ...]] = (),
-    model: str | None = None, weights: Path | None = None, normalization: str | None = None,
-    image_size: int | None = None, num_classes: int | None = None, out: Path | None = None,
+    network: Annotated[RunNetwork, Flat] = NO_NETWORK, out: Path | None = None,
 ) -> None:  # fmt: skip
     """Write a page about a run, finished or not, as HTML and Markdown; or compare several runs.
 
@@ -31,18 +31,10 @@ def report(
     Args:
         run: run directory.
         others: run directories to compare it with.
-        model: the full-precision network, if it is not the one that the run names.
-        weights: of the network.
-        normalization: of its images.
-        image_size: of a network of your own.
-        num_classes: of a network of your own.
+        network: the full-precision network, if it is not the one that the run names.
         out: name of the page, ending with .html.
     """
-    values = {
-        "model": model, "weights": weights, "normalization": normalization,
-        "image_size": image_size, "num_classes": num_classes,
-    }  # fmt: skip
-    given = {name: value for name, value in values.items() if value is not None}
+    given = network.given()
     if not others:
         print(f"written: {write_page(run, given, out)}")
         return
@@ -98,26 +90,21 @@ def _command(facts: RunFacts) -> tuple[str | None, list[str]]:
         arguments = command_of(run, again, device if isinstance(device, str) else None)
     except (ValueError, ImportError) as error:
         return None, [f"No command line makes this run: {error}. It was made from Python."]
-    remarks = []
-    if (
-        facts.recipe is not None
-        and facts.recipe.images == "real"
-        and "--train-data" not in arguments
-    ):
-        remarks.append("Add --train-data: the run does not say where its training images were.")
-    if (facts.result or {}).get("num_test_images") and "--data" not in arguments:
-        remarks.append("Add --data: the run does not say where its test images were.")
+    remarks = [
+        f"Add {flag}: the run does not say where its {images} images were."
+        for flag, images, needed in (
+            ("--train-data", "training", facts.recipe and facts.recipe.images == "real"),
+            ("--data", "test", (facts.result or {}).get("num_test_images")),
+        )
+        if needed and flag not in arguments
+    ]
     if facts.finished:
+        threads = found.get("threads")
+        number = "not recorded" if threads is None else f"OMP_NUM_THREADS={threads}"
         remarks.append(
             "A new directory, because a finished one gives its result again without work. Equal "
-            "figures need the same versions, kind of device and number of threads "
-            f"({_threads(found)})."
+            f"figures need the same versions, kind of device and number of threads ({number})."
         )
     else:
         remarks.append("The same command goes on where the run was stopped.")
     return shell(arguments), remarks
-
-
-def _threads(found: dict[str, Any]) -> str:
-    threads = found.get("threads")
-    return "not recorded" if threads is None else f"OMP_NUM_THREADS={threads}"

@@ -7,9 +7,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from hast_cuda.checks.values import check_range
-from hast_cuda.cli.options import Budget, Method, Network, find, labelled_images, shape_of
-from hast_cuda.cli.options import training_images as training
+from hast_cuda.checks.values import as_device, check_range
+from hast_cuda.cli.options import (
+    Flat,
+    Method,
+    Network,
+    find,
+    labelled_images,
+    shape_of,
+    training_images,
+)
 from hast_cuda.loops.execution import Execution
 from hast_cuda.ranks import join, launched
 from hast_cuda.report.canvas import pyplot
@@ -30,7 +37,6 @@ TableName = Literal[
     "figure2", "figure4", "figure5", "figure6",
 ]  # fmt: skip
 IMAGES = {"cifar10": (32, 10), "cifar100": (32, 100), "imagenet": (224, 1000)}  # pixels, classes
-Flat = tyro.conf.arg(name="")
 
 
 def reproduce(
@@ -73,31 +79,44 @@ def reproduce(
         device: "auto", "cpu", "cuda".
         execution: how to compute.
     """
-    _check(table, bits, seeds)
+    check_range("bits", bits, 2, 8)
+    check_range("seeds", seeds, 1)
+    if table.startswith("figure"):
+        pyplot()  # refused before any work where it is not installed
+    if table in FIGURES and launched() > 1:
+        raise ValueError(
+            f"{table} is measured by one process, and {launched()} were started: call it without "
+            "torchrun"
+        )
     preset = preset or ("paper" if budget == "full" else "default")
     model = model or NETWORKS[dataset]
     # of a network of the user's own nothing else says what images it takes
     size, classes = IMAGES[dataset] if ":" in model else (None, None)
-    network = Network(model, weights or _weights(model), normalization, size, classes)
-    spec = network.spec()
-    test = labelled_images(data or _found(f"{dataset}_test.npz", "--data"), spec, test_limit)
+    weights = weights or _found(f"{model}.safetensors", f"weights/{model}.safetensors")
+    network = Network(model, weights, normalization, size, classes)
+    spec, name = network.spec(), f"{dataset}_test.npz"
+    images = data or _found(name)
+    if images is None:
+        raise FileNotFoundError(f"{name} is neither here nor in $HAST_CUDA_DATA; give --data")
+    test = labelled_images(str(images), spec, test_limit)
     assert test is not None
-    train = train_data or _in_folder(f"{dataset}_train.npz")
-    world = join(Budget(device=device).torch_device())
+    train = train_data or _found(f"{dataset}_train.npz")
+    world = join(as_device(device, auto=True))
     with world.first_goes_first():  # weights may have to be downloaded
         teacher = network.load()
     name = f"{table}-{dataset}-w{bits}-{preset}-{budget.replace('%', 'pct')}"
     setting = Setting(
         teacher=teacher, model=model, shape=shape_of(spec), dataset=dataset, bits=bits,
-        preset=preset, budget=budget, world=world, out=out or Path("runs") / name,
-        test=test, train=training(train, spec),
+        preset=preset, budget=budget, world=world, out=out or Path("runs") / name, test=test,
+        train=training_images(None if train is None else str(train), spec),
         describe={"network": network}, execution=execution, placement=placement,
     )  # fmt: skip
-    chosen = [row for row in rows_of(table, methods) if not rows or row.name in rows]
+    known = rows_of(table, methods)
+    chosen = [row for row in known if not rows or row.name in rows]
     unknown = set(rows) - {row.name for row in chosen}
     if unknown or not chosen:
-        known = ", ".join(row.name for row in rows_of(table, methods))
-        raise ValueError(f"{table} has no rows {sorted(unknown)}; it has: {known}")
+        names = ", ".join(row.name for row in known)
+        raise ValueError(f"{table} has no rows {sorted(unknown)}; it has: {names}")
     if table in FIGURES:
         drawing = FIGURES[table](chosen, setting, range(seeds), world.say)
         world.say(write_figure(table, drawing, setting, seeds))
@@ -115,35 +134,6 @@ def reproduce(
     world.say(f"written: {setting.out / 'table.md'}, table.csv, table.html, table.json")
 
 
-def _check(table: str, bits: int, seeds: int) -> None:
-    """What would be found out late otherwise."""
-    check_range("bits", bits, 2, 8)
-    check_range("seeds", seeds, 1)
-    if table.startswith("figure"):
-        pyplot()
-    if table in FIGURES and launched() > 1:
-        raise ValueError(
-            f"{table} is measured by one process, and {launched()} were started: call it without "
-            "torchrun"
-        )
-
-
-def _in_folder(name: str) -> str | None:
-    found = find(name)
-    return found if Path(found).exists() else None
-
-
-def _found(name: str, flag: str) -> str:
-    found = _in_folder(name)
-    if found is None:
-        raise FileNotFoundError(f"{name} is neither here nor in $HAST_CUDA_DATA; give {flag}")
-    return found
-
-
-def _weights(model: str) -> Path | None:
-    """The file in $HAST_CUDA_DATA, or None: pytorchcv's own."""
-    for name in (f"{model}.safetensors", f"weights/{model}.safetensors"):
-        found = _in_folder(name)
-        if found is not None:
-            return Path(found)
-    return None
+def _found(*names: str) -> Path | None:
+    """The first of these that is here or in $HAST_CUDA_DATA."""
+    return next((path for path in map(Path, map(find, names)) if path.exists()), None)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from hast_cuda.data.accuracy import evaluate
-from hast_cuda.data.image_set import ImageSet, load_images
-from hast_cuda.data.images import Images
-from hast_cuda.data.input_spec import NORMALIZATIONS, InputSpec, parse_normalization
+from hast_cuda.data.image_set import Images, ImageSet, load_images
+from hast_cuda.data.input_spec import (
+    NORMALIZATIONS,
+    InputSpec,
+    parse_normalization,  # noqa: F401
+)
 
-__all__ = [
-    "NORMALIZATIONS",
-    "ImageSet",
-    "Images",
-    "InputSpec",
-    "evaluate",
-    "load_images",
-    "parse_normalization",
-]
+__all__ = ["NORMALIZATIONS", "ImageSet", "Images", "InputSpec", "evaluate", "load_images"]

@@ -8,11 +8,8 @@ from tqdm import tqdm
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, check_values, explained_forward
-from hast_cuda.data.image_set import ImageSet
-from hast_cuda.data.images import Images
+from hast_cuda.data.image_set import Images, ImageSet
 from hast_cuda.loops.modes import eval_mode
-
-__all__ = ["evaluate"]
 
 
 @typed
@@ -47,13 +44,11 @@ def evaluate(
     highest = int(images.labels.max())
     correct = torch.zeros((), dtype=torch.int64, device=target)
     finite = torch.ones((), dtype=torch.bool, device=target)
-    batches = -(-len(images) // batch_size) if batch_size > 0 else 0
     try:
         model.to(target)
-        # disable=None: no bar where nobody watches a terminal.
-        bar = tqdm(
-            images.batches(batch_size), total=batches, desc="evaluate", leave=False, disable=None
-        )
+        count = -(-len(images) // max(batch_size, 1))
+        # disable=None: no bar where nobody watches a terminal
+        bar = tqdm(images.batches(batch_size), "evaluate", count, leave=False, disable=None)
         with eval_mode(model):
             for x, labels in bar:
                 with explained_forward("images", x):

@@ -16,8 +16,8 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 from torchvision.transforms.v2 import functional as transforms
 
+from hast_cuda.data.image_set import fit
 from hast_cuda.data.input_spec import InputSpec
-from hast_cuda.data.resize import fit
 
 _CIFAR = {CIFAR10.base_folder: (CIFAR10, 10), CIFAR100.base_folder: (CIFAR100, 100)}
 _LARGEST_CIFAR = 2**28  # bytes of one of CIFAR's files; the largest published one has 1.6e8

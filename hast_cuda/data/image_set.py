@@ -1,4 +1,4 @@
-"""Labelled image sets: one .npz, torchvision's CIFAR folders, ImageFolder, or the demo's digits."""
+"""Labelled images, in memory or read from files, as a network takes them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from hast_cuda.checks.values import as_path, check_range, check_whole
 from hast_cuda.data import digits
 from hast_cuda.data.archives import npz_arrays
 from hast_cuda.data.input_spec import InputSpec
-from hast_cuda.data.resize import fit
-
-__all__ = ["ImageSet", "load_images"]
 
 DIGITS = "digits"
 
@@ -60,20 +57,57 @@ class ImageSet:
         return len(self.labels)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields (float32 [B, C, H, W] normalised, int64 [B]) in order; the last may be smaller.
-
-        Raises:
-            ValueError: ``batch_size`` below 1.
-        """
+        """(float32 [B, C, H, W] normalised, int64 [B]) in order; the last may be smaller."""
         check_whole("batch_size", batch_size)
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        check_range("batch_size", batch_size, 1)
         mean = torch.tensor(self.spec.mean).view(1, -1, 1, 1)
         std = torch.tensor(self.spec.std).view(1, -1, 1, 1)
         for start in range(0, len(self), batch_size):
             indices = range(start, min(start + batch_size, len(self)))
             images = self.read(indices).float() / self.white
             yield (images - mean) / std, self.labels[indices.start : indices.stop]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images [N, C, H, W] float32, normalised as the network expects, and labels [N] int64.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> made = hc.Images(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 2]))
+        >>> [len(labels) for _, labels in made.batches(2)]
+        [2, 1]
+    """
+
+    images: Tensor
+    """[N, C, H, W] float32."""
+    labels: Tensor
+    """[N] int64."""
+    real: bool = False
+    """Whether the labels are what photographs show, and not what images were made for."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def source(self) -> str:
+        """What they are, for messages."""
+        return "real images" if self.real else "synthetic images"
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) in order; the last batch may be smaller."""
+        check_range("batch_size", batch_size, 1)
+        size = min(batch_size, max(len(self), 1))
+        yield from zip(self.images.split(size), self.labels.split(size), strict=True)
+
+    @staticmethod
+    def read(images: ImageSet) -> Images:
+        """All images of a set, as real ones in memory."""
+        batches = list(images.batches(1024))
+        return Images(torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]), True)
 
 
 @typed
@@ -107,35 +141,36 @@ def load_images(
         raise ValueError(f"limit={limit} must be at least 1 image")
     if spec.channels not in (1, 3):
         raise ValueError(f"channels={spec.channels} must be 1 (grey) or 3 (RGB) to read images")
-    location = as_path("path", path)
-    read: Reader
+    location, white, read = as_path("path", path), 255, None
     if str(path) == DIGITS:
         white = digits.WHITE
         images, labels = digits.load_digit_images(split)
-        read = _memory(images, spec, "digits")
-    else:
-        white = 255
-        if not location.exists():
-            raise FileNotFoundError(
-                f"data={path} does not exist: give an .npz file, a CIFAR folder, a folder of "
-                "images per class, or 'digits'"
-            )
-        if location.is_dir():
-            from hast_cuda.data import folders  # noqa: PLC0415 - torchvision takes seconds
+    elif not location.exists():
+        raise FileNotFoundError(
+            f"data={path} does not exist: give an .npz file, a CIFAR folder, a folder of images "
+            "per class, or 'digits'"
+        )
+    elif location.is_dir():
+        from hast_cuda.data import folders  # noqa: PLC0415 - torchvision takes seconds
 
-            if folders.is_cifar_folder(location):
-                images, labels = folders.cifar_folder(location, spec, split)
-                read = _memory(images, spec, str(path))
-            else:
-                read, labels = folders.image_folder(location, spec, split)
+        if folders.is_cifar_folder(location):
+            images, labels = folders.cifar_folder(location, spec, split)
         else:
-            images, labels = npz_arrays(location)
-            read = _memory(images, spec, str(path))
-    _check_labels(labels, spec, str(path))
-    if limit is not None and limit < len(labels):
-        kept = [i * len(labels) // limit for i in range(limit)]
-        labels, read = labels[kept], _subset(read, kept)
-    return ImageSet(spec, labels, read, white, str(path))
+            read, labels = folders.image_folder(location, spec, split)
+    else:
+        images, labels = npz_arrays(location)
+    reader = read or _memory(images, spec, str(path))
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= spec.num_classes:
+        raise ValueError(
+            f"data={path} has labels {low}..{high}, the network has {spec.num_classes} classes "
+            f"(labels 0..{spec.num_classes - 1}): give the data set that the network was trained "
+            "for, with labels that count from 0"
+        )
+    if limit is None or limit >= len(labels):
+        return ImageSet(spec, labels, reader, white, str(path))
+    kept = [i * len(labels) // limit for i in range(limit)]
+    return ImageSet(spec, labels[kept], lambda i: reader([kept[k] for k in i]), white, str(path))
 
 
 def _memory(images: Tensor, spec: InputSpec, source: str) -> Reader:
@@ -150,15 +185,22 @@ def _memory(images: Tensor, spec: InputSpec, source: str) -> Reader:
     return lambda indices: fit(images[torch.as_tensor(indices)], spec, source)
 
 
-def _subset(read: Reader, kept: Sequence[int]) -> Reader:
-    return lambda indices: read([kept[i] for i in indices])
+def fit(images: Tensor, spec: InputSpec, source: str) -> Tensor:
+    """uint8 [..., H, W] -> uint8 [..., spec.height, spec.width].
 
-
-def _check_labels(labels: Tensor, spec: InputSpec, source: str) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= spec.num_classes:
+    Raises:
+        ValueError: another size than the network's and ``spec.resize`` is None.
+    """
+    height, width = images.shape[-2:]
+    if (height, width) == (spec.height, spec.width):
+        return images
+    if spec.resize is None:
         raise ValueError(
-            f"data={source} has labels {low}..{high}, the network has {spec.num_classes} classes "
-            f"(labels 0..{spec.num_classes - 1}): give the data set that the network was trained "
-            "for, with labels that count from 0"
+            f"data={source} has images of {height}x{width} pixels, the network takes exactly "
+            f"{spec.height}x{spec.width}: resize them, or give the network they belong to"
         )
+    from torchvision.transforms.v2 import functional as transforms  # noqa: PLC0415 - takes seconds
+
+    resized: Tensor = transforms.resize(images, [spec.resize], antialias=True)
+    cropped: Tensor = transforms.center_crop(resized, [spec.height, spec.width])
+    return cropped

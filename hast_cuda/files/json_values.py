@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 LONGEST = 64 * 2**20  # bytes; what this package writes has kilobytes
 LARGEST = 2**64  # of whole numbers: seeds have 64 bits
@@ -48,21 +48,17 @@ def parse(text: str, *, finite: bool = True) -> Any:
         json.JSONDecodeError, a ValueError: no JSON. ValueError: too deep, or an absurd number in
             it.
     """
-    constants = _refuse if finite else float
+    constants = _finite if finite else float
     try:
         return json.loads(text, parse_constant=constants, parse_float=_finite, parse_int=_whole)
     except RecursionError as error:
         raise ValueError("too many brackets inside each other") from error
 
 
-def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number of JSON")
-
-
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"the number {text[:40]} is too large")
+        raise ValueError(f"{text[:40]} is not a finite number")
     return value
 
 

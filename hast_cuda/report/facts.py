@@ -10,14 +10,8 @@ from hast_cuda.analysis import Histogram
 from hast_cuda.data import Images
 from hast_cuda.files.json_values import read_object
 from hast_cuda.methods import Recipe
-from hast_cuda.run import (
-    RunDirectory,
-    image_store,
-    read_config,
-    read_first_images,
-    read_recipe,
-    read_synthesis_config,
-)
+from hast_cuda.run import RunDirectory, read_config, read_recipe
+from hast_cuda.run.settings import image_store, read_first_images, read_synthesis_config
 from hast_cuda.synthesis import SynthesisConfig
 
 IMAGES = 512  # of a run are looked at; the rest may be gigabytes

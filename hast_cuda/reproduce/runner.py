@@ -18,7 +18,8 @@ from hast_cuda.methods import Recipe, change, recipe
 from hast_cuda.ranks import World
 from hast_cuda.reproduce.budget import apply_budget
 from hast_cuda.reproduce.tables import Row
-from hast_cuda.run import Bits, QuantizationResult, plain, zero_shot_quantize
+from hast_cuda.run import Bits, QuantizationResult, zero_shot_quantize
+from hast_cuda.run.directory import plain
 from hast_cuda.synthesis import ImageStore, SynthesisConfig, synthesize
 
 

@@ -19,7 +19,7 @@ from hast_cuda.reproduce.figures import PICTURES
 from hast_cuda.reproduce.lines import HEADER, divergence_notes, lines_of, order_note
 from hast_cuda.reproduce.runner import Outcome, Setting
 from hast_cuda.reproduce.tables import TABLES, Published, paper_source
-from hast_cuda.run import environment
+from hast_cuda.run.directory import environment
 
 READING = (
     "Last iteration: nothing is chosen by test accuracy; best seen is, and is shown because "

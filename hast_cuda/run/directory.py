@@ -6,7 +6,6 @@ import dataclasses
 import os
 import platform
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,17 +43,13 @@ def plain(value: Any) -> Any:
 def environment(device: torch.device, ranks: int = 1) -> dict[str, Any]:
     """Versions, build, device and number of processes, as needed to reproduce a figure."""
     device = as_device(device, meta=True)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    on_gpu = device.type == "cuda"
     return {
-        "hast_cuda": VERSION,
-        "build": build_info(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": str(device),
-        "device_name": name,
-        "threads": torch.get_num_threads(),
-        "ranks": ranks,
-    }
+        "hast_cuda": VERSION, "build": build_info(), "torch": torch.__version__,
+        "python": platform.python_version(), "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "threads": torch.get_num_threads(), "ranks": ranks,
+    }  # fmt: skip
 
 
 def _processor() -> str:
@@ -85,6 +80,12 @@ class RunDirectory(RunReader):
         ValueError: the directory holds a run with another configuration; the difference is shown.
         BlockingIOError: another process works in it. OSError: it cannot be written. ImportError: no
             tensorboard.
+
+    Example:
+        >>> with RunDirectory("run", {"seed": 0}, torch.device("cpu")) as run:
+        ...     run.log({"iteration": 1, "loss": 0.5})
+        >>> RunDirectory.open("run").read_log()
+        [{'iteration': 1, 'loss': 0.5}]
     """
 
     events: TensorBoardLog | None = None
@@ -101,11 +102,13 @@ class RunDirectory(RunReader):
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            message = f"run directory {path} is a file; give --out another name"
-            raise NotADirectoryError(message) from error
+            raise NotADirectoryError(
+                f"run directory {path} is a file; give --out another name"
+            ) from error
         except PermissionError as error:
-            message = f"run directory {path} cannot be created; give --out a place you may write to"
-            raise PermissionError(message) from error
+            raise PermissionError(
+                f"run directory {path} cannot be created; give --out a place you may write to"
+            ) from error
         if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             raise PermissionError(f"run directory {path} is not writable")
         self._lock = lock_run(path)
@@ -126,8 +129,8 @@ class RunDirectory(RunReader):
         write_json(self.config, config)
         write_json(self.path / "environment.json", where)
         metrics.cut_last_line(self.metrics)
+        self.events = events
         if events is not None:
-            self.events = events
             for record in self.read_log():
                 events(record)
             if (found := self.result()) is not None:
@@ -139,7 +142,8 @@ class RunDirectory(RunReader):
         """An existing directory, to read from; FileNotFoundError if there is none."""
         run = RunReader(as_path("path", path))
         if not run.config.exists():
-            raise FileNotFoundError(f"{path} is not a run directory (no config.json)")
+            message = f"{path} is not a run directory (no config.json)"
+            raise FileNotFoundError(message)
         return run
 
     def _compared(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -147,25 +151,21 @@ class RunDirectory(RunReader):
         old = read_object(self.config, "delete the directory or give another --out")
         if KEY not in old:  # of an earlier version: what it was made from stays unknown
             config = {key: value for key, value in config.items() if key != KEY}
-            config = self._named_alike(old, config)
+            if isinstance(old.get("images"), str) and isinstance(config.get("images"), str):
+                then, now = (image_folder(self.path, c).resolve() for c in (old, config))
+                if then == now:  # by the name of the earlier version
+                    config["images"] = old["images"]
         differences = [
             f"{WORDS.get(key, key)}: there {a!r}, now {b!r}"
             for key, a, b in _differences("", old, config)
         ]
         if differences:
-            raise ValueError(
+            message = (
                 f"{self.path} holds a run with another configuration; give another --out, or the "
                 "same network, images and options:\n  " + "\n  ".join(differences)
             )
+            raise ValueError(message)
         return config
-
-    def _named_alike(self, old: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-        """``config`` with the name that an earlier version has for the same folder of images."""
-        given = [c["images"] for c in (old, config) if isinstance(c.get("images"), str)]
-        if len(given) < 2:
-            return config
-        then, now = (image_folder(self.path, c).resolve() for c in (old, config))
-        return config | {"images": old["images"]} if then == now else config
 
     @typed
     def log(self, record: dict[str, Any]) -> None:
@@ -198,10 +198,7 @@ class RunDirectory(RunReader):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @typed

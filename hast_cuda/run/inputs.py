@@ -1,14 +1,43 @@
-"""What a run is given, checked before any work."""
+"""What a run is given: widths, shape and images, checked before any work."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.checks.typed import typed
+from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.checks.values import check_image_size, check_values
 from hast_cuda.data import Images, InputSpec
 from hast_cuda.loops.modes import eval_mode
+from hast_cuda.methods import Recipe
+from hast_cuda.networks import require_batch_norm
+from hast_cuda.nn import Override
+
+
+@dataclass(frozen=True)
+class Bits:
+    """What to quantize to; see :func:`hast_cuda.quantize`.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> hc.Bits(3, 3, overrides={"output": hc.Override(8, 8)}).weights
+        3
+    """
+
+    weights: int = 4
+    """Of every convolution and linear layer, 2 to 8."""
+    activations: int | None = 4
+    """2 to 8; None leaves activations as they are."""
+    placement: str = "relu"
+    """"relu" (outputs of ReLU modules) or "all" (inputs of layers)."""
+    overrides: Mapping[str, Override] = field(default_factory=dict)
+    """Other bits for the layers that match a pattern; the last match wins."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @typed
@@ -17,6 +46,11 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> InputSpec:
 
     Raises:
         ValueError: the network does not take images of this size, or gives no [N, classes] logits.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> infer_shape(hc.load_teacher("digits"), (1, 8, 8)).num_classes
+        10
     """
     check_image_size("size", size)
     check_values("teacher", teacher)
@@ -26,28 +60,46 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> InputSpec:
         with torch.no_grad(), eval_mode(teacher):
             logits = teacher(torch.zeros(1, *size, device=device))
     except RuntimeError as error:
-        raise ValueError(f"the network does not take images of shape {size}: {error}") from error
+        message = f"the network does not take images of shape {size}: {error}"
+        raise ValueError(message) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the network gives {shape}; expected logits [N, classes]")
+        message = f"the network gives {shape}; expected logits [N, classes]"
+        raise ValueError(message)
     return InputSpec(*size, logits.shape[1])
 
 
 def check_images(images: Images, shape: InputSpec) -> None:
     """ValueError unless the images fit the network's input and classes."""
-    expected = (shape.channels, shape.height, shape.width)
-    found = images.images
-    if not len(found) or tuple(found.shape[1:]) != expected or found.dtype != torch.float32:
+    found, labels = images.images, images.labels
+    if not len(found) or tuple(found.shape[1:]) != shape.size or found.dtype != torch.float32:
         raise ValueError(
             f"images are {list(found.shape)} {found.dtype}; expected "
-            f"[N, {', '.join(map(str, expected))}] torch.float32"
+            f"[N, {', '.join(map(str, shape.size))}] torch.float32"
         )
-    if len(found) != len(images.labels):
-        raise ValueError(f"there are {len(found)} images and {len(images.labels)} labels")
-    if int(images.labels.min()) < 0 or int(images.labels.max()) >= shape.num_classes:
+    if len(found) != len(labels):
+        raise ValueError(f"there are {len(found)} images and {len(labels)} labels")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= shape.num_classes:
         raise ValueError(
-            f"labels go from {int(images.labels.min())} to {int(images.labels.max())}; the network "
-            f"has {shape.num_classes} classes"
+            f"labels go from {low} to {high}; the network has {shape.num_classes} classes"
         )
     if not bool(torch.isfinite(found).all()):
         raise ValueError("images contain NaN or infinity; delete the shards and run again")
+
+
+def check_source(
+    recipe: Recipe, teacher: nn.Module, images: Images | None, shape: InputSpec
+) -> None:
+    """ValueError, before any work, if images are missing, unwanted or do not fit."""
+    if images is not None:
+        if recipe.images in ("generated", "none"):
+            message = f'images were given, but those of this recipe are "{recipe.images}"'
+            raise ValueError(message)
+        check_images(images, shape)
+    elif recipe.images == "real":
+        message = "this recipe trains on real images and none were given (--train-data)"
+        raise ValueError(message)
+    made = recipe.images in ("synthetic", "generated") and images is None
+    if made or recipe.finetune.calibration == "generator":
+        require_batch_norm(teacher)

@@ -18,16 +18,21 @@ from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.methods import Recipe
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.ranks import World, join
-from hast_cuda.run.bits import Bits
-from hast_cuda.run.inputs import infer_shape
-from hast_cuda.run.sources import check_source
+from hast_cuda.run.inputs import Bits, check_source, infer_shape
 from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.run.work import Work
 
 
 @dataclass
 class QuantizationResult:
-    """The quantized network, its images if any are kept, and the figures of ``result.json``."""
+    """The quantized network, its images if any are kept, and the figures of ``result.json``.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> done = hc.zero_shot_quantize(hc.load_teacher("digits"), (1, 8, 8), method="rtn")
+        >>> done.images, done.result["bits"]["weights"]
+        (None, 4)
+    """
 
     student: nn.Module
     """The quantized network, after the last iteration."""
@@ -90,9 +95,9 @@ def zero_shot_quantize(
     """
     check_range("evaluation_batch", evaluation_batch, 1)
     out = None if out is None else as_path("out", out)
-    if tensorboard and out is None:
-        raise ValueError("tensorboard=True writes to the run directory: give out")
     if tensorboard:
+        if out is None:
+            raise ValueError("tensorboard=True writes to the run directory: give out")
         require_tensorboard()
     if not isinstance(shape, InputSpec):
         check_image_size("shape", shape)
@@ -104,13 +109,12 @@ def zero_shot_quantize(
         described = {"method": method, "preset": recipe, **described}
         recipe = methods.recipe(method, recipe, dataset_like(shape) if dataset is None else dataset)
     check_source(recipe, teacher, images, shape)
+    world, execution = _world(world, device), execution or Execution()
     work = Work(
-        teacher, shape, bits, recipe, described, seed=seed, test=test,
-        world=_world(world, device), execution=execution or Execution(),
-        out=out, evaluation_batch=evaluation_batch,
-    )  # fmt: skip
-    with convolution_rules(work.execution), work.opened(images, tensorboard=tensorboard):
-        if (found := work.look()) is not None:
+        teacher, shape, bits, recipe, described, seed, test, world, execution, out, evaluation_batch
+    )
+    with convolution_rules(work.execution), work.opened(images, tensorboard=tensorboard) as found:
+        if found is not None:
             return QuantizationResult(work.student, work.finished(images), found)
         images = work.make_images(images)
         accuracies = work.calibrate(images)
@@ -125,8 +129,9 @@ def _world(world: World | None, device: torch.device | str | None) -> World:
     asked = world.device if device is None else as_device(device)
     numbers = {asked.index, world.device.index} - {None}  # "cuda" is whichever GPU the world has
     if asked.type != world.device.type or len(numbers) > 1:
-        raise ValueError(
+        message = (
             f"device is {str(device)!r}, but the processes of world compute on "
             f"{str(world.device)!r}: leave device out"
         )
+        raise ValueError(message)
     return world

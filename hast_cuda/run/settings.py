@@ -30,6 +30,13 @@ def read_config(run: Path | str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: it is not a run directory. ValueError: the file is corrupt.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> done = hc.zero_shot_quantize(
+        ...     hc.load_teacher("digits"), (1, 8, 8), method="rtn", out="run")
+        >>> read_config("run")["seed"]
+        0
     """
     path = as_path("run", run) / "config.json"
     if not path.exists():
@@ -73,7 +80,15 @@ def read_synthesis_config(run: Path | str) -> SynthesisConfig:
 
 @typed
 def read_recipe(run: Path | str) -> Recipe:
-    """All settings of a run of ``quantize``; errors as :func:`read_finetune_config`."""
+    """All settings of a run of ``quantize``; errors as :func:`read_finetune_config`.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> done = hc.zero_shot_quantize(
+        ...     hc.load_teacher("digits"), (1, 8, 8), method="rtn", out="run")
+        >>> read_recipe("run").images
+        'none'
+    """
     config = read_config(run)
     kinds = {"generator": GeneratorConfig, "posttraining": PostTrainingConfig}
     try:
@@ -155,6 +170,16 @@ def read_images(run: Path | str) -> Images:
 
     Raises:
         FileNotFoundError: it is not a run directory. ValueError: no images, or corrupt ones.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> recipe = hc.methods.change(hc.methods.recipe("hast", "default", "cifar10"), {
+        ...     "synthesis.num_images": 4, "synthesis.iterations": 1, "finetune.iterations": 0,
+        ...     "finetune.calibration_updates": 1})
+        >>> _ = hc.zero_shot_quantize(
+        ...     hc.load_teacher("digits"), (1, 8, 8), recipe=recipe, out="run")
+        >>> read_images("run").images.shape
+        torch.Size([4, 1, 8, 8])
     """
     return image_store(run).load_all()
 

@@ -1,4 +1,4 @@
-"""The finished network of a run directory, written and read."""
+"""The finished network of a run: written, and read back from its directory or a packed file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,66 @@ from torch import nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_values
+from hast_cuda.exports import load_packed, read_packed
 from hast_cuda.files.tensors import DamagedFileError, load_tensors, save_tensors
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.nn import Override, quantize
 from hast_cuda.posttraining import PostTrainingConfig, prepare
 from hast_cuda.run.settings import read_config, settings
+from hast_cuda.teachers import build_network
+
+
+@typed
+def load(path: Path | str, network: nn.Module | str | None = None) -> nn.Module:
+    """A quantized network, in eval mode on the CPU, ready for images; no training code runs.
+
+    Args:
+        path: finished run directory, or a packed file (:func:`hast_cuda.exports.save_packed`).
+        network: the full-precision architecture, with any weights, or its pytorchcv name; None
+            takes the name that the run was given. Never edited.
+
+    Raises:
+        FileNotFoundError: nothing there, or an unfinished run.
+        ValueError: another network, damaged files, or no name that ``network=None`` could take:
+            of a network given as "module:callable" or from Python, which is no file's to run.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
+        >>> file = hc.export(student, ".", "packed", (1, 8, 8)).file
+        >>> hc.load(file, "digits")(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+    path = as_path("path", path)
+    if path.is_dir():
+        config = read_config(path)
+        return load_student(_architecture(network, config, path), path)
+    described = read_packed(path)[1].get("describe", {})
+    base = _architecture(network, described, path)
+    before = described.get("posttraining")
+    if before is not None:
+        base = prepare(base, settings(PostTrainingConfig, dict(before), path))
+    return load_packed(path, base)
+
+
+def _architecture(
+    given: nn.Module | str | None, described: Mapping[str, Any], path: Path
+) -> nn.Module:
+    if isinstance(given, nn.Module):
+        return given
+    named = described.get("network")
+    model, classes = given, None
+    if given is None and isinstance(named, dict):
+        model, classes = named.get("model"), named.get("num_classes")
+    if not isinstance(model, str) or (given is None and ":" in model):
+        raise ValueError(
+            f"{path} names no network that a file may name ({model!r}): give network, the "
+            "full-precision architecture or its name"
+        )
+    try:
+        return build_network(model, classes if isinstance(classes, int) else None)
+    except ValueError as error:
+        raise ValueError(f"network={model!r} cannot be built: {error}") from error
 
 
 @typed
@@ -28,12 +83,20 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
     Raises:
         FileNotFoundError: the run is not finished. ValueError: its files are corrupt, or the
             teacher is another network.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> teacher = hc.load_teacher("digits")
+        >>> done = hc.zero_shot_quantize(teacher, (1, 8, 8), method="rtn", out="run")
+        >>> load_student(teacher, "run").training
+        False
     """
     run = as_path("run", run)
     config_path, weights = run / "config.json", run / "student.safetensors"
     for path in (config_path, weights):
         if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist: {run} is not a finished run directory")
+            message = f"{path} does not exist: {run} is not a finished run directory"
+            raise FileNotFoundError(message)
     try:
         config = read_config(run)
         bits, recipe = config["bits"], config.get("recipe", {})
@@ -47,7 +110,8 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
             overrides=overrides, ste=tuning.ste,
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{config_path} is not the configuration of a run ({error!r})") from error
+        message = f"{config_path} is not the configuration of a run ({error!r})"
+        raise ValueError(message) from error
     return load_weights(student, weights).eval()
 
 
@@ -56,10 +120,11 @@ def load_weights(student: nn.Module, weights: Path) -> nn.Module:
     try:
         student.load_state_dict(load_tensors(weights)[0])
     except (DamagedFileError, RuntimeError) as error:
-        raise ValueError(
+        message = (
             f"{weights} is corrupt or belongs to another network: {error}. Of a corrupt one: "
             "delete it, and the command of the run makes it again from what else it kept"
-        ) from error
+        )
+        raise ValueError(message) from error
     return student
 
 
@@ -69,12 +134,15 @@ def save_student(student: nn.Module, path: Path | str, described: Mapping[str, A
 
     Raises:
         ValueError: a network without values, or a name that no file can have.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
+        >>> save_student(student, "student.safetensors", {"seed": 3})
     """
     check_values("student", student)
-    path = as_path("path", path)
     tensors = {  # clone: safetensors refuses tensors that share memory (a shared module)
         k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
         for k, v in student.state_dict().items()
     }
-    metadata = {k: str(v) for k, v in described.items()}
-    save_tensors(path, tensors, metadata)
+    save_tensors(as_path("path", path), tensors, {k: str(v) for k, v in described.items()})

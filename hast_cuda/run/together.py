@@ -1,9 +1,11 @@
-"""What the processes of a run must have in common before they start."""
+"""What the processes of a run have in common: what they were asked for, and its directory."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +14,27 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.files.versions import VERSION
 from hast_cuda.ops import build_info
 from hast_cuda.ranks import World
-from hast_cuda.run.directory import plain
+from hast_cuda.run.directory import RunDirectory, plain
 from hast_cuda.run.origins import WORDS
+
+
+@contextmanager
+def open_together(
+    world: World, out: Path | None, config: dict[str, Any], *, tensorboard: bool
+) -> Iterator[RunDirectory | None]:
+    """The run directory, locked, on rank 0; all processes have been asked for the same."""
+    check_same_work(world, config, out=out, tensorboard=tensorboard)
+    opened: list[RunDirectory] = []
+
+    def open_directory() -> None:
+        if out is not None:
+            opened.append(
+                RunDirectory(out, config, world.device, tensorboard=tensorboard, ranks=world.size)
+            )
+
+    world.on_first(open_directory)
+    with opened[0] if opened else nullcontext() as run:
+        yield run
 
 
 @typed
@@ -25,22 +46,20 @@ def check_same_work(world: World, config: Mapping[str, Any], **others: Any) -> N
         config: what goes into ``config.json``, with the fingerprints of network and images.
         others: more that must be equal, such as the run directory.
     """
-    if world.size == 1:
-        return
-    given = _flat("", plain({**config, **others}))
-    world.agree({
-        **{WORDS.get(name, name): value for name, value in given.items()},
-        "hast_cuda's version": VERSION, "its build": build_info(),
-        "torch's version": torch.__version__, "Python's version": platform.python_version(),
-        "the kind of device": world.device.type,
-    })  # fmt: skip
+    if world.size > 1:
+        world.agree({
+            **{WORDS.get(k, k): v for k, v in _flat(plain({**config, **others})).items()},
+            "hast_cuda's version": VERSION, "its build": build_info(),
+            "torch's version": torch.__version__, "Python's version": platform.python_version(),
+            "the kind of device": world.device.type,
+        })  # fmt: skip
 
 
-def _flat(prefix: str, value: Any) -> dict[str, Any]:
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Values of nested dicts by dotted name."""
     if not isinstance(value, dict):
         return {prefix: value}
     found: dict[str, Any] = {}
     for key, item in value.items():
-        found |= _flat(f"{prefix}.{key}" if prefix else key, item)
+        found |= _flat(item, f"{prefix}.{key}" if prefix else key)
     return found

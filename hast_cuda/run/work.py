@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
-from hast_cuda.finetune import finetune
+from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.processes import spread_student
@@ -22,87 +23,70 @@ from hast_cuda.methods import Recipe
 from hast_cuda.nn import quantize, shrink_ranges
 from hast_cuda.posttraining import finish, prepare
 from hast_cuda.ranks import World
-from hast_cuda.run.bits import Bits
 from hast_cuda.run.directory import RunDirectory, plain
-from hast_cuda.run.inputs import check_images
+from hast_cuda.run.inputs import Bits, check_images
 from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.phases import Phases
-from hast_cuda.run.sources import SEARCH_IMAGES, labels_for, make_trainer, search_images
 from hast_cuda.run.student import load_weights, save_student
-from hast_cuda.run.together import check_same_work
+from hast_cuda.run.together import open_together
 from hast_cuda.synthesis import ImageStore, synthesize
 
-Source = Tensor | GeneratorTrainer | None
+SEARCH_IMAGES = 256  # one batch is enough for the error of a range
 
 
+@dataclass
 class Work:
-    """One run, phase by phase; rank 0 alone has the directory, logs and evaluates.
+    """One run, phase by phase; rank 0 alone has the directory, logs and evaluates."""
 
-    Args:
-        teacher: full-precision network; never edited.
-        shape: its input and classes.
-        bits: widths and placement.
-        recipe: all other choices.
-        described: entries for ``config.json`` and ``result.json``.
-        seed: of everything random.
-        test: real images to report accuracy on, or None.
-        world: the processes, and the device.
-        execution: how to compute.
-        out: run directory, or None.
-        evaluation_batch: images per forward pass of an evaluation.
-    """
-
-    run: RunDirectory | None = None  # of rank 0, while it is open
+    teacher: nn.Module
+    """Full-precision network; never edited."""
+    shape: InputSpec
+    bits: Bits
+    recipe: Recipe
+    described: dict[str, Any]
+    """Entries for ``config.json`` and ``result.json``."""
+    seed: int
+    test: ImageSet | None
+    """Real images to report accuracy on."""
+    world: World
+    execution: Execution
+    out: Path | None
+    evaluation_batch: int
+    """Images per forward pass of an evaluation."""
+    run: RunDirectory | None = None
+    """Of rank 0, while it is open."""
     trainer: GeneratorTrainer | None = None
+    """What makes the images while it is trained, if the recipe has one."""
 
-    def __init__(
-        self, teacher: nn.Module, shape: InputSpec, bits: Bits, recipe: Recipe,
-        described: dict[str, Any], *, seed: int, test: ImageSet | None, world: World,
-        execution: Execution, out: Path | None, evaluation_batch: int,
-    ) -> None:  # fmt: skip
-        self.teacher, self.shape, self.bits, self.recipe = teacher, shape, bits, recipe
-        self.described, self.seed, self.test, self.world = described, seed, test, world
-        self.execution, self.out, self.evaluation_batch = execution, out, evaluation_batch
-        self.device: torch.device = world.device
-        self.prepared = prepare(teacher, recipe.posttraining)
+    def __post_init__(self) -> None:
+        self.device, bits = self.world.device, self.bits
+        self.prepared = prepare(self.teacher, self.recipe.posttraining)
         self.student = quantize(
             self.prepared, bits.weights, bits.activations, placement=bits.placement,
-            overrides=bits.overrides, ema=recipe.finetune.ema, ste=recipe.finetune.ste,
+            overrides=bits.overrides, ema=self.recipe.finetune.ema, ste=self.recipe.finetune.ste,
         ).to(self.device).eval()  # fmt: skip
         self.phases = Phases(None)
-        self.store = None if out is None else ImageStore(out / "images")
+        self.store = None if self.out is None else ImageStore(self.out / "images")
 
     @contextmanager
-    def opened(self, images: Images | None, *, tensorboard: bool) -> Iterator[None]:
-        """The run directory is there, and locked; all processes have been asked for the same."""
+    def opened(
+        self, images: Images | None, *, tensorboard: bool
+    ) -> Iterator[dict[str, Any] | None]:
+        """The run directory is there, and locked; gives the result of a finished run.
+
+        Rank 0's phases go on with those of the attempts before.
+        """
         config = {
             **self.described, "shape": self.shape.shape(), "recipe": self.recipe,
             "execution": self.execution, KEY: fingerprints(self.teacher, images, self.test),
         }  # fmt: skip
-        out = None if self.out is None else str(self.out)
-        check_same_work(self.world, config, out=out, tensorboard=tensorboard)
-
-        def open_directory() -> None:
-            if self.out is not None:
-                self.run = RunDirectory(
-                    self.out, config, self.device, tensorboard=tensorboard, ranks=self.world.size
-                )
-
-        self.world.on_first(open_directory)
-        with self.run or nullcontext():
-            yield
-
-    def look(self) -> dict[str, Any] | None:
-        """The result of a finished run; else None, and what earlier attempts left is gone on with.
-
-        Rank 0's phases go on with those of the attempts before.
-        """
 
         def find() -> dict[str, Any] | None:
             self.phases = Phases(self.run)
             return None if self.run is None else self.run.result()
 
-        return self.world.on_first(find)
+        with open_together(self.world, self.out, config, tensorboard=tensorboard) as self.run:
+            yield self.world.on_first(find)
 
     def finished(self, images: Images | None) -> Images | None:
         """The student of a run that is over, and its images, those that are damaged made again."""
@@ -138,44 +122,53 @@ class Work:
 
     def calibrate(self, images: Images | None) -> dict[str, float | None]:
         """Find the ranges, and shrink them if the recipe says so; accuracies on the way."""
-        config = self.recipe.finetune
-        self.trainer = make_trainer(
-            self.recipe, self.teacher, self.shape, seed=self.seed, device=self.device
-        )
+        recipe, shape = self.recipe, self.shape
+        if recipe.images == "generated":
+            self.trainer = GeneratorTrainer(
+                self.teacher, shape.size, shape.num_classes, recipe.generator,
+                batch_size=recipe.finetune.batch_size, seed=self.seed, device=self.device,
+            )  # fmt: skip
 
         def find_ranges() -> None:
             calibrate_student(
-                self.teacher, self.student, None if images is None else images.images, config,
-                num_classes=self.shape.num_classes, seed=self.seed, device=self.device,
-                trainer=self.trainer, width=self.recipe.posttraining.range_width,
+                self.teacher, self.student, None if images is None else images.images,
+                recipe.finetune, num_classes=shape.num_classes, seed=self.seed, device=self.device,
+                trainer=self.trainer, width=recipe.posttraining.range_width,
                 execution=self.execution,
             )  # fmt: skip
-            finish(self.student, self.prepared.to(self.device), self.recipe.posttraining)
-
-        def shrink() -> None:
-            kept = "Images are kept." if images is not None else "Nothing is kept."
-            with explained_memory(
-                "the range search", SEARCH_IMAGES, "finetune.shrink_ranges", kept, self.device,
-                optional=True,
-            ):  # fmt: skip
-                shrink_ranges(self.student, search_images(images, self.trainer).to(self.device))
+            finish(self.student, self.prepared.to(self.device), recipe.posttraining)
 
         with self.phases("calibration"):
             self.world.on_first(find_ranges)
         with self.phases("evaluation"):
             full_precision, rounded = self._accuracy(self.teacher), self._accuracy(self.student)
         start = rounded
-        if config.shrink_ranges:
+        if recipe.finetune.shrink_ranges:
             with self.phases("range search"):
-                self.world.on_first(shrink)
+                self.world.on_first(lambda: self._shrink(images))
             with self.phases("evaluation"):
                 start = self._accuracy(self.student)
         spread_student(self.student, self.world)
         return {"full_precision": full_precision, "rounded": rounded, "start_of_finetuning": start}
 
+    def _shrink(self, images: Images | None) -> None:
+        """Shrink the ranges on a batch of images; a generator takes training steps for it."""
+        kept = "Images are kept." if images is not None else "Nothing is kept."
+        setting, device = "finetune.shrink_ranges", self.device
+        with explained_memory(
+            "the range search", SEARCH_IMAGES, setting, kept, device, optional=True
+        ):
+            if images is not None:
+                batch = images.images
+            else:
+                assert self.trainer is not None  # Recipe refuses a search without images
+                steps = -(-SEARCH_IMAGES // self.trainer.batch_size)
+                batch = torch.cat([self.trainer.step()[0] for _ in range(steps)])
+            shrink_ranges(self.student, batch[:SEARCH_IMAGES].to(device))
+
     def finetune(self, images: Images | None) -> list[float]:
         """Train the student; accuracies seen on the way, the last one at the end."""
-        config, source = self.recipe.finetune, self._source(images)
+        config, source = self.recipe.finetune, self.trainer if images is None else images.images
         if not config.iterations or source is None:
             return []
         with self.phases("finetuning"):
@@ -189,9 +182,8 @@ class Work:
         return [top1 for _, top1 in done.accuracies]
 
     def conclude(
-        self, accuracies: dict[str, float | None], seen: list[float],
-        images: Images | None,
-    ) -> dict[str, Any]:  # fmt: skip
+        self, accuracies: dict[str, float | None], seen: list[float], images: Images | None
+    ) -> dict[str, Any]:
         """Write the student and ``result.json``; returns the latter."""
 
         def write() -> dict[str, Any]:
@@ -214,9 +206,6 @@ class Work:
 
         return self.world.on_first(write)
 
-    def _source(self, images: Images | None) -> Source:
-        return self.trainer if images is None else images.images
-
     def _log(self, record: dict[str, Any]) -> None:
         if self.run is not None:
             self.run.log(record)
@@ -224,11 +213,12 @@ class Work:
 
     def _top1(self, network: nn.Module) -> float:
         assert self.test is not None
-        return evaluate(
-            network, self.test, batch_size=self.evaluation_batch, device=self.device
-        )  # fmt: skip
+        return evaluate(network, self.test, batch_size=self.evaluation_batch, device=self.device)
 
     def _accuracy(self, network: nn.Module) -> float | None:
-        if self.test is None:
-            return None
-        return self.world.on_first(lambda: self._top1(network))
+        return None if self.test is None else self.world.on_first(lambda: self._top1(network))
+
+
+def labels_for(config: FinetuneConfig, images: Images | None) -> Tensor | None:
+    """Labels of stored images, where the loss counts them."""
+    return images.labels if images is not None and config.label_weight else None

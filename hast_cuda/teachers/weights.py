@@ -32,6 +32,13 @@ def load_weights(network: nn.Module, path: Path | str) -> None:
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a weights file, needs unpickling, or does not fit the network.
+
+    Example:
+        >>> network = torch.nn.Linear(2, 1)
+        >>> torch.save({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, "weights.pt")
+        >>> load_weights(network, "weights.pt")
+        >>> network.weight.sum().item()
+        2.0
     """
     load_state(network, read_state(as_path("path", path)), str(path))
 
@@ -51,36 +58,35 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Strict load; ``source`` names the tensors' origin in the ValueError on any mismatch."""
     expected: dict[str, Tensor] = network.state_dict()
+    common = {k: (v, expected[k]) for k, v in state.items() if k in expected}
     # Old files lack BatchNorm's update counter, which eval mode never reads.
-    missing = [k for k in expected if k not in state and not k.endswith(".num_batches_tracked")]
-    unexpected = [k for k in state if k not in expected]
-    misshaped = [
-        f"{k} (file {list(v.shape)}, network {list(expected[k].shape)})"
-        for k, v in state.items()
-        if k in expected and v.shape != expected[k].shape
-    ]
-    if missing or unexpected or misshaped:
-        kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
-        found = "; ".join(f"{len(v)} {kind}: {_first(v)}" for kind, v in kinds.items() if v)
-        fix = (
-            "check num_classes and the width of the model"
-            if not missing and not unexpected
-            else "give the model whose state dict this is"
-        )
+    counted = [k for k in expected if not k.endswith(".num_batches_tracked")]
+    misfits = {
+        "missing": [k for k in counted if k not in state],
+        "unexpected": [k for k in state if k not in expected],
+        "of another shape": [
+            f"{k} (file {list(v.shape)}, network {list(x.shape)})"
+            for k, (v, x) in common.items()
+            if v.shape != x.shape
+        ],
+    }
+    if any(misfits.values()):
+        found = "; ".join(f"{len(v)} {kind}: {_first(v)}" for kind, v in misfits.items() if v)
+        sizes = not misfits["missing"] and not misfits["unexpected"]
+        model = "check num_classes and the width of the model"
+        fix = model if sizes else "give the model whose state dict this is"
         raise ValueError(
             f"weights={source} do not fit {type(network).__name__}: {found}. Fix: {fix}"
         )
     mixed = [
-        f"{k} (file {v.dtype}, network {expected[k].dtype})"
-        for k, v in state.items()
-        if expected[k].is_floating_point() != v.is_floating_point()
-        and not k.endswith(".num_batches_tracked")
+        f"{k} (file {state[k].dtype}, network {expected[k].dtype})"
+        for k in counted
+        if expected[k].is_floating_point() != state[k].is_floating_point()
     ]
     if mixed:
         raise ValueError(f"weights={source} have another type of numbers: {_first(mixed)}")
-    broken = [
-        k for k, v in state.items() if v.is_floating_point() and not v.float().isfinite().all()
-    ]
+    floats = {k: v for k, v in state.items() if v.is_floating_point()}
+    broken = [k for k, v in floats.items() if not v.float().isfinite().all()]
     if broken:
         raise ValueError(
             f"weights={source} contain NaN or infinity in {_first(broken)}: export them again"

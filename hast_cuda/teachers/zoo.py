@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import importlib
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,13 @@ from hast_cuda.data.input_spec import NORMALIZATIONS, InputSpec, parse_normaliza
 from hast_cuda.teachers.digits import DigitsResNet, load_digits_network
 from hast_cuda.teachers.weights import load_state, load_weights, read_state
 
-__all__ = [
-    "NORMALIZATIONS",
-    "InputSpec",
-    "build_network",
-    "input_spec",
-    "load_teacher",
-    "load_weights",
-    "model_names",
-    "parse_normalization",
-]
-
 # pytorchcv also has networks for segmentation, detection, pose, video and speech: no class logits.
 _OTHER_SUFFIXES = ("_voc", "_coco", "_cityscapes", "_ade20k", "_celebamaskhq", "_widerface")
 _OTHER_PREFIXES = (
     *("jasper", "quartznet", "nvpattexp", "pfpcnet", "propainter", "raft"),
     *("superpointnet", "visemenet", "voca"),
 )
-_SMALL = {"_cifar10": "pytorchcv-cifar", "_cifar100": "pytorchcv-cifar", "_svhn": "pytorchcv-cifar"}
+_SMALL = ("_cifar10", "_cifar100", "_svhn")
 
 
 @typed
@@ -83,8 +71,9 @@ def load_teacher(
         network = _build(model, num_classes, pretrained=weights is None)
     built = getattr(network, "num_classes", None)
     if num_classes is not None and isinstance(built, int) and built != num_classes:
+        label = f"model={model!r}" if isinstance(model, str) else type(model).__name__
         raise ValueError(
-            f"num_classes={num_classes}, but {_label(model)} has {built} classes: leave "
+            f"num_classes={num_classes}, but {label} has {built} classes: leave "
             "num_classes away, or give the network that has them"
         )
     if weights is not None:
@@ -110,22 +99,33 @@ def input_spec(
 
     Raises:
         ValueError: unknown name, or an import path without all three keywords.
+
+    Example:
+        >>> input_spec("digits").size
+        (1, 8, 8)
     """
     for name, number in (("image_size", image_size), ("num_classes", num_classes)):
         if number is not None:
             check_range(name, number, 1, LARGEST_CLASSES)
-    if ":" in model:
-        return _custom_spec(model, normalization, image_size, num_classes)
-    spec = _named_spec(model)
+    given: dict[str, Any] = {}
     if normalization is not None:
-        mean, std = parse_normalization(normalization)
-        spec = dataclasses.replace(spec, mean=mean, std=std)
+        given["mean"], given["std"] = parse_normalization(normalization)
     if image_size is not None:
-        resize = _shorter_side(image_size) if spec.resize is not None else None
-        spec = dataclasses.replace(spec, height=image_size, width=image_size, resize=resize)
+        given |= {"height": image_size, "width": image_size}
     if num_classes is not None:
-        spec = dataclasses.replace(spec, num_classes=num_classes)
-    return spec
+        given["num_classes"] = num_classes
+    if ":" in model:
+        if len(given) < 5:
+            raise ValueError(
+                f"model={model!r} is your own network, whose images are not known: give "
+                f"normalization ({', '.join(NORMALIZATIONS)}, or mean/std as numbers), image_size "
+                "and num_classes"
+            )
+        return InputSpec(len(given["mean"]), **given)
+    spec = _named_spec(model)
+    if image_size is not None and spec.resize is not None:
+        given["resize"] = _shorter_side(image_size)
+    return dataclasses.replace(spec, **given)
 
 
 @typed
@@ -134,16 +134,26 @@ def build_network(model: str, num_classes: int | None = None) -> nn.Module:
 
     Raises:
         ValueError: unknown name or wrong class count. ImportError, TypeError: as ``load_teacher``.
+
+    Example:
+        >>> build_network("digits").num_classes
+        10
     """
     if model == DIGITS:
         return DigitsResNet().eval()
-    if ":" in model:
-        return _import_network(model).eval()
-    return _build(model, num_classes, pretrained=False).eval()
+    network = (
+        _import_network(model) if ":" in model else _build(model, num_classes, pretrained=False)
+    )
+    return network.eval()
 
 
 def model_names() -> list[str]:
-    """Every name that ``load_teacher`` knows, sorted."""
+    """Every name that ``load_teacher`` knows, sorted.
+
+    Example:
+        >>> "resnet18" in model_names()
+        True
+    """
     return sorted(name for name in [DIGITS, *_factories()] if _is_classifier(name))
 
 
@@ -157,23 +167,10 @@ def _named_spec(name: str) -> InputSpec:
     if in_size is None or num_classes is None:
         raise ValueError(f"model={name!r} is not an image classifier")
     height, width = in_size
-    for suffix, key in _SMALL.items():
-        if name.endswith(suffix):
-            return InputSpec(3, height, width, num_classes, *NORMALIZATIONS[key])
-    mean, std = NORMALIZATIONS["imagenet"]
-    return InputSpec(3, height, width, num_classes, mean, std, _shorter_side(min(in_size)))
-
-
-def _custom_spec(
-    model: str, normalization: str | None, image_size: int | None, num_classes: int | None
-) -> InputSpec:
-    if normalization is None or image_size is None or num_classes is None:
-        raise ValueError(
-            f"model={model!r} is your own network, whose images are not known: give normalization "
-            f"({', '.join(NORMALIZATIONS)}, or mean/std as numbers), image_size and num_classes"
-        )
-    mean, std = parse_normalization(normalization)
-    return InputSpec(len(mean), image_size, image_size, num_classes, mean, std)
+    if name.endswith(_SMALL):
+        return InputSpec(3, height, width, num_classes, *NORMALIZATIONS["pytorchcv-cifar"])
+    resize = _shorter_side(min(in_size))
+    return InputSpec(3, height, width, num_classes, *NORMALIZATIONS["imagenet"], resize)
 
 
 def _shorter_side(size: int) -> int:
@@ -235,10 +232,9 @@ def _download(name: str) -> Path:
         ) from error
 
 
-def _published(store: Any) -> Mapping[str, Any]:
+def _published(store: Any) -> Any:
     table = getattr(store, "get_model_metainfo_dict", None)
-    published: Mapping[str, Any] = store._model_sha1 if table is None else table()
-    return published
+    return store._model_sha1 if table is None else table()
 
 
 def _model_store() -> Any:
@@ -267,7 +263,3 @@ def _as_network(value: object, label: str) -> nn.Module:
         found = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
         raise TypeError(f"{label} must be a torch.nn.Module instance or a name, not {found}")
     return value
-
-
-def _label(model: str | nn.Module) -> str:
-    return f"model={model!r}" if isinstance(model, str) else type(model).__name__

@@ -1,0 +1,41 @@
+"""Every public name has an example in its docstring, and the examples run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+import hast_cuda
+
+ROOMS = (
+    "hast_cuda",
+    "hast_cuda.data",
+    "hast_cuda.run",
+    "hast_cuda.teachers",
+)  # whose ``__all__`` is public
+CASES = [
+    f"{room}.{name}"
+    for room in ROOMS
+    for name in importlib.import_module(room).__all__
+    if callable(getattr(importlib.import_module(room), name))
+]
+
+
+@pytest.mark.parametrize("path", CASES)
+def test_example_runs(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room, _, name = path.rpartition(".")
+    thing = getattr(importlib.import_module(room), name)
+    text = inspect.getdoc(thing) or ""
+    assert ">>> " in text, f"{path} has no example"
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = {"torch": torch, "hc": hast_cuda, name: thing}
+    test = doctest.DocTestParser().get_doctest(text, names, path, None, 0)
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert not runner.run(test, out=report.append).failed, "".join(report)
