@@ -20,7 +20,7 @@ from hast_cuda.ops import build_info
 from hast_cuda.run import metrics
 from hast_cuda.run.lock import lock_run
 from hast_cuda.run.origins import KEY, WORDS
-from hast_cuda.run.reader import RunReader
+from hast_cuda.run.results import read_progress, read_result
 from hast_cuda.run.settings import image_folder
 from hast_cuda.run.tensorboard import TensorBoardLog
 
@@ -60,6 +60,32 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+class RunReader:
+    """The files of a run, to read; needs no lock, because files appear whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"  # what was asked for
+        self.metrics = path / "metrics.jsonl"  # one JSON record per line
+        self.images = path / "images"
+        self.checkpoint = path / "checkpoints" / "last.safetensors"  # of an unfinished fine-tuning
+        self.student = path / "student.safetensors"
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """All lines of ``metrics.jsonl``; one cut short by a kill is left out."""
+        return metrics.read(self.metrics)
+
+    def recall(self) -> dict[str, Any]:
+        """Figures kept by :meth:`RunDirectory.remember`."""
+        path = self.path / "progress.json"
+        return read_progress(path) if path.exists() else {}
+
+    def result(self) -> dict[str, Any] | None:
+        """``result.json`` of a finished run, or None."""
+        path = self.path / "result.json"
+        return read_result(path) if path.exists() and self.student.exists() else None
 
 
 class RunDirectory(RunReader):

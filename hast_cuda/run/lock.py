@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import warnings
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from hast_cuda.files.whole import explained
+from hast_cuda.loops.warn import warn_caller
 
 NAME = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -36,10 +36,9 @@ def lock_run(directory: Path) -> BaseFileLock:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        warnings.warn(
+        warn_caller(
             f"run directory {directory} is not locked: its file system has no locks. Take care "
             "that no other process works in it",
             RuntimeWarning,
-            stacklevel=4,
         )
     return lock

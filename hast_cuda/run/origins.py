@@ -27,18 +27,11 @@ def fingerprints(
         images: those that the student is trained on, where they were given.
         test: all labels, the normalisation and at most 64 images, evenly spaced, count.
     """
-    return {
-        "network": fingerprint(_tensors(teacher)),
-        "images": None
-        if images is None
-        else fingerprint({"images": images.images, "labels": images.labels}),
-        "test": None if test is None else fingerprint(_sample(test)),
-    }
-
-
-def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    """A state dict may hold anything a module calls its extra state."""
-    return {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
+    # a state dict may hold anything a module calls its extra state
+    network = {k: v for k, v in teacher.state_dict().items() if isinstance(v, Tensor)}
+    given = None if images is None else {"images": images.images, "labels": images.labels}
+    found = {"network": network, "images": given, "test": None if test is None else _sample(test)}
+    return {name: None if t is None else fingerprint(t) for name, t in found.items()}
 
 
 def _sample(test: ImageSet) -> dict[str, Tensor]:

@@ -9,35 +9,32 @@ from hast_cuda.files.json_values import read_object
 
 _FIX = "delete it and run again to make it anew"
 _PERCENT = (
-    "full_precision", "rounded", "start_of_finetuning", "quantized", "quantized_best_epoch",
-)  # fmt: skip
+    *("full_precision", "rounded", "start_of_finetuning"),
+    *("quantized", "quantized_best_epoch"),
+)
 _COUNTS = ("num_test_images", "num_images", "synthesis_iterations", "finetune_iterations")
 
 
 def read_progress(path: Path) -> dict[str, Any]:
     """``progress.json``; ValueError if it is corrupt."""
-    return _checked(read_object(path, _FIX), path)
+    found = read_object(path, _FIX)
+    seconds = found.get("seconds", {})
+    right = isinstance(seconds, dict) and all(_is_number(v, 1e12) for v in seconds.values())
+    _check(right, path, "seconds", seconds, "numbers of at least 0 by phase")
+    return found
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """``result.json``; ValueError if it is corrupt."""
-    found = _checked(read_object(path, _FIX), path)
-    for name in _PERCENT:
-        if not (found.get(name) is None or _is_number(found[name], 100)):
-            raise _other(path, name, found[name], "from 0 to 100, or null")
-    for name in _COUNTS:
-        value = found.get(name)
-        if not (value is None or (type(value) is int and 0 <= value < 2**53)):
-            raise _other(path, name, value, "a count, or null")
-    if not isinstance(found.get("finetune_iterations"), int):
-        raise _other(path, "finetune_iterations", None, "a count")
-    return found
-
-
-def _checked(found: dict[str, Any], path: Path) -> dict[str, Any]:
-    seconds = found.get("seconds", {})
-    if not isinstance(seconds, dict) or not all(_is_number(v, 1e12) for v in seconds.values()):
-        raise _other(path, "seconds", seconds, "numbers of at least 0 by phase")
+    found = read_progress(path)
+    for name in (*_PERCENT, *_COUNTS):
+        value, most, allowed = found.get(name), 100, "from 0 to 100, or null"
+        if name in _COUNTS:
+            most, allowed = 2**53 - 1, "a count, or null"
+        whole = name in _PERCENT or type(value) is int
+        _check(value is None or (whole and _is_number(value, most)), path, name, value, allowed)
+    last = found.get("finetune_iterations")
+    _check(last is not None, path, "finetune_iterations", last, "a count")
     return found
 
 
@@ -45,5 +42,6 @@ def _is_number(value: Any, highest: float) -> bool:
     return type(value) in (int, float) and 0 <= value <= highest
 
 
-def _other(path: Path, name: str, value: Any, allowed: str) -> ValueError:
-    return ValueError(f"{path}: {name} is {str(value)[:80]!r}; expected {allowed}; {_FIX}")
+def _check(right: bool, path: Path, name: str, value: Any, allowed: str) -> None:
+    if not right:
+        raise ValueError(f"{path}: {name} is {str(value)[:80]!r}; expected {allowed}; {_FIX}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,12 @@ from hast_cuda.run.origins import KEY
 from hast_cuda.synthesis import ImageStore, SynthesisConfig
 
 C = TypeVar("C")
+_PARTS: dict[str, Callable[..., Any]] = {
+    "synthesis": SynthesisConfig,
+    "finetune": FinetuneConfig,
+    "generator": GeneratorConfig,
+    "posttraining": PostTrainingConfig,
+}
 
 
 @typed
@@ -58,24 +64,13 @@ def read_finetune_config(run: Path | str) -> FinetuneConfig:
         FileNotFoundError: it is not a run directory. ValueError: ``quantize`` did not make it, or
             its settings are not those of this version.
     """
-    config = read_config(run)
-    try:
-        values: dict[str, Any] = dict(config["recipe"]["finetune"])
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"{run} holds no fine-tuning (config.json: {error!r}): make it with quantize"
-        raise ValueError(message) from error
-    return settings(FinetuneConfig, values, run)
+    return settings(FinetuneConfig, _found(run, "fine-tuning", "recipe", "finetune"), run)
 
 
 @typed
 def read_synthesis_config(run: Path | str) -> SynthesisConfig:
     """The settings of a run of ``synthesize``; errors as :func:`read_finetune_config`."""
-    try:
-        values: dict[str, Any] = dict(read_config(run)["synthesis"])
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"{run} holds no synthesis (config.json: {error!r}): make it with synthesize"
-        raise ValueError(message) from error
-    return settings(SynthesisConfig, values, run)
+    return settings(SynthesisConfig, _found(run, "synthesis", "synthesis"), run)
 
 
 @typed
@@ -89,53 +84,40 @@ def read_recipe(run: Path | str) -> Recipe:
         >>> read_recipe("run").images
         'none'
     """
-    config = read_config(run)
-    kinds = {"generator": GeneratorConfig, "posttraining": PostTrainingConfig}
-    try:
-        values: dict[str, Any] = dict(config["recipe"])
-        synthesis = dict(values["synthesis"])
-        parts: dict[str, Any] = {k: dict(values[k]) for k in kinds if k in values}
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"{run} holds no recipe (config.json: {error!r}): make it with quantize"
-        raise ValueError(message) from error
-    parts = {name: settings(kinds[name], part, run) for name, part in parts.items()}
+    values = _found(run, "recipe", "recipe")
+    parts: dict[str, Any] = {
+        name: settings(kind, _found(run, "recipe", "recipe", name), run)
+        for name, kind in _PARTS.items()
+        if name in values or name in ("synthesis", "finetune")
+    }
     if "images" in values:
         parts["images"] = values["images"]
-    return Recipe(settings(SynthesisConfig, synthesis, run), read_finetune_config(run), **parts)
+    return Recipe(**parts)
 
 
-def settings(kind: type[C], values: dict[str, Any], run: Path | str) -> C:
+def _found(run: Path | str, what: str, *path: str) -> dict[str, Any]:
+    """An object in ``config.json``, by the names that lead to it."""
+    found: Any = read_config(run)
+    try:
+        for name in path:
+            found = found[name]
+        return dict(found)
+    except (KeyError, TypeError, ValueError) as error:
+        verb = "synthesize" if path == ("synthesis",) else "quantize"
+        raise ValueError(
+            f"{run} holds no {what} (config.json: {error!r}): make it with {verb}"
+        ) from error
+
+
+def settings(kind: Callable[..., C], values: dict[str, Any], run: Path | str) -> C:
     """The dataclass that :func:`hast_cuda.run.plain` took apart; ValueError for other values."""
-    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(values.keys() - fields)
+    unknown = sorted(values.keys() - inspect.signature(kind).parameters.keys())
     if unknown:
         raise ValueError(f"{run} was made with settings that this version does not know: {unknown}")
-    defaults = {f.name: f.default for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    for name, value in chosen.items():
-        if not _like(value, defaults[name]):
-            raise ValueError(
-                f"{run} has {name}={str(value)[:80]!r} in config.json; expected a value like "
-                f"{defaults[name]!r}"
-            )
     try:
-        return kind(**chosen)
-    except TypeError as error:
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{run} has settings in config.json that cannot be: {error}") from error
-
-
-def _like(value: Any, default: Any) -> bool:
-    """Whether ``value`` has the type of ``default``; None is an absent number."""
-    if isinstance(default, tuple):
-        return isinstance(value, tuple) and all(_like(v, 0.0) for v in value)
-    if type(default) in (float, int) or default is None:
-        whole = type(value) is int and abs(value) < 2**53
-        return (
-            whole
-            or (type(value) is float and not isinstance(default, int))
-            or (value is None and default is None)
-        )
-    return type(value) is type(default)
 
 
 def name_for(images: Path, run: Path) -> str:
@@ -199,6 +181,5 @@ def read_first_images(run: Path | str, count: int) -> Images | None:
         found.append(store.load(index))
     if not found:
         return None
-    return Images(
-        torch.cat([b.images for b in found])[:count], torch.cat([b.labels for b in found])[:count]
-    )
+    pixels, labels = (torch.cat([getattr(b, n) for b in found]) for n in ("images", "labels"))
+    return Images(pixels[:count], labels[:count])
