@@ -42,8 +42,8 @@ ASSIGNMENTS = (
 )  # fmt: skip
 ADD = (operator.add, operator.iadd, torch.add, iadd)
 ADD_METHODS = ("add", "add_")
-RELU_MODULES = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
-RELU_FUNCTIONS = {
+RELU_MODULES: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
+RELU_FUNCTIONS: dict[Any, str] = {
     F.relu: "relu", torch.relu: "relu", torch.relu_: "relu", F.relu_: "relu", F.relu6: "relu6",
 }  # fmt: skip
 RELU_METHODS = {"relu": "relu", "relu_": "relu"}

@@ -33,6 +33,12 @@ class FakeQuantActivation(nn.Module):
 
     Shapes: any -> same. Dtypes: float32, float16, bfloat16, float64; the range is float32 or
         float64.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> relu = hc.FakeQuantActivation(4, activation="relu")
+        >>> len(relu(torch.randn(1000)).unique()) <= 2**4
+        True
     """
 
     range_state: Tensor

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from hast_cuda.checks.values import (
     check_values,
     explained_forward,
 )
+from hast_cuda.loops.modes import eval_mode
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.layers import quantized_once
 from hast_cuda.ops import fake_quantize, new_range_state
@@ -31,28 +31,32 @@ def activation_quantizers(model: nn.Module) -> dict[str, FakeQuantActivation]:
 
 @typed
 def freeze_ranges(model: nn.Module) -> None:
-    """Fix every activation range."""
+    """Fix every activation range.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, 4)
+        >>> hc.freeze_ranges(student)
+        >>> student.stem[2].observing
+        False
+    """
     for quantizer in activation_quantizers(model).values():
         quantizer.freeze()
 
 
 @typed
 def unfreeze_ranges(model: nn.Module) -> None:
-    """Let every activation range follow the data again."""
+    """Let every activation range follow the data again.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, 4)
+        >>> hc.unfreeze_ranges(student)
+        >>> student.stem[2].observing
+        True
+    """
     for quantizer in activation_quantizers(model).values():
         quantizer.unfreeze()
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every module's own mode again after."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @typed
@@ -73,14 +77,21 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     Raises:
         ValueError: no batch, one that the network does not take, or a range that is not finite
             afterwards.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, 4)
+        >>> student = hc.calibrate(student, [torch.randn(16, 1, 8, 8)])
+        >>> student.stem[2].frozen
+        tensor(True)
     """
     check_values("model", model)
     quantizers = activation_quantizers(model)
-    seen = 0
+    seen = -1
     unfreeze_ranges(model)
     try:
-        with _eval_mode(model), quantized_once(model):
-            for batch in batches:
+        with eval_mode(model), quantized_once(model):
+            for seen, batch in enumerate(batches):
                 name = f"batches[{seen}]"
                 check_images(name, batch)
                 if seen == 0:
@@ -88,10 +99,9 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
                         quantizer.range_state.copy_(new_range_state())
                 with explained_forward(name, batch):
                     model(batch)
-                seen += 1
     finally:
         freeze_ranges(model)
-    if seen == 0:
+    if seen < 0:
         message = "batches is empty: calibration needs at least one batch of images, got none"
         raise ValueError(message)
     for name, quantizer in quantizers.items():
@@ -130,6 +140,12 @@ def shrink_ranges(
     Raises:
         ValueError: a range that is not frozen, images that the network does not take, a number out
             of what is allowed.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, 4)
+        >>> images = torch.randn(16, 1, 8, 8)
+        >>> student = hc.shrink_ranges(hc.calibrate(student, [images]), images)
     """
     check_values("model", model)
     check_images("images", images)
@@ -143,17 +159,16 @@ def shrink_ranges(
     totals: dict[nn.Module, Tensor] = {}
 
     def search(quantizer: Any, args: tuple[Tensor, ...]) -> None:
-        x, (lower, upper), errors = args[0], given[quantizer], []
-        exact = activate(x.to(torch.float32), quantizer.activation)
+        x, ends, errors = args[0], given[quantizer], []
+        bits, activation = quantizer.bits, quantizer.activation
+        exact = activate(x.to(torch.float32), activation)
         for fraction in fractions:
-            y = fake_quantize(
-                x, (lower * fraction).reshape(1), (upper * fraction).reshape(1), quantizer.bits,
-                activation=quantizer.activation,
-            )  # fmt: skip
+            low, high = (ends * fraction).split(1)
+            y = fake_quantize(x, low, high, bits, activation=activation)
             errors.append((exact - y).abs_().pow_(float(power)).mean())
         total = totals[quantizer] = torch.stack(errors) + totals.get(quantizer, 0.0)
         best = fractions[int(total.argmin())]
-        quantizer.set_range(lower * best, upper * best)
+        quantizer.set_range(*(ends * best))
 
     open_ranges = [n for n, q in activation_quantizers(model).items() if q.observing]
     if open_ranges:
@@ -161,7 +176,7 @@ def shrink_ranges(
         raise ValueError(message)
     handles = [quantizer.register_forward_pre_hook(search) for quantizer in given]
     try:
-        with _eval_mode(model), quantized_once(model), explained_forward("images", images):
+        with eval_mode(model), quantized_once(model), explained_forward("images", images):
             model(images)
     finally:
         for handle in handles:

@@ -13,7 +13,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.networks.output_moments import share_output_moments
 from hast_cuda.nn.quantized_weight import QuantizedWeight, quantized_weights
 
-L = TypeVar("L", "FakeQuantConv2d", "FakeQuantLinear")
+L = TypeVar("L", bound=QuantizedWeight)
 P = TypeVar("P", nn.Conv2d, nn.Linear)
 
 
@@ -28,24 +28,20 @@ class FakeQuantConv2d(QuantizedWeight, nn.Conv2d):
 
     The state dict has the keys of ``nn.Conv2d`` (and the input quantizer's, if there is one; and
     ``weight_range`` where the grid is fixed, see :meth:`fix_weight_range`).
-    """
 
-    def __init__(
-        self, *args: Any, weight_bits: int = 4, act_bits: int | None = None,
-        zero_point: str = "integer", **kwargs: Any,
-    ) -> None:  # fmt: skip
-        nn.Conv2d.__init__(self, *args, **kwargs)
-        self._set_up(weight_bits, act_bits, zero_point)
+    Example:
+        >>> import hast_cuda as hc
+        >>> layer = hc.FakeQuantConv2d(3, 8, 3, padding=1, weight_bits=3)
+        >>> layer(torch.randn(2, 3, 8, 8)).shape
+        torch.Size([2, 8, 8, 8])
+        >>> max(len(row.unique()) for row in layer.quantized_weight()) <= 2**3
+        True
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C_in, H, W] -> [N, C_out, H', W']."""
-        x, weight = self._quantized_input(input), self.quantized_weight()
-        output: Tensor = self._conv_forward(x, weight, self.bias)
-        return output
-
-    def extra_repr(self) -> str:
-        """That of ``nn.Conv2d`` and the bits."""
-        return f"{nn.Conv2d.extra_repr(self)}, weight_bits={self.weight_bits}"
+        x = self._quantized_input(input)
+        return self._conv_forward(x, self.quantized_weight(), self.bias)  # type: ignore[no-any-return, unused-ignore]
 
     @classmethod
     @typed
@@ -54,15 +50,16 @@ class FakeQuantConv2d(QuantizedWeight, nn.Conv2d):
         zero_point: str = "integer",
     ) -> FakeQuantConv2d:  # fmt: skip
         """Quantized layer that uses the parameters of ``conv`` (shared, not copied)."""
-        layer = cls(
-            **_conv_arguments(conv), weight_bits=weight_bits, act_bits=act_bits,
-            zero_point=zero_point,
-        )  # fmt: skip
-        return _adopt(layer, conv)
+        options: dict[str, Any] = {
+            "weight_bits": weight_bits,
+            "act_bits": act_bits,
+            "zero_point": zero_point,
+        }
+        return _adopt(cls(**_arguments(conv), **options), conv)
 
     def to_float(self) -> nn.Conv2d:
         """Plain ``nn.Conv2d`` with the dequantized weights; the input quantizer is dropped."""
-        return _bake(nn.Conv2d(**_conv_arguments(self)), self)
+        return _bake(nn.Conv2d(**_arguments(self)), self)
 
 
 class FakeQuantLinear(QuantizedWeight, nn.Linear):
@@ -73,22 +70,17 @@ class FakeQuantLinear(QuantizedWeight, nn.Linear):
         weight_bits: 2 to 8.
         act_bits: bits of a quantizer in front of the layer; None leaves the input as it is.
         zero_point: "integer" or "real".
-    """
 
-    def __init__(
-        self, *args: Any, weight_bits: int = 4, act_bits: int | None = None,
-        zero_point: str = "integer", **kwargs: Any,
-    ) -> None:  # fmt: skip
-        nn.Linear.__init__(self, *args, **kwargs)
-        self._set_up(weight_bits, act_bits, zero_point)
+    Example:
+        >>> import hast_cuda as hc
+        >>> layer = hc.FakeQuantLinear(16, 4, weight_bits=3)
+        >>> max(len(row.unique()) for row in layer.quantized_weight()) <= 2**3
+        True
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         return F.linear(self._quantized_input(input), self.quantized_weight(), self.bias)
-
-    def extra_repr(self) -> str:
-        """That of ``nn.Linear`` and the bits."""
-        return f"{nn.Linear.extra_repr(self)}, weight_bits={self.weight_bits}"
 
     @classmethod
     @typed
@@ -97,29 +89,30 @@ class FakeQuantLinear(QuantizedWeight, nn.Linear):
         zero_point: str = "integer",
     ) -> FakeQuantLinear:  # fmt: skip
         """Quantized layer that uses the parameters of ``linear`` (shared, not copied)."""
-        layer = cls(
-            linear.in_features, linear.out_features, linear.bias is not None, device="meta",
-            weight_bits=weight_bits, act_bits=act_bits, zero_point=zero_point,
-        )  # fmt: skip
-        return _adopt(layer, linear)
+        options: dict[str, Any] = {
+            "weight_bits": weight_bits,
+            "act_bits": act_bits,
+            "zero_point": zero_point,
+        }
+        return _adopt(cls(**_arguments(linear), **options), linear)
 
     def to_float(self) -> nn.Linear:
         """Plain ``nn.Linear`` with the dequantized weights; the input quantizer is dropped."""
-        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        return _bake(plain, self)
+        return _bake(nn.Linear(**_arguments(self)), self)
 
 
-def _conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
-    """Constructor arguments of a convolution like ``conv``, without memory for its weights."""
-    names = (
-        "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
-        "padding_mode",
-    )  # fmt: skip
-    return {n: getattr(conv, n) for n in names} | {"bias": conv.bias is not None, "device": "meta"}
+def _arguments(layer: nn.Module) -> dict[str, Any]:
+    """Constructor arguments of a layer like this one, without memory for its weights."""
+    kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+    names = set(kind.__constants__) - {"output_padding"}
+    return {n: getattr(layer, n) for n in names} | {
+        "bias": layer.bias is not None,
+        "device": "meta",
+    }
 
 
 def _adopt(layer: L, source: nn.Conv2d | nn.Linear) -> L:
-    """Give ``layer`` the parameters, device and mode of ``source``."""
+    """``layer`` with the parameters, device and mode of ``source``."""
     if "weight" not in source._parameters:
         message = (
             f"the weight of this {type(source).__name__} is computed from other parameters "
@@ -137,8 +130,8 @@ def _adopt(layer: L, source: nn.Conv2d | nn.Linear) -> L:
     return layer.train(source.training)
 
 
-def _bake(plain: P, source: FakeQuantConv2d | FakeQuantLinear) -> P:
-    """Give ``plain`` copies of the dequantized weight and the bias of ``source``."""
+def _bake(plain: P, source: QuantizedWeight) -> P:
+    """``plain`` with copies of the dequantized weight and the bias of ``source``."""
     plain.weight = nn.Parameter(source.quantized_weight().detach().clone())
     bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())
     plain.register_parameter("bias", bias)

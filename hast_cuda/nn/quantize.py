@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-import warnings
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.checks.typed import typed
+from hast_cuda.loops.warn import warn_caller
 from hast_cuda.networks.in_place import activations_read_again
 from hast_cuda.networks.statistics import is_patched, require_finite_weights
 from hast_cuda.networks.swap import swap_modules
-from hast_cuda.networks.tracing import RELU_FUNCTIONS, RELU_METHODS, CannotMergeError, trace
+from hast_cuda.networks.tracing import (
+    RELU_FUNCTIONS,
+    RELU_METHODS,
+    RELU_MODULES,
+    CannotMergeError,
+    trace,
+)
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.nn.table import QuantizationTable, Row
@@ -24,7 +31,6 @@ from hast_cuda.ops.update_range import EMA
 PLACEMENTS = ("relu", "all")
 _OWN_FORWARD = "not quantized: it has a forward of its own"
 LARGEST_WEIGHT = 1e28  # times the finest scale, 255e8 of a constant channel: still a float32
-_FUSED = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 _OTHER_WEIGHTS = (nn.Conv1d, nn.Conv3d, nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase)
 _OTHER_ACTIVATIONS = (
     nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid,
@@ -34,7 +40,15 @@ _OTHER_ACTIVATIONS = (
 
 @dataclass(frozen=True)
 class Override:
-    """Bits of the layers that match a pattern; None keeps that part in full precision."""
+    """Bits of the layers that match a pattern; None keeps that part in full precision.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> first = {"stem.*": hc.Override(8, 8)}
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, 4, overrides=first)
+        >>> student.stem[0].weight_bits
+        8
+    """
 
     weight_bits: int | None = None
     """2 to 8, or None."""
@@ -48,17 +62,20 @@ class Override:
                 _checks.bit_width(name, bits)
 
 
+@dataclass
 class _Quantizer:
     """The walk of one quantize() call: decides per module and writes the table."""
 
-    def __init__(
-        self, default: Override, placement: str, overrides: Mapping[str, Override], ema: str,
-        ste: str, zero_point: str, in_place: Container[nn.Module],
-    ) -> None:  # fmt: skip
-        self.default, self.placement, self.overrides = default, placement, overrides
-        self.ema, self.ste, self.zero_point, self.in_place = ema, ste, zero_point, in_place
-        self.rows: list[Row] = []
-        self.used: set[str] = set()
+    default: Override
+    placement: str
+    overrides: Mapping[str, Override]
+    ema: str
+    ste: str
+    zero_point: str
+    in_place: Container[nn.Module]
+    device: torch.device | None
+    rows: list[Row] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
 
     def bits(self, name: str) -> Override:
         """The last pattern that matches wins."""
@@ -75,7 +92,7 @@ class _Quantizer:
         quantizer = FakeQuantActivation(
             bits, activation=fused, ema=self.ema, ste=self.ste, inplace=source in self.in_place
         )
-        return quantizer.train(source.training)
+        return quantizer.train(source.training).to(self.device)
 
     def convert(self, name: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -83,67 +100,61 @@ class _Quantizer:
         if isinstance(module, nn.MultiheadAttention):
             self.note(name, module, "not quantized: it reads its weights without its layers")
             return module  # its projection looks like an ordinary Linear but is never called
-        fused = _FUSED.get(type(module))
-        if fused is not None:
-            if self.placement != "relu":
-                return None
-            act_bits = self.bits(name).act_bits
-            if act_bits is None:
-                self.note(name, module, "kept in full precision")
-                return None
-            if is_patched(module):
-                self.note(name, module, _OWN_FORWARD)
-                return None
-            self.rows.append(Row(name, type(module).__name__, None, act_bits, "quantized output"))
-            return self.activation(act_bits, module, fused)
         if isinstance(module, _OTHER_WEIGHTS):
-            self.note(name, module, "not quantized: only Conv2d and Linear are")
-        elif self.placement == "relu" and isinstance(module, _OTHER_ACTIVATIONS):
-            self.note(name, module, 'not quantized: placement="all" covers it')
-        return None
+            return self.note(name, module, "not quantized: only Conv2d and Linear are")
+        if self.placement != "relu":
+            return None
+        fused = RELU_MODULES.get(type(module))
+        if fused is None:
+            other = isinstance(module, _OTHER_ACTIVATIONS)
+            return (
+                self.note(name, module, 'not quantized: placement="all" covers it')
+                if other
+                else None
+            )
+        act_bits = self.bits(name).act_bits
+        if act_bits is None:
+            return self.note(name, module, "kept in full precision")
+        if is_patched(module):
+            return self.note(name, module, _OWN_FORWARD)
+        self.note(name, module, "quantized output", act_bits=act_bits)
+        return self.activation(act_bits, module, fused)
 
     def weighted(
         self, name: str, module: nn.Conv2d | nn.Linear, bits: Override
     ) -> nn.Module | None:
         kind = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
         if isinstance(module, (FakeQuantConv2d, FakeQuantLinear)):
-            self.note(name, module, "already quantized, left as it is")
-            return None
+            return self.note(name, module, "already quantized, left as it is")
         if type(module).forward is not kind.forward or is_patched(module):
-            self.note(name, module, _OWN_FORWARD)
-            return None
+            return self.note(name, module, _OWN_FORWARD)
         if bits.weight_bits is None:
-            self.note(name, module, "kept in full precision")
-            return None
+            return self.note(name, module, "kept in full precision")
         require_finite_weights(name, module.weight, LARGEST_WEIGHT)
         target = FakeQuantConv2d if kind is nn.Conv2d else FakeQuantLinear
-        layer = target.from_float(
-            module,  # type: ignore[arg-type]  # target matches the type of module
-            weight_bits=bits.weight_bits,
-            zero_point=self.zero_point,
-        )
+        layer = target.from_float(module, weight_bits=bits.weight_bits, zero_point=self.zero_point)  # type: ignore[arg-type]
         act_bits = bits.act_bits if self.placement == "all" else None
         if act_bits is not None:
-            layer.input_quantizer = self.activation(act_bits, module).to(module.weight.device)
+            layer.input_quantizer = self.activation(act_bits, module)
         note = "quantized weight" + (" and input" if act_bits is not None else "")
         self.rows.append(Row(name, kind.__name__, bits.weight_bits, act_bits, note))
         return layer
 
-    def note(self, name: str, module: nn.Module, text: str) -> None:
-        self.rows.append(Row(name, type(module).__name__, None, None, text))
+    def note(
+        self, name: str, module: nn.Module, text: str, *, act_bits: int | None = None
+    ) -> nn.Module | None:
+        """Write a row; None, for a module that stays."""
+        self.rows.append(Row(name, type(module).__name__, None, act_bits, text))
+        return None
 
 
 def _relu_calls(model: nn.Module) -> int:
     """How often ReLU is called as a function, where torch.fx can follow the network; else 0."""
+    calls = {"call_function": RELU_FUNCTIONS, "call_method": RELU_METHODS}
     try:
-        nodes = trace(model)[0].graph.nodes
+        return sum(n.target in calls.get(n.op, ()) for n in trace(model)[0].graph.nodes)
     except CannotMergeError:
         return 0
-    return sum(
-        (node.op == "call_function" and node.target in RELU_FUNCTIONS)
-        or (node.op == "call_method" and node.target in RELU_METHODS)
-        for node in nodes
-    )
 
 
 @typed
@@ -177,28 +188,25 @@ def quantize(
     Raises:
         TypeError, ValueError: bits or choices out of range, a pattern that matches no layer, a
             network with nothing to quantize, weights that are not finite (named).
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, 4)
+        >>> student.output
+        FakeQuantLinear(in_features=10, out_features=10, bias=True, weight_bits=4)
     """
-    if not isinstance(model, nn.Module):
-        message = f"model must be an nn.Module, got {type(model).__name__}"
-        raise TypeError(message)
-    _checks.bit_width("weight_bits", weight_bits)
-    if act_bits is not None:
-        _checks.bit_width("act_bits", act_bits)
+    default = Override(weight_bits, act_bits)
     _checks.choice("placement", placement, PLACEMENTS)
     _checks.choice("ema", ema, EMA)
     _checks.choice("ste", ste, _checks.STE)
     _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
     student = copy.deepcopy(model)
     walk = _Quantizer(
-        Override(weight_bits, act_bits), placement, dict(overrides or {}), ema, ste, zero_point,
+        default, placement, dict(overrides or {}), ema, ste, zero_point,
         activations_read_again(student) if placement == "relu" else (),
+        next((p.device for p in model.parameters()), None),
     )  # fmt: skip
-    device = next((p.device for p in model.parameters()), None)
     student = swap_modules(student, walk.convert)
-    if device is not None:
-        for module in student.modules():
-            if isinstance(module, FakeQuantActivation):
-                module.to(device)
     table = QuantizationTable(tuple(walk.rows))
     if not any(row.weight_bits for row in table.rows):
         message = "the network has no Conv2d or Linear layer to quantize"
@@ -211,18 +219,16 @@ def quantize(
         )
         raise ValueError(message)
     if act_bits is not None and not table.quantized_activations:
-        warnings.warn(
+        warn_caller(
             "no activation is quantized: the network has no nn.ReLU or nn.ReLU6 module (functional "
             'calls cannot be seen). Use placement="all", which quantizes the inputs of layers.',
             UserWarning,
-            stacklevel=3,
         )
     elif act_bits is not None and placement == "relu" and (calls := _relu_calls(model)):
-        warnings.warn(
+        warn_caller(
             f"calls of functions such as F.relu ({calls} of them) are not quantized, modules are. "
             'Use placement="all", which quantizes the inputs of layers.',
             UserWarning,
-            stacklevel=3,
         )
     student.quantization_table = table  # type: ignore[assignment]  # read by quantization_table()
     return student

@@ -22,13 +22,15 @@ class QuantizedWeight(nn.Module):
     """
 
     weight: Tensor
-    weight_bits: int
-    zero_point: str
     weight_range: Tensor | None
     input_quantizer: FakeQuantActivation | None
     cached_weight: Tensor | None
 
-    def _set_up(self, weight_bits: int, act_bits: int | None, zero_point: str) -> None:
+    def __init__(
+        self, *args: Any, weight_bits: int = 4, act_bits: int | None = None,
+        zero_point: str = "integer", **kwargs: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(*args, **kwargs)
         _checks.bit_width("weight_bits", weight_bits)
         if act_bits is not None:
             _checks.bit_width("act_bits", act_bits)
@@ -37,6 +39,10 @@ class QuantizedWeight(nn.Module):
         self.input_quantizer = None if act_bits is None else FakeQuantActivation(act_bits)
         self.register_buffer("weight_range", None)  # None: no key in the state dict
         self.cached_weight = None
+
+    def extra_repr(self) -> str:
+        """That of the plain layer and the bits."""
+        return f"{super().extra_repr()}, weight_bits={self.weight_bits}"
 
     def quantized_weight(self) -> Tensor:
         """Weight on its grid (Eq. 2), [out, ...]; identity gradient."""
@@ -73,9 +79,7 @@ class QuantizedWeight(nn.Module):
         self.weight_range = fixed
 
     def _quantized_input(self, x: Tensor) -> Tensor:
-        if self.input_quantizer is None:
-            return x
-        quantized: Tensor = self.input_quantizer(x)
+        quantized: Tensor = x if self.input_quantizer is None else self.input_quantizer(x)
         return quantized
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> QuantizedWeight:
@@ -92,9 +96,7 @@ class QuantizedWeight(nn.Module):
     ) -> None:
         if f"{prefix}weight_range" in state_dict:
             dtype = arithmetic_dtype(self.weight.dtype)
-            self.weight_range = torch.empty(
-                2, self.weight.shape[0], dtype=dtype, device=self.weight.device
-            )
+            self.weight_range = self.weight.new_empty(2, self.weight.shape[0], dtype=dtype)
         elif f"{prefix}weight" in state_dict:
             self.weight_range = None  # these weights have no grid of their own
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -64,7 +64,14 @@ class QuantizationTable:
 
 @typed
 def quantization_table(model: nn.Module) -> QuantizationTable:
-    """The table that :func:`hast_cuda.quantize` made; ValueError for any other network."""
+    """The table that :func:`hast_cuda.quantize` made; ValueError for any other network.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, 4)
+        >>> hc.quantization_table(student).quantized_weights > 30
+        True
+    """
     table = getattr(model, "quantization_table", None)
     if not isinstance(table, QuantizationTable):
         message = "this network was not made by hast_cuda.quantize: it has no table"
