@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 from typing import Any
 
@@ -90,18 +89,6 @@ def test_state_dict_carries_range_and_freeze(device: torch.device, frozen: bool)
     assert torch.equal(target.range_state, source.range_state)
 
 
-def test_state_dict_through_a_file_without_pickled_code(device: torch.device) -> None:
-    source = observed(device)
-    source.freeze()
-    buffer = io.BytesIO()
-    torch.save(source.state_dict(), buffer)
-    buffer.seek(0)
-    target = hc.FakeQuantActivation(4)
-    target.load_state_dict(torch.load(buffer, weights_only=True, map_location="cpu"))
-    assert torch.equal(target.range_state, source.range_state.cpu())
-    assert not target.observing
-
-
 def test_half_methods_and_back(device: torch.device) -> None:
     quantizer = observed(device)
     before = quantizer.range_state.clone()
@@ -173,29 +160,6 @@ def test_equals_the_op_with_its_gradient(
         gradients.append(x.grad)
     assert torch.equal(*outputs)
     assert torch.equal(*gradients)
-
-
-@pytest.mark.parametrize(("activation", "function"), [("relu", nn.ReLU()), ("relu6", nn.ReLU6())])
-def test_fused_activation_equals_a_separate_one(
-    device: torch.device, activation: str, function: nn.Module
-) -> None:
-    fused = hc.FakeQuantActivation(4, activation=activation).to(device)
-    plain = hc.FakeQuantActivation(4).to(device)
-    x = (torch.randn(4, 3, 5, 5, device=device) * 5).requires_grad_()
-    y, expected = fused(x), plain(function(x))
-    assert torch.equal(y, expected)
-    assert torch.equal(fused.range_state, plain.range_state)
-    gradients = [torch.autograd.grad(t.square().sum(), x)[0] for t in (y, expected)]
-    assert torch.equal(*gradients)
-
-
-def test_clipped_gradient_stops_outside_the_range(device: torch.device) -> None:
-    quantizer = hc.FakeQuantActivation(4, ste="clipped").to(device)
-    quantizer.set_range(-1.0, 2.0)
-    quantizer.freeze()
-    x = torch.tensor([-5.0, -0.5, 0.0, 1.5, 9.0], device=device, requires_grad=True)
-    quantizer(x).sum().backward()
-    assert x.grad.tolist() == [0, 1, 1, 1, 0]
 
 
 @pytest.mark.parametrize("ste", ["identity", "clipped"])

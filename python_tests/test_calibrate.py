@@ -70,12 +70,6 @@ def test_frozen_for_ever_afterwards(device: torch.device) -> None:
     assert all(torch.equal(a, b) for a, b in zip(ranges(model), before, strict=True))
 
 
-def test_two_evaluations_are_identical(device: torch.device) -> None:
-    model = hc.calibrate(network(device), images(device)).eval()
-    x = torch.randn(8, 1, 8, 8, device=device)
-    assert torch.equal(model(x), model(x))
-
-
 def test_nothing_else_changes(device: torch.device) -> None:
     model = network(device)
     model[1].eval()  # a frozen BatchNorm inside a network in training
@@ -132,14 +126,6 @@ def test_broken_images_name_the_layer(device: torch.device, value: float) -> Non
         hc.calibrate(network(device), [batch])
 
 
-def test_freeze_and_unfreeze_reach_every_range(device: torch.device) -> None:
-    model = network(device)
-    hc.freeze_ranges(model)
-    assert [q.observing for q in activation_quantizers(model).values()] == [False, False]
-    hc.unfreeze_ranges(model)
-    assert [q.observing for q in activation_quantizers(model).values()] == [True, True]
-
-
 def single(device: torch.device, activation: str | None, x: Tensor) -> nn.Module:
     """One 3-bit quantizer, calibrated on ``x``."""
     model = nn.Sequential(hc.FakeQuantActivation(3, activation=activation)).to(device)
@@ -148,27 +134,17 @@ def single(device: torch.device, activation: str | None, x: Tensor) -> nn.Module
 
 @pytest.mark.parametrize("activation", [None, "relu"])
 @pytest.mark.parametrize("power", [1.0, 2.0])
-def test_shrinking_lowers_the_error_of_a_heavy_tail(
+def test_shrinking_finds_the_best_candidate(
     device: torch.device, activation: str | None, power: float
 ) -> None:
-    x = torch.randn(1, 1, 64, 64, device=device)
-    x[0, 0, 0, :2] = torch.tensor([30.0, -30.0])
-    model = single(device, activation, x)
-    exact = torch.relu(x) if activation else x
-    before, upper = (model(x) - exact).abs().pow(power).mean(), float(model[0].upper)
-    assert hc.shrink_ranges(model, x, power=power) is model
-    assert (model(x) - exact).abs().pow(power).mean() < 0.6 * before
-    assert 0.2 * upper * 0.999 <= float(model[0].upper) < 0.7 * upper
-    assert not model[0].observing
-
-
-def test_shrinking_finds_the_best_candidate(device: torch.device) -> None:
     x = torch.randn(1, 1, 32, 32, device=device).exp()
-    model = single(device, None, x)
+    x[0, 0, 0, 0] = -x.max()
+    model = single(device, activation, x)
     lower, upper = model[0].lower.clone(), model[0].upper.clone()
-    hc.shrink_ranges(model, x, candidates=5, smallest=0.2)
+    assert hc.shrink_ranges(model, x, candidates=5, smallest=0.2, power=power) is model
+    x = torch.relu(x) if activation else x
     errors = {
-        f: float((hc.fake_quantize(x, lower * f, upper * f, 3) - x).square().mean())
+        f: float((hc.fake_quantize(x, lower * f, upper * f, 3) - x).abs().pow(power).mean())
         for f in (1.0, 0.8, 0.6, 0.4, 0.2)
     }
     best = min(errors, key=errors.__getitem__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,12 +41,6 @@ def test_clipped_moments_against_quadrature(
     found, variance = clipped_moments(mean, std, *bounds)
     assert found.item() == pytest.approx(first.item(), abs=1e-7)
     assert variance.item() == pytest.approx(second.item(), abs=1e-6)
-
-
-def test_relu_of_a_standard_normal() -> None:
-    mean, variance = gaussian((0.0, 1.0)).activated("relu").moments()
-    assert mean.item() == pytest.approx(1 / math.sqrt(2 * math.pi))
-    assert variance.item() == pytest.approx(0.5 - 1 / (2 * math.pi))
 
 
 def test_sums_add_means_and_variances_after_clipping() -> None:
@@ -86,32 +81,56 @@ def test_concatenation_of_unlike_parts_keeps_their_moments() -> None:
     assert concatenate(parts[:1] * 2).clip == (0.0, math.inf)
 
 
-class Every(nn.Module):
-    """All operations that are followed, each in front of a probe."""
+class Probed(nn.Module):
+    """A BatchNorm and ``values(network, image, normalised)``, each in front of a probe."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, channels: int, values: Callable[[Any, Tensor, Tensor], list[Tensor]]
+    ) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(2)
-        self.conv, self.other = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+        self.norm, self.values = nn.BatchNorm2d(channels), values
+        self.conv, self.act = nn.Conv2d(channels, channels, 1), nn.PReLU()
         self.probes = nn.ModuleList(nn.Identity() for _ in range(24))
         self.pool, self.flat, self.drop = nn.MaxPool2d(2), nn.Flatten(), nn.Dropout2d()
+        self.leaky = nn.LeakyReLU(0.25, inplace=True)
 
     def forward(self, image: Tensor) -> Tensor:
-        """[N, 2, 8, 8]."""
-        x = self.norm(self.conv(image))
-        r = F.relu(x)
-        values = [
-            image, x, r, torch.relu(x), x.relu(), F.relu6(x), x + r, x.add(r), torch.add(r, x),
-            self.pool(r), F.max_pool2d(r, 2), F.adaptive_avg_pool2d(r, 1), r.mean((2, 3)),
-            torch.mean(r, dim=[-1, -2]), self.flat(r), torch.flatten(r, 1), r.view(r.size(0), -1),
-            self.drop(r), F.dropout(r, 0.1, self.training), F.avg_pool2d(r, 2), r.contiguous(),
-            r[:, :, ::2, 1:], torch.cat([r, r], 1), F.pad(r[:, :, ::2], (0, 0, 0, 0, 1, 2)),
-        ]  # fmt: skip
-        return sum(probe(v).mean() for probe, v in zip(self.probes, values, strict=True))
+        """[N, C, H, W]."""
+        values = self.values(self, image, self.norm(self.conv(image)))
+        return sum(probe(v).mean() for probe, v in zip(self.probes, values, strict=False))
+
+
+def every(m: Any, image: Tensor, x: Tensor) -> list[Tensor]:
+    """All operations that are followed."""
+    r = F.relu(x)
+    return [
+        image, x, r, torch.relu(x), x.relu(), F.relu6(x), x + r, x.add(r), torch.add(r, x),
+        m.pool(r), F.max_pool2d(r, 2), F.adaptive_avg_pool2d(r, 1), r.mean((2, 3)),
+        torch.mean(r, dim=[-1, -2]), m.flat(r), torch.flatten(r, 1), r.view(r.size(0), -1),
+        m.drop(r), F.dropout(r, 0.1, m.training), F.avg_pool2d(r, 2), r.contiguous(),
+        r[:, :, ::2, 1:], torch.cat([r, r], 1), F.pad(r[:, :, ::2], (0, 0, 0, 0, 1, 2)),
+    ]  # fmt: skip
+
+
+def elementwise(m: Any, _: Tensor, x: Tensor) -> list[Tensor]:
+    """Activation functions as modules, functions and methods."""
+    return [
+        F.leaky_relu(x, 0.25), F.leaky_relu(x, negative_slope=0.25, inplace=False),
+        torch.tanh(x), x.tanh(), m.leaky(x),
+    ]  # fmt: skip
+
+
+def unknown(m: Any, _: Tensor, x: Tensor) -> list[Tensor]:
+    """Operations whose result nothing says."""
+    return [
+        m.act(x), x * 2, x.view(-1, 2, 2, 16), x.transpose(1, 2), x.mean(1), x.flatten(),
+        torch.cat([x, x], 2), x + m.act(x), x + 1,
+        x[:, 1:], x[0], F.pad(x, (1, 1, 1, 1)), F.pad(x, (0, 0, 0, 0, 1, 1), value=1.0),
+    ]  # fmt: skip
 
 
 def test_followed_operations() -> None:
-    model = Every().eval()
+    model = Probed(2, every).eval()
     with torch.no_grad():
         model.norm.weight.copy_(torch.tensor([2.0, -1.0]))
         model.norm.bias.copy_(torch.tensor([0.5, -1.0]))
@@ -174,53 +193,16 @@ def test_mapped_ranges_by_hand() -> None:
     assert leaky.plus(leaky).support == (-math.inf, math.inf)
 
 
-class Elementwise(nn.Module):
-    """Activation functions as modules, functions and methods."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.leaky = nn.BatchNorm2d(1), nn.LeakyReLU(0.25, inplace=True)
-        self.probes = nn.ModuleList(nn.Identity() for _ in range(5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, 1, 4, 4]."""
-        x = self.norm(x)
-        values = [
-            F.leaky_relu(x, 0.25), F.leaky_relu(x, negative_slope=0.25, inplace=False),
-            torch.tanh(x), x.tanh(), self.leaky(x),
-        ]  # fmt: skip
-        return sum(probe(v).mean() for probe, v in zip(self.probes, values, strict=True))
-
-
 def test_followed_activation_functions() -> None:
-    found = input_distributions(Elementwise().eval())
+    found = input_distributions(Probed(1, elementwise).eval())
     bounds = [found[f"probes.{i}"][0].bounds(2) for i in range(5)]
     top = math.tanh(2)
     wanted = [(-0.5, 2.0)] * 2 + [(-top, top)] * 2 + [(-0.5, 2.0)]
     assert bounds == [pytest.approx(pair, abs=1e-4) for pair in wanted]
 
 
-class Unknown(nn.Module):
-    """Operations whose result nothing says."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.act = nn.BatchNorm2d(4), nn.PReLU()
-        self.probes = nn.ModuleList(nn.Identity() for _ in range(13))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, 4, 4, 4]."""
-        x = self.norm(x)
-        values = [
-            self.act(x), x * 2, x.view(-1, 2, 2, 16), x.transpose(1, 2), x.mean(1), x.flatten(),
-            torch.cat([x, x], 2), x + self.act(x), x + 1,
-            x[:, 1:], x[0], F.pad(x, (1, 1, 1, 1)), F.pad(x, (0, 0, 0, 0, 1, 1), value=1.0),
-        ]  # fmt: skip
-        return sum(probe(v).mean() for probe, v in zip(self.probes, values, strict=True))
-
-
 def test_operations_that_are_not_followed() -> None:
-    found = input_distributions(Unknown().eval())
+    found = input_distributions(Probed(4, unknown).eval())
     assert [found[f"probes.{i}"] for i in range(13)] == [[None]] * 13
 
 

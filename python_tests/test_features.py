@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from pytorchcv.model_provider import get_model
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import resnet18, resnet50
 
 from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.networks.taps import FeatureTap
-from hast_cuda.teachers.digits import DigitsResNet
 
 
 @pytest.mark.parametrize(
@@ -38,10 +37,6 @@ def test_torchvision_resnets(build: object, count: int, leaf: str) -> None:
         layers = feature_layers(build(weights=None))  # type: ignore[operator]
     assert len(layers) == count
     assert {layer.rsplit(".", 1)[1] for layer in layers} == {leaf}
-
-
-def test_digits_network_aligns_the_body_never_the_shortcut() -> None:
-    assert feature_layers(DigitsResNet()) == [f"blocks.{i}.body.4" for i in range(18)]
 
 
 class Cell(nn.Module):
@@ -125,42 +120,22 @@ def double(device: torch.device) -> nn.Sequential:
     return layers.to(device)
 
 
-def values(maps: list[Tensor]) -> list[float]:
-    return [float(m.detach().flatten()[0]) for m in maps]
-
-
 def test_tap_records_only_while_active(device: torch.device) -> None:
-    model, x = double(device), torch.ones(1, 1, 2, 2, device=device)
-    tap = FeatureTap(model, ["0", "1"])
+    model, x = double(device), torch.ones(1, 1, 2, 2, device=device, requires_grad=True)
+    tap = FeatureTap(model, ["1", "0"])  # maps come in the order of execution, with their graph
     model(x)
     assert tap.take() == []
     tap.active = True
     model(x)
     tap.active = False
     model(5 * x)
-    assert values(tap.take()) == [2, 6]
-    assert tap.take() == []
-
-
-def test_tap_keeps_the_order_of_execution_and_the_graph(device: torch.device) -> None:
-    model, x = double(device), torch.ones(1, 1, 2, 2, device=device, requires_grad=True)
-    tap = FeatureTap(model, ["1", "0"])
-    tap.active = True
-    model(x)
     maps = tap.take()
-    assert values(maps) == [2, 6]
-    (gradient,) = torch.autograd.grad(maps[1].sum(), x)
-    assert bool((gradient == 6).all())
-
-
-def test_removed_tap_is_silent_and_empty(device: torch.device) -> None:
-    model, x = double(device), torch.ones(1, 1, 2, 2, device=device)
-    tap = FeatureTap(model, ["0"])
+    assert [float(m.detach().flatten()[0]) for m in maps] == [2, 6]
+    assert bool((torch.autograd.grad(maps[1].sum(), x)[0] == 6).all())
+    assert tap.take() == []
     tap.active = True
     model(x)
     tap.remove()
-    assert tap.take() == []
-    model(x)
     assert tap.take() == []
     assert not model[0]._forward_hooks
 

@@ -11,12 +11,7 @@ from typing import Any
 
 
 def moved_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A ``__getattr__`` for ``package`` that finds names that moved.
-
-    Args:
-        package: that had them.
-        homes: of each name the module that has it now, or module and new name.
-    """
+    """A ``__getattr__`` for ``package``; ``homes`` are modules, or module and new name."""
 
     def find(name: str) -> Any:
         if name not in homes:

@@ -47,11 +47,7 @@ def as_device(
 ) -> torch.device:
     """The device that ``value`` means; ValueError unless it is the CPU or a CUDA device here.
 
-    Args:
-        value: name or device.
-        name: of the argument, for the message.
-        meta: allow the meta device too.
-        auto: allow "auto" too: a CUDA device where there is one, else the CPU.
+    ``auto`` allows "auto" too: a CUDA device where there is one, else the CPU.
     """
     if not isinstance(value, (str, torch.device)):
         message = f"{name} must be a torch.device or its name, got {value!r}"

@@ -38,10 +38,6 @@ class Followed:
 
     Attention vectors or, with ``maps``, the maps themselves and then, in a pass that is given those
     of another network, the distances from them.
-
-    Raises:
-        CannotMergeError: with ``merge``, if torch.fx cannot follow the network. ValueError: a name
-            is not a module of the network.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str], *, merge: bool, maps: bool) -> None:

@@ -25,6 +25,12 @@ class FusedBatchNorm2d(nn.Module):
     :attr:`mapped`, :attr:`map` is that map. With :attr:`twice` forward gives its output as two
     aliases, one for each place that uses it.
     While the range is being tracked the parts run one after the other.
+
+    Example:
+        >>> norm, x = torch.nn.BatchNorm2d(3).eval(), torch.randn(2, 3, 4, 4)
+        >>> fused = FusedBatchNorm2d(norm, "relu", None)
+        >>> torch.allclose(fused(x), norm(x).relu(), atol=1e-6)
+        True
     """
 
     energy: Tensor | None = None
@@ -60,18 +66,20 @@ class FusedBatchNorm2d(nn.Module):
 
     def take(self) -> tuple[Tensor, int]:
         """(energy, positions) of the last forward, forgotten here: they would keep its graph."""
-        energy, self.energy = self.energy, None
-        if energy is None:
-            message = "there is no energy: set watched, and run a forward pass before each take()"
-            raise RuntimeError(message)
-        return energy, self.positions
+        return self._taken("energy", "watched", "take"), self.positions
 
     def take_map(self) -> Tensor:
         """The map of the last forward, forgotten here."""
-        found, self.map = self.map, None
-        if found is None:
-            message = "there is no map: set mapped, and run a forward pass before each take_map()"
+        return self._taken("map", "mapped", "take_map")
+
+    def _taken(self, name: str, flag: str, method: str) -> Tensor:
+        found = getattr(self, name)
+        if not isinstance(found, Tensor):
+            message = (
+                f"there is no {name}: set {flag}, and run a forward pass before each {method}()"
+            )
             raise RuntimeError(message)
+        setattr(self, name, None)
         return found
 
     def _run(

@@ -31,6 +31,12 @@ class MatchedBatchNorm2d(nn.BatchNorm2d):
     :attr:`activation` and the residual given to forward are applied in the same pass; with
     :attr:`twice` forward gives two aliases of its output. After a forward, :attr:`batch_mean` and
     :attr:`batch_var` ([C], float32 or float64) carry gradients to the input.
+
+    Example:
+        >>> layer = MatchedBatchNorm2d.from_float(torch.nn.BatchNorm2d(3))
+        >>> y = layer(x := torch.randn(2, 3, 4, 4))
+        >>> torch.allclose(layer.batch_mean, x.mean((0, 2, 3)), atol=1e-6)
+        True
     """
 
     batch_mean: Tensor | None = None
@@ -90,6 +96,13 @@ class BatchStatistics:
     Raises:
         ValueError: no layer has running statistics; segments of a network that torch.fx cannot
             follow.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> statistics = BatchStatistics(hc.load_teacher("digits"))
+        >>> logits = statistics.model(torch.randn(4, 1, 8, 8))
+        >>> bool(statistics.loss() > 0)
+        True
     """
 
     @typed

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.checks.typed import typed
+from hast_cuda.loops.warn import warn_caller
 from hast_cuda.networks.in_place import edited, edited_between, read_again
+from hast_cuda.networks.layer_graph import only_user, unary
 from hast_cuda.networks.statistics import (
     has_hooks,
     has_running_statistics,
@@ -21,17 +22,9 @@ from hast_cuda.networks.statistics import (
     is_plain_batch_norm,
 )
 from hast_cuda.networks.taps import Tap
-from hast_cuda.networks.tracing import (
-    ADD,
-    ADD_METHODS,
-    RELU_FUNCTIONS,
-    RELU_METHODS,
-    RELU_MODULES,
-    CannotMergeError,
-    is_own,
-    trace,
-)
+from hast_cuda.networks.tracing import ADD, ADD_METHODS, CannotMergeError, is_own, trace
 from hast_cuda.nn.activation import FakeQuantActivation
+from hast_cuda.ops.activations import FUNCTIONS, METHODS, MODULES
 
 # What stands for a BatchNorm and what follows it; None leaves the BatchNorm as it is.
 Fuse = Callable[[Any, str | None, FakeQuantActivation | None], nn.Module | None]
@@ -63,11 +56,6 @@ class _Chain:
     quantizer: FakeQuantActivation | None = None
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
-    users = list(node.users)
-    return users[0] if len(users) == 1 else None
-
-
 def _residual(node: fx.Node, value: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
     """What ``node`` adds to ``value``, in either order; None if it is no such sum.
 
@@ -97,10 +85,10 @@ def _activation(
         return None
     if node.op == "call_function":
         # F.relu(x, inplace=True): its result replaces x, which nothing else uses
-        name = RELU_FUNCTIONS.get(cast("Any", node.target))
+        name = FUNCTIONS.get(node.target)
         return (name, None) if name and set(node.kwargs) <= {"inplace"} else None
     if node.op == "call_method":
-        name = RELU_METHODS.get(str(node.target))
+        name = METHODS.get(str(node.target))
         return (name, None) if name and not node.kwargs else None
     if node.op != "call_module":
         return None
@@ -109,19 +97,19 @@ def _activation(
         return None
     if isinstance(module, FakeQuantActivation):
         return module.activation, module
-    relu = RELU_MODULES.get(cast("Any", type(module)))
+    relu = MODULES.get(type(module))
     return (relu, None) if relu else None
 
 
 def _chain(norm: fx.Node, modules: dict[str, nn.Module], ends: Container[fx.Node]) -> _Chain:
     """What follows ``norm``, up to a value in ``ends``, which is wanted as it is."""
     chain = _Chain(norm, norm)
-    user = _only_user(norm)
+    user = only_user(norm)
     if user is not None:
         residual = _residual(user, norm, modules)
         if residual is not None:
             chain.residual, chain.last = residual, user
-            user = None if user in ends else _only_user(user)
+            user = None if user in ends else only_user(user)
     total = chain.last
     found = None if user is None else _activation(user, total, modules)
     if user is not None and found is not None:
@@ -133,13 +121,6 @@ def _chain(norm: fx.Node, modules: dict[str, nn.Module], ends: Container[fx.Node
         for value, read in operands
     )
     return _Chain(norm, norm) if moved else chain
-
-
-def _check_hooks(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if has_hooks(module) and not has_running_statistics(module):  # those are leaves that stay
-            message = f"{name or 'the network'} has hooks, which would not be called"
-            raise CannotMergeError(message)
 
 
 def _replace(merged: fx.GraphModule, chain: _Chain, module: nn.Module) -> fx.Node:
@@ -223,16 +204,25 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
     Raises:
         CannotMergeError: torch.fx cannot follow the network, hooks would be lost, or a name of
             ``watch`` is called more than once.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> from hast_cuda.merged import FusedBatchNorm2d
+        >>> merged = merge_batch_norms(hc.load_teacher("digits"), FusedBatchNorm2d)
+        >>> merged.model(torch.randn(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
-    _check_hooks(model)
+    for name, module in model.named_modules():
+        if has_hooks(module) and not has_running_statistics(module):  # those are leaves that stay
+            message = f"{name or 'the network'} has hooks, which would not be called"
+            raise CannotMergeError(message)
     merged, outputs = trace(model)
     modules = dict(merged.named_modules())
-    calls = Counter(n.target for n in merged.graph.nodes if n.op == "call_module")
+    called = [n for n in merged.graph.nodes if n.op == "call_module"]
+    calls = Counter(n.target for n in called)
     norms = [
-        n
-        for n in merged.graph.nodes
-        if n.op == "call_module" and calls[n.target] == 1 and len(n.args) == 1 and not n.kwargs
-        and _can_take_along(modules[n.target])
+        n for n in called
+        if calls[n.target] == 1 and unary(n) and _can_take_along(modules[n.target])
     ]  # fmt: skip
     watched = {name: _only_node(name, outputs.get(name, [])) for name in watch}
     result = Merged(merged)
@@ -240,7 +230,7 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
     for norm in norms:
         chain = _chain(norm, modules, watched.values())
         last = chain.last
-        module = fuse(modules[str(norm.target)], chain.activation, chain.quantizer)
+        module = fuse(modules[norm.target], chain.activation, chain.quantizer)
         if module is None:
             continue
         result.watched |= {name: module for name, node in watched.items() if node is norm}
@@ -261,8 +251,7 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
 @typed
 def warn_unmerged(reason: CannotMergeError) -> None:
     """Say that a loop runs with more launches than it could."""
-    warnings.warn(
+    warn_caller(
         f"BatchNorm layers are not merged with what follows them, which costs time: {reason}",
         UserWarning,
-        stacklevel=4,
     )

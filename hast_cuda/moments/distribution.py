@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hast_cuda.ops.activations import UPPER
+
 UNBOUNDED = (-math.inf, math.inf)
-UPPER = {"relu": math.inf, "relu6": 6.0}
 _SMALLEST_STD = 1e-30  # a constant channel: its distribution function is a step
 
 
@@ -94,13 +95,7 @@ def clipped_moments(mean: Tensor, std: Tensor, low: float, high: float) -> tuple
     """Mean and variance of clip(x, low, high), x ~ N(mean, std^2).
 
     With a = (low - mean)/std and ReLU's high = inf, the mean is ``mean*(1 - Phi(a)) + std*phi(a)``
-    (DFQ, appendix C).
-
-    Args:
-        mean: [C], float64.
-        std: [C], float64, not negative.
-        low: -inf where nothing is cut.
-        high: inf where nothing is cut.
+    (DFQ, appendix C). Bounds are infinite where nothing is cut.
     """
     first, second = mean, mean.square() + std.square()
     scale = std.clamp(min=_SMALLEST_STD)

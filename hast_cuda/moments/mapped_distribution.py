@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hast_cuda.moments.distribution import UPPER, Distribution
+from hast_cuda.moments.distribution import Distribution
+from hast_cuda.ops.activations import UPPER
 
 Function = Callable[[Tensor], Tensor]
 _REACH, _POINTS = 8.0, 1025  # standard deviations on each side; a kink costs 1e-4 of one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +15,9 @@ from hast_cuda.moments.mapped_distribution import mapped
 from hast_cuda.networks.output_moments import output_moments
 from hast_cuda.networks.statistics import has_running_statistics
 from hast_cuda.networks.taps import Tap
-from hast_cuda.networks.tracing import (
-    ADD,
-    ADD_METHODS,
-    RELU_FUNCTIONS,
-    RELU_METHODS,
-    RELU_MODULES,
-    trace,
-)
+from hast_cuda.networks.tracing import ADD, ADD_METHODS, trace
 from hast_cuda.nn.activation import FakeQuantActivation
+from hast_cuda.ops.activations import FUNCTIONS, METHODS, MODULES
 
 # Keep every channel's distribution, or nearly so: an average keeps the mean and has less spread.
 _KEEPING_MODULES = (
@@ -82,15 +76,11 @@ def input_distributions(model: nn.Module) -> dict[str, list[Known]]:
     return inputs
 
 
-def _activated(x: Known, activation: str | None) -> Known:
-    return None if x is None else x.activated(activation)
-
-
-def _elementwise(node: fx.Node, function: Callable[..., Tensor], x: Known) -> Known:
+def _elementwise(node: fx.Node, function: Callable[..., Tensor], x: Distribution) -> Known:
     """The function with the arguments that the network gives it."""
     rest: list[Any] = list(node.args[1:])
     given: dict[str, Any] = {k: v for k, v in node.kwargs.items() if k != "inplace"}
-    if x is None or any(isinstance(value, fx.Node) for value in (*rest, *given.values())):
+    if any(isinstance(value, fx.Node) for value in (*rest, *given.values())):
         return None
     return mapped(x, lambda values: function(values, *rest, **given))
 
@@ -101,12 +91,14 @@ def _of_module(module: nn.Module, x: Known) -> Known:
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         moments = output_moments(module)
         return None if moments is None else Distribution.of(*moments)
+    if x is None:
+        return None
     if isinstance(module, FakeQuantActivation):
-        return _activated(x, module.activation)
-    if type(module) in RELU_MODULES:
-        return _activated(x, RELU_MODULES[cast("Any", type(module))])
+        return x.activated(module.activation)
+    if type(module) in MODULES:
+        return x.activated(MODULES[type(module)])
     if type(module) in _ELEMENTWISE_MODULES:
-        return None if x is None else mapped(x, module)
+        return mapped(x, module)
     flat = isinstance(module, nn.Flatten) and module.start_dim == 1
     return x if flat or isinstance(module, _KEEPING_MODULES) else None
 
@@ -125,16 +117,18 @@ def _normalized(norm: nn.Module) -> Known:
 
 def _of_function(node: fx.Node, x: Known, known: dict[fx.Node, Known]) -> Known:
     target: Any = node.target
-    if target in ADD:
-        return _sum(node, x, known)
-    if target in RELU_FUNCTIONS:
-        return _activated(x, RELU_FUNCTIONS[target])
-    if target in _ELEMENTWISE_FUNCTIONS:
-        return _elementwise(node, target, x)
     if target is torch.cat:
         return _concatenation(node, known)
+    if x is None:
+        return None
+    if target in ADD:
+        return _sum(node, x, known)
+    if target in FUNCTIONS:
+        return x.activated(FUNCTIONS[target])
+    if target in _ELEMENTWISE_FUNCTIONS:
+        return _elementwise(node, target, x)
     if target is F.pad:
-        return None if x is None else _padded(node, x)
+        return _padded(node, x)
     if target is operator.getitem:
         return x if _every_channel(node.args[1]) else None
     return x if target in _KEEPING_FUNCTIONS or _keeps_channels(node) else None
@@ -142,19 +136,21 @@ def _of_function(node: fx.Node, x: Known, known: dict[fx.Node, Known]) -> Known:
 
 def _of_method(node: fx.Node, x: Known, known: dict[fx.Node, Known]) -> Known:
     target = str(node.target)
+    if x is None:
+        return None
     if target in ADD_METHODS:
         return _sum(node, x, known)
-    if target in RELU_METHODS:
-        return _activated(x, RELU_METHODS[target])
+    if target in METHODS:
+        return x.activated(METHODS[target])
     if target in _ELEMENTWISE_METHODS:
         return _elementwise(node, getattr(torch, target), x)
     return x if target in _KEEPING_METHODS or _keeps_channels(node) else None
 
 
-def _sum(node: fx.Node, x: Known, known: dict[fx.Node, Known]) -> Known:
+def _sum(node: fx.Node, x: Distribution, known: dict[fx.Node, Known]) -> Known:
     other = node.args[1] if len(node.args) == 2 and not node.kwargs else None
     y = known.get(other) if isinstance(other, fx.Node) else None
-    return None if x is None or y is None else x.plus(y)
+    return None if y is None else x.plus(y)
 
 
 def _concatenation(node: fx.Node, known: dict[fx.Node, Known]) -> Known:

@@ -20,10 +20,6 @@ def smallest_error_range(distributions: Sequence[Distribution], bits: int) -> tu
 
     Both ends are shrunk from those of ``width=6`` towards 0 (or the end nearest to it): first over
     a grid of pairs, then over finer grids around the best.
-
-    Args:
-        distributions: of all places where the quantizer is used.
-        bits: of the quantizer.
     """
     ends = [d.bounds(_WIDTH) for d in distributions]
     lower, upper = min(low for low, _ in ends), max(high for _, high in ends)
@@ -61,9 +57,8 @@ def _histogram(
     edges = torch.linspace(lower, upper, _BINS + 1, dtype=torch.float64)
     chance = torch.stack([d.cumulative(edges) for d in distributions]).mean(0)
     inner = (edges[:-1] + edges[1:]) / 2
-    ends = edges[:1], edges[-1:]
     mass = torch.cat([chance[:1], chance.diff(), 1 - chance[-1:]])
-    return torch.cat([ends[0], inner, ends[1]]), mass
+    return torch.cat([edges[:1], inner, edges[-1:]]), mass
 
 
 def _errors(points: Tensor, mass: Tensor, lower: Tensor, upper: Tensor, bits: int) -> Tensor:

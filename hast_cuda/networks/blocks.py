@@ -38,6 +38,11 @@ def feature_layers(model: nn.Module) -> list[str]:
     Known block types give the published layers. Otherwise the last BatchNorm of every repeated
     block (a class that occurs at least twice and holds a BatchNorm; the outermost such class), side
     branches left out. A network without blocks gives every BatchNorm.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> feature_layers(hc.load_teacher("digits"))[:2]
+        ['blocks.0.body.4', 'blocks.1.body.4']
     """
     modules = dict(model.named_modules())
     known = [

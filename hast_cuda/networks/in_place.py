@@ -12,7 +12,8 @@ from torch import fx, nn
 
 from hast_cuda.networks.statistics import has_running_statistics
 from hast_cuda.networks.taps import Tap
-from hast_cuda.networks.tracing import ASSIGNMENTS, RELU_MODULES, CannotMergeError, is_own, trace
+from hast_cuda.networks.tracing import ASSIGNMENTS, CannotMergeError, is_own, trace
+from hast_cuda.ops.activations import MODULES
 
 Modules = Mapping[str, nn.Module]
 # Their outputs are new tensors; those of all others may be views of an input, or the input itself.
@@ -118,7 +119,7 @@ def activations_read_again(model: nn.Module) -> set[nn.Module]:
 
     All that torch.fx does not reach, since nothing is known of those.
     """
-    in_place = {m for m in model.modules() if type(m) in RELU_MODULES and m.inplace}
+    in_place = {m for m in model.modules() if type(m) in MODULES and m.inplace}
     if not in_place:
         return set()
     try:

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from hast_cuda.networks.tracing import RELU_FUNCTIONS, RELU_METHODS, CannotMergeError, trace
+from hast_cuda.networks.tracing import CannotMergeError, trace
+from hast_cuda.ops.activations import FUNCTIONS, METHODS
 
 # Channel by channel, f(s*x) = s*f(x) for s > 0 and f(x + c) = f(x) + c.
 _TRANSPARENT = (nn.Identity, nn.modules.dropout._DropoutNd)
@@ -27,11 +28,7 @@ class Pair:
 
 
 class LayerGraph:
-    """The graph of a network, as far as passes over its weights need it.
-
-    Raises:
-        ValueError: torch.fx cannot follow the network.
-    """
+    """The graph of a network, as far as passes over its weights need it."""
 
     def __init__(self, model: nn.Module) -> None:
         try:
@@ -53,7 +50,7 @@ class LayerGraph:
     def called_once(self, node: fx.Node) -> nn.Module | None:
         """The module that ``node`` calls with one argument, if nothing else calls it."""
         alone = node.op == "call_module" and self._calls[node.target] == 1
-        return self.modules[str(node.target)] if alone and _unary(node) else None
+        return self.modules[str(node.target)] if alone and unary(node) else None
 
     def plain_layer(self, node: fx.Node) -> nn.Conv2d | nn.Linear | None:
         """Convolution or linear layer whose weights no other call uses and that can be edited."""
@@ -91,10 +88,10 @@ class LayerGraph:
         """Kind of an operation that scaling of channels passes; None for any other."""
         target: Any = node.target
         if node.op in ("call_function", "call_method"):
-            names: dict[Any, str] = RELU_FUNCTIONS | RELU_METHODS
+            names = FUNCTIONS | METHODS
             plain = len(node.args) == 1 and set(node.kwargs) <= {"inplace"}
             return "relu" if plain and names.get(target) == "relu" else None
-        if node.op != "call_module" or not _unary(node):
+        if node.op != "call_module" or not unary(node):
             return None
         module = self.modules[target]
         if type(module) is nn.ReLU:
@@ -110,5 +107,6 @@ def only_user(node: fx.Node) -> fx.Node | None:
     return users[0] if len(users) == 1 else None
 
 
-def _unary(node: fx.Node) -> bool:
+def unary(node: fx.Node) -> bool:
+    """Whether ``node`` takes one argument, by its position."""
     return len(node.args) == 1 and not node.kwargs

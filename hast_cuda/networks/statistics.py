@@ -17,7 +17,12 @@ LARGEST_STATISTIC = 1e18  # Eq. 3 squares the distance to it in float32, and sum
 
 @typed
 def has_running_statistics(module: nn.Module) -> bool:
-    """True for every layer that normalises with statistics it has stored."""
+    """True for every layer that normalises with statistics it has stored.
+
+    Example:
+        >>> has_running_statistics(torch.nn.BatchNorm2d(2)), has_running_statistics(torch.nn.ReLU())
+        (True, False)
+    """
     return all(getattr(module, n, None) is not None for n in ("running_mean", "running_var"))
 
 
@@ -48,6 +53,10 @@ def require_batch_norm(model: nn.Module) -> None:
     """ValueError unless some layer of ``model`` has running statistics, and all can be matched.
 
     A variance of 0 can: what it is divided by is ``sqrt(0 + eps)``.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> require_batch_norm(hc.load_teacher("digits"))  # it has what is needed
     """
     layers = {n: m for n, m in model.named_modules() if has_running_statistics(m)}
     if not layers:

@@ -11,7 +11,13 @@ from hast_cuda.networks.blocks import require_layers
 
 
 class Tap(nn.Module):
-    """Identity that keeps a copy of what passed through it last."""
+    """Identity that keeps a copy of what passed through it last.
+
+    Example:
+        >>> tap = Tap()
+        >>> tap(torch.ones(2)).sum(), tap.take()
+        (tensor(2.), tensor([1., 1.]))
+    """
 
     found: Tensor | None = None
 
@@ -30,11 +36,7 @@ class Tap(nn.Module):
 
 
 class FeatureTap:
-    """Forward hooks that collect the outputs of some layers of one network.
-
-    Raises:
-        ValueError: a name is not a module of the network.
-    """
+    """Forward hooks that collect the outputs of some layers of one network."""
 
     def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
         modules = require_layers(model, layers)

@@ -12,16 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from hast_cuda.networks.statistics import has_running_statistics
 
-_OWN = (
-    "hast_cuda.nn",
-    "hast_cuda.merged",
-    "hast_cuda.networks",
-)  # whose modules are one node
+_OWN = ("hast_cuda.nn", "hast_cuda.merged", "hast_cuda.networks")  # whose modules are one node
 _CONSTANTS = (bool, int, float, str, type(None))
 
 
@@ -42,11 +37,6 @@ ASSIGNMENTS = (
 )  # fmt: skip
 ADD = (operator.add, operator.iadd, torch.add, iadd)
 ADD_METHODS = ("add", "add_")
-RELU_MODULES: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
-RELU_FUNCTIONS: dict[Any, str] = {
-    F.relu: "relu", torch.relu: "relu", torch.relu_: "relu", F.relu_: "relu", F.relu6: "relu6",
-}  # fmt: skip
-RELU_METHODS = {"relu": "relu", "relu_": "relu"}
 
 
 class CannotMergeError(Exception):

@@ -11,22 +11,22 @@ from hast_cuda.nn.calibrate import (
     shrink_ranges,
     unfreeze_ranges,
 )
-from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear, quantized_once
+from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
+from hast_cuda.nn.layers import quantized_once as quantized_once
 from hast_cuda.nn.quantize import Override, quantize
-from hast_cuda.nn.table import QuantizationTable, quantization_table
+from hast_cuda.nn.table import QuantizationTable as QuantizationTable
+from hast_cuda.nn.table import quantization_table
 
 __all__ = [
     "FakeQuantActivation",
     "FakeQuantConv2d",
     "FakeQuantLinear",
     "Override",
-    "QuantizationTable",
     "activation_quantizers",
     "calibrate",
     "freeze_ranges",
     "quantization_table",
     "quantize",
-    "quantized_once",
     "shrink_ranges",
     "unfreeze_ranges",
 ]

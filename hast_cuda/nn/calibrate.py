@@ -25,7 +25,13 @@ from hast_cuda.ops.reference import activate
 
 @typed
 def activation_quantizers(model: nn.Module) -> dict[str, FakeQuantActivation]:
-    """Every activation quantizer of ``model`` by name."""
+    """Every activation quantizer of ``model`` by name.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> len(activation_quantizers(hc.quantize(hc.load_teacher("digits"), 4, 4))) > 10
+        True
+    """
     return {n: m for n, m in model.named_modules() if isinstance(m, FakeQuantActivation)}
 
 

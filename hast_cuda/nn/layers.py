@@ -40,8 +40,9 @@ class FakeQuantConv2d(QuantizedWeight, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C_in, H, W] -> [N, C_out, H', W']."""
-        x = self._quantized_input(input)
-        return self._conv_forward(x, self.quantized_weight(), self.bias)  # type: ignore[no-any-return, unused-ignore]
+        x, weight = self._quantized_input(input), self.quantized_weight()
+        output: Tensor = self._conv_forward(x, weight, self.bias)
+        return output
 
     @classmethod
     @typed
@@ -50,12 +51,10 @@ class FakeQuantConv2d(QuantizedWeight, nn.Conv2d):
         zero_point: str = "integer",
     ) -> FakeQuantConv2d:  # fmt: skip
         """Quantized layer that uses the parameters of ``conv`` (shared, not copied)."""
-        options: dict[str, Any] = {
-            "weight_bits": weight_bits,
-            "act_bits": act_bits,
-            "zero_point": zero_point,
-        }
-        return _adopt(cls(**_arguments(conv), **options), conv)
+        layer = cls(
+            **_arguments(conv), weight_bits=weight_bits, act_bits=act_bits, zero_point=zero_point
+        )
+        return _adopt(layer, conv)
 
     def to_float(self) -> nn.Conv2d:
         """Plain ``nn.Conv2d`` with the dequantized weights; the input quantizer is dropped."""
@@ -89,12 +88,10 @@ class FakeQuantLinear(QuantizedWeight, nn.Linear):
         zero_point: str = "integer",
     ) -> FakeQuantLinear:  # fmt: skip
         """Quantized layer that uses the parameters of ``linear`` (shared, not copied)."""
-        options: dict[str, Any] = {
-            "weight_bits": weight_bits,
-            "act_bits": act_bits,
-            "zero_point": zero_point,
-        }
-        return _adopt(cls(**_arguments(linear), **options), linear)
+        layer = cls(
+            **_arguments(linear), weight_bits=weight_bits, act_bits=act_bits, zero_point=zero_point
+        )
+        return _adopt(layer, linear)
 
     def to_float(self) -> nn.Linear:
         """Plain ``nn.Linear`` with the dequantized weights; the input quantizer is dropped."""
@@ -105,10 +102,8 @@ def _arguments(layer: nn.Module) -> dict[str, Any]:
     """Constructor arguments of a layer like this one, without memory for its weights."""
     kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
     names = set(kind.__constants__) - {"output_padding"}
-    return {n: getattr(layer, n) for n in names} | {
-        "bias": layer.bias is not None,
-        "device": "meta",
-    }
+    bias = layer.bias is not None
+    return {n: getattr(layer, n) for n in names} | {"bias": bias, "device": "meta"}
 
 
 def _adopt(layer: L, source: nn.Conv2d | nn.Linear) -> L:

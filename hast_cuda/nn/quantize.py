@@ -16,16 +16,11 @@ from hast_cuda.loops.warn import warn_caller
 from hast_cuda.networks.in_place import activations_read_again
 from hast_cuda.networks.statistics import is_patched, require_finite_weights
 from hast_cuda.networks.swap import swap_modules
-from hast_cuda.networks.tracing import (
-    RELU_FUNCTIONS,
-    RELU_METHODS,
-    RELU_MODULES,
-    CannotMergeError,
-    trace,
-)
+from hast_cuda.networks.tracing import CannotMergeError, trace
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.nn.table import QuantizationTable, Row
+from hast_cuda.ops.activations import FUNCTIONS, METHODS, MODULES
 from hast_cuda.ops.update_range import EMA
 
 PLACEMENTS = ("relu", "all")
@@ -104,7 +99,7 @@ class _Quantizer:
             return self.note(name, module, "not quantized: only Conv2d and Linear are")
         if self.placement != "relu":
             return None
-        fused = RELU_MODULES.get(type(module))
+        fused = MODULES.get(type(module))
         if fused is None:
             other = isinstance(module, _OTHER_ACTIVATIONS)
             return (
@@ -150,7 +145,7 @@ class _Quantizer:
 
 def _relu_calls(model: nn.Module) -> int:
     """How often ReLU is called as a function, where torch.fx can follow the network; else 0."""
-    calls = {"call_function": RELU_FUNCTIONS, "call_method": RELU_METHODS}
+    calls = {"call_function": FUNCTIONS, "call_method": METHODS}
     try:
         return sum(n.target in calls.get(n.op, ()) for n in trace(model)[0].graph.nodes)
     except CannotMergeError:

@@ -39,27 +39,17 @@ class QuantizationTable:
 
     def __str__(self) -> str:
         """Aligned text, one line per layer, with a summary line."""
-        head = ("layer", "type", "weight", "activation", "note")
-        cells = [head] + [
-            (
-                row.name or "(root)",
-                row.kind,
-                "-" if row.weight_bits is None else f"{row.weight_bits} bit",
-                "-" if row.act_bits is None else f"{row.act_bits} bit",
-                row.note,
-            )
-            for row in self.rows
-        ]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
-        lines = [
-            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-            for line in cells
-        ]
-        lines.append(
-            f"{self.quantized_weights} weights, {self.quantized_activations} activations "
+        head: tuple[str, ...] = ("layer", "type", "weight", "activation", "note")
+        cells = [head]
+        for row in self.rows:
+            bits = ("-" if b is None else f"{b} bit" for b in (row.weight_bits, row.act_bits))
+            cells.append((row.name or "(root)", row.kind, *bits, row.note))
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+        return "\n".join(lines) + (
+            f"\n{self.quantized_weights} weights, {self.quantized_activations} activations "
             "quantized; biases and BatchNorm are not"
         )
-        return "\n".join(lines)
 
 
 @typed

@@ -11,10 +11,9 @@ The steps can be used one by one on any network, or as a configuration::
 from __future__ import annotations
 
 from hast_cuda.posttraining.bias import absorb_biases, correct_biases
-from hast_cuda.posttraining.config import PostTrainingConfig
 from hast_cuda.posttraining.equalize import equalize
 from hast_cuda.posttraining.fold import fold_batch_norms, replace_relu6
-from hast_cuda.posttraining.passes import finish, prepare
+from hast_cuda.posttraining.passes import PostTrainingConfig, finish, prepare
 from hast_cuda.posttraining.squant import squant
 
 __all__ = [

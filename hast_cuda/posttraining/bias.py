@@ -34,6 +34,11 @@ def absorb_biases(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: torch.fx cannot follow the network.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> from hast_cuda.posttraining import fold_batch_norms
+        >>> network = absorb_biases(fold_batch_norms(hc.load_teacher("digits")))
     """
     for pair in LayerGraph(model).pairs():
         moments, bias = output_moments(pair.first), pair.first.bias
@@ -69,6 +74,11 @@ def correct_biases(student: nn.Module, model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: torch.fx cannot follow the network; the student is not one of ``model``.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> teacher = hc.load_teacher("digits")
+        >>> student = correct_biases(hc.quantize(teacher, 4, 4), teacher)
     """
     try:
         inputs = input_distributions(model)

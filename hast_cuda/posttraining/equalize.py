@@ -38,6 +38,11 @@ def equalize(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: torch.fx cannot follow the network.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> from hast_cuda.posttraining import fold_batch_norms
+        >>> network = equalize(fold_batch_norms(hc.load_teacher("digits")))
     """
     pairs = LayerGraph(model).pairs()
     layers = list(dict.fromkeys(layer for p in pairs for layer in (p.first, p.second)))

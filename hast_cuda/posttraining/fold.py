@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.checks.typed import typed
@@ -13,6 +13,7 @@ from hast_cuda.networks.layer_graph import LayerGraph, only_user
 from hast_cuda.networks.output_moments import set_output_moments
 from hast_cuda.networks.statistics import is_plain_batch_norm
 from hast_cuda.networks.swap import swap_modules
+from hast_cuda.posttraining.channels import ensure_bias
 
 
 @typed
@@ -33,6 +34,11 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: torch.fx cannot follow the network.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> fold_batch_norms(hc.load_teacher("digits")).stem[1]
+        Identity()
     """
     folded = copy.deepcopy(model)
     gone: set[nn.Module] = set()
@@ -55,6 +61,10 @@ def replace_relu6(model: nn.Module) -> nn.Module:
     """Put ``nn.ReLU`` where ``model`` has ``nn.ReLU6``, which changes its function; edits it.
 
     Functional calls stay.
+
+    Example:
+        >>> replace_relu6(torch.nn.Sequential(torch.nn.ReLU6()))[0]
+        ReLU()
     """
 
     def convert(_: str, module: nn.Module) -> nn.Module | None:
@@ -69,18 +79,14 @@ def _fold(conv: nn.Conv2d, norm: _BatchNorm) -> None:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     double = torch.float64
-    mean, variance = norm.running_mean.to(double), norm.running_var.to(double)
+    ensure_bias(conv)
+    assert conv.bias is not None
+    mean, weight = norm.running_mean.to(double), conv.weight
     gamma = norm.weight.to(double) if norm.affine else torch.ones_like(mean)
     beta = norm.bias.to(double) if norm.affine else torch.zeros_like(mean)
-    scale = gamma / (variance + norm.eps).sqrt()
-    bias = torch.zeros_like(mean) if conv.bias is None else conv.bias.to(double)
-    weight = conv.weight
+    scale = gamma / (norm.running_var.to(double) + norm.eps).sqrt()
     folded_weight = (weight.to(double) * scale.reshape(-1, 1, 1, 1)).to(weight.dtype)
-    folded_bias = ((bias - mean) * scale + beta).to(weight.dtype)
-    conv.weight = _parameter(folded_weight, weight.requires_grad)
-    conv.register_parameter("bias", _parameter(folded_bias, weight.requires_grad))
+    folded_bias = ((conv.bias.to(double) - mean) * scale + beta).to(weight.dtype)
+    conv.weight = nn.Parameter(folded_weight, weight.requires_grad)
+    conv.register_parameter("bias", nn.Parameter(folded_bias, weight.requires_grad))
     set_output_moments(conv, beta.to(weight.dtype), gamma.abs().to(weight.dtype))
-
-
-def _parameter(value: Tensor, requires_grad: bool) -> nn.Parameter:
-    return nn.Parameter(value, requires_grad=requires_grad)

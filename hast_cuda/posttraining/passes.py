@@ -1,18 +1,53 @@
-"""The configured steps, before and after the network is quantized."""
+"""Everything that can be done without data and without training, as configured steps."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 from torch import nn
 
-from hast_cuda.checks.typed import typed
+from hast_cuda.checks.typed import check_fields, typed
+from hast_cuda.checks.values import check_choice, check_range
 from hast_cuda.posttraining.bias import absorb_biases, correct_biases
 from hast_cuda.posttraining.channels import ensure_bias
-from hast_cuda.posttraining.config import PostTrainingConfig
 from hast_cuda.posttraining.equalize import equalize
 from hast_cuda.posttraining.fold import fold_batch_norms, replace_relu6
 from hast_cuda.posttraining.squant import squant
+
+
+@dataclass(frozen=True)
+class PostTrainingConfig:
+    """Steps of DFQ (ICCV 2019) and SQuant (ICLR 2022); by default none of them.
+
+    Example:
+        >>> PostTrainingConfig(fold=True, equalize=True).rounding
+        'nearest'
+    """
+
+    fold: bool = False
+    """Take every BatchNorm into the convolution in front of it."""
+    equalize: bool = False
+    """DFQ: balance the channels' weights between neighbouring layers; needs fold."""
+    absorb_biases: bool = False
+    """DFQ: move large biases behind the next layer; needs fold."""
+    correct_biases: bool = False
+    """DFQ: take the expected error of the quantized weights out of the biases."""
+    rounding: str = "nearest"
+    """Weights: "nearest", or SQuant's rounding, "squant"."""
+    range_width: float = 6.0
+    """Half-width of activation ranges from BatchNorm, in standard deviations; 0: least error."""
+    keep_relu6: bool = True
+    """False replaces ReLU6 by ReLU, as DFQ does: equalization cannot cross a ReLU6."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_choice("rounding", self.rounding, ("nearest", "squant"))
+        check_range("range_width", self.range_width, 0)
+        for name in ("equalize", "absorb_biases"):
+            if getattr(self, name) and not self.fold:
+                message = f"{name}=True works on folded networks: set fold=True as well"
+                raise ValueError(message)
 
 
 @typed
@@ -28,6 +63,11 @@ def prepare(teacher: nn.Module, config: PostTrainingConfig) -> nn.Module:
 
     Raises:
         ValueError: a step needs a network that torch.fx can follow, and it cannot follow this one.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> from hast_cuda.posttraining import PostTrainingConfig
+        >>> network = prepare(hc.load_teacher("digits"), PostTrainingConfig(fold=True))
     """
     model = fold_batch_norms(teacher) if config.fold else copy.deepcopy(teacher)
     if not config.keep_relu6:
@@ -57,6 +97,13 @@ def finish(student: nn.Module, prepared: nn.Module, config: PostTrainingConfig) 
 
     Raises:
         ValueError: see :func:`squant` and :func:`correct_biases`.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> from hast_cuda.posttraining import PostTrainingConfig, prepare
+        >>> config = PostTrainingConfig(rounding="squant")
+        >>> prepared = prepare(hc.load_teacher("digits"), config)
+        >>> student = finish(hc.quantize(prepared, 4, 4), prepared, config)
     """
     if config.rounding == "squant":
         squant(student)

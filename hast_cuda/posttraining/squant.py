@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.nn import FakeQuantConv2d, FakeQuantLinear
+from hast_cuda.nn.quantized_weight import QuantizedWeight
 from hast_cuda.ops.reference import arithmetic_dtype, quantizer_parameters
 
 
@@ -30,12 +30,14 @@ def squant(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: no quantized layer, or weights that are not finite.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = squant(hc.quantize(hc.load_teacher("digits"), 4, 4))
+        >>> student.output.weight_range.shape
+        torch.Size([2, 10])
     """
-    layers = {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, (FakeQuantConv2d, FakeQuantLinear))
-    }
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, QuantizedWeight)}
     if not layers:
         message = "the network has no quantized layer: give what hast_cuda.quantize returns"
         raise ValueError(message)
@@ -53,7 +55,7 @@ def squant(model: nn.Module) -> nn.Module:
     return model
 
 
-def _round(layer: FakeQuantConv2d | FakeQuantLinear) -> None:
+def _round(layer: QuantizedWeight) -> None:
     if layer.weight_range is None:
         layer.fix_weight_range()
     assert layer.weight_range is not None
@@ -70,15 +72,7 @@ def _round(layer: FakeQuantConv2d | FakeQuantLinear) -> None:
 
 
 def flipped_codes(exact: Tensor, bits: int) -> Tensor:
-    """Codes of SQuant for weights in units of their grid.
-
-    Args:
-        exact: ``S*w - z``, [out, in, positions]; float32 or float64.
-        bits: codes lie in [-2^(bits-1), 2^(bits-1) - 1].
-
-    Returns:
-        Integers in the dtype of ``exact``, same shape.
-    """
+    """Codes in [-2^(bits-1), 2^(bits-1) - 1] for ``exact = S*w - z``, [out, in, positions]."""
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     codes = exact.round().clamp(low, high)
     candidates = torch.ones_like(codes, dtype=torch.bool)
@@ -95,17 +89,9 @@ def flip(
 
     With ``e = sum of r``, ``k = round(|e|)``: of the candidates whose code can move against e, on
     the other side of their exact value and inside [low, high], the k with the largest ``|r|`` move.
-
-    Args:
-        codes: [..., n].
-        exact: what the codes stand for, [..., n].
-        candidates: codes that may move, bool [..., n].
-        low: smallest code.
-        high: largest code.
-
-    Returns:
-        The new codes, and in every row at most one candidate for the next stage: the last code that
-        moved if ``k >= |e|`` (it can move back), else the next one that would have.
+    All are [..., n]. Returns the new codes, and in every row at most one candidate for the next
+    stage: the last code that moved if ``k >= |e|`` (it can move back), else the next one that would
+    have.
     """
     residuals = codes.double() - exact.double()
     total = residuals.sum(-1, keepdim=True)
