@@ -153,13 +153,6 @@ def test_copies_are_equal_and_independent(device: torch.device, copied: Any) -> 
     assert bool((layer.weight != 0).any())
 
 
-def test_representation_names_the_bits() -> None:
-    conv = hc.FakeQuantConv2d(1, 2, 3, bias=False, weight_bits=3)
-    assert conv.extra_repr() == f"{nn.Conv2d(1, 2, 3, bias=False).extra_repr()}, weight_bits=3"
-    linear = hc.FakeQuantLinear(1, 2, weight_bits=5)
-    assert linear.extra_repr() == f"{nn.Linear(1, 2).extra_repr()}, weight_bits=5"
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import hast_cuda as hc
-from hast_cuda.merged import BatchStatistics
+from hast_cuda.merged import BatchStatistics, MatchedBatchNorm2d
 
 SHAPES = [(4, 6, 5, 7), (1, 6, 1, 1), (9, 6), (3, 6, 11), (2, 6, 3, 4, 5)]
 
@@ -49,7 +48,7 @@ def eager_loss(statistics: list[tuple[Tensor, Any]], reduction: str) -> Tensor:
 def test_equals_eval_batch_norm_and_reports(
     device: torch.device, shape: tuple[int, ...], affine: bool, training: bool
 ) -> None:
-    norm = lived(hc.MatchedBatchNorm2d(6, eps=1e-3, affine=affine)).to(device).train(training)
+    norm = lived(MatchedBatchNorm2d(6, eps=1e-3, affine=affine)).to(device).train(training)
     x = torch.randn(shape, device=device) * 2 + 1
     before = copy.deepcopy(norm.state_dict())
     torch.testing.assert_close(norm(x), eval_norm(x, norm), rtol=1e-5, atol=1e-5)
@@ -64,7 +63,7 @@ def test_equals_eval_batch_norm_and_reports(
 @pytest.mark.parametrize("affine", [True, False])
 def test_from_float_shares_everything(device: torch.device, affine: bool) -> None:
     norm = lived(nn.BatchNorm2d(6, eps=0.1, momentum=None, affine=affine)).to(device).eval()
-    layer = hc.MatchedBatchNorm2d.from_float(norm)
+    layer = MatchedBatchNorm2d.from_float(norm)
     shared = [*norm._parameters, *norm._buffers]
     assert all(getattr(layer, name) is getattr(norm, name) for name in shared)
     assert (layer.eps, layer.momentum, layer.training) == (0.1, None, False)
@@ -75,7 +74,7 @@ def test_from_float_shares_everything(device: torch.device, affine: bool) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_dtypes(device: torch.device, dtype: torch.dtype) -> None:
-    norm = lived(hc.MatchedBatchNorm2d(6)).to(device, dtype)
+    norm = lived(MatchedBatchNorm2d(6)).to(device, dtype)
     x = torch.randn(4, 6, 5, 5, device=device).to(dtype)
     y = norm(x)
     assert y.dtype == dtype
@@ -88,7 +87,7 @@ def test_other_dtypes(device: torch.device, dtype: torch.dtype) -> None:
 def test_copies_after_a_forward_leave_its_statistics_behind(
     device: torch.device, copied: Any
 ) -> None:
-    norm = lived(hc.MatchedBatchNorm2d(6)).to(device)
+    norm = lived(MatchedBatchNorm2d(6)).to(device)
     x = torch.randn(4, 6, 5, 5, device=device, requires_grad=True)
     y = norm(x)
     twin = copied(norm)
@@ -98,7 +97,7 @@ def test_copies_after_a_forward_leave_its_statistics_behind(
 
 
 def test_without_running_statistics_is_refused() -> None:
-    norm = hc.MatchedBatchNorm2d(6, track_running_stats=False)
+    norm = MatchedBatchNorm2d(6, track_running_stats=False)
     with pytest.raises(ValueError, match="needs running statistics"):
         norm(torch.zeros(2, 6, 3, 3))
 
@@ -160,7 +159,7 @@ def test_loss_and_image_gradient_equal_the_eager_formula(
     expected = eager_loss(inputs_of_norms(eager_model, x), reduction)
     statistics = BatchStatistics(model)
     assert statistics.model is model
-    assert isinstance(model[4], hc.MatchedBatchNorm2d) is replaced
+    assert isinstance(model[4], MatchedBatchNorm2d) is replaced
     statistics.model(x)
     loss = statistics.loss(reduction)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)

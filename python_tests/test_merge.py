@@ -201,28 +201,14 @@ def test_ranges_that_are_being_tracked_run_the_parts() -> None:
     torch.testing.assert_close(tracked, expected)
 
 
-def test_watched_layers_know_their_attention() -> None:
-    network, x = build("odd")
+def test_watched_layers_are_called_once() -> None:
+    network, _ = build("odd")
     layers = ["norms.2", "norms.4", "convs.5", "relu"]
     with pytest.raises(CannotMergeError, match="relu is called 2 times"):
         merge_batch_norms(network, FusedBatchNorm2d, layers)
     merged = merge_batch_norms(network, FusedBatchNorm2d, layers[:3])
     kinds = [type(merged.watched[name]) for name in layers[:3]]
     assert kinds == [FusedBatchNorm2d, FusedBatchNorm2d, Tap]
-    seen: dict[str, Tensor] = {}
-    for name in layers[:3]:
-        network.get_submodule(name).register_forward_hook(
-            lambda m, a, o, name=name: seen.__setitem__(name, o)
-        )
-    network(x)
-    for name in layers[:2]:
-        merged.watched[name].watched = True
-    merged.model(x)
-    for name in layers[:2]:
-        energy, positions = merged.watched[name].take()
-        torch.testing.assert_close(energy, seen[name].square().sum((2, 3)))
-        assert positions == 256
-    torch.testing.assert_close(merged.watched["convs.5"].take(), seen["convs.5"])
 
 
 @pytest.mark.parametrize("merge", [False, True])

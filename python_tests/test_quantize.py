@@ -218,21 +218,15 @@ class Functional(nn.Module):
 def test_functional_activation_warns() -> None:
     with pytest.warns(UserWarning, match='no activation is quantized.*placement="all"'):
         hc.quantize(Functional())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        hc.quantize(Functional(), placement="all")
-        hc.quantize(Functional(), 4, None)
-        hc.quantize(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()))
-
-
-def test_functional_activations_among_modules_warn() -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), Functional(), Functional())
     with pytest.warns(UserWarning, match=r"F.relu \(2 of them\) are not quantized.*placement"):
         hc.quantize(model)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        hc.quantize(model, placement="all")
-        hc.quantize(model, 4, None)
+        for network in (Functional(), model):
+            hc.quantize(network, placement="all")
+            hc.quantize(network, 4, None)
+        hc.quantize(model[:2])
 
 
 def test_shared_module_is_replaced_everywhere() -> None:

@@ -42,23 +42,25 @@ def tensor(name: str, x: Tensor) -> None:
 
 def tensors(name: str, values: Any) -> list[Tensor]:
     """``values`` as a list; it is a sequence, whose items are not looked at."""
+    return _listed(name, values, "tensors")
+
+
+def _listed(name: str, values: Any, kind: str) -> list[Any]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        message = f"{name} must be a list of tensors, got {type(values).__name__}"
+        message = f"{name} must be a list of {kind}, got {type(values).__name__}"
         raise TypeError(message)
     return list(values)
 
 
 def whole_numbers(name: str, values: Any) -> list[int]:
     """``values`` as a list; it is a sequence of ints above 0."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        message = f"{name} must be a list of ints, got {type(values).__name__}"
-        raise TypeError(message)
-    for index, value in enumerate(values):
+    listed: list[int] = _listed(name, values, "ints")
+    for index, value in enumerate(listed):
         check_whole(f"{name}[{index}]", value)
         if not 0 < value <= LARGEST:
             message = f"{name}[{index}] is {value}; allowed: 1 to {LARGEST}"
             raise ValueError(message)
-    return list(values)
+    return listed
 
 
 def floating(name: str, x: Tensor) -> None:

@@ -66,18 +66,16 @@ class FusedBatchNorm2d(nn.Module):
 
     def take(self) -> tuple[Tensor, int]:
         """(energy, positions) of the last forward, forgotten here: they would keep its graph."""
-        return self._taken("energy", "watched", "take"), self.positions
+        return self._taken("energy", "watched", "take()"), self.positions
 
     def take_map(self) -> Tensor:
         """The map of the last forward, forgotten here."""
-        return self._taken("map", "mapped", "take_map")
+        return self._taken("map", "mapped", "take_map()")
 
     def _taken(self, name: str, flag: str, method: str) -> Tensor:
         found = getattr(self, name)
         if not isinstance(found, Tensor):
-            message = (
-                f"there is no {name}: set {flag}, and run a forward pass before each {method}()"
-            )
+            message = f"there is no {name}: set {flag}, and run a forward pass before each {method}"
             raise RuntimeError(message)
         setattr(self, name, None)
         return found

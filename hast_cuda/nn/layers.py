@@ -125,7 +125,7 @@ def _adopt(layer: L, source: nn.Conv2d | nn.Linear) -> L:
     return layer.train(source.training)
 
 
-def _bake(plain: P, source: QuantizedWeight) -> P:
+def _bake(plain: P, source: FakeQuantConv2d | FakeQuantLinear) -> P:
     """``plain`` with copies of the dequantized weight and the bias of ``source``."""
     plain.weight = nn.Parameter(source.quantized_weight().detach().clone())
     bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())

@@ -247,7 +247,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "FakeQuantConv2d.from_float": lambda: hc.FakeQuantConv2d,
     "FakeQuantConv2d.fix_weight_range": lambda: hc.FakeQuantConv2d(3, 4, 3),
     "FakeQuantLinear.from_float": lambda: hc.FakeQuantLinear,
-    "MatchedBatchNorm2d.from_float": lambda: hc.MatchedBatchNorm2d,
+    "MatchedBatchNorm2d.from_float": lambda: hc.merged.MatchedBatchNorm2d,
     "Hessian.product": _hessian, "Spectrum.largest": _spectrum, "Spectrum.density": _spectrum,
     "ImageStore.path": lambda: ImageStore(fresh()), "ImageStore.save": lambda: ImageStore(fresh()),
     "ImageStore.load": lambda: ImageStore(run() / "images"),
