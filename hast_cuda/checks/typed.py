@@ -62,11 +62,7 @@ def _hints(thing: Any) -> dict[str, Any]:
 
 
 def checked_value(name: str, value: Any, hint: Any) -> Any:
-    """``value``, or if only its items can be looked at, an iterable that looks at them.
-
-    Raises:
-        TypeError: it is not what ``hint`` says; names it, its type and what is allowed.
-    """
+    """``value``, or if only its items can be looked at, an iterable that looks at them."""
     if isinstance(hint, TypeVar):
         hint = hint.__bound__ or Any
     if hint is Any or hint is object:

@@ -99,10 +99,8 @@ class Tracer(fx.Tracer):
 def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]]:
     """Graph of ``model``, whose modules it shares, and the nodes that each module gave.
 
-    The graph takes images; other arguments of forward have their defaults in it.
-
-    Raises:
-        CannotMergeError: torch.fx cannot follow its forward.
+    The graph takes images; other arguments of forward have their defaults in it. CannotMergeError
+    if torch.fx cannot follow it.
     """
     tracer = Tracer()
     try:
