@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("onnx_ir")
 
-from hast_cuda.exports.affine import Affine
+from hast_cuda.exports.grid import Affine
 from hast_cuda.exports.requantize import exact_requantization
 
 

@@ -16,8 +16,7 @@ from torch import Tensor
 
 import hast_cuda as hc
 from hast_cuda.exports import load_packed, read_packed, save_packed
-from hast_cuda.exports.packed import FORMAT
-from hast_cuda.exports.sealed import write_sealed
+from hast_cuda.exports.packed import FORMAT, write_packed
 from hast_cuda.files.tensors import digest
 
 
@@ -162,7 +161,7 @@ def test_contents_are_checked_behind_a_fitting_checksum(
     path.write_bytes(intact)
     tensors, content = read_packed(path)
     edit(tensors, content)
-    write_sealed(path, tensors, content, FORMAT)
+    write_packed(path, tensors, content)
     read_packed(path)
     with pytest.raises(ValueError, match=f"(?s)does not fit this TinyNet: .*{message}"):
         load_packed(path, tiny())
@@ -172,6 +171,6 @@ def test_a_failed_write_leaves_the_old_file(intact: bytes, tmp_path: Path) -> No
     path = tmp_path / "p"
     path.write_bytes(intact)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_sealed(path, {}, {"a": float("nan")}, FORMAT)
+        write_packed(path, {}, {"a": float("nan")})
     assert path.read_bytes() == intact
     assert list(tmp_path.iterdir()) == [path]

@@ -28,6 +28,10 @@ def loss_curves(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Cur
     Returns:
         For example ``{"synthesis": {"match": ...}, "finetune": {"distillation": ...}, "test":
         {"top1": ...}}``; losses carry the weights of the objective.
+
+    Example:
+        >>> loss_curves([{"phase": "test", "iteration": 5, "top1": 60.0}])
+        {'test': {'top1': [(5, 60.0)]}}
     """
     last: dict[tuple[str, str, int], dict[int, float]] = defaultdict(dict)
     for record in records:

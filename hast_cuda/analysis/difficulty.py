@@ -24,22 +24,18 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Judged:
-    """Per image: difficulty, float32 [N] in [0, 1], and whether it is misclassified, bool [N]."""
+    """What :func:`judge` found, per image."""
 
-    difficulty: Tensor
-    """1 - p of the label, float32 [N]."""
-    wrong: Tensor
-    """Misclassified, bool [N]."""
+    difficulty: Tensor  # 1 - p of the label, float32 [N] in [0, 1]
+    wrong: Tensor  # misclassified, bool [N]
 
 
 @dataclass(frozen=True)
 class Histogram:
     """Images per bin [edges[i], edges[i + 1]); the last bin also holds its upper edge."""
 
-    edges: tuple[float, ...]
-    """Of the bins, one more than bins."""
-    counts: tuple[int, ...]
-    """Images per bin."""
+    edges: tuple[float, ...]  # of the bins, one more than bins
+    counts: tuple[int, ...]  # images per bin
 
     @property
     def fractions(self) -> tuple[float, ...]:
@@ -51,15 +47,10 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class ErrorRates:
+class ErrorRates(Histogram):
     """Error rate in percent of the images of each bin, None where it has none (Figure 2b)."""
 
-    edges: tuple[float, ...]
-    """Of the bins, one more than bins."""
-    counts: tuple[int, ...]
-    """Images per bin."""
-    rates: tuple[float | None, ...]
-    """Percent, or None."""
+    rates: tuple[float | None, ...]  # percent, or None
 
 
 @typed
@@ -81,6 +72,12 @@ def judge(
     Raises:
         ValueError: no images, logits of another shape, labels beyond the classes, or logits that
             are not finite.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> teacher, x = hc.load_teacher("digits"), torch.randn(8, 1, 8, 8)
+        >>> judge(teacher, [(x, teacher(x).argmax(1))]).wrong.any()
+        tensor(False)
     """
     device = as_device(device)
     check_values("network", network)
@@ -115,6 +112,10 @@ def difficulty_histogram(difficulties: Tensor, bins: int = BINS) -> Histogram:
 
     Raises:
         ValueError: no images, a difficulty outside [0, 1], no bins.
+
+    Example:
+        >>> difficulty_histogram(torch.tensor([0.1, 0.2, 0.9]), bins=2).counts
+        (2, 1)
     """
     counts = torch.bincount(_bin(difficulties, bins), minlength=bins)
     return Histogram(_edges(bins), tuple(counts.tolist()))
@@ -131,9 +132,13 @@ def error_by_difficulty(difficulties: Tensor, wrong: Tensor, bins: int = BINS) -
 
     Raises:
         ValueError: lengths that differ, and as :func:`difficulty_histogram`.
+
+    Example:
+        >>> d, wrong = torch.tensor([0.1, 0.2, 0.9]), torch.tensor([True, False, True])
+        >>> error_by_difficulty(d, wrong, bins=2).rates
+        (50.0, 100.0)
     """
-    if wrong.is_meta or wrong.layout != torch.strided:
-        raise ValueError("wrong has no values to count: it is sparse or on the meta device")
+    _has_values("wrong", wrong)
     if wrong.shape != difficulties.shape or wrong.dtype != torch.bool:
         raise ValueError(
             f"wrong is {wrong.dtype} {list(wrong.shape)}; expected torch.bool "
@@ -158,30 +163,35 @@ def _bin(difficulties: Tensor, bins: int) -> Tensor:
             f"difficulties is {list(difficulties.shape)} {difficulties.dtype}; expected [N], "
             "floating point, not empty"
         )
-    if difficulties.is_meta or difficulties.layout != torch.strided:
-        raise ValueError("difficulties has no values to count: it is sparse or on the meta device")
+    _has_values("difficulties", difficulties)
     if not bool(((difficulties >= 0) & (difficulties <= 1)).all()):  # False for NaN too
         raise ValueError("difficulties must lie in [0, 1]; those of Eq. 7 do")
     return (difficulties.double() * bins).floor().long().clamp(max=bins - 1)
 
 
+def _has_values(name: str, given: Tensor) -> None:
+    if given.is_meta or given.layout != torch.strided:
+        raise ValueError(f"{name} has no values to count: it is sparse or on the meta device")
+
+
 def _check(logits: Tensor, labels: Tensor) -> None:
     if not isinstance(logits, Tensor):
-        message = f"the network gives a {type(logits).__name__} for batches; expected logits"
-        raise ValueError(message)
+        raise ValueError(
+            f"the network gives a {type(logits).__name__} for batches; expected logits"
+        )
     if labels.dim() != 1 or labels.dtype != torch.int64:
         raise ValueError(
             f"batches: labels are {list(labels.shape)} {labels.dtype}; expected [N] torch.int64"
         )
+    _has_values("batches: labels", labels)
     if logits.dim() != 2 or len(logits) != len(labels):
         raise ValueError(
             f"the network gives logits {list(logits.shape)} for {len(labels)} labels; expected "
             f"[{len(labels)}, classes]"
         )
-    if labels.is_meta:
-        raise ValueError("batches: labels are on the meta device, which has no values")
-    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
+    lowest, highest = (int(end) for end in labels.aminmax())
+    if lowest < 0 or highest >= logits.shape[1]:
         raise ValueError(
-            f"labels go from {int(labels.min())} to {int(labels.max())}; the network has "
-            f"{logits.shape[1]} classes: give the images that it was trained for"
+            f"labels go from {lowest} to {highest}; the network has {logits.shape[1]} classes: "
+            "give the images that it was trained for"
         )

@@ -38,23 +38,21 @@ def require_double_backward(*tensors: Tensor) -> None:
     function of somebody else's that keeps a gradient of its own making without the mark cannot be
     told from a correct one.
     """
-    for node in _nodes(tensors):
-        name = _broken(node)
+    for name in map(_broken, _nodes(tensors)):
         if name is not None:
             raise NotTwiceDifferentiableError(f"{name} has no second derivative: {_EAGER}")
 
 
 def _nodes(tensors: tuple[Tensor, ...]) -> Iterator[Any]:
     """Every node of the graphs behind ``tensors``, once."""
-    waiting = [t.grad_fn for t in tensors if t.grad_fn is not None]
-    seen = set(waiting)
+    waiting: list[Any] = [t.grad_fn for t in tensors]
+    seen = {None}
     while waiting:
         node = waiting.pop()
-        yield node
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                waiting.append(following)
+        if node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+            yield node
 
 
 def _broken(node: Any) -> str | None:
@@ -67,11 +65,10 @@ def _broken(node: Any) -> str | None:
     if not function.__module__.startswith("hast_cuda."):
         once = getattr(function.backward, "__code__", None) is _ONCE
         return f"{function.__name__}, differentiable once," if once else None
-    return None if _straight_through(function.__name__, node) else f"the fused {function.__name__}"
-
-
-def _straight_through(name: str, node: Any) -> bool:
+    name = function.__name__
     if name == "FakeQuantizeFunction":
         _bits, _axis, _real, activation, clipped = node.settings
-        return not (activation or clipped)  # a mask is applied by a kernel
-    return name == "_FakeQuantizeWeights"
+        passes = not (activation or clipped)  # a mask is applied by a kernel
+    else:
+        passes = name == "_FakeQuantizeWeights"
+    return None if passes else f"the fused {name}"

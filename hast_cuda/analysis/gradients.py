@@ -32,8 +32,9 @@ def flat_gradient(
         ValueError: a loss that is no scalar with a gradient; parameters without one, or none.
     """
     if loss.dim() != 0 or not loss.requires_grad:
-        message = f"loss has shape {list(loss.shape)}; expected a scalar, [], that has a gradient"
-        raise ValueError(message)
+        raise ValueError(
+            f"loss has shape {list(loss.shape)}; expected a scalar, [], that has a gradient"
+        )
     if not parameters or not all(p.requires_grad for p in parameters):
         raise ValueError("parameters must be at least one tensor, and all must require a gradient")
     found = torch.autograd.grad(
@@ -88,15 +89,16 @@ def gradient_cosines(
     Raises:
         ValueError: no batches, labels for some batches only, no layer to align at, or a gradient
             that is 0 or not finite, which has no direction.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> teacher, x = hc.load_teacher("digits"), torch.randn(8, 1, 8, 8)
+        >>> student = hc.calibrate(hc.quantize(teacher, 4, 4), [x])
+        >>> list(gradient_cosines(teacher, student, [(x, None)]))
+        ['alignment_distillation']
     """
     config, device = config or FinetuneConfig(), as_device(device)
-    check_values("teacher", teacher)
-    check_values("student", student)
-    frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
-    tuned = copy.deepcopy(student).to(device).eval().requires_grad_(True)
-    layers = layers or feature_layers(frozen)
-    if not layers:
-        raise ValueError("the network has no BatchNorm layer to align features at: name layers")
+    frozen, tuned, layers = copied_pair(teacher, student, layers, device)
     networks = follow((frozen, tuned), layers, merge=False, maps=config.alignment == "direct")
     parameters = list(tuned.parameters())
     found: list[dict[str, Tensor]] = []
@@ -105,13 +107,31 @@ def gradient_cosines(
         check_images("batches: images", images)
         with quantized_once(tuned), explained_forward("batches: images", images):
             terms = _terms(networks, images.to(device), target, config)
-            gradients = {k: flat_gradient(t, parameters, retain_graph=True) for k, t in
-                         terms.items()}  # fmt: skip
-        found.append({
-            f"{name}_distillation": cosine(gradients[name], gradients["distillation"])
-            for name in ("cross_entropy", "alignment") if name in gradients
-        })  # fmt: skip
+            gradients = {
+                k: flat_gradient(t, parameters, retain_graph=True) for k, t in terms.items()
+            }
+        kl = gradients.pop("distillation")
+        found.append({f"{name}_distillation": cosine(g, kl) for name, g in gradients.items()})
     return _collected(found)
+
+
+def copied_pair(
+    teacher: nn.Module, student: nn.Module, layers: list[str] | None, device: torch.device
+) -> tuple[nn.Module, nn.Module, list[str]]:
+    """Copies in eval mode, of which the student's has gradients, and the layers to align at."""
+    check_values("teacher", teacher)
+    check_values("student", student)
+    frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
+    tuned = copy.deepcopy(student).to(device).eval().requires_grad_(True)
+    layers = layers or feature_layers(frozen)
+    if not layers:
+        raise ValueError("the network has no BatchNorm layer to align features at: name layers")
+    return frozen, tuned, layers
+
+
+def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """CE of Eq. 6 in the precision of the losses, from logits [N, classes] and labels [N]."""
+    return F.cross_entropy(logits.to(arithmetic_dtype(logits.dtype)), labels)
 
 
 def _terms(
@@ -123,11 +143,11 @@ def _terms(
     output = student(x, target)
     # The cross entropy on labels is taken below, whether or not this student was trained with it.
     terms = loss_terms(replace(config, label_weight=0.0), target, output)
-    named = {"distillation": terms[0], "alignment": terms[1]}
+    named = {"distillation": terms[0]}
     if labels is not None:
         check_classes(output.logits, labels, values=True)
-        wide = arithmetic_dtype(output.logits.dtype)
-        named["cross_entropy"] = F.cross_entropy(output.logits.to(wide), labels)
+        named["cross_entropy"] = hard_label_loss(output.logits, labels)
+    named["alignment"] = terms[1]
     return named
 
 
@@ -136,8 +156,9 @@ def _collected(found: list[dict[str, Tensor]]) -> dict[str, list[float]]:
     if not found:
         raise ValueError("batches is empty: there is no gradient to compare")
     if any(batch.keys() != found[0].keys() for batch in found):
-        message = "some batches have labels and some have none; give labels for all or for none"
-        raise ValueError(message)
+        raise ValueError(
+            "some batches have labels and some have none; give labels for all or for none"
+        )
     result = {}
     for pair in found[0]:
         values = torch.stack([batch[pair] for batch in found])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,11 @@ class Hessian:
         NotTwiceDifferentiableError: the loss uses an op whose second derivative would be wrong.
         ValueError: no parameters, parameters without gradient, or a loss that is not a finite
             scalar that depends on one of them.
+
+    Example:
+        >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> Hessian(lambda: (x**3).sum(), [x]).product(torch.ones(2))
+        tensor([ 6., 12.])
     """
 
     @typed
@@ -68,11 +74,9 @@ class Hessian:
                 f"vector has shape {list(vector.shape)} {vector.dtype} on {vector.device}; "
                 f"expected [{self.size}] {self.dtype} on {self.device}"
             )
-        parts = vector.split([p.numel() for p in self.parameters])
+        parts = zip(self.gradients, vector.split([p.numel() for p in self.parameters]), strict=True)
         # a part of the gradient that is constant adds nothing
-        pairs = [
-            (g, v.view_as(g)) for g, v in zip(self.gradients, parts, strict=True) if g.requires_grad
-        ]
+        pairs = [(g, v.view_as(g)) for g, v in parts if g.requires_grad]
         if not pairs:
             return torch.zeros_like(vector)
         found = torch.autograd.grad(
@@ -88,8 +92,9 @@ def _check_parameters(parameters: list[Tensor]) -> None:
     first = parameters[0]
     for index, parameter in enumerate(parameters):
         if not parameter.requires_grad:
-            message = f"parameters[{index}] does not require a gradient; call requires_grad_()"
-            raise ValueError(message)
+            raise ValueError(
+                f"parameters[{index}] does not require a gradient; call requires_grad_()"
+            )
         if parameter.dtype != first.dtype or parameter.device != first.device:
             raise ValueError(
                 f"parameters[{index}] is {parameter.dtype} on {parameter.device}; parameters[0] is "
@@ -97,11 +102,10 @@ def _check_parameters(parameters: list[Tensor]) -> None:
             )
 
 
-def _check_loss(value: Tensor) -> None:
-    if not isinstance(value, Tensor):
-        raise ValueError(f"loss gives a {type(value).__name__}; expected a scalar torch.Tensor")
-    if value.dim() != 0:
-        raise ValueError(f"loss gives a tensor of shape {list(value.shape)}; expected a scalar, []")
+def _check_loss(value: Any) -> None:
+    if not isinstance(value, Tensor) or value.dim() != 0:
+        found = f"tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"loss gives a {found}; expected a scalar torch.Tensor, []")
     if not value.requires_grad:
         raise ValueError("loss does not depend on any parameter (is it computed under no_grad?)")
     if not bool(value.isfinite()):

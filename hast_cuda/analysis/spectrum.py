@@ -22,10 +22,8 @@ Product = Callable[[Tensor], Tensor]
 class Eigenvalue:
     """An estimate, and a bound on its distance to the nearest eigenvalue in exact arithmetic."""
 
-    value: float
-    """The estimate."""
-    bound: float
-    """Of its distance to an eigenvalue."""
+    value: float  # the estimate
+    bound: float  # of its distance to an eigenvalue
 
 
 @dataclass(frozen=True)
@@ -35,12 +33,9 @@ class Spectrum:
     The weights of a vector add up to 1; ``bounds`` are those of :class:`Eigenvalue`.
     """
 
-    nodes: tuple[tuple[float, ...], ...]
-    """Estimated eigenvalues, per start vector."""
-    weights: tuple[tuple[float, ...], ...]
-    """Share of the spectrum at each node."""
-    bounds: tuple[tuple[float, ...], ...]
-    """Of each node's distance to an eigenvalue."""
+    nodes: tuple[tuple[float, ...], ...]  # estimated eigenvalues, per start vector
+    weights: tuple[tuple[float, ...], ...]  # share of the spectrum at each node
+    bounds: tuple[tuple[float, ...], ...]  # of each node's distance to an eigenvalue
 
     @typed
     def largest(self, count: int = 1) -> list[Eigenvalue]:
@@ -76,24 +71,11 @@ class Spectrum:
         return grid, density / (len(self.nodes) * width * math.sqrt(2 * math.pi))
 
 
-def random_signs(hessian: Hessian, seed: int, index: int) -> Tensor:
-    """Rademacher vector [P], +1 or -1 with equal chance, the same on every device."""
-    random = generator(seed, "hessian", "spectrum", index)
-    signs = torch.randint(0, 2, (hessian.size,), generator=random) * 2 - 1
-    return signs.to(hessian.device, hessian.dtype)
-
-
 def lanczos(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Lanczos' tridiagonal matrix with full reorthogonalisation.
+    """Lanczos' tridiagonal matrix of a symmetric one, with full reorthogonalisation.
 
-    Args:
-        product: the symmetric matrix, [P] -> [P].
-        start: [P], not 0.
-        steps: at most so many, and at most P.
-
-    Returns:
-        Diagonal [k] and off-diagonal [k], float64 on the CPU; the last off-diagonal is the norm of
-        what is left. k < steps where the Krylov space is exhausted. The device is read once.
+    Diagonal [k] and off-diagonal [k], float64 on the CPU; the last off-diagonal is the norm of what
+    is left. k < steps where the Krylov space is exhausted. The device is read once.
     """
     steps = min(steps, len(start))
     basis = start.new_zeros(steps, len(start))
@@ -131,16 +113,26 @@ def hessian_spectrum(
 
     Raises:
         ValueError: vectors or steps below 1. FloatingPointError: a product is not finite.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> spectrum = hessian_spectrum(hc.analysis.Hessian(lambda: (x**3).sum(), [x]))
+        >>> round(spectrum.largest()[0].value, 3)
+        12.0
     """
     check_range("vectors", vectors, 1, MOST)
     check_range("steps", steps, 1, MOST)
     nodes, weights, bounds = [], [], []
     for index in range(vectors):
-        start = random_signs(hessian, seed, index)
+        random = generator(seed, "hessian", "spectrum", index)
+        signs = torch.randint(0, 2, (hessian.size,), generator=random) * 2 - 1  # on every device
+        start = signs.to(hessian.device, hessian.dtype)
         alphas, betas = lanczos(hessian.product, start, steps)
         if not bool(torch.isfinite(alphas).all() and torch.isfinite(betas).all()):
-            message = "a Hessian-vector product is not finite: check the network's weights"
-            raise FloatingPointError(message)
+            raise FloatingPointError(
+                "a Hessian-vector product is not finite: check the network's weights"
+            )
         matrix = torch.diag(alphas) + torch.diag(betas[:-1], 1) + torch.diag(betas[:-1], -1)
         values, modes = torch.linalg.eigh(matrix)
         nodes.append(tuple(values.tolist()))

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hast_cuda.analysis.gradients import copied_pair, hard_label_loss
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import as_device, check_images, check_values, explained_forward
+from hast_cuda.checks.values import as_device, check_images, explained_forward
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.objective import direct_alignment, loss_terms
 from hast_cuda.merged.followed import follow
-from hast_cuda.networks import feature_layers
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.networks.taps import FeatureTap
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.ops import reference
 from hast_cuda.ops.hard_sample_loss import check_classes
 
-NAMES = ("cross_entropy", "distillation", "alignment")
-
 
 class EagerActivation(nn.Module):
     """Twin of a frozen :class:`hast_cuda.FakeQuantActivation` with derivatives of every order.
 
     Same values and same straight-through gradient, in plain PyTorch.
-
-    Raises:
-        ValueError: the range is not frozen.
     """
 
     def __init__(self, quantizer: FakeQuantActivation) -> None:
@@ -43,10 +37,8 @@ class EagerActivation(nn.Module):
         """Any shape -> same."""
         quantizer = self.quantizer
         lower, upper = quantizer.state_for(x)[:2].split(1)
-        y = reference.activate(
-            (x.clone() if quantizer.inplace else x).to(reference.arithmetic_dtype(x.dtype)),
-            quantizer.activation,
-        )
+        exact = (x.clone() if quantizer.inplace else x).to(reference.arithmetic_dtype(x.dtype))
+        y = reference.activate(exact, quantizer.activation)
         fixed = y.detach()
         passed = y - fixed  # 0, with the gradient of y
         if quantizer.ste == "clipped":
@@ -75,12 +67,6 @@ def twice_differentiable(network: nn.Module) -> nn.Module:
     return swap_modules(copy.deepcopy(network), convert)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    logits: Tensor
-    maps: list[Tensor]
-
-
 class StudentLosses:
     """The losses of fine-tuning on one batch, each a function without arguments for ``Hessian``.
 
@@ -106,6 +92,13 @@ class StudentLosses:
     Raises:
         ValueError: no layer to align at, a range that is not frozen.
         RuntimeError: the objective is not the one known here.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> teacher, x = hc.load_teacher("digits"), torch.randn(8, 1, 8, 8)
+        >>> student = hc.calibrate(hc.quantize(teacher, 4, 4), [x])
+        >>> losses = StudentLosses(teacher, student, x, torch.arange(8))
+        >>> hessian = hc.analysis.Hessian(losses.cross_entropy, losses.parameters)
     """
 
     @typed
@@ -119,52 +112,44 @@ class StudentLosses:
         check_images("images", images)
         if labels.is_meta:
             raise ValueError("labels is on the meta device, which has no values")
-        check_values("teacher", teacher)
-        check_values("student", student)
-        frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
-        layers = layers or feature_layers(frozen)
-        if not layers:
-            raise ValueError("the network has no BatchNorm layer to align features at: name layers")
-        fused = copy.deepcopy(student).to(device).eval().requires_grad_(True)
+        frozen, fused, layers = copied_pair(teacher, student, layers, device)
         self.student = twice_differentiable(fused)
         self.parameters = list(self.student.parameters())
         self.images, self.labels = images.to(device), labels.to(device)
         self._tap = FeatureTap(self.student, layers)
         teacher_tap = FeatureTap(frozen, layers)
         with torch.no_grad(), explained_forward("images", images):
-            self._target = self._see(frozen, teacher_tap)
-        check_classes(self._target.logits, self.labels, values=True)
+            self._logits, self._maps = self._see(frozen, teacher_tap)
+        check_classes(self._logits, self.labels, values=True)
         teacher_tap.remove()
-        self._energies = [reference.channel_attention(m) for m in self._target.maps]
+        self._energies = [reference.channel_attention(m) for m in self._maps]
         self._compare(frozen, fused, layers)
 
     def cross_entropy(self) -> Tensor:
         """CE of the student on the labels (Eq. 6)."""
-        logits = self.student(self.images)
-        wide = reference.arithmetic_dtype(logits.dtype)
-        return F.cross_entropy(logits.to(wide), self.labels)
+        return hard_label_loss(self.student(self.images), self.labels)
 
     def distillation(self) -> Tensor:
         """KL of Eq. 6 at the temperature, without alpha T^2."""
         logits = self.student(self.images)
-        loss = reference.distillation_loss(self._target.logits, logits, self.config.temperature)
+        loss = reference.distillation_loss(self._logits, logits, self.config.temperature)
         return loss / logits.shape[1] if self.config.distillation_reduction == "mean" else loss
 
     def alignment(self) -> Tensor:
         """FA of Eq. 13, or of the maps themselves, summed over layers, without lambda."""
-        maps = self._see(self.student, self._tap).maps
+        _, maps = self._see(self.student, self._tap)
         if self.config.alignment == "direct":
-            return direct_alignment(self._target.maps, maps)
+            return direct_alignment(self._maps, maps)
         return reference.energy_loss(
             self._energies, [reference.channel_attention(m) for m in maps],
             [m[0, 0].numel() for m in maps], normalized=self.config.normalized_attention,
         )  # fmt: skip
 
-    def _see(self, network: nn.Module, tap: FeatureTap) -> _Seen:
+    def _see(self, network: nn.Module, tap: FeatureTap) -> tuple[Tensor, list[Tensor]]:
         tap.active = True
         logits = network(self.images)
         tap.active = False
-        return _Seen(logits, tap.take())
+        return logits, tap.take()
 
     @torch.no_grad()
     def _compare(self, teacher: nn.Module, student: nn.Module, layers: list[str]) -> None:

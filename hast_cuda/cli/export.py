@@ -14,7 +14,8 @@ from hast_cuda.cli.command import chosen_network
 from hast_cuda.cli.options import NO_NETWORK, Flat, RunNetwork, labelled_images
 from hast_cuda.cli.report import write_page
 from hast_cuda.data import InputSpec
-from hast_cuda.exports.formats import AnyImages, Exported, export_network
+from hast_cuda.exports.formats import AnyImages, export_network
+from hast_cuda.exports.records import Exported
 from hast_cuda.exports.verify import measure, plain_onnx, require_onnxruntime
 from hast_cuda.files.whole import write_json
 from hast_cuda.posttraining import prepare

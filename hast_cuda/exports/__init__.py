@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from hast_cuda.exports.float_network import save_float, to_float
-from hast_cuda.exports.formats import KINDS, Exported, export_network
-from hast_cuda.exports.packed import PackedInfo, load_packed, read_packed, save_packed
-from hast_cuda.exports.program import export_program, save_program
-from hast_cuda.exports.to_onnx import FORMS, OnnxInfo, save_onnx
-from hast_cuda.exports.verify import Check, Latency, check, measure, onnx_network
+from hast_cuda.exports.float_network import save_float as save_float
+from hast_cuda.exports.float_network import to_float
+from hast_cuda.exports.formats import KINDS, export_network
+from hast_cuda.exports.packed import load_packed, read_packed, save_packed
+from hast_cuda.exports.program import export_program as export_program
+from hast_cuda.exports.program import save_program
+from hast_cuda.exports.records import Check as Check
+from hast_cuda.exports.records import Exported as Exported
+from hast_cuda.exports.records import Latency as Latency
+from hast_cuda.exports.to_onnx import FORMS as FORMS
+from hast_cuda.exports.to_onnx import save_onnx
+from hast_cuda.exports.verify import check, onnx_network
+from hast_cuda.exports.verify import measure as measure
+
+OnnxInfo = PackedInfo = Exported  # their former names
 
 __all__ = [
-    "FORMS",
     "KINDS",
-    "Check",
-    "Exported",
-    "Latency",
-    "OnnxInfo",
-    "PackedInfo",
     "check",
     "export_network",
-    "export_program",
     "load_packed",
-    "measure",
     "onnx_network",
     "read_packed",
-    "save_float",
     "save_onnx",
     "save_packed",
     "save_program",

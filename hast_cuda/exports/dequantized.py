@@ -5,39 +5,51 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from hast_cuda.exports.affine import Affine
 from hast_cuda.exports.editing import Editor, attribute, constant_of, only_consumer
 from hast_cuda.exports.folded import Layer
-from hast_cuda.exports.grid import Grid
-from hast_cuda.exports.stored import LARGEST_INT8, StoredWeight
+from hast_cuda.exports.grid import Affine
+
+LARGEST_INT8 = 127
+Kind = np.dtype[np.generic]
 
 
-def dequantize_weight(editor: Editor, layer: Layer, stored: StoredWeight) -> ir.Value:
-    """Constants and nodes that give the weight as float, in front of the layer."""
+def dequantized_weight(editor: Editor, layer: Layer, kind: Kind) -> ir.Value:
+    """Constants and nodes that give the weight as float, in front of the layer.
+
+    ``weight = scale * (integers - zero_point) + offset``: int8 has zero point 0, and where the
+    codes do not fit becomes uint8 with an offset; unsigned kinds have zero points, and an offset
+    where a range does not contain 0.
+    """
+    integers, scale = layer.signed_codes()
+    zero_point = offset = None
+    if kind != np.int8 or np.abs(integers).max(initial=0) > LARGEST_INT8:
+        integers, zero_point = layer.flipped()
+        if kind == np.int8 or not bool(layer.codes.grid.contains_zero.all()):
+            offset, zero_point = layer.column(-scale * zero_point), None
+            kind = np.dtype(np.uint8) if kind == np.int8 else kind
     place, name = layer.node, layer.name
     inputs = [
-        editor.constant(stored.integers, f"{name}.weight_integers"),
-        editor.constant(stored.scale, f"{name}.weight_scale"),
+        editor.constant(integers.astype(kind), f"{name}.weight_integers"),
+        editor.constant(scale.astype(np.float32), f"{name}.weight_scale"),
     ]
-    if stored.zero_point is not None:
-        inputs.append(editor.constant(stored.zero_point, f"{name}.weight_zero_point"))
+    if zero_point is not None:
+        inputs.append(editor.constant(zero_point.astype(kind), f"{name}.weight_zero_point"))
     weight = editor.before(
         place, "DequantizeLinear", inputs, {"axis": 0}, name=f"{name}.weight_dequantized"
     )
-    if stored.offset is None:
+    if offset is None:
         return weight
-    column = stored.offset.reshape(-1, *[1] * (stored.integers.ndim - 1))
-    offset = editor.constant(column, f"{name}.weight_offset")
-    return editor.before(place, "Add", [weight, offset], name=f"{name}.weight_shifted")
+    constant = editor.constant(offset.astype(np.float32), f"{name}.weight_offset")
+    return editor.before(place, "Add", [weight, constant], name=f"{name}.weight_shifted")
 
 
-def float_layer(editor: Editor, layer: Layer, stored: StoredWeight) -> None:
+def float_layer(editor: Editor, layer: Layer, kind: Kind) -> None:
     """The layer on float inputs; its bias as an operation of its own.
 
     Runtimes round a bias inside a convolution between quantizers to multiples of input scale times
     weight scale, which is coarse at 3 and 4 bits; they leave an addition alone.
     """
-    weight = dequantize_weight(editor, layer, stored)
+    weight = dequantized_weight(editor, layer, kind)
     if not layer.plain:
         editor.replace(layer.output, weight)
         return
@@ -50,27 +62,20 @@ def add_bias(editor: Editor, layer: Layer, output: ir.Value) -> ir.Value:
     """``output`` plus the layer's bias, if it has one."""
     if layer.bias is None:
         return output
-    shape = (-1, *[1] * (layer.codes.codes.dim() - 2))
-    bias = editor.constant(layer.bias.astype(np.float32).reshape(shape), f"{layer.name}.bias")
+    column = layer.column(layer.bias)[..., 0].astype(np.float32)
+    bias = editor.constant(column, f"{layer.name}.bias")
     return editor.before(layer.node, "Add", [output, bias], name=f"{layer.name}.output")
 
 
-def clipped_quantizer(
-    editor: Editor, marker: ir.Node, grid: Grid, kind: np.dtype[np.generic]
-) -> None:
+def clipped_quantizer(editor: Editor, marker: ir.Node, affine: Affine, kind: Kind) -> None:
     """``Clip -> QuantizeLinear -> DequantizeLinear`` in place of a marker.
 
-    uint4 saturates at code 0 by itself; a minimum in front sets the largest code. (onnxruntime
-    1.32 fails on a Clip there, and on pooling that it may move into the quantizer.)
-
-    Args:
-        editor: of the graph.
-        marker: its node.
-        grid: of the activation.
-        kind: int8: zero point 0 (an offset where the codes do not fit); uint4: codes and their zero
-            point (an offset where the range does not contain 0).
+    int8 has zero point 0 (an offset where the codes do not fit); uint4 the codes and their zero
+    point (an offset where the range does not contain 0). uint4 saturates at code 0 by itself; a
+    minimum in front sets the largest code. (onnxruntime 1.32 fails on a Clip there, and on pooling
+    that it may move into the quantizer.)
     """
-    name, affine = attribute(marker, "name", ""), Affine.of(grid)
+    name = attribute(marker, "name", "")
     x = without_rectifier(marker.inputs[0], affine)
     zero_point, first, last = 0, -affine.zero_point, affine.largest - affine.zero_point
     if kind == np.int8:
@@ -85,17 +90,18 @@ def clipped_quantizer(
         shift = editor.constant(np.asarray(value), f"{name}.offset")
         x = editor.before(marker, "Sub", [x, shift], name=f"{name}.shifted")
     step = np.float32(affine.step)
-    low, high = (np.asarray(step * np.float32(end)) for end in (first, last))
-    scale = editor.constant(np.asarray(step), f"{name}.scale")
-    zero = editor.constant(np.asarray(zero_point, kind), f"{name}.zero_point")
-    if kind == np.int8:
-        ends = [editor.constant(low, f"{name}.lower"), editor.constant(high, f"{name}.upper")]
-        x = editor.before(marker, "Clip", [x, *ends], name=f"{name}.clipped")
-    else:
-        ends = [editor.constant(high, f"{name}.upper")]
-        x = editor.before(marker, "Min", [x, *ends], name=f"{name}.clipped")
-    x = editor.before(marker, "QuantizeLinear", [x, scale, zero], name=f"{name}.quantized")
-    x = editor.before(marker, "DequantizeLinear", [x, scale, zero], name=f"{name}.dequantized")
+    grid = [
+        editor.constant(np.asarray(step), f"{name}.scale"),
+        editor.constant(np.asarray(zero_point, kind), f"{name}.zero_point"),
+    ]
+    ends = [
+        editor.constant(np.asarray(step * np.float32(code)), f"{name}.{end}")
+        for end, code in (("lower", first), ("upper", last)) if kind == np.int8 or end == "upper"
+    ]  # fmt: skip
+    clip = "Clip" if kind == np.int8 else "Min"
+    x = editor.before(marker, clip, [x, *ends], name=f"{name}.clipped")
+    x = editor.before(marker, "QuantizeLinear", [x, *grid], name=f"{name}.quantized")
+    x = editor.before(marker, "DequantizeLinear", [x, *grid], name=f"{name}.dequantized")
     if shift is not None:
         x = editor.before(marker, "Add", [x, shift], name=f"{name}.restored")
     editor.replace(marker.outputs[0], x)
@@ -106,11 +112,9 @@ def quantize_after_pooling(editor: Editor, marker: ir.Node) -> list[ir.Node]:
 
     The code of a maximum is the maximum of the codes, and no runtime pools 4-bit codes.
     """
-    pools = [use.node for use in marker.outputs[0].uses() if use.node.op_type == "MaxPool"]
+    users = [use.node for use in marker.outputs[0].uses()]
     moved = []
-    for pool in pools:
-        if len(pool.outputs) != 1:
-            continue
+    for pool in (user for user in users if user.op_type == "MaxPool" and len(user.outputs) == 1):
         pooled = editor.like(pool, pool, [marker.inputs[0]], name=f"{pool.name}.moved")
         value = editor.like(pool, marker, [pooled], name=f"{attribute(marker, 'name', '')}.pooled")
         producer = value.producer()
@@ -124,15 +128,12 @@ def without_rectifier(x: ir.Value | None, affine: Affine) -> ir.Value:
     """What goes into a ReLU or ReLU6 whose effect the grid's own ends have."""
     assert x is not None
     node = x.producer()
-    if node is None or only_consumer(x) is None:
+    ends = None if node is None or only_consumer(x) is None else rectifier(node)
+    if node is None or ends is None:
         return x
-    ends = rectifier(node)
-    if ends is None:
-        return x
-    low, high = affine.bounds
     inner = node.inputs[0]
     assert inner is not None
-    return inner if low >= ends[0] and high <= ends[1] else x
+    return inner if affine.bounds[0] >= ends[0] and affine.bounds[1] <= ends[1] else x
 
 
 def rectifier(node: ir.Node) -> tuple[float, float] | None:
@@ -141,7 +142,5 @@ def rectifier(node: ir.Node) -> tuple[float, float] | None:
         return 0.0, float("inf")
     if node.op_type != "Clip" or len(node.inputs) < 3:
         return None
-    ends = [constant_of(value) for value in node.inputs[1:3]]
-    if ends[0] is None or ends[1] is None:
-        return None
-    return float(ends[0]), float(ends[1])
+    low, high = (constant_of(value) for value in node.inputs[1:3])
+    return None if low is None or high is None else (float(low), float(high))

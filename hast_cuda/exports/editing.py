@@ -36,20 +36,16 @@ class Editor:
         """A node with one output in front of ``place``; gives its output."""
         name = self._free(name)
         output = ir.Value(name=name)
-        self.graph.insert_before(
-            place,
-            ir.node(op, inputs, attributes, domain=domain, outputs=[output], name=name),
-        )
+        node = ir.node(op, inputs, attributes, domain=domain, outputs=[output], name=name)
+        self.graph.insert_before(place, node)
         return output
 
     def like(
         self, place: ir.Node, source: ir.Node, inputs: Sequence[ir.Value | None], *, name: str
     ) -> ir.Value:
         """The operation of ``source`` on other inputs."""
-        attributes = {key: attribute.value for key, attribute in source.attributes.items()}
-        return self.before(
-            place, source.op_type, inputs, attributes, name=name, domain=source.domain
-        )
+        attributes, op = attributes_of(source), source.op_type
+        return self.before(place, op, inputs, attributes, name=name, domain=source.domain)
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
         """Every user of ``old`` gets ``new``, the graph's output included."""
@@ -64,9 +60,8 @@ class Editor:
             passes.ClearMetadataAndDocStringPass(),  # the exporter's stack traces, with file names
         ):  # fmt: skip
             step(self.model)
-        for name, value in zip(
-            (*inputs, *outputs), (*self.graph.inputs, *self.graph.outputs), strict=True
-        ):
+        values = (*self.graph.inputs, *self.graph.outputs)
+        for name, value in zip((*inputs, *outputs), values, strict=True):
             value.name = name
 
     def _free(self, name: str) -> str:
@@ -82,6 +77,11 @@ def constant_of(value: ir.Value | None) -> Array | None:
     """The numbers of a constant; None for anything else."""
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def attributes_of(node: ir.Node) -> dict[str, Any]:
+    """All of them, to give to another node."""
+    return {key: found.value for key, found in node.attributes.items()}
 
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:

@@ -9,18 +9,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_values
-from hast_cuda.exports.placement import QuantizedLayer
+from hast_cuda.exports.placement import PLAIN, QuantizedLayer
 from hast_cuda.files.whole import replace_file
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation
-
-_PLAIN: dict[str | None, type[nn.Module]] = {
-    "relu": nn.ReLU, "relu6": nn.ReLU6, None: nn.Identity,
-}  # fmt: skip
 
 
 @typed
@@ -37,13 +33,19 @@ def to_float(student: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: a module of this package that has no plain counterpart.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
+        >>> type(to_float(student).output)
+        <class 'torch.nn.modules.linear.Linear'>
     """
 
     def convert(_: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, QuantizedLayer):
             return module.to_float()
         if isinstance(module, FakeQuantActivation):
-            return _PLAIN[module.activation](inplace=module.inplace).train(module.training)
+            return PLAIN[module.activation](inplace=module.inplace).train(module.training)
         return None
 
     return plain_copy(student, convert)
@@ -79,20 +81,27 @@ def save_float(
         ValueError: see :func:`to_float`. TypeError: state-dict entries that are no tensors.
         FileNotFoundError: no such directory.
     """
-    path = as_path("path", path)
-    if not path.parent.is_dir():
-        message = f"{path.parent} is not a directory: create it, or give path another place"
-        raise FileNotFoundError(message)
+    path = output_path(path)
     check_values("student", student)
     state = to_float(student).state_dict()
-    others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        message = f"state dict entry {others[0]!r} is a {type(state[others[0]]).__name__}"
-        raise TypeError(f"{message}, not a tensor")
-    tensors = {  # clone: safetensors refuses tensors that share memory (a shared module)
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in state.items()
-    }
+    tensors = {name: stored_tensor(name, value) for name, value in state.items()}
     metadata = {"format": "pt", **{k: str(v) for k, v in (describe or {}).items()}}
     with replace_file(path) as temporary:
         save_file(tensors, temporary, metadata)
+
+
+def output_path(path: Path | str) -> Path:
+    """A path to write to; FileNotFoundError if its directory is not there."""
+    path = as_path("path", path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path.parent} is not a directory: create it, or give path another place"
+        )
+    return path
+
+
+def stored_tensor(name: str, value: object) -> Tensor:
+    """An entry of a state dict for a file: safetensors refuses tensors that share memory."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"state dict entry {name!r} is a {type(value).__name__}, not a tensor")
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)

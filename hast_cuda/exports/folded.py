@@ -21,20 +21,45 @@ class Layer:
     """A convolution or linear layer with a quantized weight, as ``multiplier * (W x) + bias``."""
 
     name: str
-    node: ir.Node
-    """Conv or Gemm; or, for a weight that is used in another way, its marker."""
+    node: ir.Node  # conv or Gemm; or, for a weight that is used in another way, its marker
     codes: WeightCodes
     multiplier: Array
     """float64 [out]: what BatchNorm does to the scale of each channel; ones without BatchNorm."""
-    bias: Array | None
-    """float64 [out]; None without bias and BatchNorm."""
-    output: ir.Value
-    """What the layer gives, BatchNorm included."""
+    bias: Array | None  # float64 [out]; None without bias and BatchNorm
+    output: ir.Value  # what the layer gives, BatchNorm included
 
     @property
     def plain(self) -> bool:
         """The weight goes into a Conv or Gemm, and nowhere else."""
         return self.node.op_type in ("Conv", "Gemm")
+
+    def column(self, values: Array) -> Array:
+        """[out] as [out, 1, ...]."""
+        return values.reshape(-1, *[1] * (self.codes.codes.dim() - 1))
+
+    def signed_codes(self) -> tuple[Array, Array]:
+        """Integers with zero point 0 (int64) and their scale (float64 [out]), BatchNorm included.
+
+        A negative multiplier turns the integers' sign: scales are positive.
+        """
+        grid = self.codes.grid
+        centred = self.codes.codes.long().numpy() - self.column(grid.zero_point.numpy())
+        sign = np.where(self.multiplier < 0, -1, 1)
+        return centred * self.column(sign), grid.step.double().numpy() * np.abs(self.multiplier)
+
+    def flipped(self) -> tuple[Array, Array]:
+        """Codes and zero points with the same scale: a negative multiplier mirrors the codes."""
+        largest, negative = 2**self.codes.grid.bits - 1, self.multiplier < 0
+        codes, zero_point = self.codes.codes.long().numpy(), self.codes.grid.zero_point.numpy()
+        return (
+            np.where(self.column(negative), largest - codes, codes),
+            np.where(negative, largest - zero_point, zero_point),
+        )
+
+
+def is_marker(node: ir.Node | None, kind: str) -> bool:
+    """``node`` stands for a quantized weight (``WEIGHT``) or an activation (``QUANTIZE``)."""
+    return node is not None and (node.domain, node.op_type) == (DOMAIN, kind)
 
 
 def quantized_layers(marked: MarkedModel) -> list[Layer]:
@@ -42,24 +67,19 @@ def quantized_layers(marked: MarkedModel) -> list[Layer]:
     return [
         _layer(node, marked.weights[attribute(node, "name", "")])
         for node in marked.model.graph
-        if node.domain == DOMAIN and node.op_type == WEIGHT
+        if is_marker(node, WEIGHT)
     ]
 
 
 def _layer(marker: ir.Node, codes: WeightCodes) -> Layer:
     name, value = attribute(marker, "name", ""), marker.outputs[0]
-    ones = np.ones(len(codes.codes))
-    node = only_consumer(value)
-    if node is None or not _plain(node, value):
+    ones, node = np.ones(len(codes.codes)), only_consumer(value)
+    given = None if node is None or len(node.inputs) < 3 else node.inputs[2]
+    bias = constant_of(given)
+    if node is None or not _plain(node, value) or (given is not None and bias is None):
         return Layer(name, marker, codes, ones, None, value)
-    bias = None
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        constant = constant_of(node.inputs[2])
-        if constant is None:
-            return Layer(name, marker, codes, ones, None, value)
-        bias = constant.astype(np.float64)
-    output = node.outputs[0]
-    norm = only_consumer(output)
+    bias = None if bias is None else bias.astype(np.float64)
+    norm = only_consumer(node.outputs[0])
     if node.op_type == "Conv" and norm is not None and norm.op_type == "BatchNormalization":
         parameters = [constant_of(p) for p in norm.inputs[1:5]]
         if all(p is not None for p in parameters):
@@ -67,18 +87,14 @@ def _layer(marker: ir.Node, codes: WeightCodes) -> Layer:
             scale = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
             shifted = (0.0 if bias is None else bias) - mean
             return Layer(name, node, codes, scale, shifted * scale + beta, norm.outputs[0])
-    return Layer(name, node, codes, ones, bias, output)
+    return Layer(name, node, codes, ones, bias, node.outputs[0])
 
 
 def _plain(node: ir.Node, weight: ir.Value) -> bool:
     """The weight is the second operand of a convolution, or of a linear layer as torch has it."""
     if len(node.inputs) < 2 or node.inputs[1] is not weight:
         return False
-    if node.op_type == "Conv":
-        return True
-    return (
-        node.op_type == "Gemm"
-        and attribute(node, "transB", 0) == 1
-        and attribute(node, "transA", 0) == 0
-        and attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
+    attributes = (("transB", 0, 1), ("transA", 0, 0), ("alpha", 1.0, 1.0), ("beta", 1.0, 1.0))
+    return node.op_type == "Conv" or (
+        node.op_type == "Gemm" and all(attribute(node, n, d) == v for n, d, v in attributes)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from hast_cuda.exports.float_network import save_float, to_float
 from hast_cuda.exports.grid import float_bytes
 from hast_cuda.exports.packed import load_packed, save_packed
 from hast_cuda.exports.program import save_program
+from hast_cuda.exports.records import Exported
 from hast_cuda.exports.to_onnx import save_onnx
-from hast_cuda.exports.verify import Check, Latency, check, onnx_network, require_onnxruntime
+from hast_cuda.exports.verify import check, onnx_network, require_onnxruntime
 
 SUFFIXES = {
     "onnx-ort": ".ort.onnx",
@@ -32,36 +32,6 @@ SUFFIXES = {
 }
 KINDS = tuple(SUFFIXES)
 AnyImages = ImageSet | Images | Tensor
-
-
-@dataclass
-class Exported:
-    """One file, its sizes and its proof: what ``exports/<kind>.json`` of a run holds."""
-
-    kind: str
-    """One of :data:`KINDS`."""
-    file: Path
-    """Where it is."""
-    bytes: int
-    """Of the file."""
-    float_bytes: int
-    """Of the network's parameters as float32."""
-    weight_bits: float | None = None
-    """Bits stored per quantized weight; None where weights are stored as float32."""
-    nodes: dict[str, int] = field(default_factory=dict)
-    """ONNX: operators and how many."""
-    integer_layers: int | None = None
-    """ONNX: convolutions and linear layers that multiply integers in the graph itself."""
-    float_layers: dict[str, str] = field(default_factory=dict)
-    """"onnx-ort": the others, and why."""
-    checks: Check | None = None
-    """The file beside the quantized network; None if they were not compared."""
-    latency: Latency | None = None
-    """ONNX: measured by whoever asks for it."""
-
-    def record(self) -> dict[str, Any]:
-        """As JSON values, the file by its name alone."""
-        return {**asdict(self), "file": self.file.name}
 
 
 @typed
@@ -121,21 +91,15 @@ def _write(
     student: nn.Module, file: Path, kind: str, shape: tuple[int, int, int],
     describe: Mapping[str, Any],
 ) -> Exported:  # fmt: skip
-    whole = float_bytes(student)
     if kind.startswith("onnx"):
-        info = save_onnx(student, file, shape, form=kind.removeprefix("onnx-"), describe=describe)
-        return Exported(
-            kind, file, info.bytes, whole, info.weight_bits, info.nodes, info.integer_layers,
-            info.float_layers,
-        )  # fmt: skip
+        return save_onnx(student, file, shape, form=kind.removeprefix("onnx-"), describe=describe)
     if kind == "packed":
-        packed = save_packed(student, file, describe)
-        return Exported(kind, file, packed.bytes, whole, packed.weight_bits)
+        return save_packed(student, file, describe)
     if kind == "float":
         save_float(student, file, describe)
     else:
         save_program(student, file, shape, own_ops=kind == "pt2-own-ops")
-    return Exported(kind, file, file.stat().st_size, whole)
+    return Exported(kind, file, file.stat().st_size, float_bytes(student))
 
 
 def _load(
@@ -144,24 +108,12 @@ def _load(
     """The file's own network, on the CPU."""
     if kind.startswith("onnx"):
         return onnx_network(file)
-    if kind == "packed":
+    if kind.startswith("pt2"):
+        loaded: nn.Module = torch.export.load(file).module().cpu()  # it has one mode alone
+    elif kind == "packed":
         assert network is not None  # checked before the file was written
-        return _on_cpu(load_packed(file, network))
-    if kind == "float":
-        plain = to_float(student)
-        plain.load_state_dict(load_file(file))
-        return _on_cpu(plain)
-    program: nn.Module = torch.export.load(file).module()
-    return _on_cpu(program, evaluate=False)
-
-
-def _on_cpu(network: nn.Module, *, evaluate: bool = True) -> Callable[[Tensor], Tensor]:
-    network = network.cpu()
-    if evaluate:
-        network.eval()  # torch.export's modules have one mode, and refuse to be asked for it
-
-    def run(images: Tensor) -> Tensor:
-        logits: Tensor = network(images.cpu())
-        return logits.float()
-
-    return run
+        loaded = load_packed(file, network).cpu()
+    else:
+        loaded = to_float(student).cpu().eval()
+        loaded.load_state_dict(load_file(file))
+    return lambda images: loaded(images.cpu()).float()

@@ -1,4 +1,8 @@
-"""The integers behind fake-quantized values: what every export stores."""
+"""The integers behind fake-quantized values: what every export stores.
+
+They follow from the formulas (:mod:`hast_cuda.ops.reference`), not from what the kernels gave:
+comparing them with ``quantized_weight()`` tests both.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
+from hast_cuda.nn import FakeQuantActivation
+from hast_cuda.nn.quantized_weight import QuantizedWeight
 from hast_cuda.ops.reference import arithmetic_dtype, quantize_integers, quantizer_parameters
 
 
@@ -20,12 +25,9 @@ class Grid:
     """
 
     bits: int
-    step: Tensor
-    """[channels], float32 (float64 for float64 networks)."""
-    zero_point: Tensor
-    """[channels], int64; outside the codes where a range does not contain 0."""
-    bounds: Tensor
-    """[2, channels], lower and upper end: S and z follow from it bit by bit."""
+    step: Tensor  # [channels], float32 (float64 for float64 networks)
+    zero_point: Tensor  # [channels], int64; outside the codes where a range does not contain 0
+    bounds: Tensor  # [2, channels], lower and upper end: S and z follow from it bit by bit
 
     @property
     def contains_zero(self) -> Tensor:
@@ -35,24 +37,45 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Affine:
+    """A grid with one channel in plain numbers."""
+
+    bits: int
+    step: float
+    zero_point: int
+
+    @classmethod
+    def of(cls, grid: Grid) -> Affine:
+        """Of the grid of an activation."""
+        return cls(grid.bits, float(grid.step), int(grid.zero_point))
+
+    @property
+    def largest(self) -> int:
+        """Largest code."""
+        return (1 << self.bits) - 1
+
+    @property
+    def contains_zero(self) -> bool:
+        """Some code stands for 0."""
+        return 0 <= self.zero_point <= self.largest
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest value."""
+        return -self.step * self.zero_point, self.step * (self.largest - self.zero_point)
+
+
+@dataclass(frozen=True)
 class WeightCodes:
     """A layer's quantized weight as integers."""
 
-    codes: Tensor
-    """uint8, shape of the weight, 0 to ``2^bits - 1``."""
-    grid: Grid
-    """One channel per output channel (first axis)."""
-    values: Tensor
-    """The weight that the layer computes with, for checks."""
+    codes: Tensor  # uint8, shape of the weight, 0 to ``2^bits - 1``
+    grid: Grid  # one channel per output channel (first axis)
 
 
 @torch.no_grad()
-def weight_codes(layer: FakeQuantConv2d | FakeQuantLinear, name: str = "") -> WeightCodes:
+def weight_codes(layer: QuantizedWeight, name: str = "") -> WeightCodes:
     """Codes of ``layer.quantized_weight()``, on the CPU.
-
-    Args:
-        layer: its weight is finite; a grid that was fixed (``weight_range``) is kept.
-        name: for messages.
 
     Raises:
         ValueError: ``zero_point="real"``, whose grid no integer format can store; weights that are
@@ -66,25 +89,21 @@ def weight_codes(layer: FakeQuantConv2d | FakeQuantLinear, name: str = "") -> We
     weight = layer.weight.detach().cpu()
     if not bool(torch.isfinite(weight).all()):
         raise ValueError(f"the weight of layer {name!r} contains NaN or infinity")
+    exact = weight.to(arithmetic_dtype(weight.dtype))
     if layer.weight_range is not None:
         lower, upper = layer.weight_range.cpu().unbind()
+    elif weight.numel():
+        lower, upper = exact.flatten(1).aminmax(dim=1)
     else:
-        lower, upper = weight.to(arithmetic_dtype(weight.dtype)).flatten(1).aminmax(dim=1)
-    exact = weight.to(lower.dtype)
-    signed = quantize_integers(exact, lower, upper, layer.weight_bits, 0)
-    codes = (signed + 2 ** (layer.weight_bits - 1)).to(torch.uint8)
-    return WeightCodes(
-        codes, grid_of(lower, upper, layer.weight_bits), layer.quantized_weight().detach().cpu()
-    )
+        lower = upper = exact.new_zeros(len(exact))  # of nothing: any grid will do
+    grid = grid_of(lower, upper, layer.weight_bits)
+    signed = quantize_integers(exact.to(lower.dtype), lower, upper, grid.bits, 0)
+    return WeightCodes((signed + 2 ** (grid.bits - 1)).to(torch.uint8), grid)
 
 
 @torch.no_grad()
 def activation_grid(quantizer: FakeQuantActivation, name: str = "") -> Grid:
-    """Grid of an activation quantizer, one channel, on the CPU.
-
-    Raises:
-        ValueError: the range is not frozen or not finite.
-    """
+    """One channel, on the CPU; ValueError for a range that is not frozen or not finite."""
     if quantizer.observing:
         raise ValueError(f"activation range of {name!r} is not frozen: calibrate the network first")
     lower, upper = quantizer.range_state[:2].detach().cpu().reshape(2, 1)

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hast_cuda.exports.grid import Grid, WeightCodes, activation_grid, weight_codes
+from hast_cuda.exports.grid import Affine, WeightCodes, activation_grid, weight_codes
+from hast_cuda.exports.placement import QuantizedLayer
 from hast_cuda.networks.swap import swap_modules
-from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
+from hast_cuda.nn import FakeQuantActivation
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,7 +40,7 @@ class MarkedModel:
     model: ir.Model
     """Markers ``Weight(w, name=...)`` and ``Quantize(x, name=...)`` pass their input on."""
     weights: dict[str, WeightCodes]
-    activations: dict[str, Grid]
+    activations: dict[str, Affine]
 
 
 def require_onnx() -> None:
@@ -55,39 +56,30 @@ def require_onnx() -> None:
 
 
 def mark(student: nn.Module, shape: tuple[int, int, int], opset: int) -> MarkedModel:
-    """Translate ``student``, in eval mode, for images [batch, *shape].
-
-    Args:
-        student: calibrated, from :func:`hast_cuda.quantize`; never edited.
-        shape: (C, H, W).
-        opset: ONNX opset version, 18 or newer.
+    """Translate ``student``, in eval mode, for images [batch, *shape] with shape (C, H, W).
 
     Raises:
-        ImportError: no onnx. ValueError: nothing is quantized, a range is not frozen, a grid that
-            cannot be stored, a network that torch.onnx cannot translate (with its reason).
+        ValueError: nothing is quantized, a range is not frozen, a grid that cannot be stored, a
+            network that torch.onnx cannot translate (with its reason).
     """
-    require_onnx()
     weights: dict[str, WeightCodes] = {}
-    activations: dict[str, Grid] = {}
+    activations: dict[str, Affine] = {}
 
     def convert(name: str, module: nn.Module) -> nn.Module | None:
-        if isinstance(module, (FakeQuantConv2d, FakeQuantLinear)):
-            weights[name] = weight_codes(module, name)
-            layer = (
-                _MarkedConv2d(module, name)
-                if isinstance(module, FakeQuantConv2d)
-                else _MarkedLinear(module, name)
-            )
-            inner = module.input_quantizer
-            if inner is None:
-                return layer
-            key = f"{name}.input_quantizer"
-            activations[key] = activation_grid(inner, key)
-            return nn.Sequential(_MarkedActivation(inner, key), layer)
         if isinstance(module, FakeQuantActivation):
-            activations[name] = activation_grid(module, name)
+            activations[name] = Affine.of(activation_grid(module, name))
             return _MarkedActivation(module, name)
-        return None
+        if not isinstance(module, QuantizedLayer):
+            return None
+        weights[name] = weight_codes(module, name)
+        layer, inner = module.to_float(), module.input_quantizer
+        object.__setattr__(layer, "__class__", _MARKED[type(layer)])
+        vars(layer)["marker"] = name
+        if inner is None:
+            return layer
+        key = f"{name}.input_quantizer"
+        activations[key] = Affine.of(activation_grid(inner, key))
+        return nn.Sequential(_MarkedActivation(inner, key), layer)
 
     marked = swap_modules(copy.deepcopy(student).cpu().float().eval(), convert)
     if not weights:
@@ -145,10 +137,7 @@ def _symbol(kind: str, x: Tensor, name: str) -> Tensor:
 
 
 class _MarkedConv2d(nn.Conv2d):
-    def __init__(self, source: FakeQuantConv2d, name: str) -> None:
-        nn.Module.__init__(self)
-        self.__dict__.update(source.to_float().__dict__)
-        self.marker = name
+    marker: str
 
     def forward(self, input: Tensor) -> Tensor:
         weight = _symbol(WEIGHT, self.weight, self.marker)
@@ -157,13 +146,22 @@ class _MarkedConv2d(nn.Conv2d):
 
 
 class _MarkedLinear(nn.Linear):
-    def __init__(self, source: FakeQuantLinear, name: str) -> None:
-        nn.Module.__init__(self)
-        self.__dict__.update(source.to_float().__dict__)
-        self.marker = name
+    marker: str
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, _symbol(WEIGHT, self.weight, self.marker), self.bias)
+
+
+_MARKED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: _MarkedConv2d, nn.Linear: _MarkedLinear,
+}  # fmt: skip
+
+
+def activated(x: Tensor, activation: str | None) -> Tensor:
+    """The activation that a quantizer holds, in torch's own ops."""
+    if activation is None:
+        return x
+    return F.relu(x) if activation == "relu" else F.relu6(x)
 
 
 class _MarkedActivation(nn.Module):
@@ -172,10 +170,5 @@ class _MarkedActivation(nn.Module):
         self.activation, self.marker, self.inplace = source.activation, name, source.inplace
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x
-        if self.activation == "relu":
-            y = F.relu(x)
-        elif self.activation == "relu6":
-            y = F.relu6(x)
-        y = _symbol(QUANTIZE, y, self.marker)
+        y = _symbol(QUANTIZE, activated(x, self.activation), self.marker)
         return x.copy_(y) if self.inplace else y

@@ -1,9 +1,14 @@
-"""A quantized network in one safetensors file, its weights as packed integers."""
+"""A quantized network in one safetensors file, its weights as packed integers.
+
+Metadata entries: ``format``, ``content`` (JSON) and ``sha256``, the checksum of
+:mod:`hast_cuda.files.tensors` over ``content`` and all tensors.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +17,22 @@ from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_json
+from hast_cuda.exports.float_network import output_path, stored_tensor
 from hast_cuda.exports.grid import activation_grid, float_bytes
 from hast_cuda.exports.packed_weight import packed_weight
-from hast_cuda.exports.placement import Placement, QuantizedLayer, key, own_keys
+from hast_cuda.exports.placement import Placement, key, own_keys
 from hast_cuda.exports.rebuild import rebuild
-from hast_cuda.exports.sealed import read_sealed, write_sealed
+from hast_cuda.exports.records import Exported
+from hast_cuda.files.tensors import load_tensors, read_metadata, save_tensors
 from hast_cuda.files.versions import VERSION
-from hast_cuda.nn import FakeQuantActivation
 
 FORMAT = "hast_cuda.packed.v1"
-
-
-@dataclass(frozen=True)
-class PackedInfo:
-    """Sizes of a packed network."""
-
-    bytes: int
-    """Of the file."""
-    float_bytes: int
-    """Of the network's parameters in float32."""
-    weight_bits: float
-    """Stored bits per quantized weight, scales and ranges included."""
 
 
 @typed
 def save_packed(
     student: nn.Module, path: Path | str, describe: Mapping[str, Any] | None = None
-) -> PackedInfo:
+) -> Exported:
     """Write ``student`` with integer weights; :func:`load_packed` gives it again bit by bit.
 
     BatchNorm, biases and layers in full precision are stored as they are. docs/export.md has the
@@ -53,27 +47,49 @@ def save_packed(
         ValueError: ranges that are not frozen, grids that no integers describe, no quantized layer.
         TypeError: ``describe`` or the state dict holds what the file cannot. FileNotFoundError: no
             such directory.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
+        >>> save_packed(student, "p.safetensors").weight_bits < 5
+        True
     """
-    path = as_path("path", path)
+    path = output_path(path)
     check_json("describe", describe)
     placement = Placement.of(student)
-    tensors, weight_bytes, weights = _weights(student, placement)
-    tensors |= _ranges(student, placement)
+    tensors: dict[str, Tensor] = {}
+    weights = 0
+    for name in {record.stored_as: None for record in placement.layers.values()}:
+        layer: Any = student.get_submodule(name)
+        tensors |= {key(name, part): t for part, t in packed_weight(layer, name).items()}
+        weights += layer.weight.numel()
+    weight_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
+    for name in placement.quantizers():
+        quantizer: Any = student.get_submodule(name)
+        ends = activation_grid(quantizer, name).bounds.squeeze(1)
+        tensors |= {key(name, end): ends[i].clone() for i, end in enumerate(("lower", "upper"))}
     others, aliases = _others(student)
     clash = sorted(tensors.keys() & (others.keys() | aliases.keys()))
     if clash:
-        message = f"the network has a tensor {clash[0]!r}, a name that the format needs: rename it"
-        raise ValueError(message)
-    tensors |= others
+        raise ValueError(
+            f"the network has a tensor {clash[0]!r}, a name that the format needs: rename it"
+        )
     content = {
-        **placement.to_json(),
+        **asdict(placement),
         "aliases": aliases,
         "network": type(student).__name__,
-        "versions": _versions(),
+        "versions": {"hast_cuda": VERSION, "torch": torch.__version__},
         "describe": dict(describe or {}),
     }
-    write_sealed(path, tensors, content, FORMAT)
-    return PackedInfo(path.stat().st_size, float_bytes(student), 8 * weight_bytes / max(1, weights))
+    write_packed(path, tensors | others, content)
+    bits = 8 * weight_bytes / max(1, weights)  # scales and ranges included
+    return Exported("packed", path, path.stat().st_size, float_bytes(student), bits)
+
+
+def write_packed(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+    """Contiguous CPU ``tensors`` and ``content``, whole or not at all."""
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    save_tensors(path, tensors, {"format": FORMAT, "content": text}, text=text)
 
 
 @typed
@@ -89,9 +105,15 @@ def load_packed(path: Path | str, network: nn.Module) -> nn.Module:
     Raises:
         TypeError: ``network`` is none. FileNotFoundError: no such file. ValueError: a damaged file,
             another format, another network.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
+        >>> _ = hc.exports.save_packed(student, "p.safetensors")
+        >>> again = load_packed("p.safetensors", hc.load_teacher("digits"))
+        >>> torch.equal(again(torch.ones(1, 1, 8, 8)), student(torch.ones(1, 1, 8, 8)))
+        True
     """
-    if not isinstance(network, nn.Module):
-        raise TypeError(f"network must be an nn.Module, got {type(network).__name__}")
     tensors, content = read_packed(path)
     try:
         return rebuild(network, tensors, content)
@@ -105,33 +127,33 @@ def read_packed(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: no such file. ValueError: a damaged file or another format.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
+        >>> _ = hc.exports.save_packed(student, "p.safetensors", {"seed": 0})
+        >>> read_packed("p.safetensors")[1]["describe"]
+        {'seed': 0}
     """
-    return read_sealed(as_path("path", path), FORMAT)
-
-
-def _weights(student: nn.Module, placement: Placement) -> tuple[dict[str, Tensor], int, int]:
-    """Tensors of all quantized weights, their bytes, and how many weights they are."""
-    modules = dict(student.named_modules())
-    tensors: dict[str, Tensor] = {}
-    count = 0
-    for name, record in placement.layers.items():
-        if record.stored_as != name:
-            continue
-        layer = modules[name]
-        assert isinstance(layer, QuantizedLayer)
-        tensors |= {key(name, part): t for part, t in packed_weight(layer, name).items()}
-        count += layer.weight.numel()
-    return tensors, sum(t.numel() * t.element_size() for t in tensors.values()), count
-
-
-def _ranges(student: nn.Module, placement: Placement) -> dict[str, Tensor]:
-    tensors = {}
-    for name in placement.quantizers():
-        quantizer = student.get_submodule(name)
-        assert isinstance(quantizer, FakeQuantActivation)
-        lower, upper = activation_grid(quantizer, name).bounds.squeeze(1).unbind()
-        tensors[key(name, "lower")], tensors[key(name, "upper")] = lower.clone(), upper.clone()
-    return tensors
+    path = as_path("path", path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file")
+    try:
+        found = read_metadata(path).get("format")
+        if found == FORMAT:
+            tensors, metadata = load_tensors(path, text=lambda metadata: metadata["content"])
+            content = json.loads(metadata["content"])
+            if isinstance(content, dict):
+                return tensors, content
+            raise ValueError(f"its content is a {type(content).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged or not an export of hast_cuda ({error}): export the network again"
+        ) from error
+    raise ValueError(
+        f"{path} has format {found!r}; expected {FORMAT!r}: give the file that the export of this "
+        "name wrote, or the version of hast_cuda that wrote it"
+    )
 
 
 def _others(student: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -143,15 +165,8 @@ def _others(student: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     for name, tensor in student.state_dict(keep_vars=True).items():
         if name in own:
             continue
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"state dict entry {name!r} is a {type(tensor).__name__}, not a tensor")
         if first.setdefault(id(tensor), name) == name:
-            # clone: safetensors refuses tensors that share memory
-            tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            tensors[name] = stored_tensor(name, tensor)
         else:
             aliases[name] = first[id(tensor)]
     return tensors, aliases
-
-
-def _versions() -> dict[str, str]:
-    return {"hast_cuda": VERSION, "torch": torch.__version__}

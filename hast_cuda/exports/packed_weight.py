@@ -1,16 +1,22 @@
-"""A quantized weight as packed tensors, and the weight again, bit by bit."""
+"""A quantized weight as packed tensors, and the weight again, bit by bit.
+
+Value i takes the bits ``[i*bits, (i+1)*bits)`` of a stream, its lowest bit first; bit k of the
+stream is bit ``k % 8`` of byte ``k // 8``. So 4-bit values lie two in a byte, the first in the low
+half, and 8 values of 3 bits fill 3 bytes. Bits behind the last value are 0.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hast_cuda.exports.grid import Grid, grid_of, values_of, weight_codes
-from hast_cuda.exports.packing import pack, packed_size, unpack
-from hast_cuda.exports.placement import DTYPES, LayerRecord, QuantizedLayer, key
+from hast_cuda.exports.placement import DTYPES, LayerRecord, key
+from hast_cuda.nn.quantized_weight import QuantizedWeight
 from hast_cuda.ops import fake_quantize
 from hast_cuda.ops.reference import arithmetic_dtype, quantizer_parameters
 
@@ -18,11 +24,33 @@ PARTS = ("qweight", "scale", "zero_point", "range", "lookup")
 _SMALL, _LARGEST = 2**31 - 1, 2.0**62
 
 
+def packed_size(count: int, bits: int) -> int:
+    """Bytes of ``count`` packed values, ``ceil(count * bits / 8)``."""
+    return -(-count * bits // 8)
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """uint8 codes of any shape, each below ``2^bits``, in the order of that shape."""
+    stream = np.unpackbits(codes.reshape(-1, 1).numpy(), axis=1, count=bits, bitorder="little")
+    return torch.from_numpy(np.packbits(stream, bitorder="little"))
+
+
+def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
+    """The codes of :func:`pack`, uint8 [count]; ValueError for bits behind the last."""
+    stream = np.unpackbits(packed.numpy(), bitorder="little")
+    if stream[count * bits :].any():
+        raise ValueError(
+            f"packed has bits behind its last value, number {count - 1}: it is corrupt"
+        )
+    codes = np.packbits(stream[: count * bits].reshape(count, bits), axis=1, bitorder="little")
+    return torch.from_numpy(codes.reshape(-1))
+
+
 @torch.no_grad()
-def packed_weight(layer: QuantizedLayer, name: str) -> dict[str, Tensor]:
+def packed_weight(layer: QuantizedWeight, name: str) -> dict[str, Tensor]:
     """Tensors of ``layer``'s weight by their part of the name.
 
-    ``qweight`` uint8, see :mod:`hast_cuda.exports.packing`; per output channel ``scale`` (1/S),
+    ``qweight`` uint8, as above; per output channel ``scale`` (1/S),
     ``zero_point`` (int32; int64 where one is larger) and ``range`` [2, out] (l and u of Eq. 1). The
     layer quantizes ``(q + z) / S`` once more on loading. On grids too fine for the weight's dtype
     that is another value: then ``lookup`` [out, 2^bits] has, for each code, a weight that has it.
@@ -30,7 +58,8 @@ def packed_weight(layer: QuantizedLayer, name: str) -> dict[str, Tensor]:
     Raises:
         ValueError: as :func:`hast_cuda.exports.grid.weight_codes`; values, zero points too large.
     """
-    codes, grid = _codes(layer, name)
+    found = weight_codes(layer, name)
+    codes, grid = found.codes, found.grid
     values = values_of(codes, grid).to(layer.weight.dtype)
     lower, upper = grid.bounds.unbind()
     _, zero = quantizer_parameters(lower, upper, grid.bits)
@@ -57,13 +86,8 @@ def unpacked_weight(
 ) -> tuple[Tensor, Tensor]:
     """A weight that is quantized to the packed one on its grid, and the grid's range [2, out].
 
-    Args:
-        tensors: of the file.
-        name: of the layer, for the keys.
-        record: its shape has been compared with a layer that exists.
-
-    Raises:
-        ValueError: tensors that are missing, of another shape, or do not fit one another.
+    ``record`` has the shape of a layer that exists. ValueError for tensors that are missing, of
+    another shape, or do not fit one another.
     """
     dtype, channels, count = DTYPES[record.dtype], record.shape[0], math.prod(record.shape)
     arithmetic = arithmetic_dtype(dtype)
@@ -91,24 +115,13 @@ def unpacked_weight(
         codes = unpack(packed, record.bits, count).reshape(record.shape)
     except ValueError as error:
         raise ValueError(f"tensor {key(name, 'qweight')!r}: {error}") from error
-    values = values_of(codes, grid).to(dtype)
-    weight = values
+    weight = values = values_of(codes, grid).to(dtype)
     if key(name, "lookup") in tensors:
         table = part("lookup", (channels, 2**record.bits), dtype)
         weight = table.gather(1, codes.flatten(1).long()).reshape(values.shape)
     if not torch.equal(_quantized(weight, grid), values):
         raise ValueError(f"the weight of layer {name!r} is not on the grid of its range")
     return weight, bounds
-
-
-def _codes(layer: QuantizedLayer, name: str) -> tuple[Tensor, Grid]:
-    weight = layer.weight
-    if weight.numel():
-        found = weight_codes(layer, name)
-        return found.codes, found.grid
-    ends = torch.zeros(weight.shape[0], dtype=arithmetic_dtype(weight.dtype))
-    codes = torch.empty(weight.shape, dtype=torch.uint8)
-    return codes, grid_of(ends, ends, layer.weight_bits)  # of nothing: any grid will do
 
 
 def _quantized(weight: Tensor, grid: Grid) -> Tensor:

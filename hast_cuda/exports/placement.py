@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,10 +16,11 @@ from hast_cuda.ops.update_range import EMA
 
 QuantizedLayer = FakeQuantConv2d | FakeQuantLinear
 KINDS: dict[str, type[QuantizedLayer]] = {"Conv2d": FakeQuantConv2d, "Linear": FakeQuantLinear}
-DTYPES = {
-    "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
+DTYPES = {n: getattr(torch, n) for n in ("float32", "float16", "bfloat16", "float64")}
+PLAIN: dict[str | None, type[nn.Module]] = {
+    "relu": nn.ReLU, "relu6": nn.ReLU6, None: nn.Identity,
 }  # fmt: skip
+"""What an activation quantizer with each activation stands in for."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,17 @@ class QuantizerRecord:
     @classmethod
     def of(cls, quantizer: FakeQuantActivation) -> QuantizerRecord:
         """The record of ``quantizer``."""
-        return cls(quantizer.bits, quantizer.activation, quantizer.ema, quantizer.ste)
+        return cls(**{field.name: getattr(quantizer, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True)
 class LayerRecord:
     """A layer with a quantized weight."""
 
-    kind: str
-    """A key of :data:`KINDS`."""
+    kind: str  # A key of KINDS
     bits: int
     shape: list[int]
-    dtype: str
-    """Of the weight, a key of :data:`DTYPES`."""
+    dtype: str  # of the weight, a key of DTYPES
     stored_as: str
     """Name of the layer that holds the weight's tensors: another one where weights are shared."""
     input: QuantizerRecord | None
@@ -62,11 +61,8 @@ class LayerRecord:
         _checks.bit_width("bits", self.bits)
         _checks.choice("dtype", self.dtype, tuple(DTYPES))
         sizes: Any = self.shape  # of a file: anything
-        if (
-            type(sizes) is not list
-            or not all(type(n) is int and n >= 0 for n in sizes)
-            or not sizes
-        ):
+        known = type(sizes) is list and all(type(n) is int and n >= 0 for n in sizes)
+        if not known or not sizes:
             raise ValueError(f"shape is {self.shape!r}; expected a list of sizes")
         if not isinstance(self.stored_as, str):
             raise TypeError(f"stored_as is {self.stored_as!r}; expected the name of a layer")
@@ -92,23 +88,22 @@ class Placement:
         inputs = {m.input_quantizer for m in student.modules() if isinstance(m, QuantizedLayer)}
         for name, module in student.named_modules():
             if isinstance(module, QuantizedLayer):
-                fixed = module.weight_range
+                fixed, quantizer = module.weight_range, module.input_quantizer
                 grid = None if fixed is None else tuple(fixed.flatten().tolist())
                 identity = (id(module.weight), module.weight_bits, grid)
-                quantizer = module.input_quantizer
                 layers[name] = LayerRecord(
-                    _kind(name, module),
-                    module.weight_bits,
-                    list(module.weight.shape),
-                    str(module.weight.dtype).removeprefix("torch."),
-                    weights.setdefault(identity, name),
-                    None if quantizer is None else QuantizerRecord.of(quantizer),
-                )
+                    kind=_kind(name, module), bits=module.weight_bits,
+                    shape=list(module.weight.shape),
+                    dtype=str(module.weight.dtype).removeprefix("torch."),
+                    stored_as=weights.setdefault(identity, name),
+                    input=None if quantizer is None else QuantizerRecord.of(quantizer),
+                )  # fmt: skip
             elif isinstance(module, FakeQuantActivation) and module not in inputs:
                 activations[name] = QuantizerRecord.of(module)
         if not layers:
-            message = "the network has no quantized layer: give what hast_cuda.quantize returns"
-            raise ValueError(message)
+            raise ValueError(
+                "the network has no quantized layer: give what hast_cuda.quantize returns"
+            )
         return cls(layers, activations)
 
     def quantizers(self) -> list[str]:
@@ -116,25 +111,20 @@ class Placement:
         inputs = [key(n, "input_quantizer") for n, r in self.layers.items() if r.input is not None]
         return [*self.activations, *inputs]
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Placement:
-        """What :meth:`to_json` gave, checked; ValueError for anything else."""
-        layers, activations = {}, {}
-        name = ""
+        """What ``asdict`` gave, checked; ValueError for anything else."""
+        layers, activations, name = {}, {}, ""
         try:
             for name, entry in content["layers"].items():
-                given = entry["input"]
-                quantizer = None if given is None else QuantizerRecord(**given)
+                quantizer = None if entry["input"] is None else QuantizerRecord(**entry["input"])
                 layers[name] = LayerRecord(**{**entry, "input": quantizer})
             for name, entry in content["activations"].items():
                 activations[name] = QuantizerRecord(**entry)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            message = f"the record of {name!r} is not one of a quantized module: {error}"
-            raise ValueError(message) from error
+            raise ValueError(
+                f"the record of {name!r} is not one of a quantized module: {error}"
+            ) from error
         for name, record in layers.items():
             stored = layers.get(record.stored_as)
             ours = (record.bits, record.shape, record.dtype)

@@ -7,17 +7,18 @@ import math
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import LARGEST_IMAGE, as_path, check_values
-from hast_cuda.exports.float_network import plain_copy
+from hast_cuda.checks.values import LARGEST_IMAGE, check_values
+from hast_cuda.exports.float_network import output_path, plain_copy
 from hast_cuda.exports.grid import activation_grid
+from hast_cuda.exports.marked import activated
 from hast_cuda.exports.placement import QuantizedLayer
-from hast_cuda.exports.plain_quantizer import PlainQuantizer
 from hast_cuda.files.whole import replace_file
 from hast_cuda.nn import FakeQuantActivation, activation_quantizers
+from hast_cuda.ops.reference import arithmetic_dtype, quantizer_parameters
 
 _EXAMPLES = 2  # images to trace with: a batch of 1 would become a constant
 
@@ -43,13 +44,15 @@ def save_program(
     Raises:
         ValueError: arguments out of what is allowed, ranges that are not frozen, a network that
             torch.export cannot follow. FileNotFoundError: no such directory.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
+        >>> save_program(student, "student.pt2", (1, 8, 8), own_ops=False)
     """
-    path = as_path("path", path)
+    path = output_path(path)
     if path.suffix != ".pt2":
         raise ValueError(f"path is {path}: torch.export wants a name that ends in .pt2")
-    if not path.parent.is_dir():
-        message = f"{path.parent} is not a directory: create it, or give path another place"
-        raise FileNotFoundError(message)
     program = export_program(student, shape, own_ops=own_ops, batch=batch)
     with replace_file(path) as temporary, temporary.open("wb") as file:
         torch.export.save(program, file)
@@ -80,9 +83,43 @@ def export_program(
             f"({type(error).__name__}: {reason}); take control flow that depends on values out of "
             "its forward, and give batch a number if it is bound to one batch size"
         ) from error
-    if not own_ops:
-        _require_plain(program)
+    own = sorted(t for n in program.graph.nodes if (t := str(n.target)).startswith("hast_cuda"))
+    if own and not own_ops:
+        raise ValueError(f"own_ops=False, but the network itself calls {own[0]}: give own_ops=True")
     return program
+
+
+class PlainQuantizer(nn.Module):
+    """Eq. 1-2 of a frozen :class:`hast_cuda.FakeQuantActivation`, bit by bit, without its ops.
+
+    ``(clamp(round(S*x - z), -2^(n-1), 2^(n-1) - 1) + z) / S``; S and z are buffers, so that moving
+    the program moves them and no compiler turns the division into a product.
+    """
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, source: FakeQuantActivation, dtype: torch.dtype) -> None:
+        super().__init__()
+        arithmetic = arithmetic_dtype(dtype)
+        lower, upper = source.range_state[:2].detach().to(arithmetic).unbind()
+        scale, zero = quantizer_parameters(lower, upper, source.bits)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", zero)
+        self.activation, self.arithmetic = source.activation, arithmetic
+        self.inplace = source.inplace
+        self.low, self.high = -(2 ** (source.bits - 1)), 2 ** (source.bits - 1) - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> same; computed in float32, or float64 for float64."""
+        if arithmetic_dtype(x.dtype) != self.arithmetic:  # while tracing: no part of a program
+            raise TypeError(
+                f"activations are {x.dtype}, but the network's parameters need {self.arithmetic}"
+            )
+        y = activated(x.to(self.arithmetic), self.activation)
+        codes = torch.round(self.scale * y - self.zero).clamp(self.low, self.high)
+        y = ((codes + self.zero) / self.scale).to(x.dtype)
+        return x.copy_(y) if self.inplace else y
 
 
 def _plain(student: nn.Module) -> nn.Module:
@@ -101,14 +138,6 @@ def _plain(student: nn.Module) -> nn.Module:
         return None
 
     return plain_copy(student, convert)
-
-
-def _require_plain(program: ExportedProgram) -> None:
-    own = sorted(
-        {str(n.target) for n in program.graph.nodes if str(n.target).startswith("hast_cuda")}
-    )
-    if own:
-        raise ValueError(f"own_ops=False, but the network itself calls {own[0]}: give own_ops=True")
 
 
 def _check(shape: tuple[int, ...], batch: int | str) -> None:

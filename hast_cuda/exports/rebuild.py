@@ -11,25 +11,18 @@ from torch import Tensor, nn
 
 from hast_cuda.exports.packed_weight import PARTS, unpacked_weight
 from hast_cuda.exports.placement import (
+    KINDS,
+    PLAIN,
     LayerRecord,
     Placement,
-    QuantizedLayer,
     QuantizerRecord,
     key,
     own_keys,
 )
 from hast_cuda.networks.in_place import activations_read_again
 from hast_cuda.networks.swap import swap_modules
-from hast_cuda.nn import (
-    FakeQuantActivation,
-    FakeQuantConv2d,
-    FakeQuantLinear,
-    activation_quantizers,
-)
+from hast_cuda.nn import FakeQuantActivation, activation_quantizers
 
-_ACTIVATIONS: dict[str | None, type[nn.Module]] = {
-    "relu": nn.ReLU, "relu6": nn.ReLU6, None: nn.Identity,
-}  # fmt: skip
 _SHOWN = 4  # names listed per kind of mismatch
 
 
@@ -38,8 +31,7 @@ def rebuild(
 ) -> nn.Module:
     """A quantized copy of ``network`` in eval mode, on its devices, in the dtypes of ``tensors``.
 
-    Raises:
-        ValueError: content that is none, tensors that are missing, another network.
+    ValueError for content that is none, tensors that are missing, another network.
     """
     student = copy.deepcopy(network)
     builder = _Builder(tensors, Placement.from_json(content), activations_read_again(student))
@@ -66,21 +58,21 @@ class _Builder:
         self.weights: dict[str, tuple[nn.Parameter, Tensor]] = {}
 
     def convert(self, name: str, module: nn.Module) -> nn.Module | None:
+        if name in self.wanted:
+            self.done.add(name)
         if name in self.placement.layers:
-            self.done.add(name)
             return self.layer(name, module, self.placement.layers[name])
-        if name in self.placement.activations:
-            self.done.add(name)
-            record = self.placement.activations[name]
-            if not isinstance(module, (_ACTIVATIONS[record.activation], FakeQuantActivation)):
-                raise _mismatch(name, module, _ACTIVATIONS[record.activation].__name__)
-            return self.activation(name, record, inplace=module in self.in_place)
-        return None
+        record = self.placement.activations.get(name)
+        if record is None:
+            return None
+        if not isinstance(module, (PLAIN[record.activation], FakeQuantActivation)):
+            raise _mismatch(name, module, PLAIN[record.activation].__name__)
+        return self.activation(name, record, inplace=module in self.in_place)
 
     def layer(self, name: str, module: nn.Module, record: LayerRecord) -> nn.Module:
-        layer = _quantized(module, record)
-        if layer is None:
+        if not isinstance(module, getattr(nn, record.kind)):
             raise _mismatch(name, module, record.kind)
+        layer = KINDS[record.kind].from_float(module, weight_bits=record.bits)
         shape = list(layer.weight.shape)
         if shape != record.shape:
             raise _other_network(f"the weight of {name!r} is {shape}, in the file {record.shape}")
@@ -102,17 +94,14 @@ class _Builder:
     def activation(
         self, name: str, record: QuantizerRecord, *, inplace: bool = False
     ) -> FakeQuantActivation:
-        quantizer = FakeQuantActivation(
-            record.bits, activation=record.activation, ema=record.ema, ste=record.ste,
-            inplace=inplace,
-        )  # fmt: skip
-        ends = [self.tensors.get(key(name, part)) for part in ("lower", "upper")]
-        lower, upper = ends
+        quantizer = FakeQuantActivation(**vars(record), inplace=inplace)
+        lower, upper = (self.tensors.get(key(name, part)) for part in ("lower", "upper"))
         if lower is None or upper is None or {lower.shape, upper.shape} != {torch.Size()}:
             raise ValueError(f"the range of {name!r} is missing or not a pair of numbers")
         if lower.dtype != upper.dtype or lower.dtype not in (torch.float32, torch.float64):
-            message = f"the range of {name!r} is {lower.dtype}, {upper.dtype}; expected float32"
-            raise ValueError(message)
+            raise ValueError(
+                f"the range of {name!r} is {lower.dtype}, {upper.dtype}; expected float32"
+            )
         quantizer.range_state = quantizer.range_state.to(lower.dtype)
         try:
             quantizer.set_range(lower, upper)
@@ -128,15 +117,6 @@ class _Builder:
         return {name: tensor for name, tensor in self.tensors.items() if name not in used}
 
 
-def _quantized(module: nn.Module, record: LayerRecord) -> QuantizedLayer | None:
-    """``module`` with a weight to quantize; None if it is of another kind than the record."""
-    if record.kind == "Conv2d" and isinstance(module, nn.Conv2d):
-        return FakeQuantConv2d.from_float(module, weight_bits=record.bits)
-    if record.kind == "Linear" and isinstance(module, nn.Linear):
-        return FakeQuantLinear.from_float(module, weight_bits=record.bits)
-    return None
-
-
 def _load_others(
     student: nn.Module, tensors: dict[str, Tensor], content: Mapping[str, Any]
 ) -> None:
@@ -145,13 +125,14 @@ def _load_others(
     aliases = content.get("aliases")
     if not isinstance(aliases, dict) or not all(a in tensors for a in aliases.values()):
         raise ValueError("its aliases name tensors that are not there")
-    sources = {**{name: name for name in tensors}, **aliases}
-    missing = [k for k in expected if k not in own and k not in sources]
-    unexpected = [k for k in sources if k in own or k not in expected]
-    misshaped = [
-        k for k in sources if k in expected and tensors[sources[k]].shape != expected[k].shape
-    ]
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    sources = {name: name for name in tensors} | aliases
+    kinds = {
+        "missing": [k for k in expected if k not in own and k not in sources],
+        "unexpected": [k for k in sources if k in own or k not in expected],
+        "of another shape": [
+            k for k, s in sources.items() if k in expected and tensors[s].shape != expected[k].shape
+        ],
+    }
     found = [f"{len(keys)} tensors {kind}: {_first(keys)}" for kind, keys in kinds.items() if keys]
     if found:
         raise _other_network("; ".join(found))

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hast_cuda.exports.affine import Affine
 from hast_cuda.exports.editing import Array
+from hast_cuda.exports.grid import Affine
 
 _MULTIPLIERS = 128
 _LARGEST_SUM = 2**24  # runtimes turn sums into float32
@@ -30,12 +30,9 @@ _MARGIN = 2e-6  # relative width of the interval: some float32 roundings
 class Requantization:
     """Per output channel: ``round((k*a + B) * s_x*s_w / s_y)`` with ``scale`` for s_w."""
 
-    multiplier: Array
-    """k, int64."""
-    bias: Array
-    """B, int64."""
-    scale: Array
-    """float64."""
+    multiplier: Array  # k, int64
+    bias: Array  # b, int64
+    scale: Array  # float64
 
 
 def exact_requantization(
@@ -64,7 +61,7 @@ def exact_requantization(
     sums = np.maximum(np.abs(lowest_sum), np.abs(highest_sum))
     k = np.arange(1, _MULTIPLIERS + 1)
     near = np.rint(bias[:, None] / unit[:, None] * k)
-    best = np.full(len(scale), -np.inf)
+    rows, best = np.arange(len(scale)), np.full(len(scale), -np.inf)
     chosen = np.zeros((3, len(scale)))
     for step in (0, -1, 1):
         counts = near + step  # B, [out, k]
@@ -75,7 +72,6 @@ def exact_requantization(
         fits &= k * sums[:, None] + np.abs(counts) < _LARGEST_SUM
         width = np.where(fits & (high > low), width, -np.inf)
         index = width.argmax(axis=1)
-        rows = np.arange(len(scale))
         better = width[rows, index] > best
         sigma = _inside(low[rows, index], high[rows, index], after.step / unit)
         found = np.stack([k[index], counts[rows, index], sigma])
@@ -107,9 +103,7 @@ def _between(thresholds: Array, lowest: Array, highest: Array) -> tuple[Array, A
     return below, above
 
 
-def _interval(
-    below: Array, above: Array, middles: Array, beta: Array
-) -> tuple[Array, Array]:  # fmt: skip
+def _interval(below: Array, above: Array, middles: Array, beta: Array) -> tuple[Array, Array]:
     """Smallest and largest sigma, [out, k] each."""
     low, high = np.zeros_like(beta), np.full_like(beta, np.inf)
     for i, middle in enumerate(middles):

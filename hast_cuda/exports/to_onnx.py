@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,8 @@ from torch import nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_values
 from hast_cuda.exports.grid import float_bytes
-from hast_cuda.exports.marked import (
-    DOMAIN,
-    INPUT,
-    OUTPUT,
-    QUANTIZE,
-    MarkedModel,
-    mark,
-    require_onnx,
-)
+from hast_cuda.exports.marked import INPUT, OUTPUT, QUANTIZE, MarkedModel, mark, require_onnx
+from hast_cuda.exports.records import Exported
 from hast_cuda.files.whole import replace_file
 
 FORMS = ("ort", "portable", "uint4")
@@ -30,31 +22,11 @@ _OPSET = {"ort": 18, "portable": 18, "uint4": 21}
 _IR_VERSION = {"ort": 8, "portable": 8, "uint4": 10}
 
 
-@dataclass(frozen=True)
-class OnnxInfo:
-    """What was written."""
-
-    file: Path
-    """Where it is."""
-    bytes: int
-    """Of the file."""
-    float_bytes: int
-    """Of the network's parameters as float32."""
-    weight_bits: float
-    """Bits that the file's integers need per quantized weight, scales not counted."""
-    nodes: dict[str, int]
-    """How many operators of each kind."""
-    integer_layers: int
-    """Layers whose products are integers in the graph itself."""
-    float_layers: dict[str, str] = field(default_factory=dict)
-    """"ort": layers that compute in float, and why."""
-
-
 @typed
 def save_onnx(
     student: nn.Module, path: Path | str, shape: tuple[int, int, int], *, form: str = "ort",
     describe: Mapping[str, Any] | None = None,
-) -> OnnxInfo:  # fmt: skip
+) -> Exported:  # fmt: skip
     """Write ``student`` as an ONNX file with input "images" [N, C, H, W] and output "logits".
 
     BatchNorm behind a convolution is taken into its scales, which rounds nothing again.
@@ -71,6 +43,12 @@ def save_onnx(
     Raises:
         ImportError: packages of the extra "export" are missing. ValueError: unknown form, a network
             that cannot be exported (named), before anything is written.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
+        >>> save_onnx(student, "student.onnx", (1, 8, 8)).integer_layers  # doctest: +SKIP
+        0
     """
     check_choice("form", form, FORMS)
     check_image_size("shape", shape)
@@ -85,58 +63,54 @@ def save_onnx(
     model = marked.model
     model.ir_version = _IR_VERSION[form]
     model.producer_name = "hast_cuda"
-    model.metadata_props.update(
-        {"hast_cuda.form": form, **{str(k): str(v) for k, v in (describe or {}).items()}}
-    )
+    described = {str(k): str(v) for k, v in (describe or {}).items()}
+    model.metadata_props.update({"hast_cuda.form": form, **described})
     proto = ir.serde.serialize_model(model)
     onnx.checker.check_model(proto, full_check=True)
     with replace_file(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
     nodes = Counter(node.op_type for node in model.graph)
     integer = sum(nodes[op] for op in ("QLinearConv", "ConvInteger", "MatMulInteger"))
-    return OnnxInfo(
-        path, path.stat().st_size, float_bytes(student), bits, dict(nodes), integer, reasons
-    )
+    return Exported(
+        f"onnx-{form}", path, path.stat().st_size, float_bytes(student), bits, dict(nodes),
+        integer, reasons,
+    )  # fmt: skip
 
 
 def _rewrite(marked: MarkedModel, form: str) -> tuple[dict[str, str], float]:
     """Replace every marker; gives the layers that stay float and the mean bits per weight."""
     import ml_dtypes  # noqa: PLC0415 - they come with the optional packages
 
-    from hast_cuda.exports.dequantized import clipped_quantizer, float_layer, quantize_after_pooling  # noqa: PLC0415
-    from hast_cuda.exports.editing import Editor, attribute  # noqa: PLC0415
-    from hast_cuda.exports.folded import quantized_layers  # noqa: PLC0415
+    from hast_cuda.exports.dequantized import (  # noqa: PLC0415
+        clipped_quantizer,
+        float_layer,
+        quantize_after_pooling,
+    )
+    from hast_cuda.exports.editing import Editor  # noqa: PLC0415
+    from hast_cuda.exports.folded import is_marker, quantized_layers  # noqa: PLC0415
     from hast_cuda.exports.integer import IntegerRewriter  # noqa: PLC0415
-    from hast_cuda.exports.stored import as_codes, as_int8  # noqa: PLC0415
 
-    uint4: np.dtype[np.generic] = np.dtype(ml_dtypes.uint4)
-    wide: np.dtype[np.generic] = np.dtype(np.uint8)
+    int8, uint8, uint4 = (np.dtype(kind) for kind in (np.int8, np.uint8, ml_dtypes.uint4))
     layers = quantized_layers(marked)
-    small = [layer.codes.grid.bits <= 4 for layer in layers]
+    small = [form == "uint4" and layer.codes.grid.bits <= 4 for layer in layers]
     if form == "uint4" and not any(small):
-        message = 'no weight has 4 bits or fewer: the form "uint4" has nothing to store; use "ort"'
-        raise ValueError(message)
+        raise ValueError(
+            'no weight has 4 bits or fewer: the form "uint4" has nothing to store; use "ort"'
+        )
     editor, reasons = Editor(marked.model), {}
     if form == "ort":
-        rewriter = IntegerRewriter(
-            editor, marked.activations, {layer.node: layer for layer in layers}
-        )
+        rewriter = IntegerRewriter(editor, marked.activations, {x.node: x for x in layers})
         rewriter.rewrite()
         reasons = rewriter.reasons
     else:
         for layer, narrow in zip(layers, small, strict=True):
-            kind = uint4 if narrow else wide
-            float_layer(editor, layer, as_codes(layer, kind) if form == "uint4" else as_int8(layer))
-        for node in list(marked.model.graph):
-            if node.domain == DOMAIN and node.op_type == QUANTIZE:
-                grid = marked.activations[attribute(node, "name", "")]
-                if form == "uint4" and grid.bits <= 4:
-                    for marker in quantize_after_pooling(editor, node):
-                        clipped_quantizer(editor, marker, grid, uint4)
-                else:
-                    clipped_quantizer(editor, node, grid, np.dtype(np.int8))
+            float_layer(editor, layer, uint4 if narrow else uint8 if form == "uint4" else int8)
+        for node in [n for n in marked.model.graph if is_marker(n, QUANTIZE)]:
+            affine = marked.activations[node.attributes["name"].value]
+            narrow = form == "uint4" and affine.bits <= 4
+            for marker in quantize_after_pooling(editor, node) if narrow else [node]:
+                clipped_quantizer(editor, marker, affine, uint4 if narrow else int8)
     editor.finish([INPUT], [OUTPUT])
     counts = [layer.codes.codes.numel() for layer in layers]
-    widths = [4 if form == "uint4" and narrow else 8 for narrow in small]
-    mean = sum(n * w for n, w in zip(counts, widths, strict=True)) / max(sum(counts), 1)
-    return reasons, mean
+    stored = sum(n * (4 if narrow else 8) for n, narrow in zip(counts, small, strict=True))
+    return reasons, stored / max(sum(counts), 1)

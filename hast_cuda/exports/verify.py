@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib.util
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,49 +23,11 @@ from hast_cuda.checks.values import (
     explained_forward,
 )
 from hast_cuda.data import Images, ImageSet
-from hast_cuda.exports.marked import INPUT
+from hast_cuda.exports.marked import INPUT, translate
+from hast_cuda.exports.records import Check, Latency
 from hast_cuda.loops.modes import eval_mode
 
 _ROUNDS = 15
-
-
-@dataclass(frozen=True)
-class Check:
-    """An exported network beside the PyTorch student, on the same images."""
-
-    images: int
-    """How many were compared."""
-    source: str
-    """"given", "synthetic" or "noise"."""
-    top1_agreement: float
-    """Percent of images on which both choose the same class."""
-    top1: float | None
-    """Percent, of the exported network, where the images have true labels."""
-    student_top1: float | None
-    """Percent, of the student."""
-    cosine: float
-    """Mean over the images of the cosine between both logits."""
-    largest_difference: float
-    """Largest absolute difference of a logit."""
-
-    def passed(self) -> bool:
-        """At most one image in a thousand, or one at all, is classified otherwise."""
-        differing = round(self.images * (100 - self.top1_agreement) / 100)
-        return differing <= max(1, self.images // 1000)
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Median time of a batch in onnxruntime on the CPU."""
-
-    batch: int
-    """Images per run."""
-    threads: int
-    """Of onnxruntime."""
-    milliseconds: float
-    """Of the exported network."""
-    float_milliseconds: float
-    """Of the full-precision network, exported with BatchNorm as onnxruntime optimises it."""
 
 
 def require_onnxruntime() -> None:
@@ -84,6 +45,9 @@ def onnx_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Tenso
 
     Raises:
         ImportError: no onnxruntime. ValueError: the file is truncated, altered or not ONNX.
+
+    Example:
+        >>> onnx_network("student.ort.onnx")(torch.randn(2, 1, 8, 8))  # doctest: +SKIP
     """
     path = as_path("path", path)
     check_range("threads", threads, 0, 4096)
@@ -93,24 +57,26 @@ def onnx_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Tenso
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
-    try:
+    with _explained(f"onnxruntime cannot load {path}"):
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # onnxruntime raises classes of its own without a common base
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"onnxruntime cannot load {path}: {reason}") from error
 
     def run(images: Tensor) -> Tensor:
-        try:
+        with _explained(f"{path} does not take images {list(images.shape)} {images.dtype}"):
             (logits,) = session.run(None, {INPUT: np.ascontiguousarray(images.cpu().numpy())})
-        except Exception as error:  # as above
-            reason = str(error).partition("\n")[0]
-            message = f"{path} does not take images {list(images.shape)} {images.dtype}: {reason}"
-            raise ValueError(message) from error
         return torch.from_numpy(logits)
 
     return run
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # onnxruntime raises classes of its own without a common base
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{what}: {reason}") from error
 
 
 @typed
@@ -122,7 +88,7 @@ def check(
     """Run both networks on all images.
 
     Args:
-        exported: from :func:`onnx_network`.
+        exported: from :func:`onnx_network`, or any other network.
         student: the network that was exported.
         images: labelled test images, synthetic ones (whose labels are not counted), or any others
             [N, C, H, W].
@@ -130,13 +96,19 @@ def check(
 
     Raises:
         ValueError: no image; the outputs have different shapes or are not finite.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
+        >>> check(hc.exports.to_float(student), student, torch.randn(9, 1, 8, 8)).top1_agreement
+        100.0
     """
     check_values("student", student)
     check_range("batch_size", batch_size, 1, 2**20)
     given = isinstance(images, ImageSet) or (isinstance(images, Images) and images.real)
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
-    count = same = right = student_right = 0
-    cosine, largest = 0.0, 0.0
+    count, largest = 0, 0.0
+    totals = [0.0] * 4  # equal choices, right ones of either network, cosines
     for x, labels in _batches(images, batch_size):
         check_images("images", x)
         with explained_forward("images", x), eval_mode(student):
@@ -148,14 +120,14 @@ def check(
                 f"{list(expected.shape)}; both must be finite and of one shape"
             )
         chosen, wanted = found.argmax(1), expected.argmax(1)
-        count += len(x)
-        same += int((chosen == wanted).sum())
-        right += int((chosen == labels).sum())
-        student_right += int((wanted == labels).sum())
-        cosine += float(torch.cosine_similarity(found.double(), expected.double()).sum())
+        cosines = torch.cosine_similarity(found.double(), expected.double())
+        batch = (chosen == wanted, chosen == labels, wanted == labels, cosines)
+        totals = [total + float(part.sum()) for total, part in zip(totals, batch, strict=True)]
         largest = max(largest, float((found - expected).abs().max()))
+        count += len(x)
     if not count:
         raise ValueError("images is empty: there is nothing to compare the networks on")
+    same, right, student_right, cosine = totals
     kind = "synthetic" if isinstance(images, Images) else "noise"
     return Check(
         images=count, source="given" if given else kind, top1_agreement=100 * same / count,
@@ -223,10 +195,8 @@ def measure(
 
 def plain_onnx(network: nn.Module, path: Path, shape: tuple[int, int, int]) -> Path:
     """The full-precision network as ONNX, to compare with. Raises as :func:`save_onnx`."""
-    from hast_cuda.exports.marked import translate  # noqa: PLC0415 - optional packages
+    import onnx_ir as ir  # noqa: PLC0415 - an optional package
 
-    model: Any = translate(network, shape, 18)
-    import onnx_ir as ir  # noqa: PLC0415
-
+    model = translate(network, shape, 18)
     path.write_bytes(ir.serde.serialize_model(model).SerializeToString())
     return path

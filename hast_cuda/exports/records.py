@@ -1,0 +1,55 @@
+"""What is known of an exported file: sizes, content, comparison, latency."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Check:
+    """An exported network beside the PyTorch student, on the same images."""
+
+    images: int  # how many were compared
+    source: str  # "given", "synthetic" or "noise"
+    top1_agreement: float  # percent of images on which both choose the same class
+    top1: float | None  # percent, of the exported network, where the images have true labels
+    student_top1: float | None  # percent, of the student
+    cosine: float  # mean over the images of the cosine between both logits
+    largest_difference: float  # largest absolute difference of a logit
+
+    def passed(self) -> bool:
+        """At most one image in a thousand, or one at all, is classified otherwise."""
+        differing = round(self.images * (100 - self.top1_agreement) / 100)
+        return differing <= max(1, self.images // 1000)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median time of a batch in onnxruntime on the CPU."""
+
+    batch: int  # images per run
+    threads: int  # of onnxruntime
+    milliseconds: float  # of the exported network
+    float_milliseconds: float  # of the full-precision one with BatchNorm, optimised alike
+
+
+@dataclass
+class Exported:
+    """One file, its sizes and its proof: what ``exports/<kind>.json`` of a run holds."""
+
+    kind: str  # a key of hast_cuda.exports.KINDS
+    file: Path
+    bytes: int  # of the file
+    float_bytes: int  # of the network's parameters as float32
+    weight_bits: float | None = None  # stored per quantized weight; None: weights are float32
+    nodes: dict[str, int] = field(default_factory=dict)  # ONNX: how many operators of each kind
+    integer_layers: int | None = None  # ONNX: layers that multiply integers in the graph itself
+    float_layers: dict[str, str] = field(default_factory=dict)  # "onnx-ort": the others, and why
+    checks: Check | None = None  # beside the quantized network; None: not compared
+    latency: Latency | None = None  # ONNX: measured by whoever asks for it
+
+    def record(self) -> dict[str, Any]:
+        """As JSON values, the file by its name alone."""
+        return {**asdict(self), "file": self.file.name}
