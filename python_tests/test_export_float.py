@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from exporting import student_of
 from networks import same_state, snapshot, tiny
 from safetensors import safe_open
 from torch import nn
@@ -19,21 +19,15 @@ from hast_cuda.teachers.digits import load_digits_network
 from hast_cuda.teachers.weights import load_weights
 
 
-def calibrated(network: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    x = torch.randn(4, *((1, 8, 8) if hasattr(network, "stem") else (3, 8, 8)))
-    return hc.calibrate(hc.quantize(network, *args, **kwargs), [x])
-
-
 def own_modules(network: nn.Module) -> list[str]:
     return [n for n, m in network.named_modules() if type(m).__module__.startswith("hast_cuda.nn")]
 
 
-@pytest.mark.parametrize("placement", ["relu", "all"])
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize(("bits", "placement"), [(2, "relu"), (4, "all")])
 @torch.no_grad()
 def test_same_as_a_student_with_quantized_weights_only(bits: int, placement: str) -> None:
     network = load_digits_network()
-    student = calibrated(network, bits, 4, placement=placement)
+    student = student_of(network, bits, 4, placement=placement, shape=(1, 8, 8))
     before = snapshot(student)
     plain = to_float(student)
     assert same_state(student, before)
@@ -44,10 +38,7 @@ def test_same_as_a_student_with_quantized_weights_only(bits: int, placement: str
     x = torch.randn(7, 1, 8, 8)
     assert torch.equal(plain(x), hc.quantize(network, bits, None)(x))
     assert not torch.equal(plain(x), student(x))
-    for name, module in network.named_modules():
-        kind = type(plain.get_submodule(name))
-        assert kind is type(module)
-        assert plain.get_submodule(name).training == module.training
+    assert all(type(plain.get_submodule(n)) is type(m) for n, m in network.named_modules())
 
 
 @torch.no_grad()
@@ -85,7 +76,7 @@ def test_what_the_loops_put_in_has_no_plain_counterpart() -> None:
 @torch.no_grad()
 def test_the_file_fits_the_float_network(fold: bool, tmp_path: Path) -> None:
     prepared = prepare(tiny(), PostTrainingConfig(fold=fold))
-    student = calibrated(prepared, 4, 4)
+    student = student_of(prepared, 4, 4)
     path = tmp_path / "float.safetensors"
     save_float(student, path, {"seed": 3})
     with safe_open(path, "pt") as file:

@@ -9,58 +9,38 @@ import hast_cuda as hc
 from hast_cuda.exports.grid import activation_grid, grid_of, values_of, weight_codes
 
 
-def _layer(bits: int, kind: str = "normal") -> hc.FakeQuantConv2d:
+def _layer(bits: int, kind: str = "normal") -> hc.FakeQuantConv2d | hc.FakeQuantLinear:
     torch.manual_seed(bits)
+    if kind == "linear":
+        return hc.FakeQuantLinear(6, 4, weight_bits=bits)
     layer = hc.FakeQuantConv2d(5, 7, 3, weight_bits=bits)
     with torch.no_grad():
         if kind == "positive":
             layer.weight.abs_().add_(0.5)
         if kind == "constant":
-            layer.weight.copy_(
-                torch.arange(7.0).sub(3).reshape(-1, 1, 1, 1).expand_as(layer.weight)
-            )
+            column = torch.arange(7.0).sub(3).reshape(-1, 1, 1, 1)
+            layer.weight.copy_(column.expand_as(layer.weight))
+        if kind == "fixed":
+            layer.fix_weight_range()
+            layer.weight.mul_(0.5)  # its own minimum and maximum would give another grid
     return layer
 
 
-@pytest.mark.parametrize("kind", ["normal", "positive", "constant"])
+@pytest.mark.parametrize("kind", ["normal", "positive", "constant", "fixed", "linear"])
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_codes_are_the_quantized_weight(bits: int, kind: str) -> None:
     layer = _layer(bits, kind)
-    found = weight_codes(layer)
+    found, expected = weight_codes(layer), layer.quantized_weight()
+    grid, shape = found.grid, (-1, *[1] * (layer.weight.dim() - 1))
     assert found.codes.dtype == torch.uint8
     assert int(found.codes.max()) < 2**bits
-    assert torch.equal(values_of(found.codes, found.grid), layer.quantized_weight())
-
-
-def test_affine_form_is_the_same_up_to_rounding() -> None:
-    found = weight_codes(_layer(4))
-    grid = found.grid
-    shape = (-1, 1, 1, 1)
+    assert torch.equal(values_of(found.codes, grid), expected)
     affine = grid.step.reshape(shape) * (found.codes.long() - grid.zero_point.reshape(shape))
-    torch.testing.assert_close(affine, values_of(found.codes, grid), rtol=1e-6, atol=0)
-    assert bool(grid.contains_zero.all())
-
-
-def test_a_fixed_grid_is_kept() -> None:
-    layer = _layer(3)
-    layer.fix_weight_range()
-    with torch.no_grad():
-        layer.weight.mul_(0.5)  # its own minimum and maximum would give another grid
-    found = weight_codes(layer)
-    assert torch.equal(values_of(found.codes, found.grid), layer.quantized_weight())
-    assert int(found.codes.max()) - int(found.codes.min()) < 7
-
-
-def test_a_range_without_zero_says_so() -> None:
-    grid = weight_codes(_layer(4, "positive")).grid
-    assert not bool(grid.contains_zero.any())
-    assert int(grid.zero_point.max()) < 0
-
-
-def test_linear_layers_and_shared_memory_layouts() -> None:
-    layer = hc.FakeQuantLinear(6, 4, weight_bits=5)
-    found = weight_codes(layer)
-    assert torch.equal(values_of(found.codes, found.grid), layer.quantized_weight())
+    torch.testing.assert_close(affine, expected, rtol=1e-6, atol=1e-6)
+    if kind in ("normal", "positive"):
+        assert (
+            (kind == "normal") == bool(grid.contains_zero.all()) == bool(grid.contains_zero.any())
+        )
 
 
 def test_activation_grid_of_relu_starts_at_zero() -> None:

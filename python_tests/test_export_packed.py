@@ -53,7 +53,7 @@ def check_round_trip(student: nn.Module, network: nn.Module, path: Path, x: Tens
     return loaded
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("bits", [3, 5])
 def test_digits_network(bits: int, tmp_path: Path) -> None:
     network = load_digits_network()
     student = student_of(network, bits, bits, shape=(1, 8, 8))
@@ -84,28 +84,7 @@ def test_prepared_networks(rounding: str, tmp_path: Path) -> None:
         load_packed(tmp_path / "p", tiny())
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_dtypes(dtype: torch.dtype, bits: int, tmp_path: Path) -> None:
-    network = tiny().to(dtype)
-    student = student_of(network, bits, 8)
-    x = images().to(dtype)
-    check_round_trip(student, network, tmp_path / "p", x)
-    loaded = load_packed(tmp_path / "p", tiny())  # the file's dtype, not that of the architecture
-    with torch.no_grad():
-        assert torch.equal(loaded(x), student(x))
-
-
-def test_fixed_grids(tmp_path: Path) -> None:
-    student = student_of(tiny(), 3)
-    for module in student.modules():
-        if isinstance(module, hc.FakeQuantConv2d):
-            module.fix_weight_range()
-            module.weight.data.mul_(0.5)
-    check_round_trip(student, tiny(), tmp_path / "p", images())
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_difficult_channels(dtype: torch.dtype, bits: int, tmp_path: Path) -> None:
     """Constant, one-sided and nearly constant channels."""
@@ -120,7 +99,10 @@ def test_difficult_channels(dtype: torch.dtype, bits: int, tmp_path: Path) -> No
         network[2].weight.abs_().add_(0.1)
     network = network.to(dtype)
     student = student_of(network, bits, 8)
-    check_round_trip(student, network, tmp_path / "p", images().to(dtype))
+    x = images().to(dtype)
+    check_round_trip(student, network, tmp_path / "p", x)
+    loaded = load_packed(tmp_path / "p", copy.deepcopy(network).float())
+    assert torch.equal(loaded(x), student(x))  # the file's dtype, not that of the architecture
     tensors, _ = read_packed(tmp_path / "p")
     assert tensors["0.zero_point"].dtype == torch.int64
     assert tensors["2.zero_point"].dtype == torch.int32

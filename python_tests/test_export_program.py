@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from exporting import SHAPE, student_of
 from networks import same_state, snapshot, tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda.exports import export_program, save_program
-
-SHAPE = (3, 8, 8)
-
-
-def calibrated(network: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
-    student = hc.quantize(network, *args, **kwargs)
-    dtype = next(network.parameters()).dtype
-    return hc.calibrate(student, [torch.randn(4, *SHAPE).to(dtype)])
-
-
-def targets(student: nn.Module, **options: Any) -> set[str]:
-    program = export_program(student, SHAPE, **options)
-    return {str(n.target) for n in program.graph.nodes if n.op == "call_function"}
-
 
 _RUN = """
 import sys
@@ -50,10 +38,12 @@ assert (sys.modules.get("hast_cuda") is not None) == (sys.argv[1] == "own")
 @pytest.mark.parametrize("own_ops", [True, False])
 @torch.no_grad()
 def test_a_program_in_another_process(own_ops: bool, tmp_path: Path) -> None:
-    student = calibrated(tiny(), 3, 4, overrides={"features.0": hc.Override(8)})
+    student = student_of(tiny(), 3, 4, overrides={"features.0": hc.Override(8)}).train()
     before = snapshot(student)
     save_program(student, tmp_path / "p.pt2", SHAPE, own_ops=own_ops)
     assert same_state(student, before)
+    assert student.training
+    student.eval()
     inputs = {str(count): torch.randn(count, *SHAPE) for count in (1, 2, 7)}
     save_file(inputs, tmp_path / "x")
     subprocess.run(
@@ -69,7 +59,7 @@ def test_a_program_in_another_process(own_ops: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("own_ops", [True, False])
 @torch.no_grad()
 def test_input_quantizers_and_dtypes(own_ops: bool, dtype: torch.dtype) -> None:
-    student = calibrated(tiny().to(dtype), 4, 4, placement="all")
+    student = student_of(tiny().to(dtype), 4, 4, placement="all")
     program = export_program(student, SHAPE, own_ops=own_ops).module()
     x = torch.randn(5, *SHAPE).to(dtype)
     assert torch.equal(program(x), student(x))
@@ -91,25 +81,23 @@ def test_values_at_and_beyond_the_ends_of_ranges() -> None:
 
 
 def test_which_ops_a_program_has() -> None:
-    student = calibrated(tiny(), 4, 4)
-    own, plain = targets(student, own_ops=True), targets(student, own_ops=False)
+    student = student_of(tiny(), 4, 4)
+    own, plain = (
+        {
+            str(node.target)
+            for node in export_program(student, SHAPE, own_ops=own_ops).graph.nodes
+            if node.op == "call_function"
+        }
+        for own_ops in (True, False)
+    )
     expected = {"hast_cuda.fake_quantize.default", "hast_cuda.fake_quantize_weights.default"}
     assert {t for t in own if t.startswith("hast_cuda")} == expected
-    assert plain
     assert all(t.startswith("aten.") for t in plain)
     assert "aten.round.default" in plain
 
 
-def test_a_student_in_training_is_exported_for_inference() -> None:
-    student = calibrated(tiny(), 4, 4).train()
-    program = export_program(student, SHAPE, own_ops=False).module()
-    assert student.training
-    x = torch.randn(2, *SHAPE)
-    assert torch.equal(program(x), student.eval()(x))
-
-
 def test_a_fixed_batch() -> None:
-    student = calibrated(tiny(), 4, None)
+    student = student_of(tiny(), 4, None)
     program = export_program(student, SHAPE, own_ops=False, batch=3).module()
     x = torch.randn(3, *SHAPE)
     assert torch.equal(program(x), student(x))
@@ -117,36 +105,28 @@ def test_a_fixed_batch() -> None:
         program(x[:2])
 
 
-class Branching(nn.Module):
-    """What it computes depends on values."""
+class Odd(nn.Module):
+    """A convolution, and then what only Python can do."""
 
-    def __init__(self) -> None:
+    def __init__(self, then: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 2, 1)
+        self.conv, self.then = nn.Conv2d(3, 2, 1), then
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(x)
-        return y if y.sum() > 0 else -y
+        return self.then(self.conv(x))
 
 
-class BoundToOneBatch(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.conv(x) + torch.zeros(2, 1, 1, 1)
-        assert len(x) == 2
-        return result
+def branching(y: Tensor) -> Tensor:
+    return y if y.sum() > 0 else -y
 
 
-class CallsOwnOps(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 2, 1)
+def bound_to_two_images(y: Tensor) -> Tensor:
+    assert len(y) == 2
+    return y
 
-    def forward(self, x: Tensor) -> Tensor:
-        return hc.fake_quantize(self.conv(x), -1.0, 1.0, 4)
+
+def own_op(y: Tensor) -> Tensor:
+    return hc.fake_quantize(y, -1.0, 1.0, 4)
 
 
 class MixedDtypes(nn.Sequential):
@@ -163,16 +143,17 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             save_program(network, given.pop("path"), given.pop("shape"), **given)
 
-    student = calibrated(tiny(), 4, 4)
+    student = student_of(tiny(), 4, 4)
     for own_ops in (True, False):
         refused(r"'features\.2' is not frozen", hc.quantize(tiny(), 4, 4), own_ops=own_ops)
-        branching = hc.quantize(Branching(), 4, None)
-        refused(r"cannot follow this Branching \(\w+: .*control flow", branching, own_ops=own_ops)
-    refused("cannot follow this BoundToOneBatch", hc.quantize(BoundToOneBatch(), 4, None))
-    save_program(hc.quantize(BoundToOneBatch(), 4, None), path, SHAPE, own_ops=False, batch=2)
+        odd = hc.quantize(Odd(branching), 4, None)
+        refused(r"cannot follow this Odd \(\w+: .*control flow", odd, own_ops=own_ops)
+    bound = hc.quantize(Odd(bound_to_two_images), 4, None)
+    refused("cannot follow this Odd", bound)
+    save_program(bound, path, SHAPE, own_ops=False, batch=2)
     path.unlink()
-    refused("calls hast_cuda.fake_quantize.default", hc.quantize(CallsOwnOps(), 4, None))
-    mixed = calibrated(MixedDtypes(nn.Conv2d(3, 2, 1), nn.ReLU()), 4, 4)
+    refused("calls hast_cuda.fake_quantize.default", hc.quantize(Odd(own_op), 4, None))
+    mixed = student_of(MixedDtypes(nn.Conv2d(3, 2, 1), nn.ReLU()), 4, 4)
     refused("activations are torch.float64", mixed)
     refused(r"ends in \.pt2", student, path=tmp_path / "p.pt")
     refused("nowhere is not a directory", student, path=tmp_path / "nowhere" / "p.pt2")

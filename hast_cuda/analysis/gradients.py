@@ -26,11 +26,7 @@ from hast_cuda.ops.reference import arithmetic_dtype
 def flat_gradient(
     loss: Tensor, parameters: Sequence[Tensor], *, retain_graph: bool = False
 ) -> Tensor:
-    """Gradient of a 0-d loss, flattened, [P]; 0 for parameters that it does not depend on.
-
-    Raises:
-        ValueError: a loss that is no scalar with a gradient; parameters without one, or none.
-    """
+    """Gradient of a 0-d loss, flattened, [P]; 0 for parameters that it does not depend on."""
     if loss.dim() != 0 or not loss.requires_grad:
         raise ValueError(
             f"loss has shape {list(loss.shape)}; expected a scalar, [], that has a gradient"
@@ -45,11 +41,7 @@ def flat_gradient(
 
 @typed
 def cosine(first: Tensor, second: Tensor) -> Tensor:
-    """``a.b / (|a| |b|)`` of two vectors [P], 0-d float64; NaN if one of them is 0.
-
-    Raises:
-        TypeError, ValueError: no vectors of real numbers, of one length and device.
-    """
+    """``a.b / (|a| |b|)`` of two vectors [P], 0-d float64; NaN if one of them is 0."""
     _checks.floating("first", first)
     _checks.floating("second", second)
     _checks.same_device("second", second, "first", first)

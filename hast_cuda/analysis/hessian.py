@@ -64,11 +64,7 @@ class Hessian:
 
     @typed
     def product(self, vector: Tensor) -> Tensor:
-        """``H v``, [P] -> [P], P the number of all parameters in the order given.
-
-        Raises:
-            ValueError: a vector of another shape, dtype or device.
-        """
+        """``H v``, [P] -> [P], P the number of all parameters in the order given."""
         if (vector.shape, vector.dtype, vector.device) != ((self.size,), self.dtype, self.device):
             raise ValueError(
                 f"vector has shape {list(vector.shape)} {vector.dtype} on {vector.device}; "

@@ -22,8 +22,8 @@ Product = Callable[[Tensor], Tensor]
 class Eigenvalue:
     """An estimate, and a bound on its distance to the nearest eigenvalue in exact arithmetic."""
 
-    value: float  # the estimate
-    bound: float  # of its distance to an eigenvalue
+    value: float
+    bound: float
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ class Spectrum:
         """Density ``1/V sum_v sum_i w_vi N(t; node_vi, s^2)`` on a grid of ``points`` values t.
 
         ``s^2 = variance * extent^2``, extent the distance of the extreme nodes: PyHessian's width
-        where that is 1, and the same picture in every unit of the loss.
-
-        Returns:
-            (t, density), float64 [points] each; the density's integral is 1.
+        where that is 1, and the same picture in every unit of the loss. Gives (t, density), float64
+        [points] each; the density's integral is 1.
         """
         check_range("points", points, 2, 2**24)
         check_positive("variance", variance)
         if not any(self.nodes):
             raise ValueError("nodes is empty: this spectrum has no start vector")
-        nodes = torch.tensor([x for row in self.nodes for x in row], dtype=torch.float64)
-        weights = torch.tensor([x for row in self.weights for x in row], dtype=torch.float64)
+        nodes, weights = (
+            torch.tensor([x for row in rows for x in row], dtype=torch.float64)
+            for rows in (self.nodes, self.weights)
+        )
         low, high = float(nodes.min()), float(nodes.max())
         width = math.sqrt(variance) * (high - low or abs(high) or 1.0)
         grid = torch.linspace(low - 4 * width, high + 4 * width, points, dtype=torch.float64)

@@ -56,9 +56,6 @@ def twice_differentiable(network: nn.Module) -> nn.Module:
 
     The fused :class:`hast_cuda.FakeQuantActivation` masks its gradient in a kernel, which autograd
     cannot differentiate; quantized weights pass theirs unchanged and stay as they are.
-
-    Raises:
-        ValueError: an activation range is not frozen.
     """
 
     def convert(_name: str, module: nn.Module) -> nn.Module | None:

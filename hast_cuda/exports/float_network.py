@@ -54,7 +54,7 @@ def to_float(student: nn.Module) -> nn.Module:
 def plain_copy(
     student: nn.Module, convert: Callable[[str, nn.Module], nn.Module | None]
 ) -> nn.Module:
-    """A copy without modules of this package, each replaced by what ``convert`` gives."""
+    """A copy without quantized or merged modules, each replaced by what ``convert`` gives."""
     plain = swap_modules(copy.deepcopy(student), convert)
     for name, module in plain.named_modules():
         if type(module).__module__.startswith(("hast_cuda.nn", "hast_cuda.merged")):
@@ -72,10 +72,7 @@ def save_float(
 ) -> None:
     """Write the state dict of :func:`to_float` as safetensors, for the float network to load.
 
-    Args:
-        student: from :func:`hast_cuda.quantize`.
-        path: of the file.
-        describe: metadata, as strings.
+    ``describe`` goes into the metadata, as strings.
 
     Raises:
         ValueError: see :func:`to_float`. TypeError: state-dict entries that are no tensors.

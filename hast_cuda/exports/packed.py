@@ -51,7 +51,8 @@ def save_packed(
     Example:
         >>> import hast_cuda as hc
         >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
-        >>> save_packed(student, "p.safetensors").weight_bits < 5
+        >>> file = save_packed(student, "p.safetensors")
+        >>> file.bytes < file.float_bytes
         True
     """
     path = output_path(path)

@@ -77,11 +77,7 @@ class Placement:
 
     @classmethod
     def of(cls, student: nn.Module) -> Placement:
-        """The placement of ``student``.
-
-        Raises:
-            ValueError: no quantized layer; a layer of a class derived from this package's.
-        """
+        """That of ``student``; ValueError without a quantized layer of exactly a known class."""
         layers: dict[str, LayerRecord] = {}
         activations: dict[str, QuantizerRecord] = {}
         weights: dict[tuple[int, int, tuple[float, ...] | None], str] = {}

@@ -41,15 +41,9 @@ def exact_requantization(
 ) -> Requantization | None:  # fmt: skip
     """The parameters, or None where some channel has none that are exact.
 
-    Args:
-        integers: weights with zero point 0, [out, n].
-        scale: their scale s_w, float64 [out], positive.
-        bias: float64 [out].
-        before: grid of the input, s_x.
-        after: grid of the output, s_y.
-        first: smallest code of the output that counts (what is below is clipped).
-        last: largest one.
-        largest: what ``k * integers`` may reach.
+    ``integers`` [out, n] are weights with zero point 0 and scale s_w (float64 [out], positive), all
+    float64; ``before`` and ``after`` have s_x and s_y. Codes below ``first`` or above ``last`` are
+    clipped; ``largest`` is what ``k * integers`` may reach.
     """
     lowest_sum, highest_sum = _reach(integers, before)
     unit = before.step * scale

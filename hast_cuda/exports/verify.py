@@ -164,16 +164,8 @@ def measure(
 ) -> Latency:  # fmt: skip
     """Time both files in turns, so that whatever else the machine does meets both.
 
-    Args:
-        exported: ONNX file of the quantized network.
-        full_precision: that of the original one.
-        shape: (C, H, W).
-        batch: images per run.
-        threads: of onnxruntime; 0: as many as torch uses.
-
-    Raises:
-        ImportError: no onnxruntime. ValueError: a file that it cannot load, or that does not take
-            images of this shape; sizes out of what is allowed.
+    Of ``batch`` images of ``shape`` (C, H, W), with as many threads as torch uses where none are
+    given. Raises as :func:`onnx_network`, and for images that a file does not take.
     """
     check_image_size("shape", shape)
     check_range("batch", batch, 1, 2**28 // math.prod(shape))
@@ -181,16 +173,15 @@ def measure(
     files = as_path("exported", exported), as_path("full_precision", full_precision)
     networks = [onnx_network(path, threads) for path in files]
     images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
-    seconds: list[list[float]] = [[], []]
-    for network in networks:
+
+    def milliseconds(network: Callable[[Tensor], Tensor]) -> float:
+        start = time.perf_counter()
         network(images)
-    for _ in range(_ROUNDS):
-        for network, times in zip(networks, seconds, strict=True):
-            start = time.perf_counter()
-            network(images)
-            times.append(time.perf_counter() - start)
-    quantized, plain = (1000 * float(np.median(times)) for times in seconds)
-    return Latency(batch, threads, round(quantized, 3), round(plain, 3))
+        return 1000 * (time.perf_counter() - start)
+
+    _, *rounds = [[milliseconds(network) for network in networks] for _ in range(1 + _ROUNDS)]
+    quantized, plain = (round(float(x), 3) for x in np.median(rounds, axis=0))
+    return Latency(batch, threads, quantized, plain)
 
 
 def plain_onnx(network: nn.Module, path: Path, shape: tuple[int, int, int]) -> Path:
