@@ -45,12 +45,6 @@ def test_what_cannot_be_packed_is_refused_before_anything_is_written(tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def _edited(change: Any) -> nn.Module:
-    network = tiny()
-    change(network)
-    return network
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -61,12 +55,13 @@ def _edited(change: Any) -> nn.Module:
         (lambda n: n.features.__setitem__(1, nn.Identity()), r"5 tensors unexpected: "),
         (lambda n: n.features.__setitem__(1, nn.BatchNorm2d(7)), r"of another shape: "),
         (lambda n: n.features.__setitem__(2, nn.ReLU6()), r"'features.2' is a ReLU6.*a ReLU"),
-        (lambda n: n.features.__setitem__(3, nn.Conv2d(6, 8, 5)), r"'features.3' is \[8, 6, 5"),
     ],
 )
 def test_other_networks_are_refused(change: Any, message: str, tmp_path: Path) -> None:
     save_packed(student_of(tiny(), 4, 4), tmp_path / "p")
+    network = tiny()
+    change(network)
     with pytest.raises(TypeError, match=r"nn\.Module, got str"):
         load_packed(tmp_path / "p", "tiny")
     with pytest.raises(ValueError, match=message):
-        load_packed(tmp_path / "p", _edited(change))
+        load_packed(tmp_path / "p", network)
