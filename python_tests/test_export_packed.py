@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda.exports import load_packed, read_packed, save_packed
+from hast_cuda.nn.quantized_weight import QuantizedWeight
 from hast_cuda.posttraining import PostTrainingConfig, finish, prepare
 from hast_cuda.teachers.digits import load_digits_network
 
@@ -39,7 +40,7 @@ def check_round_trip(student: nn.Module, network: nn.Module, path: Path, x: Tens
     assert torch.equal(loaded(x), student(x))
     theirs = dict(student.named_modules())
     for name, module in loaded.named_modules():
-        if isinstance(module, (hc.FakeQuantConv2d, hc.FakeQuantLinear)):
+        if isinstance(module, QuantizedWeight):
             assert torch.equal(module.quantized_weight(), theirs[name].quantized_weight())
             assert module.weight.requires_grad
         if isinstance(module, hc.FakeQuantActivation):
@@ -208,8 +209,7 @@ def test_what_is_stored_and_how_large(tmp_path: Path) -> None:
     info = save_packed(student, tmp_path / "p", {"seed": 3, "notes": ["a", None]})
     assert info.bytes == (tmp_path / "p").stat().st_size
     assert info.float_bytes == 4 * sum(p.numel() for p in network.parameters())
-    layers = {n: m for n, m in student.named_modules() if isinstance(m, hc.FakeQuantConv2d)}
-    layers |= {n: m for n, m in student.named_modules() if isinstance(m, hc.FakeQuantLinear)}
+    layers = {n: m for n, m in student.named_modules() if isinstance(m, QuantizedWeight)}
     count = sum(layer.weight.numel() for layer in layers.values())
     channels = sum(layer.weight.shape[0] for layer in layers.values())
     assert info.weight_bits == pytest.approx(4 + 8 * 16 * channels / count, rel=1e-3)

@@ -35,13 +35,11 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     return torch.from_numpy(np.packbits(stream, bitorder="little"))
 
 
-def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
+def unpack(packed: Tensor, bits: int, count: int, name: str = "") -> Tensor:
     """The codes of :func:`pack`, uint8 [count]; ValueError for bits behind the last."""
     stream = np.unpackbits(packed.numpy(), bitorder="little")
     if stream[count * bits :].any():
-        raise ValueError(
-            f"packed has bits behind its last value, number {count - 1}: it is corrupt"
-        )
+        raise ValueError(f"tensor {name!r} has bits behind its last value: it is corrupt")
     codes = np.packbits(stream[: count * bits].reshape(count, bits), axis=1, bitorder="little")
     return torch.from_numpy(codes.reshape(-1))
 
@@ -111,10 +109,7 @@ def unpacked_weight(
         grid.zero_point, zero_point.long()
     ):
         raise ValueError(f"scale and zero_point of layer {name!r} do not fit its range")
-    try:
-        codes = unpack(packed, record.bits, count).reshape(record.shape)
-    except ValueError as error:
-        raise ValueError(f"tensor {key(name, 'qweight')!r}: {error}") from error
+    codes = unpack(packed, record.bits, count, key(name, "qweight")).reshape(record.shape)
     weight = values = values_of(codes, grid).to(dtype)
     if key(name, "lookup") in tensors:
         table = part("lookup", (channels, 2**record.bits), dtype)
