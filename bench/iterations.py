@@ -85,7 +85,7 @@ class Iterations:
         ).at(0)  # fmt: skip
         # What crops of a size have in common is kept, but not from fake tensors: a real one first.
         first = torch.zeros(1, 1, *self.shape[2:], device=device)
-        resize_crops(first, self.crops[:1, :4], self.crops[:1, 4])
+        resize_crops(first, self.crops[:1])
 
     def synthesis(self, execution: Execution) -> Call:
         """hast_cuda's, on images as they are."""
@@ -133,7 +133,7 @@ class Iterations:
 
         def iteration() -> tuple[Tensor, Tensor]:
             batch = self.images.index_select(0, self.chosen.to(self.device, non_blocking=True))
-            return step(resize_crops(batch, self.crops[:, :4], self.crops[:, 4]))
+            return step(resize_crops(batch, self.crops))
 
         return iteration if mode is None else self._marked(iteration, mode)
 

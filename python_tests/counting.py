@@ -33,7 +33,7 @@ def whole(shape: tuple[int, int, int, int]) -> torch.Tensor:
     """Crops [N, 5] that keep all of every image."""
     crops = torch.tensor([0.0, 0, *shape[2:], 0]).expand(shape[0], 5)
     # A real crop first: what crops of a size have in common is kept, but not from fake tensors.
-    resize_crops(torch.zeros(1, 1, *shape[2:]), crops[:1, :4], crops[:1, 4])
+    resize_crops(torch.zeros(1, 1, *shape[2:]), crops[:1])
     return crops
 
 

@@ -85,7 +85,7 @@ def test_bf16_computes_convolutions_in_bfloat16_and_statistics_in_float32() -> N
     assert {layer.batch_mean.dtype for layer in statistics.layers} == {torch.float32}
 
 
-@pytest.mark.parametrize("segments", [1, 3, 7])
+@pytest.mark.parametrize("segments", [1, 7])
 def test_checkpointing_recomputes_and_gives_the_same_gradient(segments: int) -> None:
     network = get_model("resnet20_cifar10", pretrained=False).double().eval()
     network.requires_grad_(False)
@@ -100,11 +100,10 @@ def test_checkpointing_recomputes_and_gives_the_same_gradient(segments: int) -> 
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-@pytest.mark.parametrize("segments", [2, 4, 8])
-def test_checkpointing_lowers_the_peak_of_memory(segments: int) -> None:
+def test_checkpointing_lowers_the_peak_of_memory() -> None:
     network = get_model("resnet20_cifar10", pretrained=False).eval().requires_grad_(False)
     peaks = []
-    for number in (0, segments):
+    for number in (0, 4):
         statistics = BatchStatistics(copy.deepcopy(network), merge=True, segments=number)
         images = torch.randn(16, 3, 32, 32, requires_grad=True)
 
@@ -132,8 +131,7 @@ def test_statistics_of_each_image_are_dropped_after_recomputing() -> None:
         assert step.images.grad is not None
         gradients.append(step.images.grad.clone())
         peaks.append(peak_bytes(step, torch.device("cpu")))
-        assert step.matching.samples is not None
-        assert not step.matching.samples.found
+        assert not step.matching.samples
     torch.testing.assert_close(gradients[0], gradients[1])
     assert peaks[1] < 0.85 * peaks[0]
 

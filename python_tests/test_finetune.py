@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda.files.tensors import CHECKSUM, load_tensors, save_tensors
-from hast_cuda.finetune import FinetuneConfig, distillation_loss, finetune
+from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.batches import shuffled
 from hast_cuda.finetune.checkpoint import CheckpointFile
-from hast_cuda.finetune.config import OPTIMIZERS
+from hast_cuda.finetune.config import CHOICES
 
 CONFIG = FinetuneConfig(iterations=6, batch_size=8, learning_rate=1e-5, evaluations=2)
-LAYERS = ["features.1", "features.4"]
 Records = list[dict[str, Any]]
 
 
@@ -34,24 +33,6 @@ def pictures(count: int = 20, device: torch.device | str = "cpu") -> Tensor:
 
 def calibrated(bits: int = 3, device: torch.device | str = "cpu") -> nn.Module:
     return hc.calibrate(hc.quantize(tiny(device), bits, bits), [pictures(device=device)])
-
-
-def test_distillation_vector(device: torch.device) -> None:
-    teacher = torch.tensor([[2.0, 0, -1]], device=device)
-    student = torch.tensor([[1.0, 1, 0]], device=device, requires_grad=True)
-    loss = distillation_loss(teacher, student, 20.0)
-    assert 8000 * loss.item() == pytest.approx(9.14526, rel=1e-4)  # of a log-softmax near 0
-    (gradient,) = torch.autograd.grad(loss, student)
-    expected = ((student / 20).softmax(1) - (teacher / 20).softmax(1)) / 20
-    torch.testing.assert_close(gradient, expected.detach())
-
-
-def test_distillation_is_averaged_over_the_batch_in_float32(device: torch.device) -> None:
-    teacher = torch.tensor([[2.0, 0, -1]] * 7, device=device, dtype=torch.float16)
-    student = torch.tensor([[1.0, 1, 0]] * 7, device=device, dtype=torch.float16)
-    loss = distillation_loss(teacher, student, 20.0)
-    assert loss.dtype == torch.float32
-    assert 8000 * loss.item() == pytest.approx(9.14526, rel=1e-4)
 
 
 def test_loss_falls(device: torch.device) -> None:
@@ -111,7 +92,7 @@ def score(stop_at: int | None = None) -> Callable[[nn.Module], float]:
     return evaluate
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", CHOICES["optimizer"])
 def test_resumed_equals_unbroken(device: torch.device, tmp_path: Path, optimizer: str) -> None:
     config = replace(CONFIG, iterations=9, evaluations=3, optimizer=optimizer, learning_rate=1e-3)
     whole = finetune(tiny(), calibrated(), pictures(), config, device=device, evaluate=score())
@@ -165,7 +146,7 @@ def test_checkpoint_with_tensors_of_nothing_known(tmp_path: Path) -> None:
         finetune(tiny(), calibrated(), pictures(), CONFIG, checkpoint=file)
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", None])
+@pytest.mark.parametrize("content", [b"garbage", None])
 def test_corrupt_checkpoint(tmp_path: Path, content: bytes | None) -> None:
     file = CheckpointFile(tmp_path / "last.safetensors")
     finetune(tiny(), calibrated(), pictures(), CONFIG, checkpoint=file)
@@ -173,14 +154,6 @@ def test_corrupt_checkpoint(tmp_path: Path, content: bytes | None) -> None:
     file.path.write_bytes(half if content is None else content)
     with pytest.raises(ValueError, match=r"last.safetensors does not fit .* delete it to start"):
         finetune(tiny(), calibrated(), pictures(), CONFIG, checkpoint=file)
-
-
-def test_checkpoint_of_another_network(tmp_path: Path) -> None:
-    file = CheckpointFile(tmp_path / "last.safetensors")
-    finetune(tiny(), calibrated(), pictures(), CONFIG, checkpoint=file)
-    weights_only = hc.quantize(tiny(), 3, None)
-    with pytest.raises(ValueError, match="does not fit this run"):
-        finetune(tiny(), weights_only, pictures(), CONFIG, checkpoint=file)
 
 
 def test_nan_images_stop_at_the_first_iteration(device: torch.device, tmp_path: Path) -> None:
@@ -202,13 +175,6 @@ def test_a_step_too_far_is_noticed_before_the_student_is_kept(tmp_path: Path) ->
 def test_no_images() -> None:
     with pytest.raises(ValueError, match="images is empty: fine-tuning needs at least one image"):
         finetune(tiny(), calibrated(), pictures(0), CONFIG)
-
-
-def test_no_iterations_change_nothing() -> None:
-    student = calibrated()
-    before = snapshot(student)
-    done = finetune(tiny(), student, pictures(), replace(CONFIG, iterations=0))
-    assert same_state(done.student, before)
 
 
 def test_unknown_feature_layer() -> None:

@@ -167,18 +167,6 @@ def test_labels_follow_their_images(device: torch.device, kind: str) -> None:
     torch.testing.assert_close(update.terms, tuple(t.detach() for t in expected))
 
 
-def test_wrong_labels_are_worse_than_the_teachers(device: torch.device) -> None:
-    images, losses = pictures(), []
-    right = tiny()(images).argmax(1)
-    for labels in (right, (right + 1) % CLASSES):
-        records: Records = []
-        student = hc.calibrate(hc.quantize(tiny(), 8, 8), [images])
-        config = replace(CONFIG, iterations=1, crop_scale=(1.0, 1.0), flip_probability=0.0)
-        finetune(tiny(), student, images, config, labels=labels, device=device, log=records.append)
-        losses.append(records[0]["label"])
-    assert losses[0] < losses[1]
-
-
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

@@ -76,16 +76,12 @@ def by_hand(
     "changed",
     [
         {},
-        {"merge": False},
         {"perturbed_weight": 3.0},
         {"clean_weight": 0.0},
         {"perturbed_weight": 0.0},
         {"perturbation": 0.0},
-        {"feature_weight": 0.0},
-        {"clean_weight": 0.3, "distillation_weight": 2.0, "temperature": 5.0},
-        {"alignment": "direct"},
+        {"clean_weight": 0.3, "distillation_weight": 2.0, "temperature": 5.0, "merge": False},
         {"alignment": "direct", "perturb_by": "alignment", "merge": False},
-        {"perturb_by": "distillation"},
         {"perturb_by": "alignment"},
         {"perturb_by": "distillation", "clean_weight": 0.0},
         {"label_weight": 3.0, "perturbed_weight": 2.0},
@@ -113,25 +109,6 @@ def test_gradients_equal_two_separate_passes(device: torch.device, changed: dict
         )
 
 
-def test_perturbation_is_one_signed_step(device: torch.device) -> None:
-    x = pictures(device)
-    step = Recorder(*pair(device), LAYERS, CONFIG)
-    step(x)
-    clean, harder = step.seen
-    assert torch.equal(clean, x)
-    gap = (harder.double() - clean.double()).abs()
-    torch.testing.assert_close(gap, torch.full_like(gap, CONFIG.perturbation), rtol=0, atol=1e-6)
-
-
-def test_perturbation_raises_the_loss(device: torch.device) -> None:
-    step = Recorder(*pair(device), [], replace(CONFIG, feature_weight=0.0))
-    step.optimizer.param_groups[0]["lr"] = 0.0
-    step(pictures(device))
-    with torch.no_grad():
-        clean, harder = (sum(step.losses(x, teacher_grad=False)).item() for x in step.seen[:2])
-    assert harder > clean
-
-
 def test_pixels_without_a_gradient_stay(device: torch.device) -> None:
     teacher, student = pair(device)
     for network in (teacher, student):
@@ -153,16 +130,6 @@ def test_without_perturbed_images_nothing_is_paid_for_them(
     assert step.asked == (False, False)  # neither the image's gradient nor the teacher's graph
 
 
-def test_returns_the_two_terms_of_the_clean_loss(device: torch.device) -> None:
-    x, step = pictures(device), FinetuneStep(*pair(device), LAYERS, CONFIG)
-    with torch.no_grad():
-        expected = step.losses(x, teacher_grad=False)
-    distillation, alignment = step(x)
-    torch.testing.assert_close((distillation, alignment), expected)
-    assert not distillation.requires_grad
-    assert alignment > 0
-
-
 def test_feature_weight_zero_taps_nothing(device: torch.device) -> None:
     teacher, student = pair(device)
     step = FinetuneStep(teacher, student, LAYERS, replace(CONFIG, feature_weight=0.0))
@@ -170,41 +137,31 @@ def test_feature_weight_zero_taps_nothing(device: torch.device) -> None:
     assert step(pictures(device))[1] == 0
 
 
-def test_update_is_nesterov_sgd(device: torch.device) -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_updates_are_torchs_with_a_rate_per_step(device: torch.device, optimizer: str) -> None:
     teacher, student = pair(device)
-    config = replace(CONFIG, learning_rate=1e-4, weight_decay=0.1)
+    before = snapshot(teacher)
+    config = replace(CONFIG, optimizer=optimizer, learning_rate=1e-4, weight_decay=0.1)
     step = FinetuneStep(teacher, student, LAYERS, config)
     theirs = [p.detach().clone().requires_grad_() for p in student.parameters()]
-    sgd = torch.optim.SGD(theirs, lr=1e-4, momentum=0.9, nesterov=True, weight_decay=0.1)
-    for _ in range(3):
+    kind: Any = torch.optim.AdamW
+    options: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.1}
+    if optimizer == "sgd":
+        kind, options = torch.optim.SGD, options | {"momentum": 0.9, "nesterov": True}
+    torchs = kind(theirs, **options)
+    for number in range(1, 4):
+        step.rate.fill_(1e-4 / number)
+        torchs.param_groups[0]["lr"] = 1e-4 / number
         step(pictures(device))
         for mine, their in zip(student.parameters(), theirs, strict=True):
             assert mine.grad is not None
             their.grad = mine.grad.clone()
-        sgd.step()
+        torchs.step()
     for mine, their in zip(student.parameters(), theirs, strict=True):
         torch.testing.assert_close(mine, their)
-
-
-def test_adamw_moves_every_parameter_by_its_own_scale(device: torch.device) -> None:
-    """Bias-corrected means, by hand: Adam's update with weight decay apart from the gradient."""
-    teacher, student = pair(device)
-    config = replace(CONFIG, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1)
-    step = FinetuneStep(teacher, student, LAYERS, config)
-    values = [p.detach().clone() for p in student.parameters()]
-    means = [torch.zeros_like(v) for v in values]
-    squares = [torch.zeros_like(v) for v in values]
-    for t in range(1, 4):
-        step.rate.fill_(1e-3 / t)
-        step(pictures(device))
-        for v, m, s, p in zip(values, means, squares, student.parameters(), strict=True):
-            assert p.grad is not None
-            m.mul_(0.9).add_(p.grad, alpha=0.1)
-            s.mul_(0.999).add_(p.grad.square(), alpha=0.001)
-            v.mul_(1 - 1e-3 / t * 0.1)
-            v.sub_(1e-3 / t * (m / (1 - 0.9**t)) / ((s / (1 - 0.999**t)).sqrt() + 1e-8))
-    for p, v in zip(student.parameters(), values, strict=True):
-        torch.testing.assert_close(p, v)
+    step.close()
+    assert same_state(teacher, before)
+    assert not any(m._forward_hooks for n in (teacher, student) for m in n.modules())
 
 
 def test_gradient_is_clipped_on_request(device: torch.device) -> None:
@@ -217,13 +174,3 @@ def test_gradient_is_clipped_on_request(device: torch.device) -> None:
         norms.append(torch.stack([p.grad.norm() for p in student.parameters()]).norm().item())
     assert norms[0] > 1
     assert norms[1] == pytest.approx(0.25, rel=1e-3)
-
-
-def test_closing_removes_the_hooks_and_keeps_the_networks(device: torch.device) -> None:
-    teacher, student = pair(device)
-    before = snapshot(teacher)
-    step = FinetuneStep(teacher, student, LAYERS, CONFIG)
-    step(pictures(device))
-    step.close()
-    assert same_state(teacher, before)
-    assert not any(m._forward_hooks for n in (teacher, student) for m in n.modules())

@@ -6,6 +6,7 @@ from networks import tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
+from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.optimizer import IntegerCodes, InundatedSGD, smallest_factor
 
 CPU = torch.device("cpu")
@@ -43,10 +44,8 @@ def test_smallest_factor_per_weight() -> None:
 
 
 def optimizer_of(layer: nn.Module, goal: float, largest: float = 100.0) -> InundatedSGD:
-    return InundatedSGD(
-        layer.parameters(), layer, lr=0.01, momentum=0.9, weight_decay=0.0, goal=goal,
-        largest_step=largest,
-    )  # fmt: skip
+    config = FinetuneConfig(flip_fraction=goal, largest_step=largest, weight_decay=0.0)
+    return InundatedSGD(layer.parameters(), layer, 0.01, config)
 
 
 def test_a_step_changes_as_many_codes_as_asked() -> None:
@@ -87,10 +86,8 @@ def test_steps_are_bounded() -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_without_a_goal_it_is_sgd(decay: float) -> None:
     networks = [hc.quantize(tiny(), 3, None) for _ in range(2)]
-    ours = InundatedSGD(
-        networks[0].parameters(), networks[0], lr=1e-4, momentum=0.9, weight_decay=decay, goal=0.0,
-        largest_step=1.0,
-    )  # fmt: skip
+    config = FinetuneConfig(weight_decay=decay, largest_step=1.0)
+    ours = InundatedSGD(networks[0].parameters(), networks[0], 1e-4, config)
     theirs = torch.optim.SGD(
         networks[1].parameters(), lr=1e-4, momentum=0.9, nesterov=True, weight_decay=decay
     )

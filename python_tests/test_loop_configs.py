@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.finetune import config as finetuning
 from hast_cuda.synthesis import SynthesisConfig
+from hast_cuda.synthesis import config as synthesis
 
 
 @pytest.mark.parametrize(
@@ -35,37 +37,30 @@ def test_cosine_schedule() -> None:
     assert rates == sorted(rates, reverse=True)
 
 
-def refusals(*cases: tuple[str, object, str]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(("field", "value", "message"), cases)
+WRONG: list[tuple[Any, str, object, str]] = [
+    (FinetuneConfig, "iterations", -1, "iterations is -1; allowed: from 0 to"),
+    (FinetuneConfig, "batch_size", 0, "batch_size is 0; it must be greater than 0"),
+    (FinetuneConfig, "decay_at", (0.5, 20), "decay_at is 20; allowed: from 0 to 1"),
+    (FinetuneConfig, "largest_step", 0.5, "largest_step is 0.5; allowed: at least 1"),
+    (FinetuneConfig, "crop_scale", (0.5, 1.5), r"crop_scale is \(0.5, 1.5\)"),
+    (SynthesisConfig, "learning_rate", float("nan"), "learning_rate is nan"),
+    (SynthesisConfig, "layer_emphasis", 1.0, 'it needs statistics="sample"'),
+    (SynthesisConfig, "margins", (0.8, 0.05), r"margins is \(0.8, 0.05\); .* <= upper <= 2"),
+    (SynthesisConfig, "margins", (0.5,), "margins is"),
+    (SynthesisConfig, "crop_scale", (0.9, 0.5), r"crop_scale is \(0.9, 0.5\); .* 0 < low"),
+]
+for made, config in ((FinetuneConfig, finetuning), (SynthesisConfig, synthesis)):
+    positive = (*getattr(config, "POSITIVE", ()), *getattr(config, "MOST", ()))
+    WRONG += [(made, n, 0, f"{n} is 0; it must be greater than 0") for n in positive]
+    WRONG += [(made, n, -1, f"{n} is -1; allowed: at least 0") for n in config.NOT_NEGATIVE]
+    WRONG += [(made, n, 1.5, f"{n} is 1.5; allowed: from 0 to 1") for n in config.FRACTIONS]
+    WRONG += [(made, n, "x", f"{n} is 'x'; allowed: '{v[0]}'") for n, v in config.CHOICES.items()]
 
 
-@refusals(
-    ("iterations", -1, "iterations is -1; allowed: at least 0"),
-    ("batch_size", 0, "batch_size is 0; it must be greater than 0"),
-    ("learning_rate", float("inf"), "learning_rate is inf"),
-    ("schedule", "linear", "schedule is 'linear'; allowed: 'step', 'cosine'"),
-    ("decay_at", (0.5, 20), "decay_at is 20; allowed: from 0 to 1"),
-    ("optimizer", "adam", "optimizer is 'adam'; allowed: 'sgd', 'adamw'"),
-    ("momentum", 1.5, "momentum is 1.5; allowed: from 0 to 1"),
-    ("weight_decay", -1.0, "weight_decay is -1.0; allowed: at least 0"),
-    ("temperature", 0.0, "temperature is 0.0"),
-    ("distillation_weight", -1.0, "distillation_weight is -1.0"),
-    ("distillation_reduction", "sum", "distillation_reduction is 'sum'; allowed: 'batchmean'"),
-    ("alignment", "spatial", "alignment is 'spatial'; allowed: 'relaxed', 'direct'"),
-    ("perturb_by", "label", "perturb_by is 'label'; allowed: 'both'"),
-    ("perturbation", -0.1, "perturbation is -0.1"),
-    ("flip_fraction", 2.0, "flip_fraction is 2.0; allowed: from 0 to 1"),
-    ("largest_step", 0.5, "largest_step is 0.5; allowed: at least 1"),
-    ("crop_scale", (0.5, 1.5), r"crop_scale is \(0.5, 1.5\)"),
-    ("max_grad_norm", -1.0, "max_grad_norm is -1.0"),
-    ("calibration", "real", "calibration is 'real'; allowed: 'images', 'generator'"),
-    ("calibration_updates", 0, "calibration_updates is 0"),
-    ("ema", "wrong", "ema is 'wrong'; allowed: 'corrected', 'released'"),
-    ("evaluations", 0, "evaluations is 0"),
-)
-def test_finetune_values_refused(field: str, value: object, message: str) -> None:
+@pytest.mark.parametrize(("make", "field", "value", "message"), WRONG)
+def test_values_refused(make: Any, field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        FinetuneConfig(**{field: value})
+        make(**{field: value})
 
 
 @pytest.mark.parametrize(
@@ -82,25 +77,3 @@ def test_finetune_values_refused(field: str, value: object, message: str) -> Non
 def test_finetune_values_that_do_not_go_together(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FinetuneConfig(**changed)
-
-
-@refusals(
-    ("num_images", 0, "num_images is 0; it must be greater than 0"),
-    ("learning_rate", float("nan"), "learning_rate is nan"),
-    ("schedule", "linear", "schedule is 'linear'; allowed: 'plateau', 'cosine'"),
-    ("match_reduction", "max", "'max'; allowed: 'mse', 'norm', 'sum', 'relative'"),
-    ("match_weight", -1.0, "match_weight is -1.0"),
-    ("noise", "laplace", "noise is 'laplace'; allowed: 'gaussian', 'natural', 'uniform'"),
-    ("statistics", "layer", "statistics is 'layer'; allowed: 'batch', 'sample'"),
-    ("spread", "iqr", "spread is 'iqr'; allowed: 'variance', 'std'"),
-    ("slack_percentile", 90.0, "slack_percentile is 90.0; allowed: from 0 to 1"),
-    ("layer_emphasis", 1.0, 'it needs statistics="sample"'),
-    ("label_loss", "mse", "label_loss is 'mse'; allowed: 'hard_sample', 'soft'"),
-    ("margins", (0.8, 0.05), r"margins is \(0.8, 0.05\); .* 0 <= lower <= upper <= 2"),
-    ("margins", (0.5,), "margins is"),
-    ("crop_scale", (0.9, 0.5), r"crop_scale is \(0.9, 0.5\); .* 0 < low <= high <= 1"),
-    ("patience", -1, "patience is -1"),
-)
-def test_synthesis_values_refused(field: str, value: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SynthesisConfig(**{field: value})

@@ -86,10 +86,11 @@ def test_the_range_search_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> No
     assert "or set finetune.shrink_ranges to false, which leaves it out;" in str(caught.value)
 
 
-def test_one_image_that_does_not_fit() -> None:
+def test_one_image_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "device_figures", lambda _: FIGURES)
     with (
         pytest.raises(torch.OutOfMemoryError, match=r"not even one image fits"),
-        explained_memory("synthesis", 1, "o", "k", torch.device("cpu"), lambda _: FIGURES),
+        explained_memory("synthesis", 1, "o", "k", torch.device("cpu")),
     ):
         raise torch.OutOfMemoryError("without a figure")
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.synthesis import SynthesisConfig
-from hast_cuda.synthesis.matching import Matching
-from hast_cuda.synthesis.sample_statistics import sample_statistics
+from hast_cuda.synthesis.matching import Matching, sample_statistics
 
 # Means [2, 2], [0, 2]; variances [1, 4], [0, 0]. As one batch: means [1, 2], variances [1.5, 2].
 IMAGES = [[[[1.0, 3.0]], [[0.0, 4.0]]], [[[0.0, 0.0]], [[2.0, 2.0]]]]

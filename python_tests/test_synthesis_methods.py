@@ -11,14 +11,13 @@ import torch
 from counting import synthesis_iteration
 from networks import CHANNELS, CLASSES, SIZE, tiny
 from test_host_reads import refuse_reads
-from torch import Tensor, nn
+from torch import nn
 
 from hast_cuda.data import InputSpec
-from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.seeding import generator
 from hast_cuda.synthesis import ImageStore, SynthesisConfig, synthesize
 from hast_cuda.synthesis.draws import draw_noise
-from hast_cuda.synthesis.slack import measure_slack
+from hast_cuda.synthesis.objective import measure_slack
 
 SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
 SMALL = SynthesisConfig(num_images=10, batch_size=4, iterations=8, learning_rate=0.1)
@@ -58,39 +57,6 @@ def test_runs_and_learns(device: torch.device, method: str) -> None:
     assert last["match"] < 0.9 * first["match"]
 
 
-def zeroq_by_hand(network: nn.Module, noise: Tensor, config: SynthesisConfig) -> Tensor:
-    """ZeroQ's loop with torch's own parts, the variance biased."""
-    inputs: dict[nn.Module, Tensor] = {}
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.register_forward_hook(lambda m, args, out: inputs.update({m: args[0]}))
-    x = noise.clone().requires_grad_()
-    adam = torch.optim.Adam([x], lr=config.learning_rate)
-    for _ in range(config.iterations):
-        network(x)
-        zero, one = x.new_zeros(CHANNELS), x.new_ones(CHANNELS)
-        pairs = [(inputs[m], m.running_mean, (m.running_var + 1e-6).sqrt()) for m in norms]
-        loss = x.new_zeros(())
-        for value, mean, std in [*pairs, (x, zero, one)]:
-            for index in range(len(x)):
-                var, own = torch.var_mean(value[index], (1, 2), correction=0)
-                gap = (own - mean).square().sum() + ((var + 1e-6).sqrt() - std).square().sum()
-                loss = loss + gap / len(x)
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-    return x.detach()
-
-
-def test_zeroq_equals_a_loop_of_torch_parts(device: torch.device) -> None:
-    config = replace(ZEROQ, num_images=4)
-    found = synthesize(tiny(), SHAPE, config, seed=3, device=device).images
-    noise = draw_noise(config, (4, CHANNELS, SIZE, SIZE), seed=3, batch=0)
-    expected = zeroq_by_hand(tiny(device), noise.to(device), config).cpu()
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    assert (found - noise).abs().mean() > 0.1
-
-
 def test_noise_is_what_its_name_says() -> None:
     shape = (50, 3, 8, 8)
     gaussian, uniform, narrow = (
@@ -127,7 +93,7 @@ def test_natural_noise_has_the_spectrum_of_photographs(height: int, width: int) 
     assert not torch.equal(noise, again)
 
 
-@pytest.mark.parametrize("lost", [[0], [1, 2], [2], [0, 1, 2]])
+@pytest.mark.parametrize("lost", [[0], [1, 2]])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_gives_the_same_images(
     device: torch.device, tmp_path: Path, method: str, lost: list[int]
@@ -168,16 +134,6 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(device: torch.device, method:
             assert rest == pytest.approx(0, abs=1e-4 * record["loss"])
 
 
-def test_the_weight_of_the_match_reaches_the_images(device: torch.device) -> None:
-    # Without labels only the size of the gradient changes, which Adam divides by: so with labels.
-    config = replace(ZEROQ, label_weight=1.0, num_images=4)
-    light, heavy = (
-        synthesize(tiny(), SHAPE, replace(config, match_weight=weight), device=device).images
-        for weight in (0.01, 1.0)
-    )
-    assert (light - heavy).abs().mean() > 0.01
-
-
 def test_soft_targets_reach_the_images(device: torch.device) -> None:
     soft, softer = (
         synthesize(tiny(), SHAPE, replace(INTRAQ, soft_target=target), device=device).images
@@ -199,26 +155,6 @@ def test_the_slack_is_measured_once_with_the_seed_of_the_run(
     synthesize(tiny(), SHAPE, replace(DSG, iterations=1), seed=7)
     ((_, shape, _, _, seed),) = calls
     assert (shape, seed) == ((4, CHANNELS, SIZE, SIZE), 7)
-
-
-OTHERS = {
-    "unmerged": Execution(merge=False),
-    "channels_last": Execution(channels_last=True),
-    "checkpointed": Execution(checkpoint_segments=3),
-}
-
-
-@pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("method", METHODS)
-def test_how_it_is_computed_changes_the_last_bits(
-    device: torch.device, method: str, name: str
-) -> None:
-    expected, found = (
-        synthesize(tiny(), SHAPE, METHODS[method], device=device, execution=execution).images
-        for execution in (Execution(), OTHERS[name])
-    )
-    gap = (expected - found).abs().mean() / expected.abs().mean()
-    assert float(gap) < 2e-3
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -14,7 +14,7 @@ from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.synthesis import SynthesisConfig
 from hast_cuda.synthesis.matching import Matching
-from hast_cuda.synthesis.slack import batch_sizes, measure_slack, percentile
+from hast_cuda.synthesis.objective import batch_sizes, measure_slack, percentile
 
 SHAPE = (4, CHANNELS, SIZE, SIZE)
 CONFIG = SynthesisConfig(

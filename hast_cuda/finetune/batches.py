@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +17,15 @@ from hast_cuda.loops.seeding import generator
 from hast_cuda.ranks import World
 
 
-class Batch(ABC):
-    """The part of a batch that this process has, in tensors that stay in place."""
+class Batch:
+    """The part, ``share``, of a batch that this process has, in tensors that stay in place."""
 
-    share: float = 1.0
-    """How much of the whole batch it is."""
+    def __init__(self, images: Tensor, labels: Tensor | None, share: float = 1.0) -> None:
+        self.images, self.labels, self.share = images, labels, share
 
-    @abstractmethod
     def read(self) -> tuple[Tensor, Tensor | None]:
         """Images [n, C, H, W], and labels where they count; captured in the step's CUDA graph."""
+        return self.images, self.labels
 
 
 class StoredBatch(Batch):
@@ -33,7 +34,7 @@ class StoredBatch(Batch):
     def __init__(
         self, images: Tensor, size: int, labels: Tensor | None = None, share: float = 1.0
     ) -> None:
-        self.images, self.labels, self.share = images, labels, share
+        super().__init__(images, labels, share)
         self.chosen = torch.zeros(size, dtype=torch.int64, device=images.device)
         self.crops = torch.zeros(size, 5, device=images.device)
 
@@ -46,18 +47,7 @@ class StoredBatch(Batch):
         """The crops of the chosen images, and their labels."""
         images = self.images.index_select(0, self.chosen)
         labels = None if self.labels is None else self.labels.index_select(0, self.chosen)
-        return resize_crops(images, self.crops[:, :4], self.crops[:, 4]), labels
-
-
-class GeneratedBatch(Batch):
-    """Images as a generator gives them, and their labels; both are to be filled."""
-
-    def __init__(self, images: Tensor, labels: Tensor, share: float = 1.0) -> None:
-        self.images, self.labels, self.share = images, labels, share
-
-    def read(self) -> tuple[Tensor, Tensor | None]:
-        """What the generator gave."""
-        return self.images, self.labels
+        return resize_crops(images, self.crops), labels
 
 
 class Batches(ABC):
@@ -65,7 +55,7 @@ class Batches(ABC):
 
     trainer: GeneratorTrainer | None = None
     """Of the generator that trains along."""
-    given: dict[str, Tensor]
+    given: Mapping[str, Tensor] = MappingProxyType({})
     """What all processes must have in common."""
 
     @abstractmethod
@@ -84,15 +74,7 @@ class Batches(ABC):
 
 
 class StoredBatches(Batches):
-    """Stored images in a new random order per pass, each cropped and mirrored anew.
-
-    Args:
-        images: [N, C, H, W] on the device of the student.
-        labels: [N] int64 or [N, classes], on the same, or None where they do not count.
-        config: batch size and crops.
-        seed: of order and crops.
-        world: processes that each take a part of every batch.
-    """
+    """Images and labels on the student's device in a new order per pass, each cropped anew."""
 
     def __init__(
         self, images: Tensor, labels: Tensor | None, config: FinetuneConfig, seed: int, world: World
@@ -105,49 +87,57 @@ class StoredBatches(Batches):
         """The next images of the pass; its last batch may be smaller."""
         images, config = self.images, self.config
         order = shuffled(len(images), config.batch_size, self.seed, start=iterations.start)
-        crops = CropStream(
-            min(config.batch_size, len(images)), (images.shape[2], images.shape[3]),
-            config.crop_scale, config.flip_probability, images.device, self.seed, "augment",
-        )  # fmt: skip
+        most, size = min(config.batch_size, len(images)), (images.shape[2], images.shape[3])
+        choices = most, size, config.crop_scale, config.flip_probability
+        crops = CropStream(*choices, images.device, self.seed, "augment")
         batches: dict[int, StoredBatch] = {}
         for iteration in iterations:
             chosen = next(order)
-            size = len(chosen)
-            own, share = self.world.part(size)
-            if size not in batches:
-                batches[size] = StoredBatch(images, len(chosen[own]), self.labels, share)
-            batches[size].fill(chosen[own], crops.at(iteration)[:size][own])
-            yield iteration, batches[size]
+            count = len(chosen)
+            own, share = self.world.part(count)
+            if count not in batches:
+                batches[count] = StoredBatch(images, len(chosen[own]), self.labels, share)
+            batches[count].fill(chosen[own], crops.at(iteration)[:count][own])
+            yield iteration, batches[count]
 
     def check_network(self, network: nn.Module) -> None:
         """One image goes through; labels of the wrong classes are found by reading them."""
         with explained_forward("images", self.images):
-            classes = network(self.images[:1]).shape[1]
-        if self.labels is not None:
-            _check_classes(self.labels, classes)
+            classes, labels = network(self.images[:1]).shape[1], self.labels
+        if labels is None:
+            return
+        if labels.dim() == 2:
+            if labels.shape[1] != classes:
+                message = (
+                    f"labels has {labels.shape[1]} classes per image; the network has {classes}"
+                )
+                raise ValueError(message)
+        elif int(labels.min()) < 0 or int(labels.max()) >= classes:
+            message = (
+                f"labels go from {int(labels.min())} to {int(labels.max())}; the network has "
+                f"{classes} classes"
+            )
+            raise ValueError(message)
 
 
 class GeneratedBatches(Batches):
     """Images of a generator that takes one training step per batch (GDFQ, Qimera).
 
-    They are not cropped: augmentation makes more of stored images. The generator's own step is
-    launched kernel by kernel, outside the CUDA graph of the student's.
-
-    Of several processes rank 0 has the only generator that trains: its loss matches the statistics
-    of whole batches, which a part of a batch does not have. The others get its images.
+    They are not cropped: augmentation makes more of stored images. Of several processes rank 0 has
+    the only generator that trains, as its loss matches the statistics of whole batches.
     """
 
     trainer: GeneratorTrainer
 
     def __init__(self, trainer: GeneratorTrainer, config: FinetuneConfig, world: World) -> None:
         self.trainer, self.config, self.world = trainer, config, world
-        self.given = {}
 
     def during(self, iterations: range) -> Iterator[tuple[int, Batch]]:
         """One step of the generator, then its images."""
         own, share = self.world.part(self.trainer.batch_size)
         images, labels = self.trainer.like_step()
-        batch = GeneratedBatch(images[own], labels[own], share)
+        own_images, own_labels = images[own], labels[own]
+        batch = Batch(own_images, own_labels, share)
         for iteration in iterations:
             if self.world.first:
                 images, labels = self.trainer.step(self.config.done(iteration))
@@ -155,8 +145,8 @@ class GeneratedBatches(Batches):
                 images, labels = self.trainer.like_step()
             self.world.spread_(images)
             self.world.spread_(labels)
-            batch.images.copy_(images[own])
-            batch.labels.copy_(labels[own])
+            own_images.copy_(images[own])
+            own_labels.copy_(labels[own])
             yield iteration, batch
 
     def check(self) -> None:
@@ -229,19 +219,5 @@ def _check_stored(images: Tensor, labels: Tensor | None, config: FinetuneConfig)
         message = (
             f"labels is {list(labels.shape)} {labels.dtype}; expected classes [{len(images)}] "
             f"torch.int64 or probabilities [{len(images)}, classes]"
-        )
-        raise ValueError(message)
-
-
-def _check_classes(labels: Tensor, classes: int) -> None:
-    """ValueError unless checked ``labels`` fit a network of so many classes; reads the device."""
-    if labels.dim() == 2:
-        if labels.shape[1] != classes:
-            message = f"labels has {labels.shape[1]} classes per image; the network has {classes}"
-            raise ValueError(message)
-    elif int(labels.min()) < 0 or int(labels.max()) >= classes:
-        message = (
-            f"labels go from {int(labels.min())} to {int(labels.max())}; the network has "
-            f"{classes} classes"
         )
         raise ValueError(message)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hast_cuda.finetune.batches import shuffled
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.generator.trainer import GeneratorTrainer
-from hast_cuda.loops.crops import random_crop_flip
+from hast_cuda.loops.crops import draw_crops, resize_crops
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.seeding import generator
 from hast_cuda.moments import batch_norm_ranges
@@ -22,15 +22,11 @@ def augmented(
     images: Tensor, config: FinetuneConfig, seed: int, device: torch.device
 ) -> Iterator[Tensor]:
     """Endless calibration batches, cropped and flipped as the training batches will be."""
-    random = generator(seed, "calibration")
-    stream = shuffled(len(images), config.calibration_batch_size, seed, "calibration order")
-    while True:
-        yield random_crop_flip(
-            images[next(stream).to(images.device)].to(device),
-            config.crop_scale,
-            random,
-            flip_probability=config.flip_probability,
-        )
+    random, size = generator(seed, "calibration"), (images.shape[2], images.shape[3])
+    for chosen in shuffled(len(images), config.calibration_batch_size, seed, "calibration order"):
+        batch = images[chosen.to(images.device)].to(device)
+        crops = draw_crops(len(batch), size, config.crop_scale, config.flip_probability, random)
+        yield resize_crops(batch, crops.to(device))
 
 
 def calibrate_student(
@@ -40,27 +36,10 @@ def calibrate_student(
 ) -> None:  # fmt: skip
     """Find the ranges as ``config.calibration`` says and freeze them.
 
-    A generator whose images the student will be trained on is warmed up here, for
-    ``GeneratorConfig.warmup`` iterations; with ``calibration="generator"`` the last
-    ``config.calibration_updates`` of them update the ranges.
-
-    Args:
-        teacher: trains the generator, if ``config.calibration`` asks for one.
-        student: from :func:`hast_cuda.quantize`, on ``device``; edited.
-        images: synthetic images [N, C, H, W], or None where a trainer makes them or ranges come
-            from BatchNorm.
-        config: how.
-        num_classes: of the teacher.
-        seed: of the order, crops and a generator made here.
-        device: where to compute.
-        trainer: of the generator that the student will be trained with.
-        width: of ranges from BatchNorm, in standard deviations.
-        execution: how to compute; default :class:`Execution`.
-
-    Raises:
-        FloatingPointError: the generator's loss is not finite.
-        ValueError: stored images are asked for and there are none, or more updates than the warm-up
-            has iterations.
+    A generator whose images the student will be trained on, that of ``trainer``, is warmed up here;
+    with ``calibration="generator"`` the last ``config.calibration_updates`` of its iterations
+    update the ranges. Else the teacher trains one that is made here. ``images`` are [N, C, H, W],
+    ``width`` is that of ranges from BatchNorm, in standard deviations.
     """
     with convolution_rules(execution or Execution()):
         if trainer is not None:
@@ -76,11 +55,11 @@ def calibrate_student(
             message = f'calibration is "{config.calibration}", which needs stored images'
             raise ValueError(message)
         if config.calibration == "generator":
-            channels, height, columns = images.shape[1:]
-            stream = GeneratorTrainer(
-                teacher, (channels, height, columns), num_classes,
-                batch_size=config.calibration_batch_size, seed=seed, device=device,
-            ).batches()  # fmt: skip
+            shape, count = (images.shape[1], *images.shape[2:]), config.calibration_batch_size
+            made = GeneratorTrainer(
+                teacher, shape, num_classes, batch_size=count, seed=seed, device=device
+            )
+            stream = made.batches()
         else:
             stream = augmented(images, config, seed, device)
         calibrate(student, islice(stream, config.calibration_updates))

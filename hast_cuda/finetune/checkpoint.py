@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hast_cuda.files.tensors import load_tensors, save_tensors
 from hast_cuda.generator.trainer import GeneratorTrainer
-from hast_cuda.loops.optimizer_state import load_optimizer_state, optimizer_state
+from hast_cuda.loops import optimizer_state as _state
 
 # before the names of the tensors of each
 STUDENT, OPTIMIZER, GENERATOR = "student.", "optimizer.", "generator."
@@ -25,14 +25,6 @@ class Checkpoint:
     accuracies: list[tuple[int, float]]
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
-
-
 class CheckpointFile:
     """Keeps student, optimizer, generator and progress; the file is whole or the old one."""
 
@@ -44,24 +36,23 @@ class CheckpointFile:
         generator: GeneratorTrainer | None = None,
     ) -> None:  # fmt: skip
         """Replace the file by the present state."""
-        # clone: safetensors refuses tensors that share memory, as those of a shared module do
-        tensors = {STUDENT + k: _alone(v) for k, v in student.state_dict().items()}
-        tensors |= {OPTIMIZER + k: _alone(v) for k, v in optimizer_state(optimizer).items()}
+        tensors = _state.prefixed(student.state_dict(), STUDENT)
+        tensors |= _state.prefixed(_state.optimizer_state(optimizer), OPTIMIZER)
         if generator is not None:
-            tensors |= {GENERATOR + k: _alone(v) for k, v in generator.state().items()}
+            tensors |= _state.prefixed(generator.state(), GENERATOR)
+        # clone: safetensors refuses tensors that share memory, as those of a shared module do
+        layout = torch.contiguous_format
+        alone = {k: v.detach().clone(memory_format=layout) for k, v in tensors.items()}
         metadata = {"iteration": str(state.iteration), "accuracies": json.dumps(state.accuracies)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(self.path, tensors, metadata)
+        save_tensors(self.path, alone, metadata)
 
     def load(
         self, student: nn.Module, optimizer: torch.optim.Optimizer,
         generator: GeneratorTrainer | None = None,
     ) -> Checkpoint:  # fmt: skip
-        """Restore into all that is given; the start of a run if there is no file.
-
-        Raises:
-            ValueError: the file is corrupt or of another network.
-        """
+        """Restore into all that is given; the start of a run without a file, ValueError if it does
+        not fit."""
         if not self.path.exists():
             return Checkpoint(0, [])
         try:
@@ -69,16 +60,14 @@ class CheckpointFile:
             for name in tensors:
                 if not name.startswith((STUDENT, OPTIMIZER, GENERATOR)):
                     raise ValueError(f"unknown {name}")
-            student.load_state_dict(_part(tensors, STUDENT))
+            student.load_state_dict(_state.without_prefix(tensors, STUDENT))
             if generator is not None:
-                generator.load_state(_part(tensors, GENERATOR))
-            state = Checkpoint(
-                int(metadata["iteration"]),
-                [(int(i), float(a)) for i, a in json.loads(metadata["accuracies"])],
-            )
+                generator.load_state(_state.without_prefix(tensors, GENERATOR))
+            accuracies = [(int(i), float(a)) for i, a in json.loads(metadata["accuracies"])]
+            state = Checkpoint(int(metadata["iteration"]), accuracies)
             if state.iteration < 0:
                 raise ValueError(f"iteration {state.iteration}")
-            load_optimizer_state(optimizer, _part(tensors, OPTIMIZER))
+            _state.load_optimizer_state(optimizer, _state.without_prefix(tensors, OPTIMIZER))
         except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
             message = (
                 f"checkpoint {self.path} does not fit this run or is corrupt ({error}); "

@@ -7,25 +7,34 @@ from dataclasses import dataclass
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.checks.typed import check_fields
-from hast_cuda.checks.values import (
-    check_choice,
-    check_most,
-    check_positive,
-    check_range,
-    check_scale,
-)
+from hast_cuda.checks.values import check_choice, check_positive, check_range, check_scale
 
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("step", "cosine")
-CALIBRATIONS = ("images", "generator", "batch_norm")
-REDUCTIONS = ("batchmean", "mean")
-ALIGNMENTS = ("relaxed", "direct")
-DIRECTIONS = ("both", "distillation", "alignment")
+CHOICES = {
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("step", "cosine"),
+    "distillation_reduction": ("batchmean", "mean"),
+    "alignment": ("relaxed", "direct"),
+    "perturb_by": ("both", "distillation", "alignment"),
+    "calibration": ("images", "generator", "batch_norm"),
+    "ema": ("corrected", "released"),
+    "ste": _checks.STE,
+}
+POSITIVE = ("learning_rate", "temperature", "calibration_updates", "evaluations")
+FRACTIONS = ("momentum", "flip_fraction", "flip_probability")
+NOT_NEGATIVE = (
+    *("weight_decay", "distillation_weight", "label_weight", "feature_weight", "perturbation"),
+    *("clean_weight", "perturbed_weight", "max_grad_norm"),
+)
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Budget, optimiser and objective of Eq. 10-14; the defaults are the paper's for CIFAR-10."""
+    """Budget, optimiser and objective of Eq. 10-14; the defaults are the paper's for CIFAR-10.
+
+    Example:
+        >>> FinetuneConfig(iterations=300, schedule="cosine").rate(150)
+        5e-06
+    """
 
     iterations: int = 29_400
     """Steps of the student."""
@@ -74,10 +83,8 @@ class FinetuneConfig:
     max_grad_norm: float = 0.0
     """Clip the gradient to this norm; 0 does not clip."""
     flip_fraction: float = 0.0
-    """AIT: enlarge each weight's step until this fraction of its integer codes changes; 0: never.
-
-    A tenth of it counts after every fraction in ``decay_at``.
-    """
+    """AIT: enlarge each weight's step until this fraction of its integer codes changes, a tenth of
+    it after every fraction in ``decay_at``; 0: never."""
     largest_step: float = 100.0
     """AIT: at most so many times the step of SGD."""
     calibration: str = "images"
@@ -100,39 +107,30 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_range("iterations", self.iterations, 0)
-        check_most("iterations", self.iterations, 10**9)
+        check_range("iterations", self.iterations, 0, 10**9)
         check_positive("batch_size", self.batch_size, most=2**20)
-        check_positive("learning_rate", self.learning_rate)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("schedule", self.schedule, SCHEDULES)
+        check_positive("calibration_batch_size", self.calibration_batch_size, most=2**20)
+        for name in POSITIVE:
+            check_positive(name, getattr(self, name))
+        for name in NOT_NEGATIVE:
+            check_range(name, getattr(self, name), 0)
+        for name in FRACTIONS:
+            check_range(name, getattr(self, name), 0, 1)
         for fraction in self.decay_at:
             check_range("decay_at", fraction, 0, 1)
-        check_range("momentum", self.momentum, 0, 1)
-        check_range("weight_decay", self.weight_decay, 0)
-        check_positive("temperature", self.temperature)
-        check_range("distillation_weight", self.distillation_weight, 0)
-        check_choice("distillation_reduction", self.distillation_reduction, REDUCTIONS)
-        check_range("label_weight", self.label_weight, 0)
-        check_range("feature_weight", self.feature_weight, 0)
-        check_choice("alignment", self.alignment, ALIGNMENTS)
-        check_choice("perturb_by", self.perturb_by, DIRECTIONS)
-        check_range("flip_fraction", self.flip_fraction, 0, 1)
+        for name, allowed in CHOICES.items():
+            check_choice(name, getattr(self, name), allowed)
         check_range("largest_step", self.largest_step, 1)
-        check_range("perturbation", self.perturbation, 0)
-        check_range("clean_weight", self.clean_weight, 0)
-        check_range("perturbed_weight", self.perturbed_weight, 0)
         check_scale("crop_scale", self.crop_scale)
-        check_range("flip_probability", self.flip_probability, 0, 1)
-        check_range("max_grad_norm", self.max_grad_norm, 0)
-        check_choice("calibration", self.calibration, CALIBRATIONS)
-        check_choice("ema", self.ema, ("corrected", "released"))
-        check_choice("ste", self.ste, _checks.STE)
-        check_positive("calibration_updates", self.calibration_updates)
-        check_positive("calibration_batch_size", self.calibration_batch_size, most=2**20)
-        check_positive("evaluations", self.evaluations)
-        if self.optimizer == "adamw":
-            self._check_adamw()
+        if self.optimizer == "adamw" and self.flip_fraction:
+            message = (
+                'flip_fraction enlarges the steps of SGD: set optimizer to "sgd", or flip_fraction '
+                "to 0"
+            )
+            raise ValueError(message)
+        if self.optimizer == "adamw" and self.momentum == 1:
+            message = "momentum is 1: AdamW would never see a gradient; it must be below 1"
+            raise ValueError(message)
         if not (self.clean_weight or (self.perturbed_weight and self.perturbation)):
             message = "clean_weight and perturbed_weight are both without effect; one must count"
             raise ValueError(message)
@@ -142,17 +140,6 @@ class FinetuneConfig:
         by = {"distillation": self.distillation_weight, "alignment": self.feature_weight}
         if self.perturbation and not by.get(self.perturb_by, 1.0):
             message = f"perturb_by is {self.perturb_by!r}, a loss of weight 0; choose another"
-            raise ValueError(message)
-
-    def _check_adamw(self) -> None:
-        if self.flip_fraction:
-            message = (
-                'flip_fraction enlarges the steps of SGD: set optimizer to "sgd", or flip_fraction '
-                "to 0"
-            )
-            raise ValueError(message)
-        if self.momentum == 1:
-            message = "momentum is 1: AdamW would never see a gradient; it must be below 1"
             raise ValueError(message)
 
     def rate(self, iteration: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -24,6 +23,7 @@ from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
+from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.ranks import World
 
@@ -34,7 +34,12 @@ Evaluate = Callable[[nn.Module], float]
 
 @dataclass
 class FinetuneResult:
-    """The student (last iteration), and test accuracies seen on the way as (iteration, top-1)."""
+    """The student (last iteration), and test accuracies seen on the way as (iteration, top-1).
+
+    Example:
+        >>> FinetuneResult(hc.load_teacher("digits")).accuracies
+        []
+    """
 
     student: nn.Module
     """The network that was given, trained."""
@@ -67,10 +72,9 @@ def finetune(
         seed: order and augmentation; the state after a resume equals that of an unbroken run.
         device: where to compute; default the world's, which is the CPU for one process.
         evaluate: test top-1 of the student, called ``config.evaluations`` times.
-        checkpoint: state kept after every evaluation interval (the generator's too), found again on
-            the next call.
-        log: called with a dict of metrics every 50 iterations, in runs of more than 100,000 less
-            often: at most 2,001 times, and after evaluations.
+        checkpoint: state after every evaluation (the generator's too), found on the next call.
+        log: gets a dict of metrics every 50 iterations, in runs of more than 100,000 less often (at
+            most 2,001 times), and after evaluations.
         layers: feature layers; default :func:`feature_layers` of the teacher.
         execution: how to compute; default :class:`Execution`.
         world: processes that each take a part of every batch, each on its device; gradients are
@@ -87,10 +91,9 @@ def finetune(
         RuntimeError: the processes' students are not the same bits.
 
     Example:
-        >>> import hast_cuda as hc
         >>> teacher, images = hc.load_teacher("digits"), torch.randn(8, 1, 8, 8)
         >>> student = hc.calibrate(hc.quantize(teacher, 4, 4), [images])
-        >>> config = FinetuneConfig(iterations=2, batch_size=4)
+        >>> config = hc.finetune.FinetuneConfig(iterations=2, batch_size=4)
         >>> finetune(teacher, student, images, config).student is student
         True
     """
@@ -98,10 +101,8 @@ def finetune(
     device = world.device_for(device)
     batches = make_batches(images, labels, config, seed, device, world)
     agree_on_steps(world, batches, config, seed)
-    check_values("teacher", teacher)
     check_values("student", student)
-    frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
-    frozen = execution.network(frozen)
+    frozen = execution.network(frozen_copy(teacher, device))
     student = execution.network(student.to(device).eval().requires_grad_(True))
     batches.check_network(frozen)
     layers = layers or feature_layers(frozen)
@@ -114,11 +115,9 @@ def finetune(
     step = FinetuneStep(frozen, student, layers, config, execution)
     interval = max(1, -(-config.iterations // config.evaluations))
     every = log_interval(config.iterations, LOG_EVERY)
-    kept = (
-        "Images and the last checkpoint are kept."
-        if world.on_first(lambda: checkpoint is not None)
-        else "Nothing was kept (no directory)."
-    )
+    kept = "Nothing was kept (no directory)."
+    if world.on_first(lambda: checkpoint is not None):
+        kept = "Images and the last checkpoint are kept."
     memory = explained_memory("fine-tuning", config.batch_size, "finetune.batch_size", kept, device)
 
     def look() -> list[tuple[int, float]]:
@@ -128,19 +127,18 @@ def finetune(
             log({"phase": "test", "iteration": done, "top1": state.accuracies[-1][1]})
         if checkpoint is not None:
             state.iteration = done
-            checkpoint.save(state, student, step.optimizer, batches.trainer)
+            checkpoint.save(state, *running)
         return state.accuracies
 
+    running = student, step.optimizer, batches.trainer
     try:
-        state = resume(
-            checkpoint, student, step.optimizer, batches.trainer, config.iterations, world
-        )
+        state = resume(checkpoint, *running, config.iterations, world)
         guard = FiniteGuard("fine-tuning", device, state.iteration)
         update = ReplayedStep(step, guard, world)
+        quiet = None if world.first else True
         progress = tqdm(
-            total=config.iterations, initial=state.iteration, desc="fine-tuning", unit="it",
-            disable=None if world.first else True,
-        )  # fmt: skip
+            desc="fine-tuning", total=config.iterations, disable=quiet, initial=state.iteration
+        )
         with convolution_rules(execution), progress, memory:
             for iteration, batch in batches.during(range(state.iteration, config.iterations)):
                 step.set_rates(iteration)
@@ -148,14 +146,13 @@ def finetune(
                 progress.update()
                 done = iteration + 1
                 last = done == config.iterations
-                if iteration % LOG_EVERY == 0 or last:
+                looked = done % interval == 0 or last
+                if iteration % LOG_EVERY == 0 or looked:
                     batches.check()
-                    guard.check(done)
+                    guard.check(done, *(step.parameters if looked else ()))
                     if world.first and (iteration % every == 0 or last):
-                        log(_metrics(iteration, config, update.terms, batches))
-                if done % interval == 0 or last:
-                    batches.check()
-                    guard.check(done, *step.parameters)
+                        log(_metrics(iteration, update, batches))
+                if looked:
                     check_equal(student, done, world)
                     state.accuracies = world.on_first(look)
     finally:
@@ -164,14 +161,16 @@ def finetune(
 
 
 def _metrics(
-    iteration: int, config: FinetuneConfig, terms: tuple[Tensor, ...], batches: Batches
+    iteration: int, update: ReplayedStep, batches: Batches
 ) -> dict[str, float | int | str]:
     """What is logged of an iteration; reads the device."""
-    losses = {
-        name: weight * float(term)
-        for name, weight, term in zip(TERMS, loss_weights(config), terms, strict=False)
-    }
-    return {
-        "phase": "finetune", "iteration": iteration, **losses,
-        "learning_rate": config.rate(iteration), **batches.metrics(),
-    }  # fmt: skip
+    config = update.step.config
+    terms = zip(TERMS, loss_weights(config), update.terms, strict=False)
+    losses = {name: weight * float(term) for name, weight, term in terms}
+    rate = config.rate(iteration)
+    return (
+        {"phase": "finetune", "iteration": iteration}
+        | losses
+        | {"learning_rate": rate}
+        | batches.metrics()
+    )

@@ -12,14 +12,6 @@ from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.merged.followed import ForwardResult
 from hast_cuda.ops import attention_energy_loss, distillation_loss, hard_sample_loss
 
-__all__ = [
-    "direct_alignment",
-    "distillation_loss",
-    "label_loss",
-    "loss_terms",
-    "loss_weights",
-    "map_distance",
-]
 TERMS = ("distillation", "alignment", "label")  # in the order of loss_terms; labels may not count
 
 
@@ -36,13 +28,9 @@ def loss_terms(
     student: ForwardResult,
     labels: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """(KL, alignment) and, where labels count, the student's cross entropy; without their weights.
+    """(KL, alignment: Eq. 13 or the maps' squared error) and, where labels count, cross entropy.
 
-    The alignment is the sum over layers of Eq. 13, or of the maps' mean squared error; 0 without
-    layers.
-
-    Raises:
-        ValueError: ``config.label_weight`` asks for labels and there are none.
+    Without their weights; the alignment is summed over layers.
     """
     distillation = distillation_loss(teacher.logits, student.logits, config.temperature)
     if config.distillation_reduction == "mean":
@@ -50,10 +38,8 @@ def loss_terms(
     if student.distances:
         alignment = map_distance(student.distances, student.positions)
     elif student.energies:
-        alignment = attention_energy_loss(
-            teacher.energies, student.energies, student.positions,
-            normalized=config.normalized_attention,
-        )  # fmt: skip
+        pair, normalized = (teacher.energies, student.energies), config.normalized_attention
+        alignment = attention_energy_loss(*pair, student.positions, normalized=normalized)
     else:
         alignment = distillation.new_zeros(())
     if not config.label_weight:
@@ -65,16 +51,11 @@ def loss_terms(
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy (Eq. 6), averaged over the batch: 0-d float32, float64 for float64.
-
-    Args:
-        logits: [N, classes], floating point.
-        labels: classes [N] int64, or probabilities [N, classes].
-    """
+    """Cross entropy (Eq. 6) of classes [N] int64 or probabilities [N, classes]; 0-d, >= float32."""
     if labels.dim() == 1:
         # difficulty to the power of 0: Eq. 4, in one launch with its gradient
         return hard_sample_loss(logits, labels, 0.0, check_labels=False)[0]
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    wide = _wide(logits)
     return F.cross_entropy(wide, labels.to(wide.dtype))
 
 
@@ -91,36 +72,22 @@ class _MapDistance(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         sizes = [shape.numel() for shape in ctx.shapes]
         same = grads[0].expand(sum(sizes)).contiguous().split_with_sizes(sizes)
-        parts = torch._foreach_mul(
-            [part.view(shape) for part, shape in zip(same, ctx.shapes, strict=True)], ctx.shares
-        )
-        return None, *parts
+        parts = torch._foreach_mul(same, ctx.shares)
+        return None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
 
 
 def map_distance(distances: list[Tensor], positions: list[int]) -> Tensor:
     """``sum_l mean (f_s - f_t)^2`` over N, C, H, W (Table 7), without the factor lambda of Eq. 12.
 
-    Args:
-        distances: per layer [N, C_l], ``sum over space of (f_s - f_t)^2``; float32 or float64, one
-            dtype. At least one.
-        positions: of each layer's map (H_l * W_l).
-
-    Returns:
-        0-d loss; the gradient of a distance is one over the number of elements of its map.
+    ``distances`` [N, C_l] are ``sum over space of (f_s - f_t)^2``, ``positions`` their H_l * W_l.
     """
-    shares = [
-        1.0 / (distance.numel() * count)
-        for distance, count in zip(distances, positions, strict=True)
-    ]
+    shares = [1.0 / (d.numel() * count) for d, count in zip(distances, positions, strict=True)]
     loss: Tensor = _MapDistance.apply(shares, *distances)
     return loss
 
 
 def direct_alignment(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-    """:func:`map_distance` from maps of equal shapes, in ops that can be differentiated twice.
-
-    0-d, float32, or float64 for float64 maps. Gradients flow to both sides.
-    """
+    """:func:`map_distance` from maps of equal shapes, in ops that can be differentiated twice."""
     errors = [F.mse_loss(_wide(f_s), _wide(f_t)) for f_t, f_s in zip(teacher, student, strict=True)]
     return torch.stack(errors).sum()
 

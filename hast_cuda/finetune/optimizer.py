@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.nn import FakeQuantConv2d, FakeQuantLinear
+from hast_cuda.nn.quantized_weight import QuantizedWeight
 
 RANGE_FLOOR = 1e-8  # as in the quantizer: a constant channel has a range of 0
 BISECTIONS = 5
 SECOND_MOMENTUM = 0.999
-
-Layer = FakeQuantConv2d | FakeQuantLinear
 
 
 def make_optimizer(
@@ -23,32 +21,20 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """What ``config`` asks for; reads the 0-d ``rate`` anew at every step, without the host."""
     if config.flip_fraction:
-        return InundatedSGD(
-            parameters, student, lr=rate, momentum=config.momentum,
-            weight_decay=config.weight_decay, goal=config.flip_goal(0),
-            largest_step=config.largest_step,
-        )  # fmt: skip
+        return InundatedSGD(parameters, student, rate, config)
+    momentum, decay = config.momentum, config.weight_decay
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters, lr=rate, betas=(config.momentum, SECOND_MOMENTUM),
-            weight_decay=config.weight_decay, fused=True, capturable=rate.is_cuda,
-        )  # fmt: skip
+        options = {"weight_decay": decay, "fused": True, "capturable": rate.is_cuda}
+        return torch.optim.AdamW(parameters, rate, (momentum, SECOND_MOMENTUM), **options)
     return torch.optim.SGD(
-        parameters, lr=rate, momentum=config.momentum, nesterov=config.momentum > 0,
-        weight_decay=config.weight_decay, fused=True,
-    )  # fmt: skip
+        parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
+    )
 
 
 class IntegerCodes:
-    """Integer codes (Eq. 1) of several weights, each channel in the range of its own values.
+    """Integer codes (Eq. 1) of several weights as one vector [E], each channel in its own range."""
 
-    The weights are one vector [E] here, so that few launches depend on their number.
-
-    Args:
-        layers: whose bits and zero points count; on one device.
-    """
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[QuantizedWeight]) -> None:
         weights = [layer.weight for layer in layers]
         device = weights[0].device
         self.sizes = [w.numel() for w in weights]
@@ -94,15 +80,8 @@ def smallest_factor(
 ) -> Tensor:
     """For each of ``count`` weights the factor in [1, ``largest``] from which on ``reached``, [T].
 
-    1 is doubled until it suffices, then five bisections approach the smallest that does. The factor
-    is ``largest`` where nothing suffices. Nothing reads the device: all that could be needed is
-    computed for every weight.
-
-    Args:
-        reached: factors [T] -> bool [T].
-        count: T.
-        largest: at least 1.
-        device: of the factors.
+    1 is doubled until it suffices, then five bisections approach the smallest that does; where
+    nothing does, ``largest``. All that could be needed is computed: nothing reads the device.
     """
     low = high = torch.ones(count, device=device)
     enough = reached(high)
@@ -121,42 +100,31 @@ class InundatedSGD(torch.optim.Optimizer):
     """SGD with Nesterov momentum that enlarges the steps of quantized weights (AIT).
 
     A weight w with Nesterov gradient g becomes ``w - a * lr * g``, a in [1, ``largest_step``] the
-    smallest factor found (see :func:`smallest_factor`) at which the fraction :attr:`goal` of its
-    integer codes changes; the codes of every candidate follow its own new range. Momentum buffers
-    are those of SGD, without a. All other parameters take the step of SGD. Nothing reads the
-    device.
-
-    Args:
-        parameters: to train.
-        student: the network; its quantized convolutions and linear layers are enlarged.
-        lr: learning rate, 0-d tensor or number.
-        momentum: 0 is plain gradient descent.
-        weight_decay: times the parameter is added to its gradient.
-        goal: fraction of the codes, from 0 to 1; :attr:`goal` is a 0-d tensor to be filled anew.
-        largest_step: bound of a, at least 1. Without it a weight without gradient would have none.
+    :func:`smallest_factor` found at which the fraction :attr:`goal`, 0-d, of its integer codes
+    changes; the codes of every candidate follow its own new range. Momentum and all other
+    parameters are those of SGD. Nothing reads the device.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], student: nn.Module, *, lr: Tensor | float,
-        momentum: float, weight_decay: float, goal: float, largest_step: float,
+        self, parameters: Iterable[nn.Parameter], student: nn.Module, rate: Tensor | float,
+        config: FinetuneConfig,
     ) -> None:  # fmt: skip
-        super().__init__(
-            list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        )
+        defaults = {"lr": rate, "momentum": config.momentum, "weight_decay": config.weight_decay}
+        super().__init__(list(parameters), defaults)
         (group,) = self.param_groups
-        trained = {id(p): index for index, p in enumerate(group["params"])}
+        trained = {id(p): index for index, p in enumerate(group["params"]) if p.numel()}
         layers = {  # a shared weight once
             id(m.weight): m
             for m in student.modules()
-            if isinstance(m, Layer) and id(m.weight) in trained and m.weight.numel()
+            if isinstance(m, QuantizedWeight) and id(m.weight) in trained
         }
         if not layers:
             message = "no quantized weight is trained: flip_fraction counts their integer codes"
             raise ValueError(message)
         self.positions = [trained[key] for key in layers]
         self.codes = IntegerCodes(list(layers.values()))
-        self.largest_step = largest_step
-        self.goal = torch.full((), goal, device=self.codes.numbers.device)
+        self.largest_step = config.largest_step
+        self.goal = torch.full((), config.flip_goal(0), device=self.codes.numbers.device)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -193,10 +161,8 @@ class InundatedSGD(torch.optim.Optimizer):
         weights = [parameters[i] for i in self.positions]
         own = [moves[i] for i in self.positions]
         flat = torch.cat([w.flatten() for w in weights])
-        move = torch.cat(
-            [torch.zeros_like(w).flatten() if m is None else m.flatten()
-             for w, m in zip(weights, own, strict=True)]
-        )  # fmt: skip
+        found = [torch.zeros_like(w) if m is None else m for w, m in zip(weights, own, strict=True)]
+        move = torch.cat([m.flatten() for m in found])
         codes, before = self.codes, self.codes(flat)
 
         def reached(factors: Tensor) -> Tensor:

@@ -36,10 +36,7 @@ def resume(
 ) -> Checkpoint:  # fmt: skip
     """The state to go on from, read by rank 0, in the student and optimizer of every rank.
 
-    It does not depend on the number of ranks. The generator stays rank 0's.
-
-    Raises:
-        ValueError: a checkpoint that is corrupt, or has more than the ``iterations`` to do.
+    The generator stays rank 0's. ValueError: a checkpoint that is corrupt or too long.
     """
 
     def load() -> Checkpoint:
@@ -55,8 +52,6 @@ def resume(
         return found
 
     state = world.on_first(load)
-    if world.size == 1:
-        return state
     spread_student(student, world)
     found = world.share(optimizer_state(optimizer))
     if not world.first:
@@ -65,11 +60,8 @@ def resume(
 
 
 def check_equal(student: nn.Module, done: int, world: World) -> None:
-    """RuntimeError on every rank if their students are not the same bits.
-
-    Each rank takes the optimizer's step for itself, from the same sums: unequal processors may
-    round it differently, and nothing would show it.
-    """
+    """RuntimeError on every rank if their students are not the same bits: unequal processors may
+    round the optimizer's step differently, and nothing would show it."""
     if world.size == 1:
         return
     found = world.gather(fingerprint(student.state_dict()))
@@ -85,35 +77,22 @@ def check_equal(student: nn.Module, done: int, world: World) -> None:
 class GradientSums:
     """One buffer for all gradients and loss terms of a step: one collective sums them.
 
-    Losses are means over the batch, so a rank's share of the batch times its own means, summed, are
-    those of the whole. Buckets that overlap with the backward pass (DDP) would gain little here:
-    the perturbed images' backward pass adds to the gradients of the clean ones', so that none is
-    final before the last pass, and one sum leaves both networks without wrappers.
-
-    Everything stays in place, so that what comes before and after can be CUDA graphs.
-
-    Args:
-        parameters: of the student, on one device.
-        terms: of the loss.
-        world: who else has a part.
-
-    Raises:
-        ValueError: parameters of several dtypes.
+    A rank's share of the batch times its own means, summed, are those of the whole. Buckets that
+    overlap with the backward pass (DDP) would gain little: no gradient is final before the last
+    pass. Everything stays in place, so that what comes before and after can be CUDA graphs.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], terms: int, world: World) -> None:
         kinds = {p.dtype for p in parameters}
         if len(kinds) > 1:
-            names = sorted(str(kind) for kind in kinds)
             message = (
-                f"the student's parameters have dtypes {names}; several processes sum gradients of "
-                "one dtype: convert the network, or run it in one process"
+                f"the student's parameters have dtypes {sorted(map(str, kinds))}; several "
+                "processes sum those of one dtype: convert the network, or run it in one process"
             )
             raise ValueError(message)
         self.parameters, self.world = list(parameters), world
         sizes = [p.numel() for p in parameters]
-        (kind,) = kinds
-        self.flat = torch.zeros(sum(sizes) + terms, dtype=kind, device=parameters[0].device)
+        self.flat = parameters[0].new_zeros(sum(sizes) + terms)
         parts = self.flat.split([*sizes, terms])
         # laid out in memory as the parameters are: the optimizer takes that for granted
         self.gradients = [_like(part, p) for part, p in zip(parts[:-1], parameters, strict=True)]
@@ -121,14 +100,12 @@ class GradientSums:
 
     def put(self, terms: Sequence[Tensor], share: float) -> None:
         """Copy the parameters' gradients, already times ``share``, and ``terms`` times it."""
-        pairs = [
-            (own, p.grad)
-            for own, p in zip(self.gradients, self.parameters, strict=True)
-            if p.grad is not None  # a parameter without influence has none on any rank
-        ]
-        torch._foreach_copy_([own for own, _ in pairs], [grad for _, grad in pairs])
-        for own, p in zip(self.gradients, self.parameters, strict=True):
-            p.grad = None if p.grad is None else own
+        # a parameter without influence has no gradient on any rank
+        places = zip(self.gradients, self.parameters, strict=True)
+        found = [(own, p, p.grad) for own, p in places if p.grad is not None]
+        torch._foreach_copy_([own for own, _, _ in found], [grad for _, _, grad in found])
+        for own, p, _ in found:
+            p.grad = own
         torch._foreach_copy_(list(self.terms), [term * share for term in terms])
 
     def reduce(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from hast_cuda.finetune.batches import Batch
 from hast_cuda.finetune.objective import loss_weights
@@ -15,19 +14,10 @@ from hast_cuda.ranks import World
 
 
 class ReplayedStep:
-    """Takes ``step`` on batches that stay in place.
+    """Takes ``step`` on batches that stay in place; ``guard`` sees the loss.
 
-    A batch that comes again is replayed: its tensors are read where they were. With several
-    processes a step is two graphs: one that waits for another process must not do so inside a
-    graph.
-
-    Args:
-        step: of the student.
-        guard: sees the loss.
-        world: processes that each have a part of every batch.
-
-    Attributes:
-        terms: of the last batch's clean loss, without their weights.
+    A batch that comes again is replayed. With several processes a step is two graphs: inside one
+    nothing may wait for another process. :attr:`terms` are the last clean loss's, unweighted.
     """
 
     def __init__(self, step: FinetuneStep, guard: FiniteGuard, world: World | None = None) -> None:
@@ -58,7 +48,7 @@ class ReplayedStep:
             if self.sums is not None:
                 self.sums.put(terms, batch.share)
             else:
-                self._keep(terms)
+                torch._foreach_copy_(list(self.terms), list(terms))
 
         def update() -> None:
             self.step.update()
@@ -71,7 +61,3 @@ class ReplayedStep:
         parts = [whole] if self.sums is None else [differentiate, update]
         mode = self.step.execution.cuda_graphs
         return [Replayed(part, self.step.rate.device, mode) for part in parts]
-
-    def _keep(self, terms: tuple[Tensor, ...]) -> None:
-        for kept, term in zip(self.terms, terms, strict=True):
-            kept.copy_(term)

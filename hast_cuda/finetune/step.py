@@ -18,10 +18,9 @@ Gradients = list[Tensor | None]
 
 
 class FinetuneStep:
-    """Both networks, the optimizer, and what one batch does to them; nothing reads the device.
+    """Both networks, in eval mode, the optimizer, and what one batch does to them.
 
-    Both networks are in eval mode. A call is :meth:`differentiate`, which leaves gradients in the
-    student's parameters, then :meth:`update`.
+    A call is :meth:`differentiate`, then :meth:`update`; nothing reads the device.
     """
 
     def __init__(
@@ -30,10 +29,9 @@ class FinetuneStep:
     ) -> None:  # fmt: skip
         self.student, self.config = student, config
         self.execution = execution or Execution()
-        self.networks = follow(
-            (teacher, student), layers if config.feature_weight else [],
-            merge=self.execution.merge, maps=config.alignment == "direct",
-        )  # fmt: skip
+        layers, direct = layers if config.feature_weight else [], config.alignment == "direct"
+        merge = self.execution.merge
+        self.networks = follow((teacher, student), layers, merge=merge, maps=direct)
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         self.rate = torch.full((), config.learning_rate, device=self.parameters[0].device)
         self.optimizer = make_optimizer(config, self.parameters, student, self.rate)
@@ -48,19 +46,10 @@ class FinetuneStep:
     def differentiate(
         self, x: Tensor, labels: Tensor | None = None, share: float = 1.0
     ) -> tuple[Tensor, ...]:
-        """Leave the gradient of Eq. 12, times ``share``, in the parameters.
+        """Leave the gradient of Eq. 12, times ``share``, in the parameters; the clean loss's terms.
 
-        The perturbation's sign does not depend on ``share``: the loss is a sum over images, each
-        with a gradient of its own.
-
-        Args:
-            x: images [N, C, H, W].
-            labels: classes [N] int64 or probabilities [N, classes], where the configuration has a
-                ``label_weight``.
-            share: the part of a batch that ``x`` is.
-
-        Returns:
-            The terms of the clean loss, 0-d, without their weights.
+        The perturbation's sign does not depend on ``share``, the part of a batch that the images
+        ``x`` are: the loss is a sum over images. Terms are 0-d, without their weights.
         """
         config, parameters = self.config, self.parameters
         perturbed = bool(config.perturbation and config.perturbed_weight)
@@ -93,9 +82,11 @@ class FinetuneStep:
 
     def update(self) -> None:
         """Clip the gradients that the parameters have, and take the optimizer's step."""
-        if self.config.max_grad_norm:
+        if self.config.max_grad_norm:  # as clip_grad_norm_, in a few launches on every device
             found = [p.grad for p in self.parameters if p.grad is not None]
-            _clip(found, self.config.max_grad_norm)
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found)))
+            limit = self.config.max_grad_norm / (norm + 1e-6)
+            torch._foreach_mul_(found, limit.clamp(max=1.0))
         self.optimizer.step()
 
     def set_rates(self, iteration: int) -> None:
@@ -116,41 +107,22 @@ class FinetuneStep:
         return loss_terms(self.config, target, output, labels)
 
     def gradients(
-        self, terms: tuple[Tensor, ...], weight: float, inputs: Sequence[Tensor], *,
-        only: int | None = None, keep: bool = False,
+        self, terms: Sequence[Tensor], weight: float, inputs: Sequence[Tensor],
+        only: int | None = None, *, keep: bool = False,
     ) -> Gradients:  # fmt: skip
-        """Gradients of ``weight`` times Eq. 11; the weights go in as upstream gradients.
-
-        ``only`` picks one of the terms; ``keep`` keeps the graph.
-        """
+        """Gradients of ``weight`` times Eq. 11, or ``only`` one term; ``keep`` keeps the graph."""
         factors, key = loss_weights(self.config), (terms[0].dtype, weight)
         if key not in self._upstream:  # made once: a new constant is a launch
-            self._upstream[key] = [
-                torch.full((), weight * factor, dtype=terms[0].dtype, device=terms[0].device)
-                for factor in factors
-            ]
-        counted = [
-            (term, upstream)
-            for index, (term, upstream, factor) in enumerate(
-                zip(terms, self._upstream[key], factors, strict=True)
-            )
-            if factor and term.requires_grad and only in (None, index)
-        ]
-        outputs, upstreams = zip(*counted, strict=True)
-        return list(
-            torch.autograd.grad(outputs, inputs, upstreams, retain_graph=keep, allow_unused=True)
-        )
+            self._upstream[key] = [terms[0].new_full((), weight * factor) for factor in factors]
+        asked = range(len(terms)) if only is None else [only]
+        counted = [i for i in asked if factors[i] and terms[i].requires_grad]
+        outputs, upstreams = ([of[i] for i in counted] for of in (terms, self._upstream[key]))
+        return list(torch.autograd.grad(outputs, inputs, upstreams, keep, allow_unused=True))
 
     def close(self) -> None:
         """Take the hooks out of both networks."""
         for network in self.networks:
             network.remove()
-
-
-def _clip(gradients: list[Tensor], largest: float) -> None:
-    """As ``clip_grad_norm_``, in a few launches on every device."""
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
 
 
 def _sum(first: Gradients, second: Gradients) -> Gradients:

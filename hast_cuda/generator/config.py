@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from hast_cuda.checks.typed import check_fields
 from hast_cuda.checks.values import check_choice, check_positive, check_range
 
-EMBEDDINGS = ("random", "classifier")
-
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """A conditional generator and its training; the values here are GDFQ's."""
+    """A conditional generator and its training; the values here are GDFQ's.
+
+    Example:
+        >>> GeneratorConfig(superpose_probability=0.4).rate(done=0.1)
+        0.001
+    """
 
     latent_size: int = 100
     """Length of the noise vector; embedding="classifier" takes the classifier's input width."""
@@ -44,7 +47,7 @@ class GeneratorConfig:
         check_positive("warmup", self.warmup)
         check_range("superpose_probability", self.superpose_probability, 0, 1)
         check_positive("superpose_classes", self.superpose_classes, most=2**20)
-        check_choice("embedding", self.embedding, EMBEDDINGS)
+        check_choice("embedding", self.embedding, ("random", "classifier"))
         check_range("embedding_noise", self.embedding_noise, 0)
 
     def rate(self, done: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,18 +19,12 @@ def soft_labels(labels: Tensor, weights: Tensor, num_classes: int) -> Tensor:
 
 
 class ConditionalBatchNorm2d(nn.Module):
-    """BatchNorm with one scale and shift per class; [N, C, H, W] -> [N, C, H, W].
-
-    Labels are classes [N], or probabilities [N, classes] that weigh the classes' scales and shifts.
-    """
+    """BatchNorm with a scale and shift per class [N], weighed by probabilities [N, classes]."""
 
     def __init__(self, channels: int, num_classes: int, eps: float) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, eps, affine=False)
-        self.scale, self.shift = (
-            nn.Embedding(num_classes, channels),
-            nn.Embedding(num_classes, channels),
-        )
+        self.scale, self.shift = (nn.Embedding(num_classes, channels) for _ in range(2))
         nn.init.ones_(self.scale.weight)
         nn.init.zeros_(self.shift.weight)
 
@@ -45,22 +41,17 @@ class ConditionalBatchNorm2d(nn.Module):
 
 
 class Generator(nn.Module):
-    """Noise and labels -> images [N, C, H, W], normalised per channel.
+    """Noise and labels -> images [N, C, H, W], normalised per channel; H and W multiples of 4.
 
-    Args:
-        channels: of the images.
-        height: of the images, a multiple of 4; ``width`` likewise.
-        num_classes: of the labels.
-        conditional_norm: condition through BatchNorm too (large images).
-        latent_size: length D of the noise vector.
-        embedding_noise: 0: embedding times noise (GDFQ; with ``conditional_norm`` the noise alone);
-            else the latent is the standardised sum of embedding and this times noise (Qimera).
-        embedding: [classes, D] to start the class embeddings from; default N(0, 1).
+    ``conditional_norm`` conditions through BatchNorm too (large images). ``embedding`` [classes, D]
+    starts the class embeddings, else N(0, 1); with ``embedding_noise`` 0 the latent is embedding
+    times noise (GDFQ; the noise alone with ``conditional_norm``), else the standardised sum of
+    embedding and this times noise (Qimera).
     """
 
     def __init__(
-        self, channels: int, height: int, width: int, num_classes: int, *, conditional_norm: bool,
-        latent_size: int = 100, embedding_noise: float = 0.0, embedding: Tensor | None = None,
+        self, channels: int, height: int, width: int, num_classes: int, latent_size: int = 100,
+        embedding_noise: float = 0.0, embedding: Tensor | None = None, *, conditional_norm: bool,
     ) -> None:  # fmt: skip
         super().__init__()
         if height % 4 or width % 4:
@@ -78,18 +69,16 @@ class Generator(nn.Module):
             nn.Conv2d(i, o, 3, padding=1) for i, o in ((128, 128), (128, 64), (64, channels))
         )
         self.conditional_norm = conditional_norm
+        classes = num_classes if conditional_norm else 0
+        sizes = (128, 1e-5), (128, WIDE_EPS), (64, WIDE_EPS)
         self.norms = nn.ModuleList(
-            ConditionalBatchNorm2d(c, num_classes, eps)
-            if conditional_norm
-            else nn.BatchNorm2d(c, eps)
-            for c, eps in ((128, 1e-5), (128, WIDE_EPS), (64, WIDE_EPS))
+            ConditionalBatchNorm2d(c, classes, eps) if classes else nn.BatchNorm2d(c, eps)
+            for c, eps in sizes
         )
         self.output_norm = nn.BatchNorm2d(channels, affine=False)
 
-    def _norm(self, index: int, x: Tensor, labels: Tensor) -> Tensor:
-        norm = self.norms[index]
-        result: Tensor = norm(x, labels) if self.conditional_norm else norm(x)
-        return result
+    def _norm(self, index: int, x: Tensor, labels: Tensor) -> Any:
+        return self.norms[index](x, labels) if self.conditional_norm else self.norms[index](x)
 
     def latent(self, noise: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """[N, D] that the images grow from; see :meth:`forward` for the arguments."""
@@ -102,21 +91,14 @@ class Generator(nn.Module):
             latent = classes + self.embedding_noise * noise
             # As published: over the features of each sample, but where classes are superposed over
             # samples and features, for each of the K places.
-            latent = (
-                F.layer_norm(latent, latent.shape[-1:])
-                if weights is None
-                else F.batch_norm(latent, None, None, training=True)
-            )
+            if weights is None:
+                latent = F.layer_norm(latent, latent.shape[-1:])
+            else:
+                latent = F.batch_norm(latent, None, None, training=True)
         return latent if weights is None else (weights[:, :, None] * latent).sum(1)
 
     def forward(self, noise: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Images of ``labels``.
-
-        Args:
-            noise: [N, D], or [N, K, D] with K superposed classes and an embedding.
-            labels: [N], or [N, K], int64.
-            weights: [N, K] of the superposed classes, or None.
-        """
+        """Images of labels [N] from noise [N, D]; of K classes: [N, K], [N, K, D], [N, K]."""
         latent = self.latent(noise, labels, weights)
         if weights is not None:
             labels = soft_labels(labels, weights, self.num_classes)

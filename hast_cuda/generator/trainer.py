@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hast_cuda.checks import values as _checks
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import (
-    LARGEST_CLASSES,
-    as_device,
-    check_image_size,
-    check_range,
-    check_values,
-)
 from hast_cuda.generator.config import GeneratorConfig
 from hast_cuda.generator.network import Generator, soft_labels
+from hast_cuda.loops import optimizer_state as _state
 from hast_cuda.loops.finite import FiniteGuard
-from hast_cuda.loops.optimizer_state import load_optimizer_state, optimizer_state
+from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.loops.seeding import derive_seed
 from hast_cuda.merged import BatchStatistics
 
@@ -48,6 +42,12 @@ class GeneratorTrainer:
     Raises:
         ValueError: no BatchNorm, sizes that are not multiples of 4, one image of 4 x 4 pixels per
             step, ``embedding="classifier"`` and no layer that gives the logits.
+
+    Example:
+        >>> trainer = GeneratorTrainer(hc.load_teacher("digits"), (1, 8, 8), 10, batch_size=4)
+        >>> images, labels = trainer.step()
+        >>> images.shape, labels.shape
+        (torch.Size([4, 1, 8, 8]), torch.Size([4]))
     """
 
     @typed
@@ -56,7 +56,7 @@ class GeneratorTrainer:
         config: GeneratorConfig | None = None, *, batch_size: int, seed: int = 0,
         device: torch.device | str = "cpu", merge: bool = True,
     ) -> None:  # fmt: skip
-        check_image_size("shape", shape)
+        _checks.check_image_size("shape", shape)
         if batch_size * (shape[1] // 4) * (shape[2] // 4) == 1:
             message = (
                 "batch_size is 1 and images are 4 x 4: the generator's first BatchNorm would have "
@@ -64,40 +64,33 @@ class GeneratorTrainer:
             )
             raise ValueError(message)
         self.config = config = config or GeneratorConfig()
-        check_range("num_classes", num_classes, 1, LARGEST_CLASSES)
-        check_range("batch_size", batch_size, 1)
-        self.device, self.seed = as_device(device), seed
+        _checks.check_range("num_classes", num_classes, 1, _checks.LARGEST_CLASSES)
+        _checks.check_range("batch_size", batch_size, 1)
+        self.device, self.seed = _checks.as_device(device), seed
         self.batch_size, self.num_classes, self.shape = batch_size, num_classes, shape
         rows = classifier_rows(teacher, num_classes) if config.embedding == "classifier" else None
         self.latent_size = config.latent_size if rows is None else rows.shape[1]
-        check_values("teacher", teacher)
-        frozen = copy.deepcopy(teacher).to(self.device).eval().requires_grad_(False)
-        self.statistics = BatchStatistics(frozen, merge=merge)
+        self.statistics = BatchStatistics(frozen_copy(teacher, self.device), merge=merge)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(derive_seed(seed, "generator weights"))
-            self.network = Generator(
-                *shape, num_classes, conditional_norm=min(shape[1:]) > LARGE,
-                latent_size=self.latent_size, embedding_noise=config.embedding_noise,
-                embedding=rows,
-            ).to(self.device)  # fmt: skip
+            latent = self.latent_size, config.embedding_noise, rows
+            network = Generator(
+                *shape, num_classes, *latent, conditional_norm=min(shape[1:]) > LARGE
+            )
+        self.network = network.to(self.device)
         self.parameters = list(self.network.parameters())
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=config.learning_rate, betas=(0.5, 0.999), fused=True
-        )
+        adam = {"lr": config.learning_rate, "betas": (0.5, 0.999), "fused": True}
+        self.optimizer = torch.optim.Adam(self.parameters, **adam)
         self.random = torch.Generator(self.device)
         self.guard = FiniteGuard("generator", self.device)
         self.loss = torch.zeros((), device=self.device)
         self.iteration = 0
 
     def step(self, done: float = 0.0) -> tuple[Tensor, Tensor]:
-        """One training step, on a fresh batch.
+        """One training step on a fresh batch, with the fraction ``done`` of the fine-tuning over.
 
-        Args:
-            done: fraction of the fine-tuning that is over, for the learning rate.
-
-        Returns:
-            Its images [N, C, H, W], without gradient, and their labels: [N] int64, or where the
-            configuration superposes classes always probabilities [N, classes].
+        Its images [N, C, H, W], without gradient, and their labels: [N] int64, or where the
+        configuration superposes classes always probabilities [N, classes].
         """
         noise, classes, weights = self._draw()
         labels = classes
@@ -122,11 +115,12 @@ class GeneratorTrainer:
 
     def like_step(self) -> tuple[Tensor, Tensor]:
         """Zeros of the shapes and dtypes that :meth:`step` gives, without a step."""
-        count, device = self.batch_size, self.device
-        images = torch.zeros(count, *self.shape, device=device)
-        if self.config.superpose_probability:
-            return images, torch.zeros(count, self.num_classes, device=device)
-        return images, torch.zeros(count, dtype=torch.int64, device=device)
+        count, soft = self.batch_size, self.config.superpose_probability
+        images = torch.zeros(count, *self.shape, device=self.device)
+        labels = (
+            images.new_zeros(count, self.num_classes) if soft else images.new_zeros(count).long()
+        )
+        return images, labels
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Noise, classes and, if they are superposed, their weights, of this iteration."""
@@ -135,7 +129,7 @@ class GeneratorTrainer:
         # the coin is tossed on the host: it decides on shapes
         coin = derive_seed(self.seed, "superposed", self.iteration) / 2**63
         superposed = coin < config.superpose_probability
-        places = (self.batch_size, config.superpose_classes) if superposed else (self.batch_size,)
+        places = (self.batch_size, *([config.superpose_classes] if superposed else []))
         # without an embedding there is one noise vector per image, whatever its classes
         vectors = places[:1] if self.network.embedding is None else places
         noise = torch.randn(*vectors, self.latent_size, generator=random, device=device)
@@ -158,21 +152,17 @@ class GeneratorTrainer:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, Adam moments and iteration, by name."""
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"adam.{k}": v for k, v in optimizer_state(self.optimizer).items()}
+        tensors = _state.prefixed(self.network.state_dict(), "network.")
+        tensors |= _state.prefixed(_state.optimizer_state(self.optimizer), "adam.")
         return tensors | {"iteration": torch.tensor(self.iteration)}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Go on from :meth:`state`; KeyError, RuntimeError or ValueError if it is another's."""
         iteration = int(tensors["iteration"])
-        self.network.load_state_dict(_part(tensors, "network."))
-        load_optimizer_state(self.optimizer, _part(tensors, "adam."))
+        self.network.load_state_dict(_state.without_prefix(tensors, "network."))
+        _state.load_optimizer_state(self.optimizer, _state.without_prefix(tensors, "adam."))
         self.iteration = iteration
         self.guard.reset("generator", iteration)
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def classifier_rows(teacher: nn.Module, num_classes: int) -> Tensor:

@@ -52,11 +52,7 @@ class Execution:
             raise ValueError(message)
 
     def network(self, model: M) -> M:
-        """``model`` in the memory format of this run; edited.
-
-        Raises:
-            ValueError: channels_last on a CPU with a convolution that this oneDNN breaks.
-        """
+        """``model``, edited, in the run's memory format; ValueError where oneDNN breaks it."""
         if self.channels_last:
             _refuse_broken_convolutions(model)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload,no-any-return,unused-ignore]
@@ -70,20 +66,15 @@ class Execution:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def _onednn_version() -> str | None:
-    """Of the oneDNN that torch was built with, "3.12.0"; None if torch does not say."""
-    found = re.search(r"(?:oneDNN|MKL-DNN) v(\d+(?:\.\d+)*)", torch.__config__.show())
-    return None if found is None else found.group(1)
-
-
 def _refuse_broken_convolutions(model: nn.Module) -> None:
     """oneDNN 3.12 (torch 2.14) on one thread writes past its buffer in a weight gradient.
 
     Found with glibc's malloc checks for channels_last 1x1 convolutions of stride 2 with 3, 4 and 6
     input channels; with 8 and more, and on 2 and 3 threads, nothing was found.
     """
-    version = _onednn_version()
-    broken = version is None or f"{version}.".startswith("3.12.")
+    found = re.search(r"(?:oneDNN|MKL-DNN) v(\d+(?:\.\d+)*)", torch.__config__.show())
+    version = "unknown" if found is None else found.group(1)
+    broken = version == "unknown" or f"{version}.".startswith("3.12.")
     if not broken or torch.get_num_threads() > 1:
         return
     for name, module in model.named_modules():
@@ -97,7 +88,7 @@ def _refuse_broken_convolutions(model: nn.Module) -> None:
             message = (
                 f"channels_last on a CPU: the gradient of {name!r}, a strided 1x1 convolution with "
                 "fewer than 8 input channels, corrupts memory in oneDNN 3.12 on one thread (here: "
-                f"{version or 'unknown version'}); leave channels_last off, or use more threads"
+                f"version {version}); leave channels_last off, or use more threads"
             )
             raise ValueError(message)
 

@@ -29,9 +29,7 @@ class FiniteGuard:
     def check(self, done: int, *results: Tensor) -> None:
         """Read the device; FloatingPointError if a loss or one of ``results`` is not finite.
 
-        Args:
-            done: iterations that are over, those before the start included.
-            results: tensors that must be finite too.
+        ``done`` iterations are over, those before the start included.
         """
         finite = int(self.finite)
         if finite < done - self.start:

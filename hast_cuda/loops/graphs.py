@@ -12,15 +12,11 @@ WARM_UP = 3  # calls that run as they are: lazy initialisation must not be captu
 
 
 class Replayed:
-    """A function of tensors that stay in place, called often.
+    """A function of tensors that stay in place, called often; it must not read the device.
 
     On CUDA the first calls run as they are, on a stream of their own; then the function is captured
-    (which computes nothing) and every later call replays it. Elsewhere it is simply called.
-
-    Args:
-        function: reads and writes the same tensors every time; must not read the device.
-        device: where they live.
-        mode: "on", "off", or "auto": go on without a graph, with a warning, if capture fails.
+    (which computes nothing) and every later call replays it. Elsewhere it is simply called. With
+    the mode "auto" it goes on without a graph, with a warning, if capture fails; with "on" not.
     """
 
     def __init__(self, function: Callable[[], None], device: torch.device, mode: str) -> None:

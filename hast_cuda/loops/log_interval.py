@@ -6,10 +6,8 @@ MOST_LINES = 2000  # of a phase, at every multiple of the interval
 
 
 def log_interval(total: int, shortest: int) -> int:
-    """Iterations between two lines of a log, a multiple of ``shortest``.
+    """Iterations between two lines of a log of ``total`` iterations, all batches together.
 
-    Args:
-        total: iterations of the phase, all its batches together.
-        shortest: the interval of short phases: how often the loop reads the device anyway.
+    A multiple of ``shortest``, the interval of short phases: how often the loop reads the device.
     """
     return shortest * max(1, -(-total // (shortest * MOST_LINES)))

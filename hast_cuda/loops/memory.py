@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,32 +25,23 @@ class MemoryFigures:
 
 def device_figures(device: torch.device) -> MemoryFigures:
     """Those of a CUDA device."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return MemoryFigures(
-        torch.cuda.max_memory_allocated(device), free + torch.cuda.memory_reserved(device)
-    )
+    available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    return MemoryFigures(torch.cuda.max_memory_allocated(device), available)
 
 
 @contextmanager
 def explained_memory(
-    phase: str, batch_size: int, option: str, kept: str, device: torch.device,
-    figures: Callable[[torch.device], MemoryFigures] | None = None, *, optional: bool = False,
+    phase: str, batch_size: int, option: str, kept: str, device: torch.device, *,
+    optional: bool = False,
 ) -> Iterator[None]:  # fmt: skip
     """``torch.OutOfMemoryError`` with peak memory, batch size, one that would fit, and a fix.
 
-    Args:
-        phase: for the message.
-        batch_size: images per step.
-        option: setting that changes it, or that leaves the phase out.
-        kept: what need not be computed again.
-        device: where it was computed.
-        figures: of the device; default :func:`device_figures`.
-        optional: nothing changes the batch size, but ``option`` may be false.
+    ``option`` changes the batch size or, ``optional``, leaves the phase out if it is false.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        found, asked = (figures or device_figures)(device), _asked(str(error))
+        found, asked = device_figures(device), _asked(str(error))
         smaller = fitting_batch(batch_size, found.peak + asked, found.available)
         advice = (
             f"set {option} to false, which leaves it out"
@@ -69,10 +60,7 @@ def explained_memory(
 
 
 def fitting_batch(batch_size: int, needed: int, available: int) -> int:
-    """The largest batch that should fit, by proportion; 0 if none does.
-
-    At most half of the one that did not: what would have followed was never asked for.
-    """
+    """The batch that should fit, by proportion, at most half of this one; 0 if none does."""
     if batch_size < 2:
         return 0
     share = _MARGIN * available / max(needed, 1)

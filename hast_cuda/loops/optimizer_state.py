@@ -13,14 +13,23 @@ SGD_STATES = frozenset({"momentum_buffer"})
 ADAM_STATES = frozenset({STEPS, "exp_avg", "exp_avg_sq"})  # AdamW's too
 
 
+def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The same under longer names."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those that :func:`prefixed` gave, under their own names."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Every state of every parameter, "3.exp_avg" that of the fourth; empty before a step."""
-    return {
-        f"{index}.{key}": value
-        for index, parameter in enumerate(optimizer.param_groups[0]["params"])
-        for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)  # SGD without momentum keeps a None
-    }
+    states: dict[str, Tensor] = {}
+    for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+        states |= prefixed(optimizer.state.get(parameter, {}), f"{index}.")
+    # SGD without momentum keeps a None
+    return {name: value for name, value in states.items() if isinstance(value, Tensor)}
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

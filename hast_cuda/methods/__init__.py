@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_choice
 from hast_cuda.methods import (
@@ -23,25 +21,19 @@ from hast_cuda.methods import (
 )
 from hast_cuda.methods.recipe import DATASETS, PRESETS, Recipe, change
 
-_RECIPES: dict[str, Callable[..., Recipe]] = {
-    "hast": hast.recipe,
-    "intraq": intraq.recipe,
-    "zeroq": zeroq.recipe,
-    "zeroq_il": zeroq_il.recipe,
-    "dsg": dsg.recipe,
-    "dsg_il": dsg_il.recipe,
-    "gdfq": gdfq.recipe,
-    "qimera": qimera.recipe,
-    "ait": ait.recipe,
-    "squant": squant.recipe,
-    "dfq": dfq.recipe,
-    "rtn": rtn.recipe,
-    "real_data": real_data.recipe,
-}
+__all__ = ["DATASETS", "PRESETS", "Recipe", "available", "change", "recipe"]
+_STORED = hast, intraq, zeroq, zeroq_il, dsg, dsg_il
+_METHODS = *_STORED, gdfq, qimera, ait, squant, dfq, rtn, real_data
+_RECIPES = {module.__name__.rpartition(".")[2]: module.recipe for module in _METHODS}
 
 
 def available() -> tuple[str, ...]:
-    """Names of the methods."""
+    """Names of the methods.
+
+    Example:
+        >>> available()[:3]
+        ('hast', 'intraq', 'zeroq')
+    """
     return tuple(_RECIPES)
 
 
@@ -59,29 +51,10 @@ def recipe(method: str = "hast", preset: str = "default", dataset: str = "cifar1
 
     Raises:
         ValueError: unknown method, preset or dataset.
+
+    Example:
+        >>> recipe("gdfq", "paper").finetune.batch_size
+        200
     """
     check_choice("method", method, available())
     return _RECIPES[method](preset, dataset)
-
-
-__all__ = [
-    "DATASETS",
-    "PRESETS",
-    "Recipe",
-    "ait",
-    "available",
-    "change",
-    "dfq",
-    "dsg",
-    "dsg_il",
-    "gdfq",
-    "hast",
-    "intraq",
-    "qimera",
-    "real_data",
-    "recipe",
-    "rtn",
-    "squant",
-    "zeroq",
-    "zeroq_il",
-]

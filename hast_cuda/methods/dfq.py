@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from hast_cuda.methods import training_free
-from hast_cuda.methods.recipe import Recipe, check_names
-from hast_cuda.posttraining import PostTrainingConfig
+from hast_cuda.methods import common
+from hast_cuda.methods.recipe import Recipe, method
 
 
-def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
+@method
+def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:  # noqa: ARG001
     """BatchNorm folded, ranges of weights equalized across layers, biases corrected; no images.
 
     "paper" and "released" replace ReLU6 and take ranges of 6 standard deviations; "default" keeps
     ReLU6 and takes 4.
-
-    Raises:
-        ValueError: unknown preset or dataset.
     """
-    check_names(preset, dataset)
-    published = preset != "default"
-    return training_free.recipe(
-        PostTrainingConfig(
-            fold=True, equalize=True, absorb_biases=True, correct_biases=True,
-            keep_relu6=not published, range_width=6.0 if published else 4.0,
-        )
-    )  # fmt: skip
+    ours = preset == "default"
+    choices = {"keep_relu6": ours, "range_width": 4.0 if ours else 6.0}
+    steps = "fold", "equalize", "absorb_biases", "correct_biases"
+    return common.training_free(**dict.fromkeys(steps, True), **choices)

@@ -10,23 +10,15 @@ from dataclasses import replace
 
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.methods import common
-from hast_cuda.methods.recipe import Recipe, check_names
+from hast_cuda.methods.recipe import Recipe, method
 from hast_cuda.posttraining import PostTrainingConfig
 from hast_cuda.synthesis import SynthesisConfig
 
 
+@method
 def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
-    """HAST for images like those of ``dataset``.
-
-    Args:
-        preset: "default", "paper" or "released".
-        dataset: "cifar10" (small images, few classes), "cifar100" (small images, many classes) or
-            "imagenet"; sets beta, gamma, epsilon, lambda, batch size and learning rate.
-
-    Raises:
-        ValueError: unknown preset or dataset.
-    """
-    check_names(preset, dataset)
+    """HAST for images like those of ``dataset``, which sets beta, gamma, epsilon, lambda, batch
+    size and learning rate."""
     paper = _paper(dataset)
     if preset == "paper":
         return paper
@@ -39,20 +31,11 @@ def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
     # to come. Maps aligned directly ended higher than attention vectors at 3 bits on the images
     # that choices were made on.
     # SQuant's grid stays and bears a higher rate of AdamW than one that follows its weights.
-    ours = common.ours(
-        replace(
-            paper,
-            synthesis=replace(
-                paper.synthesis,
-                match_reduction="relative",
-                match_weight=10.0,
-                label_weight=0.1,
-                noise="natural",
-            ),
-            finetune=replace(paper.finetune, alignment="direct", crop_scale=(0.8, 1.0)),
-            posttraining=PostTrainingConfig(rounding="squant"),
-        )
-    )
+    synthesis = replace(paper.synthesis, match_reduction="relative", match_weight=10.0)
+    synthesis = replace(synthesis, label_weight=0.1, noise="natural")
+    finetune = replace(paper.finetune, alignment="direct", crop_scale=(0.8, 1.0))
+    squant = PostTrainingConfig(rounding="squant")
+    ours = common.ours(Recipe(synthesis, finetune, posttraining=squant))
     return common.with_adamw(ours, 100 * paper.finetune.learning_rate)
 
 
@@ -68,20 +51,9 @@ def _paper(dataset: str) -> Recipe:
 
 
 def _released(paper: Recipe, dataset: str) -> Recipe:
-    large = dataset == "imagenet"
-    return replace(
-        paper,
-        synthesis=replace(
-            paper.synthesis,
-            augment_probability=0.5 if large else 0.0,
-            crop_scale=(0.4, 1.0),
-        ),
-        finetune=replace(
-            paper.finetune,
-            feature_weight=1000.0,  # hard-coded for every data set, like epsilon
-            perturbation=0.01,
-            decay_at=common.released_decay(dataset),
-            ema="released",
-            calibration="generator",
-        ),
-    )
+    crop_chance = 0.5 if dataset == "imagenet" else 0.0
+    synthesis = replace(paper.synthesis, augment_probability=crop_chance, crop_scale=(0.4, 1.0))
+    # hard-coded for every data set: lambda and epsilon
+    finetune = replace(paper.finetune, feature_weight=1000.0, perturbation=0.01)
+    finetune = replace(finetune, decay_at=common.released_decay(dataset), ema="released")
+    return Recipe(synthesis, replace(finetune, calibration="generator"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hast_cuda.methods import gdfq
-from hast_cuda.methods.recipe import Recipe, check_names
+from hast_cuda.methods.recipe import Recipe, method
 
 # classes superposed, class embeddings, length of the latent
 _LATENTS = {
@@ -15,19 +15,10 @@ _LATENTS = {
 }
 
 
+@method
 def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
-    """GDFQ whose batches are, with probability 0.4, superpositions of classes with soft labels.
-
-    Raises:
-        ValueError: unknown preset or dataset.
-    """
-    check_names(preset, dataset)
-    classes, embedding, size = _LATENTS[dataset]
-    base = gdfq.recipe(preset, dataset)
-    return replace(
-        base,
-        generator=replace(
-            base.generator, superpose_probability=0.4, superpose_classes=classes,
-            embedding=embedding, latent_size=size, embedding_noise=1.0,
-        ),
-    )  # fmt: skip
+    """GDFQ whose batches are superpositions of classes, with soft labels, by a chance of 0.4."""
+    base, (classes, embedding, size) = gdfq.recipe(preset, dataset), _LATENTS[dataset]
+    generator = replace(base.generator, superpose_probability=0.4, superpose_classes=classes)
+    generator = replace(generator, embedding=embedding, latent_size=size, embedding_noise=1.0)
+    return replace(base, generator=generator)

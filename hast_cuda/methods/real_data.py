@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from hast_cuda.methods import common
-from hast_cuda.methods.recipe import Recipe, check_names
+from hast_cuda.methods.recipe import Recipe, method
 from hast_cuda.synthesis import SynthesisConfig
 
 
+@method
 def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
     """IntraQ's fine-tuning (KL + CE, Eq. 6) on images that the user gives, with their labels.
 
@@ -14,11 +15,7 @@ def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
     crops as for synthetic images, ranges calibrated on the real ones, teacher's input
     normalisation, as many images as are given; in the preset "default" AdamW, as for HAST, at the
     lower rate that grids which follow their weights need.
-
-    Raises:
-        ValueError: unknown preset or dataset.
     """
-    check_names(preset, dataset)
     paper = Recipe(SynthesisConfig(), common.label_finetuning(dataset), images="real")
     if preset != "default":
         return paper

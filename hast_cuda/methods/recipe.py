@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ParamSpec
 
 from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.checks.values import check_choice
@@ -18,7 +20,7 @@ from hast_cuda.synthesis import SynthesisConfig
 PRESETS = ("default", "paper", "released")
 DATASETS = ("cifar10", "cifar100", "imagenet")
 SECTIONS = ("synthesis", "finetune", "generator", "posttraining")
-IMAGES = ("synthetic", "generated", "real", "none")
+P = ParamSpec("P")
 
 
 def dataset_like(shape: InputSpec) -> str:
@@ -30,7 +32,12 @@ def dataset_like(shape: InputSpec) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All choices of a run but the network, the bits and the seed."""
+    """All choices of a run but the network, the bits and the seed.
+
+    Example:
+        >>> Recipe(hc.synthesis.SynthesisConfig(), hc.finetune.FinetuneConfig()).images
+        'synthetic'
+    """
 
     synthesis: SynthesisConfig
     """Of images optimised from noise."""
@@ -45,7 +52,7 @@ class Recipe:
     (given by the user) or "none"."""
 
     def __post_init__(self) -> None:
-        check_choice("images", self.images, IMAGES)
+        check_choice("images", self.images, ("synthetic", "generated", "real", "none"))
         check_fields(self)
         if self.images == "none":
             if self.finetune.iterations:
@@ -59,10 +66,18 @@ class Recipe:
                 raise ValueError(message)
 
 
-def check_names(preset: str, dataset: str) -> None:
-    """ValueError for an unknown preset or data set."""
-    check_choice("preset", preset, PRESETS)
-    check_choice("dataset", dataset, DATASETS)
+def method(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
+    """``make(preset, dataset)`` of a method, which then refuses unknown ones by a ValueError."""
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Recipe:
+        given = signature.bind(*args, **kwargs).arguments
+        check_choice("preset", given.get("preset", "default"), PRESETS)
+        check_choice("dataset", given.get("dataset", "cifar10"), DATASETS)
+        return make(*args, **kwargs)
+
+    return checked
 
 
 @typed
@@ -71,6 +86,10 @@ def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
     Raises:
         ValueError: a value that its configuration refuses, alone or with the others.
+
+    Example:
+        >>> change(hc.methods.recipe(), {"finetune.iterations": 300}).finetune.iterations
+        300
     """
     parts: dict[str, dict[str, Any]] = defaultdict(dict)
     for name, value in changes.items():

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from hast_cuda.methods import training_free
-from hast_cuda.methods.recipe import Recipe, check_names
-from hast_cuda.posttraining import PostTrainingConfig
+from hast_cuda.methods import common
+from hast_cuda.methods.recipe import Recipe, method
 
 
-def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
-    """Weights rounded to nearest, ranges of 6 standard deviations ("default": 4).
-
-    Raises:
-        ValueError: unknown preset or dataset.
-    """
-    check_names(preset, dataset)
-    width = 4.0 if preset == "default" else 6.0
-    return training_free.recipe(PostTrainingConfig(range_width=width))
+@method
+def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:  # noqa: ARG001
+    """Weights rounded to nearest, ranges of 6 standard deviations ("default": 4)."""
+    return common.training_free(range_width=4.0 if preset == "default" else 6.0)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from hast_cuda.methods import training_free
-from hast_cuda.methods.recipe import Recipe, check_names
-from hast_cuda.posttraining import PostTrainingConfig
+from hast_cuda.methods import common
+from hast_cuda.methods.recipe import Recipe, method
 
 
-def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
+@method
+def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:  # noqa: ARG001
     """Flipped rounding of the weights; activation ranges from BatchNorm parameters; no images.
 
     Ranges of 4 standard deviations suit 3 and 4 bits; "released" has the 12 of its code, which
     measures them on random images where BatchNorm stands in here.
-
-    Raises:
-        ValueError: unknown preset or dataset.
     """
-    check_names(preset, dataset)
     width = 12.0 if preset == "released" else 4.0
-    return training_free.recipe(PostTrainingConfig(rounding="squant", range_width=width))
+    return common.training_free(rounding="squant", range_width=width)

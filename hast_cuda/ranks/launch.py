@@ -12,10 +12,8 @@ import torch
 import torch.distributed as dist
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import as_device
+from hast_cuda.checks.values import as_device, check_choice
 from hast_cuda.ranks.world import TIMEOUT, RankLostError, World
-
-__all__ = ["RankLostError", "World", "join", "launched"]
 
 # Ranks in lockstep are seconds apart; a rank that waits for another's phase (images, an evaluation)
 # may wait long, and learns from the closed connection if that one dies.
@@ -25,7 +23,12 @@ _LAUNCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun 
 
 
 def launched() -> int:
-    """How many processes torchrun (or who else set its variables) started; 1 without it."""
+    """How many processes torchrun (or who else set its variables) started; 1 without it.
+
+    Example:
+        >>> launched()
+        1
+    """
     if not all(name in os.environ for name in _LAUNCH):
         return 1
     text = os.environ["WORLD_SIZE"]
@@ -49,11 +52,14 @@ def join(device: torch.device | str = "cpu", *, backend: str | None = None) -> W
 
     Raises:
         ValueError: more processes than GPUs, or two on one. RankLostError: not all processes came.
+
+    Example:
+        >>> join("cpu").size
+        1
     """
     device = as_device(device)
-    if backend not in (None, "nccl", "gloo"):
-        message = f'backend is {backend!r}; allowed: None, "nccl", "gloo"'
-        raise ValueError(message)
+    if backend is not None:
+        check_choice("backend", backend, ("nccl", "gloo"))
     count = launched()
     if not dist.is_available():
         if count > 1:

@@ -28,6 +28,10 @@ class World:
     """The processes of a run, seen from one of them; alone without arguments.
 
     Every method is free of cost and effect for one process. With several, all must call it.
+
+    Example:
+        >>> World(rank=1, size=4).part(10)  # of a batch of 10
+        (slice(3, 6, None), 0.3)
     """
 
     rank: int = 0

@@ -25,38 +25,25 @@ def agree_on_images(
 ) -> None:
     """ValueError on every rank unless all are to make the same images."""
     if world.size > 1:
-        world.agree({
-            "seed": seed, "shape": shape, **asdict(config),
-            "the network's weights": fingerprint(teacher.state_dict()),
-        })  # fmt: skip
+        weights = fingerprint(teacher.state_dict())
+        given = {"seed": seed, "shape": shape, "the network's weights": weights}
+        world.agree(given | asdict(config))
 
 
 def read_stored(
     store: ImageStore | None, batches: Sequence[Tensor], shape: InputSpec
 ) -> dict[int, Tensor]:
-    """Images of the whole batches of a store, by number, after what killed processes left is gone.
-
-    Args:
-        store: of a run, or None.
-        batches: the labels of each.
-        shape: of the images.
-    """
+    """Images of whole stored batches, by number; what killed processes left is removed."""
     if store is None:
         return {}
     sweep(store.directory)
-    found = {}
-    for index in sorted(store.finished() & set(range(len(batches)))):
-        if (images := _read(store, index, batches[index], shape)) is not None:
-            found[index] = images
-    return found
+    indices = sorted(store.finished() & set(range(len(batches))))
+    found = {index: _read(store, index, batches[index], shape) for index in indices}
+    return {index: images for index, images in found.items() if images is not None}
 
 
 def _read(store: ImageStore, index: int, labels: Tensor, shape: InputSpec) -> Tensor | None:
-    """Images of a batch made before, None where they are damaged and must be made again.
-
-    Raises:
-        ValueError: they are not those of this run.
-    """
+    """Images of a batch made before, None where they are damaged; ValueError: another run's."""
     expected = (len(labels), shape.channels, shape.height, shape.width)
     try:
         batch = store.load(index)
@@ -76,9 +63,8 @@ def _read(store: ImageStore, index: int, labels: Tensor, shape: InputSpec) -> Te
 def assign_batches(count: int, stored: set[int], world: World, *, dependent: bool) -> list[int]:
     """The rank that has, or will make, each of ``count`` batches.
 
-    Those of ``stored`` are rank 0's, which reads them; the others go round. Batches that are
-    ``dependent`` on the ones before them (IntraQ's margins) are all rank 0's: they can only be made
-    one after the other.
+    Those of ``stored`` are rank 0's, which reads them; the others go round, but ``dependent`` ones
+    (IntraQ's margins) can only be made one after the other, by rank 0.
     """
     made = iter(range(count))
     return [0 if i in stored or dependent else next(made) % world.size for i in range(count)]
@@ -90,16 +76,16 @@ def gather_images(
 ) -> Tensor:  # fmt: skip
     """All images, [N, C, H, W] on the CPU of every rank; waits for the slowest.
 
-    Rank 0 writes the batches of others that it does not find whole in ``store``: the processes of
-    another machine may have written them to another disk.
+    Rank 0 writes the batches of others that are not in its ``store``: it may be on another disk.
     """
     if world.size == 1:
         return torch.cat([own[index] for index in range(len(owner))])
     results = []
     for index, rank in enumerate(owner):
         images = own.get(index)
-        given = None if images is None else {"images": images}
-        results.append(world.share(given, rank)["images"])
+        results.append(
+            world.share(images if images is None else {"images": images}, rank)["images"]
+        )
         theirs = world.first and rank != world.rank
         if store is not None and theirs and not _whole(store, index):
             store.save(index, Images(results[-1], labels[index]))

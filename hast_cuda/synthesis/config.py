@@ -14,12 +14,21 @@ from hast_cuda.checks.values import (
     check_scale,
 )
 
-SCHEDULES = ("plateau", "cosine")
-NOISES = ("gaussian", "natural", "uniform", "narrow")
-STATISTICS = ("batch", "sample")
-SPREADS = ("variance", "std")
-REDUCTIONS = ("mse", "norm", "sum", "relative")
-LABEL_LOSSES = ("hard_sample", "soft")
+CHOICES = {
+    "schedule": ("plateau", "cosine"),
+    "noise": ("gaussian", "natural", "uniform", "narrow"),
+    "statistics": ("batch", "sample"),
+    "spread": ("variance", "std"),
+    "match_reduction": ("mse", "norm", "sum", "relative"),
+    "label_loss": ("hard_sample", "soft"),
+}
+MOST = {"num_images": 10**8, "batch_size": 2**20, "iterations": 10**8, "slack_images": 10**6}
+NOT_NEGATIVE = (
+    *("match_weight", "layer_emphasis", "label_weight", "difficulty_exponent"),
+    *("min_learning_rate", "patience"),
+)
+NO_MARGINS = (0.0, 2.0)  # between them is every cosine distance
+FRACTIONS = ("slack_percentile", "soft_target", "augment_probability")
 
 
 def check_margins(value: Sequence[float]) -> None:
@@ -36,7 +45,12 @@ def check_margins(value: Sequence[float]) -> None:
 
 @dataclass(frozen=True)
 class SynthesisConfig:
-    """Budget, optimiser and objective of Eq. 9; the values here are the paper's for CIFAR-10."""
+    """Budget, optimiser and objective of Eq. 9; the values here are the paper's for CIFAR-10.
+
+    Example:
+        >>> SynthesisConfig(num_images=512, iterations=200).batch_size
+        256
+    """
 
     num_images: int = 5120
     """Images in the synthetic set."""
@@ -77,7 +91,7 @@ class SynthesisConfig:
     """"hard_sample" (Eq. 8), or "soft" (IntraQ): squared distance of p_y to a drawn target."""
     soft_target: float = 1.0
     """IntraQ: lower end of the targets; half of them are 1."""
-    margins: tuple[float, float] = (0.0, 2.0)
+    margins: tuple[float, float] = NO_MARGINS
     """IntraQ: bounds of the cosine distance to the mean feature of earlier images of the class;
     (0, 2) are no bounds."""
     label_weight: float = 10.0
@@ -95,31 +109,25 @@ class SynthesisConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_positive("num_images", self.num_images, most=10**8)
-        check_positive("batch_size", self.batch_size, most=2**20)
-        check_positive("iterations", self.iterations, most=10**8)
+        for name, most in MOST.items():
+            check_positive(name, getattr(self, name), most=most)
         check_positive("learning_rate", self.learning_rate)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("noise", self.noise, NOISES)
-        check_choice("statistics", self.statistics, STATISTICS)
-        check_choice("spread", self.spread, SPREADS)
-        check_choice("match_reduction", self.match_reduction, REDUCTIONS)
-        check_choice("label_loss", self.label_loss, LABEL_LOSSES)
-        check_range("match_weight", self.match_weight, 0)
-        check_range("slack_percentile", self.slack_percentile, 0, 1)
-        check_positive("slack_images", self.slack_images, most=10**6)
-        check_range("layer_emphasis", self.layer_emphasis, 0)
-        check_range("soft_target", self.soft_target, 0, 1)
+        for name, allowed in CHOICES.items():
+            check_choice(name, getattr(self, name), allowed)
+        for name in NOT_NEGATIVE:
+            check_range(name, getattr(self, name), 0)
+        for name in FRACTIONS:
+            check_range(name, getattr(self, name), 0, 1)
         check_margins(self.margins)
+        check_scale("crop_scale", self.crop_scale)
         if self.layer_emphasis and self.statistics != "sample":
             message = 'layer_emphasis weighs images one by one; it needs statistics="sample"'
             raise ValueError(message)
         if not (self.match_weight or self.label_weight):
             message = "match_weight and label_weight are both 0; one must count"
             raise ValueError(message)
-        check_range("label_weight", self.label_weight, 0)
-        check_range("difficulty_exponent", self.difficulty_exponent, 0)
-        check_range("augment_probability", self.augment_probability, 0, 1)
-        check_scale("crop_scale", self.crop_scale)
-        check_range("min_learning_rate", self.min_learning_rate, 0)
-        check_range("patience", self.patience, 0)
+
+    @property
+    def has_margins(self) -> bool:
+        """Whether a batch depends on the images of those before it."""
+        return tuple(self.margins) != NO_MARGINS

@@ -42,11 +42,9 @@ def draw_noise(
 
 
 def _natural(shape: tuple[int, int, int, int], random: torch.Generator) -> Tensor:
-    """Gaussian noise of mean 0 and variance 1 with amplitudes ``1 / max(f, 1/max(H, W))``.
+    """N(0, 1) of amplitudes ``1 / max(f, 1/max(H, W))``, f in cycles per pixel.
 
-    ``f`` is the distance from frequency 0 in cycles per pixel. Every pixel is
-    ``sqrt(r) s + sqrt(1 - r) y_c`` with ``s`` for all channels, ``y_c`` for one, and
-    ``r = CHANNEL_CORRELATION``.
+    ``sqrt(r) s + sqrt(1 - r) y_c`` with s for all channels and ``r = CHANNEL_CORRELATION``.
     """
     count, channels, height, width = shape
     white = torch.randn(count, channels + 1, height, width, generator=random)
@@ -60,10 +58,6 @@ def _natural(shape: tuple[int, int, int, int], random: torch.Generator) -> Tenso
 
 
 def draw_targets(config: SynthesisConfig, count: int, seed: int, batch: int) -> Tensor:
-    """IntraQ's targets of p_y: 1 for half of the images on average, else U(soft_target, 1).
-
-    Returns:
-        [count] float32.
-    """
+    """IntraQ's targets of p_y, [count]: 1 for half of them on average, else U(soft_target, 1)."""
     hard, soft = torch.rand(2, count, generator=generator(seed, "targets", batch))
     return torch.where(hard < 0.5, 1.0, config.soft_target + (1 - config.soft_target) * soft)

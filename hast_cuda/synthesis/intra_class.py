@@ -2,15 +2,69 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.loops.execution import Execution
-from hast_cuda.synthesis.classifier import ClassifierTap, find_classifier
 from hast_cuda.synthesis.config import check_margins
 from hast_cuda.synthesis.matching import Matching
+
+
+@torch.no_grad()
+def find_classifier(
+    model: nn.Module, shape: tuple[int, int, int], device: torch.device
+) -> nn.Module:
+    """The last module with a weight of two or more dimensions that a forward on zeros reaches."""
+    reached: list[Any] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda layer, _: reached.append(layer))
+        for module in model.modules()
+        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.dim() >= 2
+    ]
+    try:
+        logits = model(torch.zeros(1, *shape, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    classes = logits.shape[1]
+    if not reached or len(reached[-1].weight) != classes:
+        last = f"{type(reached[-1]).__name__} with {len(reached[-1].weight)}" if reached else "none"
+        message = (
+            f"margins need the features before the classifier, a layer with {classes} outputs that "
+            f"is reached last; the last one with a weight here is {last}. Give the network such a "
+            "layer as a module, or set margins to (0, 2)"
+        )
+        raise ValueError(message)
+    found: nn.Module = reached[-1]
+    return found
+
+
+class ClassifierTap:
+    """Keeps the input of ``classifier`` in each forward, averaged over space if it is a map."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        self.found: Tensor | None = None
+        classifier.register_forward_pre_hook(self._record)
+
+    def _record(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        x: Tensor = args[0].float()
+        self.found = x.flatten(2).mean(2) if x.dim() > 2 else x
+
+    def forget(self) -> None:
+        """Drop the feature: it holds the graph."""
+        self.found = None
+
+    def take(self) -> Tensor:
+        """[N, D] float32 of the last forward, forgotten here: it holds the graph."""
+        found, self.found = self.found, None
+        if found is None:
+            message = "the classifier was not reached: run a forward pass first"
+            raise ValueError(message)
+        return found
 
 
 def margin_loss(
@@ -18,22 +72,12 @@ def margin_loss(
 ) -> Tensor:
     """Mean over the ``known`` of ``max(0, lower - D) + max(0, D - upper)``, D the cosine distance.
 
-    Args:
-        features: [N, D] float32.
-        references: [N, D] float32, the mean feature of the image's class.
-        known: [N] float32, 1 where there is a reference, else 0.
-        margins: (lower, upper).
-
-    Returns:
-        0-d float32; 0 if nothing is known.
-
-    Raises:
-        TypeError, ValueError: dtypes, shapes, devices or margins that do not fit.
+    ``features`` and ``references``, the mean features of the images' classes, are [N, D] float32;
+    ``known`` [N] is 1 where there is a reference, else 0. 0-d; 0 if nothing is known.
     """
     _checks.floating("features", features)
-    for name, value, shape in (
-        ("references", references, features.shape), ("known", known, features.shape[:1]),
-    ):  # fmt: skip
+    expected = {"references": (references, features.shape), "known": (known, features.shape[:1])}
+    for name, (value, shape) in expected.items():
         _checks.floating(name, value)
         _checks.same_device(name, value, "features", features)
         if features.dim() != 2 or value.shape != shape:
@@ -50,20 +94,8 @@ def margin_loss(
 
 
 class ClassFeatures:
-    """Mean feature of each class over the images of finished batches.
-
-    Features are those of the images as they are kept, so that images read from a store count as
-    they did when they were made.
-
-    Args:
-        matching: of the run; its teacher gives the features.
-        shape: [C, H, W] of an image.
-        execution: how the run computes.
-        device: where the teacher is.
-
-    Raises:
-        ValueError: the teacher's classifier cannot be found.
-    """
+    """Mean feature of each class over the images of finished batches, as they are kept: those read
+    from a store count as they did when they were made."""
 
     def __init__(
         self, matching: Matching, shape: tuple[int, int, int], execution: Execution,

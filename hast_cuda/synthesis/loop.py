@@ -2,54 +2,37 @@
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import check_values
 from hast_cuda.data import Images, InputSpec
 from hast_cuda.loops.crops import CropStream
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
+from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.ranks import World
-from hast_cuda.synthesis.batches import (
-    GatheredLog,
-    Log,
-    agree_on_images,
-    assign_batches,
-    gather_images,
-    read_stored,
-)
+from hast_cuda.synthesis import batches as _batches
+from hast_cuda.synthesis.batches import Log
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.draws import draw_labels, draw_noise, draw_targets
-from hast_cuda.synthesis.objective import has_margins, make_objective
+from hast_cuda.synthesis.objective import make_objective
 from hast_cuda.synthesis.step import SynthesisStep
 from hast_cuda.synthesis.store import ImageStore
-
-if TYPE_CHECKING:
-    from typing_extensions import Never
 
 LOG_EVERY = 50  # iterations between reads of the device
 
 
 def synthesize_batch(
-    step: SynthesisStep, labels: Tensor, seed: int, index: int, log: Log, progress: tqdm[Never]
+    step: SynthesisStep, labels: Tensor, seed: int, index: int, log: Log, progress: Any
 ) -> Tensor:
-    """Optimise one batch of noise by Eq. 9, or the loss that the configuration makes of it.
-
-    Returns:
-        [N, C, H, W] float32 on the CPU.
-
-    Raises:
-        FloatingPointError: the loss stopped being finite; names the batch and the iteration.
-    """
+    """One batch of noise optimised by Eq. 9, or its configuration's; [N, C, H, W] on the CPU."""
     config, (count, channels, height, width) = step.config, step.images.shape
     noise = draw_noise(config, (count, channels, height, width), seed, index)
     soft = config.label_loss == "soft"
@@ -57,9 +40,8 @@ def synthesize_batch(
     step.start(noise, labels, f"synthesis of batch {index}", targets)
     draws = torch.rand(config.iterations, generator=generator(seed, "coin", index))
     coins = (draws < config.augment_probability).tolist()
-    crops = CropStream(
-        count, (height, width), config.crop_scale, 0.5, step.images.device, seed, "crop", index
-    )
+    choices, stream = (count, (height, width), config.crop_scale, 0.5), (seed, "crop", index)
+    crops = CropStream(*choices, step.images.device, *stream)
     every = log_interval(config.iterations * -(-config.num_images // config.batch_size), LOG_EVERY)
     for iteration, cropped in enumerate(coins):
         step(crops.at(iteration) if cropped else None)
@@ -68,11 +50,9 @@ def synthesize_batch(
         if iteration % LOG_EVERY == 0 or last:
             step.guard.check(iteration + 1)
         if iteration % every == 0 or last:
-            log({
-                "phase": "synthesis", "batch": index, "iteration": iteration,
-                **{name: float(value) for name, value in step.metrics.items()},
-                "learning_rate": float(step.schedule.learning_rate),
-            })  # fmt: skip
+            found = step.metrics | {"learning_rate": step.schedule.learning_rate}
+            place = {"phase": "synthesis", "batch": index, "iteration": iteration}
+            log(place | {name: float(value) for name, value in found.items()})
     step.guard.check(config.iterations, step.images.detach())
     return step.images.detach().clone(memory_format=torch.contiguous_format).cpu()
 
@@ -89,12 +69,11 @@ def synthesize(
         teacher: pretrained network with BatchNorm; copied, never edited.
         shape: its input and number of classes.
         config: budget and objective.
-        seed: every batch has its own stream derived from it. With margins (IntraQ), and only then,
-            a batch depends on others: its classes' mean features are those of the batches before.
+        seed: of every batch's own stream. With margins (IntraQ), and only then, a batch depends on
+            others: its classes' mean features are those of the batches before.
         device: where to compute; default the world's, which is the CPU for one process.
-        store: keeps each finished batch; finished batches found there are not made again, damaged
-            ones are, with a RuntimeWarning. Margins take the features of their images anew, so a
-            run that was cut off ends as if it was not.
+        store: keeps each finished batch; those found there are not made again, damaged ones are,
+            with a RuntimeWarning. A run that was cut off ends as if it was not.
         log: called with a dict of metrics every 50 iterations of a batch and after its last one; in
             runs of more than 100,000 less often (:mod:`hast_cuda.loops.log_interval`).
         execution: how to compute; default :class:`Execution`.
@@ -113,39 +92,34 @@ def synthesize(
         torch.OutOfMemoryError: with the peak and a batch size that should fit.
 
     Example:
-        >>> import hast_cuda as hc
-        >>> config = SynthesisConfig(num_images=4, batch_size=4, iterations=2)
+        >>> config = hc.synthesis.SynthesisConfig(num_images=4, batch_size=4, iterations=2)
         >>> synthesize(hc.load_teacher("digits"), hc.InputSpec(1, 8, 8, 10), config).images.shape
         torch.Size([4, 1, 8, 8])
     """
     world, execution = world or World(), execution or Execution()
     device = world.device_for(device)
-    check_values("teacher", teacher)
-    frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
-    statistics = BatchStatistics(
-        execution.network(frozen), merge=execution.merge, segments=execution.checkpoint_segments
-    )
-    agree_on_images(world, teacher, shape, config, seed)
+    frozen, segments = frozen_copy(teacher, device), execution.checkpoint_segments
+    frozen = execution.network(frozen)
+    statistics = BatchStatistics(frozen, merge=execution.merge, segments=segments)
+    _batches.agree_on_images(world, teacher, shape, config, seed)
     labels = draw_labels(config, shape.num_classes, seed)
     batches = labels.split(config.batch_size)
     results: dict[int, Tensor] = {}
 
     def read() -> set[int]:
         """Rank 0's look into the store."""
-        results.update(read_stored(store, batches, shape))
+        results.update(_batches.read_stored(store, batches, shape))
         return set(results)
 
     stored = world.on_first(read)
-    owner = assign_batches(len(batches), stored, world, dependent=has_margins(config))
+    owner = _batches.assign_batches(len(batches), stored, world, dependent=config.has_margins)
     own = [index for index, rank in enumerate(owner) if rank == world.rank]
     last = max(set(own) - stored, default=-1)  # to be made here
     size = (shape.channels, shape.height, shape.width)
     steps: dict[int, SynthesisStep] = {}  # by batch size: the last batch may be smaller
-    gathered = GatheredLog(log, world)
-    progress = tqdm(
-        total=len(own) * config.iterations, desc="synthesis", unit="it",
-        disable=None if world.first else True,
-    )  # fmt: skip
+    gathered = _batches.GatheredLog(log, world)
+    total, quiet = len(own) * config.iterations, None if world.first else True
+    progress = tqdm(desc="synthesis", total=total, disable=quiet)
     kept = "Finished batches are kept." if store is not None else "Nothing was kept (no directory)."
     memory = explained_memory("synthesis", config.batch_size, "synthesis.batch_size", kept, device)
     with convolution_rules(execution), progress, memory:
@@ -159,13 +133,12 @@ def synthesize(
             else:
                 if count not in steps:
                     steps[count] = SynthesisStep(objective, (count, *size), execution, device)
-                results[index] = synthesize_batch(
-                    steps[count], batches[index], seed, index, gathered, progress
-                )
+                given = batches[index], seed, index, gathered, progress
+                results[index] = synthesize_batch(steps[count], *given)
                 if store is not None:
                     store.save(index, Images(results[index], batches[index]))
-            if index < last:
-                objective.add(results[index], batches[index])
-    images = gather_images(results, batches, owner, store, world)
+            if index < last and objective.features is not None:
+                objective.features.add(results[index], batches[index])
+    images = _batches.gather_images(results, batches, owner, store, world)
     gathered.finish()
     return Images(images, labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,21 @@ from hast_cuda.merged import BatchStatistics
 from hast_cuda.ops import batch_norm_match
 from hast_cuda.ops.match_loss import REDUCTIONS
 from hast_cuda.synthesis.config import SynthesisConfig
-from hast_cuda.synthesis.sample_statistics import SampleStatistics, sample_statistics
 
 EPSILON = 1e-6  # ZeroQ's, under the root: a constant map has a finite gradient
+
+
+def sample_statistics(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance [N, C] over space of every image and channel, in one launch.
+
+    ZeroQ's published code divides by the positions minus 1, which is 0 for a 1x1 map. ``mean`` [C]
+    is near the means to be found: sums are taken of the distance to it; ``var`` [C] is positive.
+    """
+    images, channels, *space = x.shape
+    # The op has statistics per channel: every image's channels become channels of their own.
+    flat = x.reshape(1, images * channels, *space)
+    _, means, variances = batch_norm_match(flat, mean.repeat(images), var.repeat(images))
+    return means.view(images, channels), variances.view(images, channels)
 
 
 class Gap(NamedTuple):
@@ -40,29 +52,27 @@ class Matching:
     - "relative": as "mse", of ``d / u_l``: ``u_l = sqrt(s_l)`` for means and standard deviations,
       ``s_l`` for variances, with ``s_l = mean_c(running_var)``, or 1 where that is 0.
 
-    Args:
-        statistics: of the teacher; with ``config.statistics == "sample"`` its layers get hooks, so
-            one object serves all batches of a run.
-        config: says which statistics, spread, reduction, slack and emphasis.
+    With ``config.statistics == "sample"`` the teacher's layers get hooks: one object per run.
     """
 
     def __init__(self, statistics: BatchStatistics, config: SynthesisConfig) -> None:
         self.statistics, self.config = statistics, config
-        per_sample = config.statistics == "sample"
-        self.samples = SampleStatistics(statistics.layers) if per_sample else None
-        if self.samples is not None:
-            statistics.after_recomputing.append(self.samples.found.clear)
+        self.per_sample = config.statistics == "sample"
+        self.samples: dict[Any, tuple[Tensor, Tensor]] = {}  # per layer that a forward reached
+        if self.per_sample:
+            for layer in statistics.layers:
+                layer.register_forward_pre_hook(self._record)
+            statistics.after_recomputing.append(self.samples.clear)
         self._weights: dict[torch.Size, Tensor] = {}  # by shape: a new constant is a launch
         self.stored = {
             layer: (layer.running_mean, self._spread(layer.running_var))
             for layer in statistics.layers
         }
-        self.units: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        """Per layer, of mean and spread, 0-d; none where a unit is 1."""
+        # Per layer (None is the image), of mean and spread, 0-d; none where missing.
+        self.units: dict[nn.Module | None, tuple[Tensor, Tensor]] = {}
+        self.slack: dict[nn.Module | None, tuple[Tensor, Tensor]] = {}
         if config.match_reduction == "relative":
             self.units = {layer: self._unit(layer.running_var) for layer in statistics.layers}
-        self.slack: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        """Per layer, of mean and spread; none where missing."""
         # One launch for all layers, where the fused op knows the loss.
         self.fused = (
             (config.statistics, config.spread) == ("batch", "variance")
@@ -72,11 +82,7 @@ class Matching:
         )
 
     def loss(self, images: Tensor) -> Tensor:
-        """0-d loss of the last forward, which was given ``images`` [N, C, H, W].
-
-        Raises:
-            ValueError: no layer was reached since the last loss.
-        """
+        """0-d loss of the last forward, which was given ``images`` [N, C, H, W]."""
         if self.fused:
             return self.statistics.loss(self.config.match_reduction)
         gaps = self.gaps(images)
@@ -87,11 +93,7 @@ class Matching:
         return layers.sum() if self.config.match_reduction == "sum" else layers.mean()
 
     def gaps(self, images: Tensor) -> list[Gap]:
-        """The gaps of the last forward, in the order of the layers, then the image's if matched.
-
-        Raises:
-            ValueError: no layer was reached since the last gaps.
-        """
+        """The gaps of the last forward, in the order of the layers, then the image's if matched."""
         found = self._found()
         if not found:
             message = "no BatchNorm layer was reached: run a forward pass first"
@@ -109,20 +111,21 @@ class Matching:
     def forget(self) -> None:
         """Drop the statistics of the last forward, which hold its graph."""
         self.statistics.forget()
-        if self.samples is not None:
-            self.samples.found.clear()
+        self.samples.clear()
+
+    def _record(self, layer: Any, args: tuple[Any, ...]) -> None:
+        self.samples[layer] = sample_statistics(args[0], layer.running_mean, layer.running_var)
 
     def _found(self) -> dict[nn.Module, tuple[Tensor, Tensor]]:
         layers = self.statistics.layers
-        if self.samples is not None:
-            found = self.samples.found
-            return {layer: found[layer] for layer in layers if layer in found}
+        if self.per_sample:
+            return {layer: self.samples[layer] for layer in layers if layer in self.samples}
         reached = [m for m in layers if getattr(m, "batch_mean", None) is not None]
         return {m: (m.batch_mean[None], m.batch_var[None]) for m in reached}
 
     def _of_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
         mean = torch.zeros(images.shape[1], device=images.device)
-        if self.samples is not None:
+        if self.per_sample:
             return sample_statistics(images, mean, torch.ones_like(mean))
         _, mean, var = batch_norm_match(images, mean, torch.ones_like(mean))
         return mean[None], var[None]
@@ -136,21 +139,17 @@ class Matching:
 
     def _rows(self, gap: Gap) -> Tensor:
         """[rows]: the loss of one layer before the average over rows."""
-        slacks = self.slack.get(gap.layer) if gap.layer is not None else None
-        losses: list[Tensor] = []
-        units = self.units.get(gap.layer) if gap.layer is not None else None
+        layer, reduction, losses = gap.layer, self.config.match_reduction, []
         for index, difference in enumerate((gap.mean, gap.spread)):
             d = difference
-            if slacks is not None:
-                d = (d.abs() - slacks[index]).clamp(min=0)
-            if units is not None:
-                d = d / units[index].to(d.dtype)
-            if self.config.match_reduction == "norm":
+            if layer in self.slack:
+                d = (d.abs() - self.slack[layer][index]).clamp(min=0)
+            if layer in self.units:
+                d = d / self.units[layer][index].to(d.dtype)
+            if reduction == "norm":
                 losses.append(torch.linalg.vector_norm(d, dim=1))
-            elif self.config.match_reduction == "sum":
-                losses.append(d.square().sum(1))
             else:
-                losses.append(d.square().mean(1))
+                losses.append(d.square().sum(1) if reduction == "sum" else d.square().mean(1))
         return losses[0] + losses[1]
 
     def _emphasis(self, rows: Tensor, layers: int) -> Tensor:

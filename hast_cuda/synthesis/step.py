@@ -18,25 +18,15 @@ from hast_cuda.synthesis.schedule import CosineSchedule, PlateauSchedule, Schedu
 
 def make_schedule(config: SynthesisConfig, device: torch.device) -> Schedule:
     """The learning-rate schedule that ``config`` names."""
-    minimum = min(config.min_learning_rate, config.learning_rate)
+    first, least = config.learning_rate, min(config.min_learning_rate, config.learning_rate)
     if config.schedule == "plateau":
-        return PlateauSchedule(
-            config.learning_rate, patience=config.patience, minimum=minimum, device=device
-        )
-    return CosineSchedule(config.learning_rate, config.iterations, minimum=minimum, device=device)
+        return PlateauSchedule(first, patience=config.patience, minimum=least, device=device)
+    return CosineSchedule(first, config.iterations, minimum=least, device=device)
 
 
 class SynthesisStep:
-    """Images of one batch and all that follows them; everything stays in place between batches.
-
-    Nothing in an iteration reads the device. :attr:`metrics` holds what the last one found.
-
-    Args:
-        objective: of the run.
-        shape: [N, C, H, W] of the batch.
-        execution: how to compute.
-        device: where the teacher is.
-    """
+    """Images of one batch and all that follows them, in place; nothing in an iteration reads the
+    device. :attr:`metrics` holds what the last one found."""
 
     def __init__(
         self, objective: Objective, shape: tuple[int, int, int, int], execution: Execution,
@@ -53,8 +43,9 @@ class SynthesisStep:
         self.targets = torch.ones(shape[0], device=device)  # of p_y, with soft labels
         self.crops = torch.zeros(shape[0], 5, device=device)
         self.schedule = make_schedule(config, device)
+        graphs = device.type == "cuda"
         self.optimizer = torch.optim.Adam(
-            [self.images], lr=self.schedule.rate, fused=True, capturable=device.type == "cuda"
+            [self.images], self.schedule.rate, fused=True, capturable=graphs
         )
         self.guard = FiniteGuard("synthesis", device)
         names = ("loss", "match", "label", "difficulty")
@@ -68,10 +59,7 @@ class SynthesisStep:
     def start(
         self, noise: Tensor, labels: Tensor, what: str, targets: Tensor | None = None
     ) -> None:
-        """Begin a batch: new images, and the optimizer and schedule as if never used.
-
-        ``targets`` [N] are those of p_y for soft labels; None leaves them as they are, at first 1.
-        """
+        """Begin a batch: new images and targets of p_y [N], the optimizer as if never used."""
         with torch.no_grad():
             self.images.copy_(noise)
         self.labels.copy_(labels)
@@ -96,11 +84,11 @@ class SynthesisStep:
         images: Tensor = self.images
         x = images
         if crop:
-            x = self.execution.images(resize_crops(x, self.crops[:, :4], self.crops[:, 4]))
+            x = self.execution.images(resize_crops(x, self.crops))
         with self.execution.autocast(images.device):
             logits = self.matching.statistics.model(x)
         match = self.matching.loss(x)  # Eq. 3, or ZeroQ's or DSG's
-        label, difficulty = self._label_loss(logits)  # Eq. 8, or IntraQ's
+        label, difficulty = self._label_loss(logits)  # Eq. 8 and its mean difficulty, or IntraQ's
         terms = [match, label]
         if self.distance is not None:
             terms.append(self.distance.loss())
@@ -115,17 +103,10 @@ class SynthesisStep:
         torch._foreach_copy_(list(self.metrics.values()), list(found))
 
     def _label_loss(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss, mean difficulty)."""
-        config = self.config
-        if config.label_loss == "soft":
+        if self.config.label_loss == "soft":
             return soft_label_loss(logits, self.labels, self.targets, check_labels=False)
-        return hard_sample_loss(
-            logits,
-            self.labels,
-            config.difficulty_exponent,
-            detach=config.detach_difficulty,
-            check_labels=False,
-        )
+        gamma, detach = self.config.difficulty_exponent, self.config.detach_difficulty
+        return hard_sample_loss(logits, self.labels, gamma, detach=detach, check_labels=False)
 
     def _weighted_sum(self, terms: list[Tensor]) -> Tensor:
         """Eq. 9, with the weight of its first term, and the margins' if they count."""

@@ -14,7 +14,14 @@ from hast_cuda.files.tensors import DamagedFileError, load_tensors, save_tensors
 
 
 class ImageStore:
-    """Directory of ``batch_00000.safetensors`` shards."""
+    """Directory of ``batch_00000.safetensors`` shards.
+
+    Example:
+        >>> store = ImageStore("images")
+        >>> store.save(0, hc.Images(torch.zeros(2, 1, 8, 8), torch.tensor([3, 7])))
+        >>> store.finished(), store.load_all().labels
+        ({0}, tensor([3, 7]))
+    """
 
     @typed
     def __init__(self, directory: Path | str) -> None:
@@ -30,10 +37,9 @@ class ImageStore:
         """Indices of the batches that are there."""
         if not self.directory.is_dir():
             return set()
-        names = (
-            re.fullmatch(r"batch_(\d{5})\.safetensors", p.name) for p in self.directory.iterdir()
-        )
-        return {int(match.group(1)) for match in names if match}
+        names = [path.name for path in self.directory.iterdir()]
+        found = (re.fullmatch(r"batch_(\d{5})\.safetensors", name) for name in names)
+        return {int(match.group(1)) for match in found if match}
 
     @typed
     def save(self, index: int, batch: Images) -> None:
@@ -49,25 +55,18 @@ class ImageStore:
         path = self.path(index)
         try:
             tensors, _ = load_tensors(path)
-            batch = Images(tensors["images"], tensors["labels"])
+            images, labels = tensors["images"], tensors["labels"]
+            if images.dim() != 4 or images.dtype != torch.float32 or labels.dtype != torch.int64:
+                raise DamagedFileError(
+                    f"images {images.dtype} {list(images.shape)}, labels {labels.dtype}; expected "
+                    "float32 [N, C, H, W] and int64"
+                )
+            if labels.dim() != 1 or len(images) != len(labels) or not len(images):
+                raise DamagedFileError(f"{len(images)} images and {labels.numel()} labels")
         except (DamagedFileError, KeyError) as error:
             message = f"shard {path} is corrupt ({error}); delete it and run again to make it anew"
             raise DamagedFileError(message) from error
-        images, labels = batch.images, batch.labels
-        if images.dim() != 4 or images.dtype != torch.float32 or labels.dtype != torch.int64:
-            message = (
-                f"shard {path} is corrupt (images {images.dtype} {list(images.shape)}, labels "
-                f"{labels.dtype}; expected float32 [N, C, H, W] and int64); delete it and run "
-                "again to make it anew"
-            )
-            raise DamagedFileError(message)
-        if labels.dim() != 1 or len(images) != len(labels) or not len(batch):
-            message = (
-                f"shard {path} has {len(images)} images and {labels.numel()} labels; delete it "
-                "and run again to make it anew"
-            )
-            raise DamagedFileError(message)
-        return batch
+        return Images(images, labels)
 
     def load_all(self) -> Images:
         """All batches in order; ValueError if there are none or one is missing."""
@@ -77,7 +76,6 @@ class ImageStore:
                 f"{self.directory} holds batches {indices}; expected 0, 1, 2, ... without gaps"
             )
             raise ValueError(message)
-        batches = [self.load(i) for i in indices]
-        return Images(
-            torch.cat([b.images for b in batches]), torch.cat([b.labels for b in batches])
-        )
+        batches = [self.load(index) for index in indices]
+        images, labels = ([getattr(b, name) for b in batches] for name in ("images", "labels"))
+        return Images(torch.cat(images), torch.cat(labels))
