@@ -165,12 +165,7 @@ def _metrics(
 ) -> dict[str, float | int | str]:
     """What is logged of an iteration; reads the device."""
     config = update.step.config
+    found: dict[str, float | int | str] = {"phase": "finetune", "iteration": iteration}
     terms = zip(TERMS, loss_weights(config), update.terms, strict=False)
-    losses = {name: weight * float(term) for name, weight, term in terms}
-    rate = config.rate(iteration)
-    return (
-        {"phase": "finetune", "iteration": iteration}
-        | losses
-        | {"learning_rate": rate}
-        | batches.metrics()
-    )
+    found |= {name: weight * float(term) for name, weight, term in terms}
+    return found | {"learning_rate": config.rate(iteration)} | batches.metrics()

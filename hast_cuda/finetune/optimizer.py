@@ -24,8 +24,10 @@ def make_optimizer(
         return InundatedSGD(parameters, student, rate, config)
     momentum, decay = config.momentum, config.weight_decay
     if config.optimizer == "adamw":
-        options = {"weight_decay": decay, "fused": True, "capturable": rate.is_cuda}
-        return torch.optim.AdamW(parameters, rate, (momentum, SECOND_MOMENTUM), **options)
+        betas, graphs = (momentum, SECOND_MOMENTUM), rate.is_cuda
+        return torch.optim.AdamW(
+            parameters, rate, betas, weight_decay=decay, fused=True, capturable=graphs
+        )
     return torch.optim.SGD(
         parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
     )

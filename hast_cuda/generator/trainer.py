@@ -79,8 +79,8 @@ class GeneratorTrainer:
             )
         self.network = network.to(self.device)
         self.parameters = list(self.network.parameters())
-        adam = {"lr": config.learning_rate, "betas": (0.5, 0.999), "fused": True}
-        self.optimizer = torch.optim.Adam(self.parameters, **adam)
+        rate, betas = config.learning_rate, (0.5, 0.999)
+        self.optimizer = torch.optim.Adam(self.parameters, rate, betas, fused=True)
         self.random = torch.Generator(self.device)
         self.guard = FiniteGuard("generator", self.device)
         self.loss = torch.zeros((), device=self.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tens
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Every state of every parameter, "3.exp_avg" that of the fourth; empty before a step."""
-    states: dict[str, Tensor] = {}
+    states: dict[str, Any] = {}
     for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
         states |= prefixed(optimizer.state.get(parameter, {}), f"{index}.")
     # SGD without momentum keeps a None

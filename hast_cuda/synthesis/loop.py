@@ -51,7 +51,11 @@ def synthesize_batch(
             step.guard.check(iteration + 1)
         if iteration % every == 0 or last:
             found = step.metrics | {"learning_rate": step.schedule.learning_rate}
-            place = {"phase": "synthesis", "batch": index, "iteration": iteration}
+            place: dict[str, float | int | str] = {
+                "phase": "synthesis",
+                "batch": index,
+                "iteration": iteration,
+            }
             log(place | {name: float(value) for name, value in found.items()})
     step.guard.check(config.iterations, step.images.detach())
     return step.images.detach().clone(memory_format=torch.contiguous_format).cpu()

@@ -139,7 +139,8 @@ class Matching:
 
     def _rows(self, gap: Gap) -> Tensor:
         """[rows]: the loss of one layer before the average over rows."""
-        layer, reduction, losses = gap.layer, self.config.match_reduction, []
+        layer, reduction = gap.layer, self.config.match_reduction
+        losses: list[Tensor] = []
         for index, difference in enumerate((gap.mean, gap.spread)):
             d = difference
             if layer in self.slack:

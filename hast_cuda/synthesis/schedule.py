@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class PlateauSchedule(Schedule):
         super().__init__(learning_rate, minimum)
         self.state, self.rate = new_plateau_state(learning_rate, device=device)
         self.learning_rate, self.best, self.bad = self.state.unbind()
-        self.rule = {"patience": patience, "factor": FACTOR, "threshold": THRESHOLD}
+        self.rule: dict[str, Any] = {"patience": patience, "factor": FACTOR, "threshold": THRESHOLD}
 
     def reset(self) -> None:
         """Back to the first iteration, in place."""

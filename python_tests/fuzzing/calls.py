@@ -184,9 +184,6 @@ OWN: dict[str, dict[str, Any]] = {
     "Bits": {"overrides": {}}, "ImageStore": {"directory": fresh},
     "GeneratorTrainer": {"batch_size": 2, "config": None},
     "InputSpec": {"channels": 1, "height": 8, "width": 8, "mean": (0.5,), "std": (0.5,)},
-    "margin_loss": {"features": images().flatten(1), "references": images().flatten(1),
-                    "known": torch.ones(4), "margins": (0.1, 0.9)},
-    "soft_label_loss": {"targets": lambda: torch.rand(4)},
     "synthesize": {"shape": InputSpec(*SHAPE, CLASSES), "config": lambda: recipe().synthesis},
     "finetune": {"config": lambda: recipe().finetune},
     "StudentLosses": {"config": lambda: recipe().finetune},
@@ -266,8 +263,6 @@ def public() -> Iterator[tuple[str, Any]]:
             if (inspect.isclass(thing) or inspect.isfunction(thing)) and id(thing) not in seen:
                 seen.add(id(thing))
                 yield f"{path}.{name}"[10:], thing
-            elif inspect.ismodule(thing):  # a method
-                yield f"methods.{name}.recipe", thing.recipe
 
 
 class Case:
