@@ -217,7 +217,11 @@ X = torch.randn(4, 3)
         (lambda: hc.distillation_loss(X, X[:2], 1.0), ValueError, r"\(4, 3\) and student \(2, 3\)"),
         (lambda: hc.distillation_loss(X, X.to("meta"), 1.0), ValueError, "student is on meta but"),
         (lambda: hc.distillation_loss(X, X.double(), 1.0), ValueError, "student torch.float64; co"),
-        (lambda: hc.distillation_loss(X, X, 0.0), ValueError, "temperature is 0.0; it must be greater"),
+        (
+            lambda: hc.distillation_loss(X, X, 0.0),
+            ValueError,
+            "temperature is 0.0; it must be greater",
+        ),
         (lambda: hc.distillation_loss(X, X, math.inf), ValueError, "temperature is inf"),
     ],
 )

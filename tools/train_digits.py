@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hast_cuda.data import evaluate, load_images
+from hast_cuda.data.image_set import DIGITS
 from hast_cuda.teachers import input_spec
 from hast_cuda.teachers.digits import DigitsResNet
-from hast_cuda.teachers.zoo import DIGITS
 
 BATCH_SIZE = 64
 LEARNING_RATE = 0.1

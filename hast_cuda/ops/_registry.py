@@ -57,7 +57,13 @@ COMPILED = cast("Any", core) is not None
 
 
 def build_info() -> dict[str, str]:
-    """How the core was built and what it runs on: version, compiler, cuda, architectures, ISA."""
+    """How the core was built and what it runs on: version, compiler, cuda, architectures, ISA.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> hc.build_info()["kind"]
+        'compiled'
+    """
     if not COMPILED:
         return {"kind": "missing: eager reference ops"}
     return {"kind": "compiled", **core.build_info()}

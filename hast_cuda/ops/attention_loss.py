@@ -211,6 +211,13 @@ def attention_loss(
 
     Raises:
         TypeError: wrong dtype. ValueError: no maps, or pairs that differ in shape, dtype or device.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> teacher, student = torch.randn(2, 8, 5, 5), torch.randn(2, 8, 5, 5)
+        >>> a, b = (torch.nn.functional.normalize(f.square().sum((2, 3))) for f in (teacher, student))
+        >>> torch.allclose(hc.attention_loss([teacher], [student]), (a - b).square().mean())
+        True
     """
     teacher = _checks.tensors("teacher", teacher)
     student = _checks.tensors("student", student)

@@ -190,6 +190,13 @@ def batch_norm_activation(
     Raises:
         TypeError: wrong dtype. ValueError: shapes or devices that differ, no elements, a target
             without ``energy``.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> x, norm = torch.randn(4, 8, 5, 5), torch.nn.BatchNorm2d(8).eval()
+        >>> y, *_ = hc.batch_norm_activation(x, norm.running_mean, norm.running_var, activation="relu")
+        >>> torch.allclose(y, norm(x).relu(), atol=1e-6)  # equivalent to
+        True
     """
     _checks.floating("x", x)
     activation_code(activation)

@@ -135,6 +135,15 @@ def batch_norm_match(
 
     Raises:
         TypeError: wrong dtype. ValueError: shapes or devices that differ, no elements.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> x, norm = torch.randn(4, 8, 5, 5), torch.nn.BatchNorm2d(8).eval()
+        >>> y, mean, var = hc.batch_norm_match(x, norm.running_mean, norm.running_var)
+        >>> torch.allclose(y, norm(x), atol=1e-6)  # equivalent to
+        True
+        >>> torch.allclose(var, x.var(dim=(0, 2, 3), correction=0), atol=1e-6)
+        True
     """
     _checks.floating("x", x)
     activation_code(activation)

@@ -125,6 +125,12 @@ def channel_attention(feature: Tensor) -> Tensor:
 
     Raises:
         TypeError: wrong dtype. ValueError: fewer than three axes or no elements.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> f = torch.randn(2, 8, 5, 5)
+        >>> torch.allclose(hc.channel_attention(f), f.square().sum((2, 3)))  # equivalent to
+        True
     """
     check_map("feature", feature)
     (energy,) = _ChannelAttention.apply(feature)

@@ -105,6 +105,14 @@ def distillation_loss(teacher: Tensor, student: Tensor, temperature: float) -> T
 
     Raises:
         TypeError: wrong dtype. ValueError: shapes, dtypes or devices that do not fit, T <= 0.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> teacher, student = torch.randn(4, 10), torch.randn(4, 10)
+        >>> p, q = ((x / 20).log_softmax(1) for x in (teacher, student))  # equivalent to
+        >>> expected = torch.nn.functional.kl_div(q, p, reduction="batchmean", log_target=True)
+        >>> torch.allclose(hc.distillation_loss(teacher, student, 20.0), expected, atol=1e-6)
+        True
     """
     _checks.logits("teacher", teacher)
     _checks.logits("student", student)

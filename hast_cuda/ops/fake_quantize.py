@@ -155,6 +155,14 @@ def fake_quantize(
     Raises:
         TypeError: wrong dtype or type.
         ValueError: bits, range, shape, device or choice out of what is allowed.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> x, scale = torch.randn(1000), 15 / 4.0  # equivalent to Eq. 1-2 in plain torch:
+        >>> zero = torch.round(torch.tensor(scale * -2.0)) + 8
+        >>> codes = torch.clamp(torch.round(scale * x - zero), -8, 7)
+        >>> torch.allclose(hc.fake_quantize(x, -2.0, 2.0, 4), (codes + zero) / scale)
+        True
     """
     _checks.floating("x", x)
     _checks.bit_width("bits", bits)

@@ -90,6 +90,14 @@ def fake_quantize_weights(
     Raises:
         TypeError: wrong dtype. ValueError: bits out of range, lengths that differ, a 0-d weight; a
             range of another shape or device, not finite, or with lower > upper.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> weight = torch.randn(8, 3, 3, 3)  # equivalent to one range per output channel:
+        >>> low, high = weight.flatten(1).aminmax(dim=1)
+        >>> (one,) = hc.fake_quantize_weights([weight], 4)
+        >>> torch.equal(one, hc.fake_quantize(weight, low, high, 4, 0))
+        True
     """
     weights = _checks.tensors("weights", weights)
     given: Any = bits

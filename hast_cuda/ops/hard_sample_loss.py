@@ -137,6 +137,14 @@ def hard_sample_loss(
     Raises:
         TypeError: wrong dtype. ValueError: shapes or devices that do not fit, gamma < 0, on the CPU
             a label that is no class.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> logits, labels = torch.randn(4, 10), torch.tensor([0, 1, 2, 3])
+        >>> loss, difficulty = hc.hard_sample_loss(logits, labels, 2.0)
+        >>> p = logits.softmax(1)[range(4), labels]  # equivalent to
+        >>> torch.allclose(loss, ((1 - p) ** 2 * -p.log()).mean(), atol=1e-6)
+        True
     """
     _checks.logits("logits", logits)
     _checks.flag("detach", detach)

@@ -107,6 +107,13 @@ def match_loss(
 
     Raises:
         ValueError: no layers, lengths, shapes, dtypes or devices that differ, unknown reduction.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> mean, var = torch.randn(8), torch.rand(8)
+        >>> found = hc.match_loss([mean], [var], [torch.zeros(8)], [torch.ones(8)])
+        >>> torch.allclose(found, mean.square().mean() + (var - 1).square().mean())  # equivalent to
+        True
     """
     _checks.choice("reduction", reduction, REDUCTIONS)
     named = {

@@ -34,6 +34,14 @@ def quantize_activation(
 
     Raises:
         TypeError, ValueError: as :func:`fake_quantize`; wrong state shape, dtype or device.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> x, state = torch.randn(1000), hc.new_range_state()
+        >>> y = hc.quantize_activation(x, state, 4, activation="relu", observe=True)
+        >>> high = float(x.max())  # equivalent to ReLU, then one range for the whole tensor:
+        >>> torch.allclose(y, hc.fake_quantize(x.relu(), 0.0, high, 4))
+        True
     """
     _checks.floating("x", x)
     _checks.bit_width("bits", bits)

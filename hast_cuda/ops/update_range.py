@@ -58,6 +58,11 @@ def new_range_state(dtype: torch.dtype = torch.float32, device: Any = None) -> T
 
     Raises:
         TypeError: a dtype other than float32 and float64. ValueError: no such device.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> hc.new_range_state()
+        tensor([0., 0., 0., 0., 1.])
     """
     if dtype not in (torch.float32, torch.float64):
         message = f"dtype is {dtype}; allowed: torch.float32, torch.float64"
