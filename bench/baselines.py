@@ -32,9 +32,7 @@ class EagerQuantizer(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient inside the range."""
         x, lower, upper = ctx.saved_tensors
-        gradient = reference.fake_quantize_backward(
-            grads[0], x, lower, upper, ctx.bits, clipped=True
-        )
+        gradient = reference.fake_quantize_backward(grads[0], x, lower, upper, ctx.bits, clipped=True)
         return gradient, None, None, None
 
 
@@ -61,9 +59,7 @@ def compiled(
     return results
 
 
-def _library(
-    name: str, package: str, module: str, make: Callable[[], Candidate]
-) -> dict[str, Candidate | Absent]:
+def _library(name: str, package: str, module: str, make: Callable[[], Candidate]) -> dict[str, Candidate | Absent]:
     if importlib.util.find_spec(module) is None:
         return {name: Absent(f"{package} is not installed")}
     with warnings.catch_warnings():
@@ -95,9 +91,9 @@ def brevitas_activation(x: Tensor, device: torch.device, *, observe: bool) -> nn
     from brevitas.quant import Uint8ActPerTensorFloat  # noqa: PLC0415
 
     follow = {"scaling_impl_type": ScalingImplType.STATS, "scaling_stats_op": StatsOp.MAX}
-    layer: nn.Module = QuantReLU(
-        act_quant=Uint8ActPerTensorFloat, bit_width=4, **(follow if observe else {})
-    ).to(device)
+    layer: nn.Module = QuantReLU(act_quant=Uint8ActPerTensorFloat, bit_width=4, **(follow if observe else {})).to(
+        device
+    )
     with torch.no_grad():
         layer(x)  # the first batch sets the range
     return layer if observe else layer.eval()
@@ -109,11 +105,7 @@ def brevitas_weight(weight: Tensor) -> Callable[[], Tensor]:
     from brevitas.quant import ShiftedUint8WeightPerChannelFloat  # noqa: PLC0415
 
     outputs, inputs = weight.shape[:2]
-    settings = {
-        "bias": False,
-        "weight_quant": ShiftedUint8WeightPerChannelFloat,
-        "weight_bit_width": 4,
-    }
+    settings = {"bias": False, "weight_quant": ShiftedUint8WeightPerChannelFloat, "weight_bit_width": 4}
     layer = (
         QuantLinear(inputs, outputs, **settings)
         if weight.dim() == 2
@@ -128,9 +120,7 @@ def no_such_op() -> dict[str, Candidate | Absent]:
     return {MODELOPT: Absent("has no such op"), BREVITAS: Absent("has no such op")}
 
 
-def observer(
-    channels: int, device: torch.device, weight: float, axis: int
-) -> Callable[..., Tensor]:
+def observer(channels: int, device: torch.device, weight: float, axis: int) -> Callable[..., Tensor]:
     """torch's fused observer and quantizer with a state of its own."""
     flag = torch.ones(1, dtype=torch.long, device=device)
     low, high, scale = (torch.ones(channels, device=device) for _ in range(3))

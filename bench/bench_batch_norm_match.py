@@ -31,11 +31,22 @@ def fused_statistics(x: Tensor, running_mean: Tensor, running_var: Tensor) -> Ou
     count = core.batch_norm_match_scratch(**shape, device=place["device"])
     scratch = _workspace.scratch(x, count, torch.float64)
     core.batch_norm_match(
-        x=pointer(x), residual=ABSENT, y=ABSENT, mean=pointer(mean), var=pointer(var),
-        running_mean=pointer(running_mean), running_var=pointer(running_var), weight=ABSENT,
-        bias=ABSENT, eps=EPS, scratch=pointer(scratch), activation=CODES[None],
-        counters=_workspace.counters(x, shape["channels"]), **shape, **place,
-    )  # fmt: skip
+        x=pointer(x),
+        residual=ABSENT,
+        y=ABSENT,
+        mean=pointer(mean),
+        var=pointer(var),
+        running_mean=pointer(running_mean),
+        running_var=pointer(running_var),
+        weight=ABSENT,
+        bias=ABSENT,
+        eps=EPS,
+        scratch=pointer(scratch),
+        activation=CODES[None],
+        counters=_workspace.counters(x, shape["channels"]),
+        **shape,
+        **place,
+    )
     return mean, var
 
 

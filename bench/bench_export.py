@@ -39,9 +39,15 @@ BITS = (3, 4)
 
 
 def measure_network(
-    name: str, weights: str | None, images: str, normalization: str | None, bits: int,
-    kinds: Sequence[str], threads: Sequence[int], folder: Path,
-) -> list[dict[str, object]]:  # fmt: skip
+    name: str,
+    weights: str | None,
+    images: str,
+    normalization: str | None,
+    bits: int,
+    kinds: Sequence[str],
+    threads: Sequence[int],
+    folder: Path,
+) -> list[dict[str, object]]:
     """One row per form."""
     spec = input_spec(name, normalization=normalization)
     teacher = load_teacher(name, weights=None if weights is None else DATA / weights)
@@ -51,17 +57,12 @@ def measure_network(
     plain = plain_onnx(teacher, folder / "plain.onnx", shape)
     rows = []
     for kind in kinds:
-        done = export_network(
-            student, folder, kind, shape, network=prepare(teacher, chosen.posttraining),
-            images=test,
-        )  # fmt: skip
+        done = export_network(student, folder, kind, shape, network=prepare(teacher, chosen.posttraining), images=test)
         layers = quantization_table(student).quantized_weights
         row = {"network": name, "bits": bits, "layers": layers, **done.record()}
         if kind.startswith("onnx"):
             row["latency"] = [
-                asdict(measure(done.file, plain, shape, batch=batch, threads=n))
-                for n in threads
-                for batch in (1, 32)
+                asdict(measure(done.file, plain, shape, batch=batch, threads=n)) for n in threads for batch in (1, 32)
             ]
         rows.append(row)
         assert done.checks is not None
@@ -92,14 +93,16 @@ def main() -> None:
                 continue
             for bits in BITS:
                 rows += measure_network(
-                    name, weights, images, normalization, bits, flags.kinds, flags.threads,
-                    Path(folder),
-                )  # fmt: skip
+                    name, weights, images, normalization, bits, flags.kinds, flags.threads, Path(folder)
+                )
     device = torch.device("cpu")
     document = {
-        "schema": SCHEMA, "stem": "export", **provenance(device),
-        "onnxruntime": importlib.metadata.version("onnxruntime"), "rows": rows,
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "stem": "export",
+        **provenance(device),
+        "onnxruntime": importlib.metadata.version("onnxruntime"),
+        "rows": rows,
+    }
     flags.out.mkdir(parents=True, exist_ok=True)
     path = flags.out / f"export-{device_label(device)}.json"
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

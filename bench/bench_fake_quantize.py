@@ -6,13 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
-from baselines import (
-    EagerQuantizer,
-    brevitas,
-    brevitas_activation,
-    compiled,
-    modelopt,
-)
+from baselines import EagerQuantizer, brevitas, brevitas_activation, compiled, modelopt
 from harness import HAST, Case, CaseMaker, Options, run
 from shapes import Shape, label, maps
 from torch import Tensor
@@ -40,9 +34,7 @@ def forward(shape: Shape, options: Options) -> Case:
     candidates = {
         "eager": lambda: eager(x),
         HAST: lambda: hc.quantize_activation(x, state, BITS, activation="relu"),
-        "native": lambda: torch.fake_quantize_per_tensor_affine(
-            torch.relu(x), scale, 0, 0, 2**BITS - 1
-        ),
+        "native": lambda: torch.fake_quantize_per_tensor_affine(torch.relu(x), scale, 0, 0, 2**BITS - 1),
         **compiled(eager, lambda f: f(x), options),
         **modelopt(lambda f: lambda: f(torch.relu(x), upper, None, BITS, True, False)),
         **brevitas(peer),

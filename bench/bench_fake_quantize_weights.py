@@ -6,13 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
-from baselines import (
-    brevitas,
-    brevitas_weight,
-    compiled,
-    modelopt,
-    observer,
-)
+from baselines import brevitas, brevitas_weight, compiled, modelopt, observer
 from harness import HAST, Case, CaseMaker, Options, run
 from shapes import NETWORKS, WEIGHTS, Shape, label, network_weights
 from torch import Tensor
@@ -29,10 +23,12 @@ def weights(name: str, tensors: list[Tensor], options: Options) -> Case:
     axes = [list(range(1, w.dim())) for w in tensors]
     observers = [observer(w.shape[0], options.device, 1.0, 0) for w in tensors]
     given = [
-        ((w.flatten(1).amax(1) - w.flatten(1).amin(1)).clamp(min=1e-8) / TOP,
-         torch.full((w.shape[0],), 8, dtype=torch.int32, device=options.device))
+        (
+            (w.flatten(1).amax(1) - w.flatten(1).amin(1)).clamp(min=1e-8) / TOP,
+            torch.full((w.shape[0],), 8, dtype=torch.int32, device=options.device),
+        )
         for w in tensors
-    ]  # fmt: skip
+    ]
 
     def eager(*tensors: Tensor) -> list[Tensor]:
         return reference.fake_quantize_weights(tensors, bits)
@@ -83,9 +79,8 @@ def fixed(name: str, options: Options) -> Case:
         **compiled(eager, lambda f: f(*tensors), options),
     }
     return Case(
-        "weights, grids given", f"{name}, {len(tensors)} layers", candidates,
-        8 * sum(w.numel() for w in tensors),
-    )  # fmt: skip
+        "weights, grids given", f"{name}, {len(tensors)} layers", candidates, 8 * sum(w.numel() for w in tensors)
+    )
 
 
 def network(name: str, options: Options) -> Case:

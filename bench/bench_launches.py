@@ -29,21 +29,32 @@ CONVOLUTIONS = "convolutions only"
 # Launches and GB of the model; it has no stage like the unmerged synthesis.
 MODEL: dict[tuple[str, str], dict[str, tuple[int, float]]] = {
     ("synthesis", CIFAR.case): {
-        WASTEFUL: (1397, 10.21), EAGER: (585, 6.15), MERGED: (113, 2.07),
+        WASTEFUL: (1397, 10.21),
+        EAGER: (585, 6.15),
+        MERGED: (113, 2.07),
         CONVOLUTIONS: (42, 0.85),
     },
     ("synthesis", IMAGENET.case): {
-        WASTEFUL: (600, 5.70), EAGER: (558, 5.03), MERGED: (109, 1.65), CONVOLUTIONS: (40, 0.69),
+        WASTEFUL: (600, 5.70),
+        EAGER: (558, 5.03),
+        MERGED: (109, 1.65),
+        CONVOLUTIONS: (40, 0.69),
     },
     ("fine-tuning", CIFAR.case): {
-        WASTEFUL: (3381, 28.45), EAGER: (3071, 24.88), UNMERGED: (944, 16.29),
-        MERGED: (436, 9.05), CONVOLUTIONS: (208, 4.20),
+        WASTEFUL: (3381, 28.45),
+        EAGER: (3071, 24.88),
+        UNMERGED: (944, 16.29),
+        MERGED: (436, 9.05),
+        CONVOLUTIONS: (208, 4.20),
     },
     ("fine-tuning", IMAGENET.case): {
-        WASTEFUL: (3110, 23.32), EAGER: (2826, 20.60), UNMERGED: (889, 13.65),
-        MERGED: (418, 7.74), CONVOLUTIONS: (198, 3.31),
+        WASTEFUL: (3110, 23.32),
+        EAGER: (2826, 20.60),
+        UNMERGED: (889, 13.65),
+        MERGED: (418, 7.74),
+        CONVOLUTIONS: (198, 3.31),
     },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -100,9 +111,7 @@ def counts(setting: Setting) -> Iterator[Count]:
         yield _row(loop, setting, CONVOLUTIONS, launches, moved)
 
 
-def _row(
-    loop: str, setting: Setting, variant: str, launches: int, moved: int, pooling: int = 0
-) -> Count:
+def _row(loop: str, setting: Setting, variant: str, launches: int, moved: int, pooling: int = 0) -> Count:
     expected = MODEL.get((loop, setting.case), {}).get(variant, (None, None))
     return Count(loop, setting.case, variant, launches, moved, pooling, *expected)
 
@@ -115,10 +124,7 @@ def main() -> None:
     rows = [row for setting in (CIFAR, IMAGENET) for row in counts(setting)]
     for row in rows:
         model = f"model {row.model_launches}, {row.model_gb} GB" if row.model_launches else ""
-        print(
-            f"{row.loop}, {row.case}, {row.variant}: {row.launches} launches, "
-            f"{row.bytes / 1e9:.2f} GB; {model}"
-        )
+        print(f"{row.loop}, {row.case}, {row.variant}: {row.launches} launches, {row.bytes / 1e9:.2f} GB; {model}")
     out.mkdir(parents=True, exist_ok=True)
     path, given = out / "launches.json", provenance(torch.device("cpu"))
     document = {"schema": SCHEMA, "stem": "launches", **given, "rows": [asdict(r) for r in rows]}

@@ -29,10 +29,16 @@ def small_network() -> nn.Module:
     """Small, so that the time is that of the loops and not of convolutions."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
-        nn.Conv2d(6, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, 6, 3, padding=1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    ).eval()
 
 
 def measured(loop: str, iterations: int) -> dict[str, Any]:
@@ -59,12 +65,19 @@ def main() -> None:
         print(
             f"{loop}: resident {megabytes:+.2f} MB, files {row['files_start']} to "
             f"{row['files_end']}, {row['log_lines']} lines, {row['first_quarter_ms']:.2f} to "
-            f"{row['last_quarter_ms']:.2f} ms per iteration", flush=True,
-        )  # fmt: skip
+            f"{row['last_quarter_ms']:.2f} ms per iteration",
+            flush=True,
+        )
     document = {
-        "schema": SCHEMA, "stem": "long-run", **provenance(CPU), "malloc": None, "threads": 1,
-        "beside": flags.beside, "case": "two convolutions, 8 images of 3x8x8", "rows": rows,
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "stem": "long-run",
+        **provenance(CPU),
+        "malloc": None,
+        "threads": 1,
+        "beside": flags.beside,
+        "case": "two convolutions, 8 images of 3x8x8",
+        "rows": rows,
+    }
     flags.out.mkdir(parents=True, exist_ok=True)
     path = flags.out / f"long-run-{device_label(CPU)}.json"
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -79,10 +79,7 @@ def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
     for shape in SHAPES:
         name = "x".join(map(str, shape))
         for both in (True, False):
-            yield (
-                f"distillation {name}{' both' if both else ''}",
-                partial(distillation, shape, both, options),
-            )
+            yield (f"distillation {name}{' both' if both else ''}", partial(distillation, shape, both, options))
         yield f"hard-sample {name}", partial(hard_sample, shape, options)
     yield "plateau", partial(plateau, options)
 

@@ -19,12 +19,8 @@ from hast_cuda.ops import reference
 def network(name: str, options: Options) -> Case:
     """Loss and the gradients of all means and variances."""
     sizes = norm_channels(name)
-    means, variances = (
-        [torch.randn(c, device=options.device, requires_grad=True) for c in sizes] for _ in range(2)
-    )
-    running_means, running_vars = (
-        [torch.randn(c, device=options.device) for c in sizes] for _ in range(2)
-    )
+    means, variances = ([torch.randn(c, device=options.device, requires_grad=True) for c in sizes] for _ in range(2))
+    running_means, running_vars = ([torch.randn(c, device=options.device) for c in sizes] for _ in range(2))
     leaves, layers = [*means, *variances], len(sizes)
 
     def step(function: Callable[..., Tensor]) -> object:

@@ -60,9 +60,13 @@ def main() -> None:
         del iteration
         gc.collect()
     document = {
-        "schema": SCHEMA, "stem": "memory", **provenance(device),
-        "threads": torch.get_num_threads(), "case": made.setting.case, "rows": rows,
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "stem": "memory",
+        **provenance(device),
+        "threads": torch.get_num_threads(),
+        "case": made.setting.case,
+        "rows": rows,
+    }
     flags.out.mkdir(parents=True, exist_ok=True)
     path = flags.out / f"memory-{device_label(device)}.json"
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -6,13 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
-from baselines import (
-    MODELOPT,
-    brevitas,
-    brevitas_activation,
-    compiled,
-    observer,
-)
+from baselines import MODELOPT, brevitas, brevitas_activation, compiled, observer
 from harness import HAST, Case, CaseMaker, Options, run
 from shapes import Shape, label, maps
 from timing import Absent
@@ -40,14 +34,12 @@ def activation(shape: Shape, options: Options) -> Case:
     observe = observer(1, options.device, 0.1, -1)
     candidates = {
         "eager": lambda: eager(x, states[0]),
-        HAST: lambda: hc.quantize_activation(
-            x, states[1], BITS, activation="relu", observe=True
-        ),
+        HAST: lambda: hc.quantize_activation(x, states[1], BITS, activation="relu", observe=True),
         "native": lambda: observe(torch.relu(x)),
         **compiled(eager, lambda f: f(x, states[2]), options),
         MODELOPT: Absent("no moving average of a range"),
         **brevitas(peer),
-    }  # fmt: skip
+    }
     return Case("relu + range + quantize", label(shape), candidates, 12 * x.numel())
 
 

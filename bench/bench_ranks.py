@@ -66,9 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def per_iteration(
-    call: Callable[[int], None], flags: argparse.Namespace, world: World
-) -> tuple[float, float]:
+def per_iteration(call: Callable[[int], None], flags: argparse.Namespace, world: World) -> tuple[float, float]:
     """Median seconds of one iteration of ``call(iterations)``, wall clock and processor."""
 
     def seconds(iterations: int) -> tuple[float, float]:
@@ -101,17 +99,20 @@ def measure(flags: argparse.Namespace, world: World) -> Seconds:
     hc.calibrate(student, [images[:8].to(world.device)])
 
     def make(iterations: int) -> None:
-        config = change(recipe, {
-            "synthesis.num_images": flags.batch * flags.batches,
-            "synthesis.batch_size": flags.batch, "synthesis.iterations": iterations,
-        }).synthesis  # fmt: skip
+        config = change(
+            recipe,
+            {
+                "synthesis.num_images": flags.batch * flags.batches,
+                "synthesis.batch_size": flags.batch,
+                "synthesis.iterations": iterations,
+            },
+        ).synthesis
         synthesize(teacher, shape, config, device=world.device, world=world)
 
     def train(iterations: int) -> None:
-        config = change(recipe, {
-            "finetune.iterations": iterations, "finetune.batch_size": flags.batch,
-            "finetune.evaluations": 1,
-        }).finetune  # fmt: skip
+        config = change(
+            recipe, {"finetune.iterations": iterations, "finetune.batch_size": flags.batch, "finetune.evaluations": 1}
+        ).finetune
         finetune(teacher, student, images, config, device=world.device, world=world)
 
     gradients = torch.ones(parameters(student), device=world.device)
@@ -135,16 +136,17 @@ def launch(flags: argparse.Namespace, ranks: int, batch: int) -> Seconds:
         given = {**vars(flags), "batch": batch, "worker": found}
         options = [
             part
-            for name in ("device", "network", "size", "batch", "batches", "iterations", "rounds",
-                         "worker")
+            for name in ("device", "network", "size", "batch", "batches", "iterations", "rounds", "worker")
             for part in (f"--{name}", str(given[name]))
-        ]  # fmt: skip
+        ]
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         threads = {"OMP_NUM_THREADS": "1"} if flags.device == "cpu" else {}
         subprocess.run(
-            [sys.executable, *torchrun, str(Path(__file__).resolve()), *options], check=True,
-            env={**os.environ, **threads}, cwd=ROOT,
-        )  # fmt: skip
+            [sys.executable, *torchrun, str(Path(__file__).resolve()), *options],
+            check=True,
+            env={**os.environ, **threads},
+            cwd=ROOT,
+        )
         return Seconds(**json.loads(found.read_text(encoding="utf-8")))
 
 
@@ -189,11 +191,16 @@ def main() -> None:
         print(json.dumps(found))
     budget = {k: v for k, v in vars(flags).items() if k not in ("device", "out", "worker")}
     document = {
-        "schema": SCHEMA, "stem": "ranks", **provenance(device), "budget": budget,
+        "schema": SCHEMA,
+        "stem": "ranks",
+        **provenance(device),
+        "budget": budget,
         "threads": 1 if device.type == "cpu" else torch.get_num_threads(),
-        "iterations": ITERATIONS, "load": os.getloadavg()[0],
-        "bytes_summed": 4 * parameters(get_model(flags.network, pretrained=False)), "rows": rows,
-    }  # fmt: skip
+        "iterations": ITERATIONS,
+        "load": os.getloadavg()[0],
+        "bytes_summed": 4 * parameters(get_model(flags.network, pretrained=False)),
+        "rows": rows,
+    }
     flags.out.mkdir(parents=True, exist_ok=True)
     path = flags.out / f"ranks-{device_label(device)}.json"
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -62,13 +62,10 @@ def main() -> None:
     recipe = replace(
         chosen,
         synthesis=replace(
-            chosen.synthesis, num_images=flags.images, batch_size=flags.batch,
-            iterations=flags.synthesis_iterations,
+            chosen.synthesis, num_images=flags.images, batch_size=flags.batch, iterations=flags.synthesis_iterations
         ),
-        finetune=replace(
-            chosen.finetune, iterations=flags.finetune_iterations, batch_size=flags.batch,
-        ),
-    )  # fmt: skip
+        finetune=replace(chosen.finetune, iterations=flags.finetune_iterations, batch_size=flags.batch),
+    )
     start = time.perf_counter()
     result = zero_shot_quantize(
         teacher, SHAPE, Bits(flags.bits, flags.bits), recipe=recipe, seed=flags.seed, device=device
@@ -93,11 +90,16 @@ def main() -> None:
     path = flags.out / f"run-{device_label(device)}.json"
     budget = {k: v for k, v in vars(flags).items() if k not in ("device", "out", "weights")}
     document = {
-        "schema": SCHEMA, "stem": "run", **provenance(device), "network": NETWORK,
+        "schema": SCHEMA,
+        "stem": "run",
+        **provenance(device),
+        "network": NETWORK,
         "weights": "random" if flags.weights is None else flags.weights.name,
-        "threads": torch.get_num_threads(), "budget": budget, "seconds": seconds,
+        "threads": torch.get_num_threads(),
+        "budget": budget,
+        "seconds": seconds,
         "rates": rates,
-    }  # fmt: skip
+    }
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path}")
 

@@ -26,11 +26,7 @@ UNMERGED, CHANNELS_LAST = "hast_cuda, unmerged", "hast_cuda, channels_last"
 SECONDS = {"cpu": 30.0, "cuda": 8.0}  # per loop
 FEWEST = {"cpu": 3, "cuda": 10}
 WARM_UP = {"cpu": 0, "cuda": 5}  # a CUDA graph is captured at the fourth call
-EXECUTIONS = {
-    UNMERGED: Execution(merge=False),
-    HAST: Execution(),
-    CHANNELS_LAST: Execution(channels_last=True),
-}
+EXECUTIONS = {UNMERGED: Execution(merge=False), HAST: Execution(), CHANNELS_LAST: Execution(channels_last=True)}
 
 
 def _compiled(options: Options, make: Callable[..., Call]) -> Candidate | Absent:
@@ -106,9 +102,13 @@ def main() -> None:
                 if kind == "cpu":
                     torch.set_num_threads(threads)
                 settings = Settings(
-                    options.device, threads, options.rounds, options.seconds,
-                    min(FEWEST[kind], options.rounds), WARM_UP[kind],
-                )  # fmt: skip
+                    options.device,
+                    threads,
+                    options.rounds,
+                    options.seconds,
+                    min(FEWEST[kind], options.rounds),
+                    WARM_UP[kind],
+                )
                 required = (EAGER, HAST, CONVOLUTIONS)
                 results, rounds = measure(case.candidates, None, settings, required)
                 ratios = derived(results)
@@ -122,9 +122,8 @@ def main() -> None:
 
 
 def _show(
-    case: Case, settings: Settings, results: dict[str, Timing | Absent],
-    ratios: dict[str, dict[str, float | None]],
-) -> None:  # fmt: skip
+    case: Case, settings: Settings, results: dict[str, Timing | Absent], ratios: dict[str, dict[str, float | None]]
+) -> None:
     print(f"{case.op}, {case.case}, {settings.threads} threads, {settings.clock}:")
     for name, result in results.items():
         if isinstance(result, Absent):

@@ -81,12 +81,10 @@ class EagerLayer(nn.Module):
         self.function: Callable[..., Tensor] = F.linear
         if isinstance(source, FakeQuantConv2d):
             if source.padding_mode != "zeros":
-                message = f"padding_mode {source.padding_mode!r} is not part of the baseline"
-                raise ValueError(message)
+                raise ValueError(f"padding_mode {source.padding_mode!r} is not part of the baseline")
             self.function = functools.partial(
-                F.conv2d, stride=source.stride, padding=source.padding, dilation=source.dilation,
-                groups=source.groups,
-            )  # fmt: skip
+                F.conv2d, stride=source.stride, padding=source.padding, dilation=source.dilation, groups=source.groups
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer that it stands for."""
@@ -124,9 +122,15 @@ class EagerSynthesis:
     """
 
     def __init__(
-        self, teacher: nn.Module, images: Tensor, labels: Tensor, config: SynthesisConfig, *,
-        wasteful: bool = False, stack: bool | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        teacher: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        config: SynthesisConfig,
+        *,
+        wasteful: bool = False,
+        stack: bool | None = None,
+    ) -> None:
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(wasteful)
         self.images = images.detach().clone().requires_grad_()
         self.labels, self.config, self.wasteful = labels, config, wasteful
@@ -138,9 +142,7 @@ class EagerSynthesis:
         self.losses: Losses = self._losses  # may be replaced by its compiled form
         rules = {"foreach": False} if wasteful else {"fused": True}
         on_cuda = images.device.type == "cuda"  # where the count of steps then stays too
-        self.optimizer = torch.optim.Adam(
-            [self.images], lr=config.learning_rate, capturable=on_cuda, **rules
-        )
+        self.optimizer = torch.optim.Adam([self.images], lr=config.learning_rate, capturable=on_cuda, **rules)
 
     def _record(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
         dims = [d for d in range(args[0].dim()) if d != 1]
@@ -152,16 +154,16 @@ class EagerSynthesis:
         self.found.clear()
         logits = self.teacher(x)
         match = reference.match_loss(
-            [mean for mean, _ in self.found], [var for _, var in self.found],
+            [mean for mean, _ in self.found],
+            [var for _, var in self.found],
             [layer.running_mean for layer in self.layers],
             [layer.running_var for layer in self.layers],
             reduction=self.config.match_reduction,
-        )  # fmt: skip
+        )
         self.found.clear()
         label, _ = reference.hard_sample_loss(
-            logits, self.labels, self.config.difficulty_exponent,
-            detach=self.config.detach_difficulty,
-        )  # fmt: skip
+            logits, self.labels, self.config.difficulty_exponent, detach=self.config.detach_difficulty
+        )
         return match, label
 
     def __call__(self) -> tuple[Tensor, Tensor]:
@@ -195,9 +197,14 @@ class EagerFinetune:
     """
 
     def __init__(
-        self, teacher: nn.Module, student: nn.Module, layers: Sequence[str],
-        config: FinetuneConfig, *, wasteful: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        layers: Sequence[str],
+        config: FinetuneConfig,
+        *,
+        wasteful: bool = False,
+    ) -> None:
         self.config, self.wasteful = config, wasteful
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(wasteful)
         self.student = eager_student(student).requires_grad_(True)
@@ -208,9 +215,13 @@ class EagerFinetune:
         self.quantized: Callable[[], list[Tensor]] = self._quantized  # and so may this
         rules = {"foreach": False} if wasteful else {"fused": True}
         self.optimizer = torch.optim.SGD(
-            self.parameters, lr=config.learning_rate, momentum=config.momentum,
-            nesterov=config.momentum > 0, weight_decay=config.weight_decay, **rules,
-        )  # fmt: skip
+            self.parameters,
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.momentum > 0,
+            weight_decay=config.weight_decay,
+            **rules,
+        )
 
     def _watch(self, network: nn.Module, layers: Sequence[str]) -> list[tuple[Tensor, int]]:
         found: list[tuple[Tensor, int]] = []
@@ -237,9 +248,8 @@ class EagerFinetune:
         output = self.student(x)
         theirs, ours = ([vector for vector, _ in found] for found in self.maps)
         energy = reference.energy_loss(
-            theirs, ours, [positions for _, positions in self.maps[1]],
-            normalized=self.config.normalized_attention,
-        )  # fmt: skip
+            theirs, ours, [positions for _, positions in self.maps[1]], normalized=self.config.normalized_attention
+        )
         for found in self.maps:
             found.clear()
         return reference.distillation_loss(target, output, self.config.temperature), energy

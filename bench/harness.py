@@ -54,16 +54,24 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--threads", type=int, nargs="+", default=None,
+        "--threads",
+        type=int,
+        nargs="+",
+        default=None,
         help="CPU: one measurement per count; 1 is timed with the thread's clock, more with the "
         "wall clock (default: 1 and all)",
-    )  # fmt: skip
+    )
     parser.add_argument("--rounds", type=int, default=30, help="at most")
     parser.add_argument("--seconds", type=float, default=3.0, help="about, per case and threads")
-    parser.add_argument("--large", action=argparse.BooleanOptionalAction, default=None,
-                        help="ImageNet maps at batch 256 too (default: on CUDA)")  # fmt: skip
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True,
-                        help="torch.compile as a baseline")  # fmt: skip
+    parser.add_argument(
+        "--large",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="ImageNet maps at batch 256 too (default: on CUDA)",
+    )
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile as a baseline"
+    )
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     return parser
@@ -105,9 +113,7 @@ def run(stem: str, description: str | None, cases: Cases) -> None:
             if options.device.type == "cpu":
                 torch.set_num_threads(threads)
             settings = Settings(options.device, threads, options.rounds, options.seconds)
-            results, rounds = measure(
-                case.candidates, case.bytes_moved, settings, required=("eager", HAST)
-            )
+            results, rounds = measure(case.candidates, case.bytes_moved, settings, required=("eager", HAST))
             rows.append(row(case, settings, results, rounds))
             _show(case, settings, results)
         del case
@@ -117,9 +123,7 @@ def run(stem: str, description: str | None, cases: Cases) -> None:
     print(f"wrote {path}")
 
 
-def row(
-    case: Case, settings: Settings, results: dict[str, Timing | Absent], rounds: int
-) -> dict[str, object]:
+def row(case: Case, settings: Settings, results: dict[str, Timing | Absent], rounds: int) -> dict[str, object]:
     """One case of a results file."""
     return {
         "op": case.op,
@@ -128,10 +132,7 @@ def row(
         "threads": settings.threads,
         "clock": settings.clock,
         "rounds": rounds,
-        "results": {
-            name: {"absent": r.reason} if isinstance(r, Absent) else asdict(r)
-            for name, r in results.items()
-        },
+        "results": {name: {"absent": r.reason} if isinstance(r, Absent) else asdict(r) for name, r in results.items()},
     }
 
 
@@ -145,12 +146,5 @@ def _show(case: Case, settings: Settings, results: dict[str, Timing | Absent]) -
         if isinstance(ours, Timing) and name not in (HAST, COPY):
             ratio = f" ({result.p50_ms / ours.p50_ms:.1f}x)"
         parts.append(f"{name} {result.p50_ms:.3f}{ratio}")
-    share = (
-        f"{ours.copy_percent:.0f} % of copy"
-        if isinstance(ours, Timing) and ours.copy_percent
-        else ""
-    )
-    print(
-        f"{case.op}, {case.case}, {settings.threads} threads: {', '.join(parts)}; {share}",
-        flush=True,
-    )
+    share = f"{ours.copy_percent:.0f} % of copy" if isinstance(ours, Timing) and ours.copy_percent else ""
+    print(f"{case.op}, {case.case}, {settings.threads} threads: {', '.join(parts)}; {share}", flush=True)

@@ -96,10 +96,7 @@ def run(document: Document) -> list[str]:
 
 def memory(document: Document) -> list[str]:
     """Peak memory and time of a synthesis iteration by variant."""
-    rows = [
-        [row["variant"], f"{row['peak_bytes'] / 1e9:.2f}", f"{row['seconds']:.2f}"]
-        for row in document["rows"]
-    ]
+    rows = [[row["variant"], f"{row['peak_bytes'] / 1e9:.2f}", f"{row['seconds']:.2f}"] for row in document["rows"]]
     return [
         f"Synthesis iteration, {document['case']}, {document['threads']} threads.",
         *_table(["variant", "peak GB", "seconds"], rows),
@@ -109,9 +106,7 @@ def memory(document: Document) -> list[str]:
 def export(document: Document) -> list[str]:
     """Size, agreement and time of exported networks; a table per network."""
     head = ["form", "bytes", "of float32", "bits per weight", "same class", "cosine", "layers"]
-    latencies: list[dict[str, Any]] = next(
-        row["latency"] for row in document["rows"] if row["latency"]
-    )
+    latencies: list[dict[str, Any]] = next(row["latency"] for row in document["rows"] if row["latency"])
     head += [f"{_shape(found)}, ms" for found in latencies]
     text = (
         "Quantized by SQuant, compared with the PyTorch network on all test images of the network; "
@@ -132,9 +127,7 @@ def export(document: Document) -> list[str]:
         cells += [f"{t['milliseconds']:.2f} ({t['float_milliseconds']:.2f})" for t in found]
         cells += [""] * (len(latencies) - len(found))
         images = f"{checks['images']:,} images"
-        groups.setdefault(
-            f"**{row['network']}, W{row['bits']}A{row['bits']}**, {images}", []
-        ).append(cells)
+        groups.setdefault(f"**{row['network']}, W{row['bits']}A{row['bits']}**, {images}", []).append(cells)
     for title, rows in groups.items():
         lines += [title, *_table(head, rows)]
     return lines
@@ -159,26 +152,31 @@ def ranks(document: Document) -> list[str]:
         "the processor time of rank 0 shows how the work divides."
     )
     head = [
-        "processes", "images/s", "predicted", "steps/s", "predicted", "processor ms per step",
-        "per iteration of synthesis", "ms per sum",
-    ]  # fmt: skip
+        "processes",
+        "images/s",
+        "predicted",
+        "steps/s",
+        "predicted",
+        "processor ms per step",
+        "per iteration of synthesis",
+        "ms per sum",
+    ]
     rows, absent = [], []
     for row in document["rows"]:
         if "absent" in row:
             absent.append(f"{row['ranks']} processes: {row['absent']}")
             continue
         seconds = row["seconds"]
-        rates = [
-            row[key]
-            for name in ("images_per_second", "steps_per_second")
-            for key in (name, f"predicted_{name}")
-        ]
-        rows.append([
-            str(row["ranks"]), *(f"{rate:.2f}" for rate in rates),
-            f"{1e3 * seconds['finetune_step'][1]:.0f}",
-            f"{1e3 * seconds['synthesis_iteration'][1]:.0f}",
-            f"{1e3 * seconds['sum'][0]:.1f}" if row["ranks"] > 1 else "",
-        ])  # fmt: skip
+        rates = [row[key] for name in ("images_per_second", "steps_per_second") for key in (name, f"predicted_{name}")]
+        rows.append(
+            [
+                str(row["ranks"]),
+                *(f"{rate:.2f}" for rate in rates),
+                f"{1e3 * seconds['finetune_step'][1]:.0f}",
+                f"{1e3 * seconds['synthesis_iteration'][1]:.0f}",
+                f"{1e3 * seconds['sum'][0]:.1f}" if row["ranks"] > 1 else "",
+            ]
+        )
     return [text, *_table(head, rows), *([f"Absent: {'; '.join(absent)}.", ""] if absent else [])]
 
 

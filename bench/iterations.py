@@ -80,9 +80,8 @@ class Iterations:
         self.layers = feature_layers(self.teacher)
         self.chosen = torch.arange(setting.batch)
         self.crops = CropStream(
-            setting.batch, self.shape[2:], FINETUNE.crop_scale, FINETUNE.flip_probability, device,
-            0, "crops",
-        ).at(0)  # fmt: skip
+            setting.batch, self.shape[2:], FINETUNE.crop_scale, FINETUNE.flip_probability, device, 0, "crops"
+        ).at(0)
         # What crops of a size have in common is kept, but not from fake tensors: a real one first.
         first = torch.zeros(1, 1, *self.shape[2:], device=device)
         resize_crops(first, self.crops[:1])
@@ -90,9 +89,7 @@ class Iterations:
     def synthesis(self, execution: Execution) -> Call:
         """hast_cuda's, on images as they are."""
         teacher = execution.network(copy.deepcopy(self.teacher))
-        statistics = BatchStatistics(
-            teacher, merge=execution.merge, segments=execution.checkpoint_segments
-        )
+        statistics = BatchStatistics(teacher, merge=execution.merge, segments=execution.checkpoint_segments)
         objective = make_objective(statistics, self.shape, SYNTHESIS, execution, self.device)
         step = SynthesisStep(objective, self.shape, execution, self.device)
         step.start(self.images, self.labels, "benchmark")
@@ -116,9 +113,7 @@ class Iterations:
     def eager_synthesis(self, *, wasteful: bool = False, mode: str | None = None) -> Call:
         """The baseline's; ``mode`` compiles its forward and loss, and so its backward."""
         stack = wasteful and self.setting.stacked
-        step = EagerSynthesis(
-            self.teacher, self.images, self.labels, SYNTHESIS, wasteful=wasteful, stack=stack
-        )
+        step = EagerSynthesis(self.teacher, self.images, self.labels, SYNTHESIS, wasteful=wasteful, stack=stack)
         if mode is None:
             return step
         step.losses = torch.compile(step.losses, fullgraph=True, dynamic=False, mode=mode)
@@ -176,9 +171,7 @@ class _Convolutions(TorchDispatchMode):
         super().__init__()
         self.calls: Counter[_Convolution] = Counter()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         name = func._schema.name
         if name in ("aten::convolution", "aten::convolution_backward"):
             shapes = tuple(None if t is None else tuple(t.shape) for t in args[:3])
@@ -190,8 +183,7 @@ class _Convolutions(TorchDispatchMode):
         calls: list[Callable[[], object]] = []
         for call, count in self.calls.items():
             tensors = [
-                None if shape is None else torch.randn(shape, dtype=call.dtype, device=device)
-                for shape in call.shapes
+                None if shape is None else torch.randn(shape, dtype=call.dtype, device=device) for shape in call.shapes
             ]
             aten = torch.ops.aten
             function = aten.convolution_backward if call.backward else aten.convolution

@@ -19,11 +19,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 # Allocate, alias or look at sizes only.
 _FREE = {
-    "aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty",
-    "aten::new_empty_strided", "aten::detach", "aten::alias", "aten::_unsafe_view",
-    "aten::lift_fresh", "aten::_reshape_alias", "prim::device", "aten::is_same_size",
-    "aten::result_type", "aten::set_",
-}  # fmt: skip
+    "aten::empty",
+    "aten::empty_like",
+    "aten::empty_strided",
+    "aten::new_empty",
+    "aten::new_empty_strided",
+    "aten::detach",
+    "aten::alias",
+    "aten::_unsafe_view",
+    "aten::lift_fresh",
+    "aten::_reshape_alias",
+    "prim::device",
+    "aten::is_same_size",
+    "aten::result_type",
+    "aten::set_",
+}
 _TENSORS_PER_LAUNCH = 100
 # have no fake implementation everywhere
 _NO_RESULT = ("aten::_fused_sgd_", "aten::_fused_adam_", "aten::_fused_adamw_")
@@ -43,9 +53,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def _bytes(tensor: Tensor) -> int:
     """Of what is stored: an expanded tensor is read once."""
     if 0 in tensor.stride():
-        distinct = [
-            n for n, s in zip(tensor.shape, tensor.stride(), strict=True) if s != 0 or n == 0
-        ]
+        distinct = [n for n, s in zip(tensor.shape, tensor.stride(), strict=True) if s != 0 or n == 0]
         return int(torch.Size(distinct).numel()) * tensor.element_size()
     return tensor.numel() * tensor.element_size()
 
@@ -95,9 +103,7 @@ class LaunchCounter(TorchDispatchMode):
         """All bytes so far."""
         return sum(self.bytes_by_operator.values())
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Run the operator and count it."""
         kwargs = kwargs or {}
         name = func._schema.name

@@ -44,10 +44,18 @@ class _MallInfo(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_size_t)
         for name in (
-            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
-            "fordblks", "keepcost",
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
         )
-    )  # fmt: skip
+    )
 
 
 def heap_bytes() -> int | None:
@@ -96,9 +104,7 @@ class Watch:
         counted = record["phase"] == "test"  # there it is how many were done
         done = int(record.get("batch", 0)) * self.per_batch + iteration + (not counted)
         gc.collect()  # cycles that wait for their turn are no leak
-        self.looks.append(
-            Look(done, resident_bytes(), heap_bytes(), open_files(), time.thread_time())
-        )
+        self.looks.append(Look(done, resident_bytes(), heap_bytes(), open_files(), time.thread_time()))
 
 
 @dataclass(frozen=True)
@@ -138,34 +144,46 @@ def outcome(loop: str, method: str, looks: list[Look], run: RunDirectory) -> Out
 
     log = run.metrics.read_bytes()
     return Outcome(
-        loop=loop, method=method, iterations=total,
-        resident_start=start.resident, resident_end=end.resident,
-        heap_start=start.heap, heap_end=end.heap,
-        files_start=start.files, files_end=end.files,
-        log_lines=log.count(b"\n"), log_bytes=len(log),
+        loop=loop,
+        method=method,
+        iterations=total,
+        resident_start=start.resident,
+        resident_end=end.resident,
+        heap_start=start.heap,
+        heap_end=end.heap,
+        files_start=start.files,
+        files_end=end.files,
+        log_lines=log.count(b"\n"),
+        log_bytes=len(log),
         checkpoint_files=len(list(run.checkpoint.parent.glob("*"))),
         event_files=len(list((run.path / "tensorboard").rglob("events.*"))),
         first_quarter_ms=round(milliseconds(first, early), 3),
         last_quarter_ms=round(milliseconds(late, end), 3),
-    )  # fmt: skip
+    )
 
 
 def recipe_of(method: str, iterations: int, batches: int, batch_size: int) -> Recipe:
     """The preset "default" for so many iterations in all; evaluated, and kept, four times."""
     found = methods.recipe(method, "default", "cifar10")
     per_batch = iterations // batches
-    return change(found, {
-        "synthesis.num_images": batches * batch_size, "synthesis.batch_size": batch_size,
-        "synthesis.iterations": per_batch, "synthesis.slack_images": 4 * batch_size,
-        "finetune.iterations": iterations, "finetune.batch_size": batch_size,
-        "finetune.evaluations": 4, "generator.superpose_classes": 2,
-    })  # fmt: skip
+    return change(
+        found,
+        {
+            "synthesis.num_images": batches * batch_size,
+            "synthesis.batch_size": batch_size,
+            "synthesis.iterations": per_batch,
+            "synthesis.slack_images": 4 * batch_size,
+            "finetune.iterations": iterations,
+            "finetune.batch_size": batch_size,
+            "finetune.evaluations": 4,
+            "generator.superpose_classes": 2,
+        },
+    )
 
 
 def run_loop(
-    loop: str, network: nn.Module, shape: InputSpec, folder: Path, iterations: int, *,
-    batch_size: int = 8,
-) -> Outcome:  # fmt: skip
+    loop: str, network: nn.Module, shape: InputSpec, folder: Path, iterations: int, *, batch_size: int = 8
+) -> Outcome:
     """One of :data:`LOOPS` on ``network``, alone in the run directory ``folder``."""
     batches = 4
     method = (SYNTHESIS | FINETUNING | GENERATORS)[loop]
@@ -174,19 +192,14 @@ def run_loop(
     with RunDirectory(folder, {"loop": loop}, CPU, tensorboard=events) as run:
         if loop in SYNTHESIS:
             watch = Watch(run.log, recipe.synthesis.iterations)
-            synthesize(
-                network, shape, recipe.synthesis, store=ImageStore(run.images), log=watch
-            )  # fmt: skip
+            synthesize(network, shape, recipe.synthesis, store=ImageStore(run.images), log=watch)
         else:
             watch = Watch(run.log, 0)
             _train(loop, network, shape, recipe, CheckpointFile(run.checkpoint), watch)
         return outcome(loop, method, watch.looks, run)
 
 
-def _train(
-    loop: str, network: nn.Module, shape: InputSpec, recipe: Recipe, kept: CheckpointFile,
-    watch: Watch,
-) -> None:  # fmt: skip
+def _train(loop: str, network: nn.Module, shape: InputSpec, recipe: Recipe, kept: CheckpointFile, watch: Watch) -> None:
     config: FinetuneConfig = recipe.finetune
     size = shape.channels, shape.height, shape.width
     random = torch.Generator().manual_seed(0)
@@ -196,15 +209,11 @@ def _train(
     source: Tensor | GeneratorTrainer = images
     if loop in GENERATORS:
         source = GeneratorTrainer(
-            copy.deepcopy(network), size, shape.num_classes, recipe.generator,
-            batch_size=config.batch_size,
-        )  # fmt: skip
+            copy.deepcopy(network), size, shape.num_classes, recipe.generator, batch_size=config.batch_size
+        )
     elif config.label_weight:
         labels = torch.arange(len(images)) % shape.num_classes
-    finetune(
-        network, student, source, config, labels=labels, checkpoint=kept, log=watch,
-        evaluate=lambda _: 0.0,
-    )  # fmt: skip
+    finetune(network, student, source, config, labels=labels, checkpoint=kept, log=watch, evaluate=lambda _: 0.0)
 
 
 def plain(found: Outcome) -> dict[str, Any]:

@@ -19,11 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # glibc gives blocks of more than 32 MiB back to the system at once, and others when they are on top
 # of the heap: every call then pays a page fault per 4 KiB, which measures the allocator and nothing
 # else. With these settings freed memory is kept and reused, as torch's CUDA allocator does.
-MALLOC = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
-    "MALLOC_TOP_PAD_": "268435456",
-}
+MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456"}
 LIBRARIES = ("numpy", "pytorchcv", "triton", "nvidia-modelopt", "brevitas")
 
 

@@ -72,9 +72,7 @@ def _group(op: str, threads: int, clock: str, rows: list[Row]) -> list[str]:
     for row in rows:
         for name in names:
             if "absent" in row["results"][name]:
-                reasons.setdefault(f"{name}: {row['results'][name]['absent']}", set()).add(
-                    row["case"]
-                )
+                reasons.setdefault(f"{name}: {row['results'][name]['absent']}", set()).add(row["case"])
     absent = [
         reason if len(cases) == len(rows) else f"{reason} ({', '.join(sorted(cases))})"
         for reason, cases in reasons.items()
@@ -95,8 +93,7 @@ def render(page: str, documents: list[dict[str, Any]]) -> str:
     head, start, rest = page.partition(START)
     _, end, tail = rest.partition(END)
     if not start or not end:
-        message = f"the page needs the markers {START.strip()} and {END.strip()}"
-        raise ValueError(message)
+        raise ValueError(f"the page needs the markers {START.strip()} and {END.strip()}")
     return head + START + "\n" + "\n".join(map(table, documents)) + "\n" + END + tail
 
 

@@ -63,16 +63,16 @@ class Timing:
 
 def copy_candidate(bytes_moved: int, device: torch.device) -> Candidate:
     """``copy_`` between two buffers that are there: the memory limit for ``bytes_moved``."""
-    source, target = (
-        torch.zeros(max(bytes_moved // 8, 1), dtype=torch.float32, device=device) for _ in range(2)
-    )
+    source, target = (torch.zeros(max(bytes_moved // 8, 1), dtype=torch.float32, device=device) for _ in range(2))
     return lambda: target.copy_(source)
 
 
 def measure(
-    candidates: Mapping[str, Candidate | Absent], bytes_moved: int | None, settings: Settings,
+    candidates: Mapping[str, Candidate | Absent],
+    bytes_moved: int | None,
+    settings: Settings,
     required: Collection[str] = (),
-) -> tuple[dict[str, Timing | Absent], int]:  # fmt: skip
+) -> tuple[dict[str, Timing | Absent], int]:
     """Time every candidate and, given bytes, the copy; returns timings and number of rounds.
 
     A candidate that raises is absent with its error, unless it is ``required``.

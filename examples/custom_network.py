@@ -28,9 +28,7 @@ from hast_cuda.teachers import input_spec
 
 def convolution(channels: int, width: int, size: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution and BatchNorm; no activation."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, size, stride, size // 2, bias=False), nn.BatchNorm2d(width)
-    )
+    return nn.Sequential(nn.Conv2d(channels, width, size, stride, size // 2, bias=False), nn.BatchNorm2d(width))
 
 
 class OwnNet(nn.Module):
@@ -72,9 +70,7 @@ def trained(images: Tensor, labels: Tensor, epochs: int) -> OwnNet:
 
 def main() -> None:
     """Train, quantize without data, and print what became of each layer and the accuracies."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bits", type=int, default=3, help="of weights and activations, 2 to 8")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="run directory; by default nothing is kept")
@@ -86,20 +82,28 @@ def main() -> None:
     network = trained(images, labels, epochs=8 if options.small else 30)
 
     bits = Bits(
-        options.bits, options.bits, placement="all",
+        options.bits,
+        options.bits,
+        placement="all",
         overrides={"stem.*": hc.Override(8, 8), "output": hc.Override(8, 8)},
-    )  # fmt: skip
+    )
     count, synthesis, finetune = (64, 60, 40) if options.small else (512, 300, 300)
     budget = {
-        "synthesis.num_images": count, "synthesis.batch_size": min(count, 256),
-        "synthesis.iterations": synthesis, "finetune.iterations": finetune,
+        "synthesis.num_images": count,
+        "synthesis.batch_size": min(count, 256),
+        "synthesis.iterations": synthesis,
+        "finetune.iterations": finetune,
         "finetune.batch_size": 64,
-    }  # fmt: skip
+    }
     done = zero_shot_quantize(
-        network, (spec.channels, spec.height, spec.width), bits, seed=options.seed,
-        recipe=change(recipe("hast", "default", "cifar10"), budget), out=options.out,
+        network,
+        (spec.channels, spec.height, spec.width),
+        bits,
+        seed=options.seed,
+        recipe=change(recipe("hast", "default", "cifar10"), budget),
+        out=options.out,
         test=load_images("digits", spec=spec),
-    )  # fmt: skip
+    )
     print(hc.quantization_table(done.student))
     for name in ("full_precision", "rounded", "start_of_finetuning", "quantized"):
         print(f"{name:<20}{done.result[name]:6.2f} %")

@@ -38,9 +38,7 @@ def quantized_network(bits: int) -> nn.Sequential:
             nn.MaxPool2d(2),
         ]
         channels, weight_bits = width, bits
-    return nn.Sequential(
-        *layers, nn.Flatten(), hc.FakeQuantLinear(channels, 10, weight_bits=EDGE_BITS)
-    )
+    return nn.Sequential(*layers, nn.Flatten(), hc.FakeQuantLinear(channels, 10, weight_bits=EDGE_BITS))
 
 
 def plain_network() -> nn.Sequential:
@@ -71,9 +69,7 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> No
 
 def main() -> None:
     """Train both networks and print their accuracies."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bits", type=int, default=2, help="of weights and activations, 2 to 8")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)

@@ -70,9 +70,7 @@ def statistics_loss(layers: list[Recorded]) -> Tensor:
 
 def main() -> None:
     """Make images and print what the losses did and what the images are good for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--iterations", type=int, default=500)
     parser.add_argument("--bits", type=int, default=3, help="of weights and activations, 2 to 8")

@@ -39,10 +39,15 @@ def main() -> None:
     if arguments.small:
         chosen = recipe("squant")
     else:
-        chosen = change(recipe("hast"), {
-            "synthesis.num_images": 512, "synthesis.iterations": 200,
-            "finetune.iterations": 150, "finetune.batch_size": 128,
-        })  # fmt: skip
+        chosen = change(
+            recipe("hast"),
+            {
+                "synthesis.num_images": 512,
+                "synthesis.iterations": 200,
+                "finetune.iterations": 150,
+                "finetune.batch_size": 128,
+            },
+        )
     bits = Bits(arguments.bits, arguments.bits)
     done = zero_shot_quantize(network, shape, bits, recipe=chosen)
     print(f"full precision      {evaluate(network, test):.2f} %")

@@ -68,9 +68,7 @@ def trained_on_digits(epochs: int) -> nn.Module:
 
 def main() -> None:
     """Quantize and print the accuracies."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18", help="a name that get_model knows")
     parser.add_argument("--weights", type=Path, help="state dict or safetensors; no download")
     parser.add_argument("--data", help="labelled images: ImageFolder or .npz")
@@ -86,10 +84,14 @@ def main() -> None:
     if options.small:
         network, spec, data = trained_on_digits(epochs=5), input_spec("digits"), "digits"
         budget = {
-            "synthesis.num_images": 64, "synthesis.batch_size": 64, "synthesis.iterations": 25,
-            "finetune.iterations": 8, "finetune.batch_size": 32,
-            "finetune.calibration_updates": 8, "finetune.evaluations": 1,
-        }  # fmt: skip
+            "synthesis.num_images": 64,
+            "synthesis.batch_size": 64,
+            "synthesis.iterations": 25,
+            "finetune.iterations": 8,
+            "finetune.batch_size": 32,
+            "finetune.calibration_updates": 8,
+            "finetune.evaluations": 1,
+        }
     elif options.weights is None:
         parser.error("give --weights FILE, the pretrained network (or --small)")
     else:
@@ -102,10 +104,15 @@ def main() -> None:
     bits = Bits(options.bits, options.bits, "all", eight)
     dataset = "cifar10" if options.small else "imagenet"
     done = zero_shot_quantize(
-        network, (spec.channels, spec.height, spec.width), bits, seed=options.seed, test=test,
-        recipe=change(recipe("hast", "default", dataset), budget), out=options.out,
+        network,
+        (spec.channels, spec.height, spec.width),
+        bits,
+        seed=options.seed,
+        test=test,
+        recipe=change(recipe("hast", "default", dataset), budget),
+        out=options.out,
         device=options.device,
-    )  # fmt: skip
+    )
     print(hc.quantization_table(done.student))
     for name in ("full_precision", "rounded", "start_of_finetuning", "quantized"):
         if test is not None:

@@ -51,9 +51,7 @@ def covering(strength: int = 2, /, **axes: Sequence[Any]) -> pytest.MarkDecorato
                 fast.add(index)
                 met |= new
     parameters = [
-        pytest.param(
-            *case, marks=[] if index in fast else [pytest.mark.slow], id="-".join(map(str, case))
-        )
+        pytest.param(*case, marks=[] if index in fast else [pytest.mark.slow], id="-".join(map(str, case)))
         for index, case in enumerate(cases)
     ]
     return pytest.mark.parametrize(list(axes), parameters)

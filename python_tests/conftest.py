@@ -16,20 +16,29 @@ from gates import cannot_run
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 # Aligned, ragged, batch 1, one channel, 1x1 maps, odd everything, more channels than a tile has.
-SHAPES = [
-    (4, 16, 8, 8), (2, 3, 5, 7), (1, 5, 1, 1), (3, 1, 9, 4), (7, 33, 3, 3), (2, 64, 17, 1),
-    (2, 132, 3, 2),
-]  # fmt: skip
+SHAPES = [(4, 16, 8, 8), (2, 3, 5, 7), (1, 5, 1, 1), (3, 1, 9, 4), (7, 33, 3, 3), (2, 64, 17, 1), (2, 132, 3, 2)]
 # Tests of the ops also run on the CUDA sources compiled for the CPU ("emulated"), and on the CPU
 # kernels without AVX2 ("baseline"), which no test would reach on a machine that has it.
 OP_TESTS = {
-    "test_fake_quantize", "test_fake_quantize_weights", "test_quantize_activation",
-    "test_batch_norm_match", "test_batch_norm_activation", "test_batch_norm_backward",
-    "test_channel_attention", "test_distillation_loss", "test_hard_sample_loss", "test_plateau",
-    "test_schedule", "test_emulated", "test_fuzz_quantizers", "test_fuzz_batch_norm",
+    "test_fake_quantize",
+    "test_fake_quantize_weights",
+    "test_quantize_activation",
+    "test_batch_norm_match",
+    "test_batch_norm_activation",
+    "test_batch_norm_backward",
+    "test_channel_attention",
+    "test_distillation_loss",
+    "test_hard_sample_loss",
+    "test_plateau",
+    "test_schedule",
+    "test_emulated",
+    "test_fuzz_quantizers",
+    "test_fuzz_batch_norm",
     "test_fuzz_losses",
-    "test_numerics_quantizers", "test_numerics_batch_norm", "test_numerics_losses",
-}  # fmt: skip
+    "test_numerics_quantizers",
+    "test_numerics_batch_norm",
+    "test_numerics_losses",
+}
 LONGEST = ("test_sanitized", "test_ranks", "test_long_runs", "test_examples", "test_run_faults")
 
 
@@ -86,9 +95,7 @@ def emulated_module(emulated_path: Path) -> ModuleType:
 
 
 @pytest.fixture
-def device(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[torch.device]:
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """Every device in turn; outputs start as NaN on those built here, so unwritten ones show."""
     if request.param not in ("emulated", "baseline"):
         yield torch.device(request.param)

@@ -38,9 +38,11 @@ def whole(shape: tuple[int, int, int, int]) -> torch.Tensor:
 
 
 def synthesis_iteration(
-    network: nn.Module, shape: tuple[int, int, int, int], config: SynthesisConfig | None = None,
+    network: nn.Module,
+    shape: tuple[int, int, int, int],
+    config: SynthesisConfig | None = None,
     execution: Execution | None = None,
-) -> Callable[[], None]:  # fmt: skip
+) -> Callable[[], None]:
     """One iteration on images of ``shape``, cropped if the configuration crops at all."""
     execution, config = execution or Execution(), config or SynthesisConfig()
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
@@ -53,9 +55,11 @@ def synthesis_iteration(
 
 
 def finetune_iteration(
-    network: nn.Module, shape: tuple[int, int, int, int], config: FinetuneConfig | None = None,
+    network: nn.Module,
+    shape: tuple[int, int, int, int],
+    config: FinetuneConfig | None = None,
     execution: Execution | None = None,
-) -> Callable[[], None]:  # fmt: skip
+) -> Callable[[], None]:
     """One iteration of a 4-bit student with frozen ranges on a batch of ``shape``."""
     execution, config = execution or Execution(), config or FinetuneConfig(max_grad_norm=1e3)
     teacher = copy.deepcopy(network).eval().requires_grad_(False)

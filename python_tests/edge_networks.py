@@ -13,11 +13,17 @@ from hast_cuda.data import Images
 from hast_cuda.methods import Recipe, change
 
 TINY: dict[str, Any] = {
-    "synthesis.num_images": 12, "synthesis.batch_size": 8, "synthesis.iterations": 3,
-    "synthesis.slack_images": 8, "finetune.batch_size": 8, "finetune.calibration_updates": 2,
-    "finetune.calibration_batch_size": 8, "finetune.evaluations": 1, "generator.warmup": 3,
+    "synthesis.num_images": 12,
+    "synthesis.batch_size": 8,
+    "synthesis.iterations": 3,
+    "synthesis.slack_images": 8,
+    "finetune.batch_size": 8,
+    "finetune.calibration_updates": 2,
+    "finetune.calibration_batch_size": 8,
+    "finetune.evaluations": 1,
+    "generator.warmup": 3,
     "generator.superpose_classes": 2,
-}  # fmt: skip
+}
 
 
 def small_recipe(method: str, preset: str = "default", **changes: Any) -> Recipe:
@@ -65,9 +71,13 @@ class OnePixel(nn.Module):
         super().__init__()
         self.num_classes = classes
         self.features = nn.Sequential(
-            nn.Conv2d(CHANNELS, 6, SIZE, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
-            nn.Conv2d(6, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(CHANNELS, 6, SIZE, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 8, 1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+        )
         self.output = nn.Linear(8, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,9 +16,7 @@ def images(count: int = 6, shape: tuple[int, ...] = SHAPE) -> Tensor:
     return torch.randn(count, *shape)
 
 
-def student_of(
-    network: nn.Module, *args: Any, shape: tuple[int, ...] = SHAPE, **kwargs: Any
-) -> Any:
+def student_of(network: nn.Module, *args: Any, shape: tuple[int, ...] = SHAPE, **kwargs: Any) -> Any:
     """Quantized and calibrated."""
     student = hc.quantize(network, *args, **kwargs)
     dtype = next(network.parameters()).dtype

@@ -96,10 +96,7 @@ def _norm_inputs(device: torch.device) -> Inputs:
 
 def _norm(inputs: Inputs) -> list[Tensor]:
     layers = [inputs[i : i + 6] for i in (0, 6)]
-    found = [
-        hc.batch_norm_match(x, m, v, w, b, activation="relu", residual=r)
-        for x, m, v, w, b, r in layers
-    ]
+    found = [hc.batch_norm_match(x, m, v, w, b, activation="relu", residual=r) for x, m, v, w, b, r in layers]
     means, variances = [f[1] for f in found], [f[2] for f in found]
     running = [layer[1] for layer in layers], [layer[2] for layer in layers]
     loss = hc.match_loss(means, variances, *running)
@@ -143,9 +140,7 @@ def _block(inputs: Inputs) -> list[Tensor]:
 def _aligned(inputs: Inputs) -> list[Tensor]:
     outputs = []
     for x, m, v, w, b, r in (inputs[0:6], inputs[6:12]):
-        y, _, u = hc.ops.batch_norm_activation(
-            x, m, v, w, b, activation="relu", residual=r, normalized=True
-        )
+        y, _, u = hc.ops.batch_norm_activation(x, m, v, w, b, activation="relu", residual=r, normalized=True)
         z, distance = hc.ops.batch_norm_activation(x, m, v, energy=True, target=u)
         outputs += [y, u, z, distance]
     leaves = [t for i in (0, 6) for t in (inputs[i], *inputs[i + 3 : i + 6])]
@@ -159,9 +154,7 @@ def _logits_inputs(device: torch.device) -> Inputs:
 
 def _losses(inputs: Inputs) -> list[Tensor]:
     labels = [torch.arange(len(x), device=x.device) % x.shape[1] for x in inputs[:2]]
-    distilled = [
-        hc.ops.distillation_loss(t, s, 20.0) for t, s in zip(inputs[:2], inputs[2:], strict=True)
-    ]
+    distilled = [hc.ops.distillation_loss(t, s, 20.0) for t, s in zip(inputs[:2], inputs[2:], strict=True)]
     hard = [hc.ops.hard_sample_loss(x, y, 2.0)[0] for x, y in zip(inputs[:2], labels, strict=True)]
     return _with([*distilled, *hard], inputs)
 

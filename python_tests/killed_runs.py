@@ -30,25 +30,27 @@ from hast_cuda.synthesis import SynthesisConfig
 
 _TOUCHING = {"open", "os.rename", "os.remove", "os.mkdir", "os.truncate"}
 _STORED = Recipe(
-    SynthesisConfig(
-        num_images=44, batch_size=8, iterations=12, learning_rate=0.1, margins=(0.1, 0.9)
-    ),
+    SynthesisConfig(num_images=44, batch_size=8, iterations=12, learning_rate=0.1, margins=(0.1, 0.9)),
     FinetuneConfig(
-        iterations=60, batch_size=8, calibration_updates=20, calibration_batch_size=8,
-        shrink_ranges=True, evaluations=12, learning_rate=1e-3,
+        iterations=60,
+        batch_size=8,
+        calibration_updates=20,
+        calibration_batch_size=8,
+        shrink_ranges=True,
+        evaluations=12,
+        learning_rate=1e-3,
     ),
-)  # fmt: skip
+)
 RECIPES = {
     "stored": _STORED,
     "generated": replace(
-        _STORED, images="generated",
+        _STORED,
+        images="generated",
         generator=GeneratorConfig(warmup=24, latent_size=8),
-        finetune=replace(
-            _STORED.finetune, calibration="generator", iterations=24, evaluations=6
-        ),
+        finetune=replace(_STORED.finetune, calibration="generator", iterations=24, evaluations=6),
         posttraining=PostTrainingConfig(rounding="squant"),
     ),
-}  # fmt: skip
+}
 
 
 class Nursery:
@@ -56,9 +58,12 @@ class Nursery:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
 
     def start(self, out: Path, recipe: str, kill: tuple[str, int] | None = None) -> int:
         """Begin a run; its process."""
@@ -132,9 +137,8 @@ def _work(out: str, recipe: str, kill: list[Any] | None, report: int) -> None:
     _count_files(out, last if kind == "file" else 0, report)
     torch.set_num_threads(1)
     zero_shot_quantize(
-        tiny(), InputSpec(CHANNELS, SIZE, SIZE, CLASSES), Bits(3, 3), recipe=RECIPES[recipe],
-        out=out, seed=4,
-    )  # fmt: skip
+        tiny(), InputSpec(CHANNELS, SIZE, SIZE, CLASSES), Bits(3, 3), recipe=RECIPES[recipe], out=out, seed=4
+    )
 
 
 def _serve() -> None:

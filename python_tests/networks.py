@@ -16,9 +16,13 @@ class TinyNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(CHANNELS, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
-            nn.Conv2d(6, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(CHANNELS, 6, 3, padding=1, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 8, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+        )
         self.output = nn.Linear(8, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,9 +48,8 @@ def tiny(device: torch.device | str = "cpu") -> TinyNet:
 def without_batch_norm() -> nn.Module:
     """A network that zero-shot synthesis cannot work with."""
     return nn.Sequential(
-        nn.Conv2d(CHANNELS, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(4, CLASSES),
-    ).eval()  # fmt: skip
+        nn.Conv2d(CHANNELS, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES)
+    ).eval()
 
 
 def snapshot(network: nn.Module) -> dict[str, Tensor]:
@@ -63,10 +66,7 @@ def same_state(network: nn.Module, before: dict[str, Tensor]) -> bool:
 def outputs_of(network: nn.Module, layers: list[str], x: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Logits, and the outputs of some layers, by plain hooks."""
     maps: list[Tensor] = []
-    hooks = [
-        network.get_submodule(name).register_forward_hook(lambda _m, _i, o: maps.append(o))
-        for name in layers
-    ]
+    hooks = [network.get_submodule(name).register_forward_hook(lambda _m, _i, o: maps.append(o)) for name in layers]
     logits = network(x)
     for hook in hooks:
         hook.remove()

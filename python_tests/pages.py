@@ -25,10 +25,9 @@ SPEC = InputSpec(*SHAPE, CLASSES, (0.5,) * 3, (0.25,) * 3)
 RECIPE = Recipe(
     SynthesisConfig(num_images=12, batch_size=8, iterations=3, learning_rate=0.1),
     FinetuneConfig(
-        iterations=4, batch_size=8, calibration_updates=2, calibration_batch_size=8,
-        shrink_ranges=True, evaluations=2,
+        iterations=4, batch_size=8, calibration_updates=2, calibration_batch_size=8, shrink_ranges=True, evaluations=2
     ),
-)  # fmt: skip
+)
 
 
 class Page(HTMLParser):
@@ -72,20 +71,22 @@ class Page(HTMLParser):
 
 
 def labelled() -> ImageSet:
-    pixels = torch.randint(
-        256, (40, *SHAPE), generator=torch.Generator().manual_seed(11), dtype=torch.uint8
-    )
-    return ImageSet(
-        SPEC, torch.arange(40) % CLASSES, lambda i: pixels[torch.as_tensor(i)], 255, "noise"
-    )
+    pixels = torch.randint(256, (40, *SHAPE), generator=torch.Generator().manual_seed(11), dtype=torch.uint8)
+    return ImageSet(SPEC, torch.arange(40) % CLASSES, lambda i: pixels[torch.as_tensor(i)], 255, "noise")
 
 
 def make(out: Path, **changed: Any) -> dict[str, Any]:
     """A run with test images; its result."""
     arguments: dict[str, Any] = {
-        "teacher": tiny(), "shape": SHAPE, "bits": Bits(3, 4), "recipe": RECIPE, "out": out,
-        "test": labelled(), "seed": 4, "describe": {"method": "hast", "network": "tiny"},
-    }  # fmt: skip
+        "teacher": tiny(),
+        "shape": SHAPE,
+        "bits": Bits(3, 4),
+        "recipe": RECIPE,
+        "out": out,
+        "test": labelled(),
+        "seed": 4,
+        "describe": {"method": "hast", "network": "tiny"},
+    }
     return zero_shot_quantize(**arguments | changed).result
 
 

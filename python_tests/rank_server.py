@@ -31,9 +31,13 @@ def rank(number: int, port: int, launch: dict[str, Any]) -> NoReturn:
         os.dup2(output.fileno(), 2)
     if launch["ranks"] > 1:
         os.environ |= {
-            "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(launch["ranks"]),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **launch["environment"],
-        }  # fmt: skip
+            "RANK": str(number),
+            "LOCAL_RANK": str(number),
+            "WORLD_SIZE": str(launch["ranks"]),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            **launch["environment"],
+        }
     code = 1
     try:
         for name in launch["work"].split():

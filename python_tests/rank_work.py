@@ -45,9 +45,7 @@ LOSSES: dict[str, FinetuneConfig] = {
     "adamw": FinetuneConfig(optimizer="adamw", learning_rate=1e-3),
     "plain": FinetuneConfig(normalized_attention=False, perturbation=0.0),
     "direct": FinetuneConfig(alignment="direct", perturb_by="alignment", clean_weight=0.5),
-    "classes": FinetuneConfig(
-        label_weight=1.0, distillation_reduction="mean", perturb_by="distillation"
-    ),
+    "classes": FinetuneConfig(label_weight=1.0, distillation_reduction="mean", perturb_by="distillation"),
     "perturbed": FinetuneConfig(clean_weight=0.0, perturbed_weight=2.0),
     "codes": FinetuneConfig(flip_fraction=0.01, feature_weight=0.0, learning_rate=1e-3),
 }
@@ -69,9 +67,7 @@ def quantize(name: str, out: Path | None, **changed: Any) -> Any:
     """One run, of which every rank returns the result."""
     recipe = recipe_of(name)
     images = given_images() if recipe.images == "real" else None
-    arguments: dict[str, Any] = {
-        "recipe": recipe, "images": images, "test": real_images(), "seed": 1, "out": out,
-    }  # fmt: skip
+    arguments: dict[str, Any] = {"recipe": recipe, "images": images, "test": real_images(), "seed": 1, "out": out}
     return zero_shot_quantize(tiny(), SHAPE, Bits(3, 3), **arguments | changed)
 
 
@@ -148,18 +144,14 @@ def refusals(folder: Path) -> None:
         "out": lambda: quantize("hast", folder / f"none{world.rank}"),
         "weights": lambda: zero_shot_quantize(other_weights(), SHAPE, recipe=recipe_of("hast")),
         "images": lambda: quantize(
-            "real_data", None,
-            images=Images(given_images().images + world.rank, given_images().labels),
+            "real_data", None, images=Images(given_images().images + world.rank, given_images().labels)
         ),
-        "synthesis": lambda: synthesize(
-            tiny(), SHAPE, recipe_of("hast").synthesis, seed=world.rank, world=world
-        ),
+        "synthesis": lambda: synthesize(tiny(), SHAPE, recipe_of("hast").synthesis, seed=world.rank, world=world),
         "steps": lambda: finetune(
-            tiny(), hc.quantize(tiny()), given_images().images + world.rank, LOSSES["hast"],
-            world=world,
+            tiny(), hc.quantize(tiny()), given_images().images + world.rank, LOSSES["hast"], world=world
         ),
         "broken directory": lambda: quantize("hast", folder / "file"),
-    }  # fmt: skip
+    }
     if world.first:
         (folder / "file").touch()
     said = {}
@@ -178,8 +170,7 @@ def interrupted(folder: Path, where: str) -> None:
     world = join()
     end_last(where)
     recipe = change(
-        recipe_of("hast"),
-        {"synthesis.num_images": 28, "finetune.iterations": 6, "finetune.evaluations": 2},
+        recipe_of("hast"), {"synthesis.num_images": 28, "finetune.iterations": 6, "finetune.evaluations": 2}
     )
     keep(quantize("hast", folder / "run", recipe=recipe), folder / f"whole-{world.rank}.pt")
 
@@ -211,11 +202,25 @@ def command(folder: Path, where: str, verb: str, *more: str) -> None:
     end_last(where)
     words = [word.replace("RANK", os.environ["RANK"]) for word in more]
     given = [
-        verb, "--model", "digits", "--num-images", "4", "--batch-size", "4",
-        "--synthesis-iterations", "2", "--finetune-iterations", "8", "--set",
-        "finetune.calibration_updates=2", "finetune.calibration_batch_size=4", "--device", "cpu",
-        "--out", str(folder / "run"),
-    ]  # fmt: skip
+        verb,
+        "--model",
+        "digits",
+        "--num-images",
+        "4",
+        "--batch-size",
+        "4",
+        "--synthesis-iterations",
+        "2",
+        "--finetune-iterations",
+        "8",
+        "--set",
+        "finetune.calibration_updates=2",
+        "finetune.calibration_batch_size=4",
+        "--device",
+        "cpu",
+        "--out",
+        str(folder / "run"),
+    ]
     if main([*given, *words]):
         raise SystemExit(1)
 
@@ -229,10 +234,19 @@ def rows(folder: Path) -> None:
 
     runner.apply_budget = limited
     setting = Setting(
-        teacher=tiny(), model="tiny", shape=SHAPE, dataset="cifar10", bits=3, preset="default",
-        budget="full", out=folder, test=real_images(), train=None,
-        describe={"network": "tiny"}, world=world,
-    )  # fmt: skip
+        teacher=tiny(),
+        model="tiny",
+        shape=SHAPE,
+        dataset="cifar10",
+        bits=3,
+        preset="default",
+        budget="full",
+        out=folder,
+        test=real_images(),
+        train=None,
+        describe={"network": "tiny"},
+        world=world,
+    )
     found = {}
     for row in (Row("1:1", "hast"), Row("1:0", "hast", {"finetune.perturbed_weight": 0.0})):
         (result,) = run_row(row, setting, [0], world.say).results
@@ -241,6 +255,11 @@ def rows(folder: Path) -> None:
 
 
 WORK: dict[str, Callable[..., None]] = {
-    "methods": every_method, "losses": every_loss, "refusals": refusals,
-    "interrupted": interrupted, "command": command, "rows": rows, "faults": every_fault,
-}  # fmt: skip
+    "methods": every_method,
+    "losses": every_loss,
+    "refusals": refusals,
+    "interrupted": interrupted,
+    "command": command,
+    "rows": rows,
+    "faults": every_fault,
+}

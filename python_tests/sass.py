@@ -26,9 +26,7 @@ class Kernel:
     @property
     def family(self) -> str:
         """Names of the template and of its operation: map_rows/Forward."""
-        return "/".join(
-            word for word in re.findall(r"[A-Za-z_]\w*", self.name) if word not in BYTES
-        )
+        return "/".join(word for word in re.findall(r"[A-Za-z_]\w*", self.name) if word not in BYTES)
 
     @property
     def element(self) -> str:
@@ -55,9 +53,7 @@ class Kernel:
         return sum(
             n
             for name, n in self.code.items()
-            if name.startswith(f"{opcode}.E")
-            and ".STRONG.SYS" not in name
-            and str(self.vector_bits) in name.split(".")
+            if name.startswith(f"{opcode}.E") and ".STRONG.SYS" not in name and str(self.vector_bits) in name.split(".")
         )
 
 
@@ -92,8 +88,7 @@ def kernels(tool: str, module: Path, architecture: str) -> list[Kernel]:
     usage = {
         name: [int(n) for n in numbers]
         for name, *numbers in re.findall(
-            r"Function (\S+):\s+REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)",
-            _run([tool, "-res-usage", *only]),
+            r"Function (\S+):\s+REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", _run([tool, "-res-usage", *only])
         )
     }
     code: dict[str, Counter[str]] = {}
@@ -105,7 +100,4 @@ def kernels(tool: str, module: Path, architecture: str) -> list[Kernel]:
     assert set(usage) == set(code), "cuobjdump names different kernels for usage and code"
     mangled = sorted(usage)
     demangled = _run(["c++filt"], "\n".join(mangled)).splitlines()
-    return [
-        Kernel(_short(long), *usage[name], code[name])
-        for name, long in zip(mangled, demangled, strict=True)
-    ]
+    return [Kernel(_short(long), *usage[name], code[name]) for name, long in zip(mangled, demangled, strict=True)]

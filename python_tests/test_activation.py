@@ -26,17 +26,13 @@ def observed(device: torch.device, **options: object) -> hc.FakeQuantActivation:
 @pytest.mark.parametrize("activation", [None, "relu", "relu6"])
 @pytest.mark.parametrize("ema", ["corrected", "released"])
 @pytest.mark.parametrize("beta", [0.9, 0.5, 0.0])
-def test_tracks_the_moving_average(
-    device: torch.device, activation: str | None, ema: str, beta: float
-) -> None:
+def test_tracks_the_moving_average(device: torch.device, activation: str | None, ema: str, beta: float) -> None:
     quantizer = hc.FakeQuantActivation(4, activation=activation, ema=ema, beta=beta).to(device)
     state = hc.new_range_state(device=device)
     for _ in range(4):
         x = torch.randn(3, 5, device=device) * 4
         quantizer(x)
-        reference.update_range(
-            x, state, activation=activation, beta=beta, released=ema == "released"
-        )
+        reference.update_range(x, state, activation=activation, beta=beta, released=ema == "released")
     torch.testing.assert_close(quantizer.range_state, state, rtol=1e-6, atol=1e-7)
     assert torch.equal(quantizer.lower, quantizer.range_state[0])
     assert torch.equal(quantizer.upper, quantizer.range_state[1])
@@ -92,9 +88,7 @@ def test_state_dict_carries_range_and_freeze(device: torch.device, frozen: bool)
 def test_half_methods_and_back(device: torch.device) -> None:
     quantizer = observed(device)
     before = quantizer.range_state.clone()
-    assert torch.equal(
-        nn.Sequential(quantizer.half()).to(device, torch.bfloat16)[0].lower, before[0]
-    )
+    assert torch.equal(nn.Sequential(quantizer.half()).to(device, torch.bfloat16)[0].lower, before[0])
     assert torch.equal(quantizer.half().range_state, before)
     assert torch.equal(quantizer.bfloat16().float().range_state, before)
     assert quantizer.double().range_state.dtype == torch.float64
@@ -140,9 +134,7 @@ def test_copies_are_equal_and_independent(device: torch.device, copied: object) 
 
 @pytest.mark.parametrize("ste", ["identity", "clipped"])
 @pytest.mark.parametrize("activation", [None, "relu", "relu6"])
-def test_equals_the_op_with_its_gradient(
-    device: torch.device, activation: str | None, ste: str
-) -> None:
+def test_equals_the_op_with_its_gradient(device: torch.device, activation: str | None, ste: str) -> None:
     quantizer = hc.FakeQuantActivation(3, activation=activation, ste=ste).to(device)
     quantizer.set_range(-0.5, 4.0)
     quantizer.freeze()
@@ -190,9 +182,7 @@ def test_extra_repr() -> None:
         ({"beta": float("nan")}, ValueError, "beta is nan; allowed: 0 <= beta < 1"),
     ],
 )
-def test_refused_arguments(
-    options: dict[str, object], error: type[Exception], message: str
-) -> None:
+def test_refused_arguments(options: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         hc.FakeQuantActivation(**options)  # type: ignore[arg-type]
 
@@ -205,9 +195,7 @@ def test_refused_arguments(
         (torch.tensor(-float("inf")), 1.0, "lower and upper must be finite"),
     ],
 )
-def test_refused_range_changes_nothing(
-    lower: float | Tensor, upper: float | Tensor, message: str
-) -> None:
+def test_refused_range_changes_nothing(lower: float | Tensor, upper: float | Tensor, message: str) -> None:
     quantizer = observed(torch.device("cpu"))
     before = quantizer.range_state.clone()
     with pytest.raises(ValueError, match=message):

@@ -194,6 +194,4 @@ def test_curves() -> None:
         {"phase": "test", "iteration": 5, "top1": 60.0},  # the same iteration, after a kill
         {"note": "no figure"},
     ]
-    assert loss_curves(records) == {
-        "synthesis": {"loss": [(0, 3.0)]}, "test": {"top1": [(5, 60.0)]},
-    }  # fmt: skip
+    assert loss_curves(records) == {"synthesis": {"loss": [(0, 3.0)]}, "test": {"top1": [(5, 60.0)]}}

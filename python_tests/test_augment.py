@@ -25,16 +25,19 @@ def torchvision_crops(images: Tensor, boxes: Tensor, flip: Tensor) -> Tensor:
 
 def every_box(height: int, width: int) -> Tensor:
     """All (top, left, height, width) inside an image."""
-    return torch.tensor([
-        (top, left, tall, wide)
-        for tall in range(1, height + 1) for wide in range(1, width + 1)
-        for top in range(height - tall + 1) for left in range(width - wide + 1)
-    ], dtype=torch.float32)  # fmt: skip
+    return torch.tensor(
+        [
+            (top, left, tall, wide)
+            for tall in range(1, height + 1)
+            for wide in range(1, width + 1)
+            for top in range(height - tall + 1)
+            for left in range(width - wide + 1)
+        ],
+        dtype=torch.float32,
+    )
 
 
-def drawn_boxes(
-    count: int, size: tuple[int, int], scale: tuple[float, float], device: torch.device
-) -> Tensor:
+def drawn_boxes(count: int, size: tuple[int, int], scale: tuple[float, float], device: torch.device) -> Tensor:
     random = torch.Generator(device).manual_seed(5)
     return draw_crops(count, size, scale, 0.5, random)[:, :4]
 
@@ -51,9 +54,7 @@ def random_crops(images: Tensor, least: float, seed: int, flips: float = 0.5) ->
 
 @pytest.mark.parametrize("size", [(6, 7), (1, 9), (1, 1)])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_every_box_equals_torchvision(
-    device: torch.device, size: tuple[int, int], mirrored: bool
-) -> None:
+def test_every_box_equals_torchvision(device: torch.device, size: tuple[int, int], mirrored: bool) -> None:
     boxes = every_box(*size).to(device)
     images = torch.randn(len(boxes), 2, *size, device=device)
     flip = torch.full((len(boxes),), mirrored, device=device)
@@ -62,9 +63,7 @@ def test_every_box_equals_torchvision(
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 50), (224, 224)])
-def test_random_boxes_of_real_sizes_equal_torchvision(
-    device: torch.device, size: tuple[int, int]
-) -> None:
+def test_random_boxes_of_real_sizes_equal_torchvision(device: torch.device, size: tuple[int, int]) -> None:
     boxes = drawn_boxes(12, size, (0.08, 1.0), device)
     images = torch.rand(12, 3, *size, device=device)
     flip = torch.arange(12, device=device) % 2 == 1
@@ -75,9 +74,7 @@ def test_random_boxes_of_real_sizes_equal_torchvision(
 
 
 @pytest.mark.parametrize("size", [(6, 5), (16, 16)])
-def test_gradient_equals_autograd_through_torchvision(
-    device: torch.device, size: tuple[int, int]
-) -> None:
+def test_gradient_equals_autograd_through_torchvision(device: torch.device, size: tuple[int, int]) -> None:
     boxes = every_box(*size)
     chosen = torch.randperm(len(boxes))[:64]
     boxes = boxes[chosen].to(device)
@@ -92,9 +89,7 @@ def test_gradient_equals_autograd_through_torchvision(
 
 @pytest.mark.parametrize("scale", [(0.5, 1.0), (0.08, 1.0), (1.0, 1.0), (1e-4, 1e-3)])
 @pytest.mark.parametrize("size", [(8, 8), (32, 20), (3, 50), (1, 1), (224, 224)])
-def test_boxes_stay_inside(
-    device: torch.device, size: tuple[int, int], scale: tuple[float, float]
-) -> None:
+def test_boxes_stay_inside(device: torch.device, size: tuple[int, int], scale: tuple[float, float]) -> None:
     boxes = drawn_boxes(3000, size, scale, device)
     top, left, tall, wide = boxes.unbind(1)
     assert boxes.shape == (3000, 4)
@@ -106,9 +101,7 @@ def test_boxes_stay_inside(
 def largest_gap(ours: Tensor, theirs: Tensor) -> float:
     """Kolmogorov-Smirnov statistic: the largest distance of the two distribution functions."""
     points = torch.cat((ours, theirs)).unique()
-    shares = [
-        torch.searchsorted(x.sort().values, points, right=True) / len(x) for x in (ours, theirs)
-    ]
+    shares = [torch.searchsorted(x.sort().values, points, right=True) / len(x) for x in (ours, theirs)]
     return float((shares[0] - shares[1]).abs().max())
 
 
@@ -126,10 +119,13 @@ def test_distribution_equals_torchvisions(
     theirs = torch.tensor([get_params(image, list(scale), list(RATIO)) for _ in range(count)])
     allowed = 2.2 * (1 / count + 1 / len(ours)) ** 0.5  # passed by chance once in 10^4
     figures = {
-        "area": lambda b: b[:, 2] * b[:, 3], "aspect": lambda b: b[:, 3] / b[:, 2],
-        "top": lambda b: b[:, 0], "left": lambda b: b[:, 1], "height": lambda b: b[:, 2],
+        "area": lambda b: b[:, 2] * b[:, 3],
+        "aspect": lambda b: b[:, 3] / b[:, 2],
+        "top": lambda b: b[:, 0],
+        "left": lambda b: b[:, 1],
+        "height": lambda b: b[:, 2],
         "width": lambda b: b[:, 3],
-    }  # fmt: skip
+    }
     for name, figure in figures.items():
         gap = largest_gap(figure(ours.double()), figure(theirs.double()))
         assert gap < allowed, f"{name}: gap {gap:.4f}, allowed {allowed:.4f}"
@@ -141,9 +137,7 @@ def test_distribution_equals_torchvisions(
 
 
 @pytest.mark.parametrize("size", [(8, 64), (64, 8), (5, 33), (33, 5)])
-def test_extreme_shapes_fall_back_to_torchvisions_central_crop(
-    device: torch.device, size: tuple[int, int]
-) -> None:
+def test_extreme_shapes_fall_back_to_torchvisions_central_crop(device: torch.device, size: tuple[int, int]) -> None:
     boxes = drawn_boxes(50, size, (1.0, 1.0), device)
     expected = RandomResizedCrop.get_params(torch.empty(1, *size), [1.0, 1.0], list(RATIO))
     assert boxes.unique(dim=0).tolist() == [list(expected)]

@@ -59,13 +59,15 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
         "x": (torch.randn(shape, device=device) * 2 + 1).to(dtype),
         "residual": torch.randn(shape, device=device).to(dtype),
         "target": torch.randn(shape, device=device).to(dtype),
-        "mean": vector(-1, 1), "var": vector(0.3, 2), "weight": vector(-1.5, 1.5),
+        "mean": vector(-1, 1),
+        "var": vector(0.3, 2),
+        "weight": vector(-1.5, 1.5),
         "bias": vector(-1, 1),
         "state": torch.tensor([-0.2, 2.0, 0, 0, 0], device=device, dtype=wide),
         "dy": torch.randn(shape, device=device).to(dtype),
         "du": torch.randn(shape, device=device).to(dtype),
         "denergy": torch.randn(shape[:2], device=device).to(wide) / 10,
-    }  # fmt: skip
+    }
 
 
 def run(function: Any, t: dict[str, Tensor], case: Case, *, oracle: bool) -> dict[str, Tensor]:
@@ -79,15 +81,24 @@ def run(function: Any, t: dict[str, Tensor], case: Case, *, oracle: bool) -> dic
     if oracle:
         bounds = None if case.bits is None else t["state"][:2]
         y, energy, *more = function(
-            leaves["x"], t["mean"], t["var"], weight, bias, 1e-5, **common, bounds=bounds,
-            bits=case.bits or 4,
-        )  # fmt: skip
+            leaves["x"], t["mean"], t["var"], weight, bias, 1e-5, **common, bounds=bounds, bits=case.bits or 4
+        )
     else:
         state = None if case.bits is None else t["state"]
         y, energy, *more = function(
-            leaves["x"], t["mean"], t["var"], weight, bias, 1e-5, **common, state=state,
-            bits=case.bits or 4, ste=case.ste, energy=case.energy, normalized=case.normalized,
-        )  # fmt: skip
+            leaves["x"],
+            t["mean"],
+            t["var"],
+            weight,
+            bias,
+            1e-5,
+            **common,
+            state=state,
+            bits=case.bits or 4,
+            ste=case.ste,
+            energy=case.energy,
+            normalized=case.normalized,
+        )
     total = (y * t["dy"].to(y.dtype)).sum()
     found = {"y": y.detach()}
     if case.energy:
@@ -104,13 +115,9 @@ def run(function: Any, t: dict[str, Tensor], case: Case, *, oracle: bool) -> dic
 def clip_upstream(t: dict[str, Tensor], case: Case) -> None:
     """A clipped quantizer is the identity with the upstream gradient stopped outside the range."""
     shape = {"activation": case.activation, "residual": t["residual"] if case.residual else None}
-    v = reference.batch_norm_activation(
-        t["x"], t["mean"], t["var"], t["weight"], t["bias"], 1e-5, **shape
-    )[0]
+    v = reference.batch_norm_activation(t["x"], t["mean"], t["var"], t["weight"], t["bias"], 1e-5, **shape)[0]
     bounds = t["state"][0:1], t["state"][1:2]
-    t["dy"] = reference.fake_quantize_backward(
-        t["dy"].to(v.dtype), v, *bounds, case.bits or 4, clipped=True
-    )
+    t["dy"] = reference.fake_quantize_backward(t["dy"].to(v.dtype), v, *bounds, case.bits or 4, clipped=True)
 
 
 @covering(layout=FORMATS, shape=SHAPES, dtype=DTYPES, case=CASES)
@@ -130,9 +137,7 @@ def test_against_float64(
     assert kernel.get("u", kernel["y"]).dtype == dtype
     atol = {torch.float16: 4e-3, torch.bfloat16: 4e-2, torch.float32: 4e-6, torch.float64: 1e-12}
     if case.bits is not None:  # values on the edge between two codes may take either
-        scale, zero = reference.quantizer_parameters(
-            exact["state"][0], exact["state"][1], case.bits
-        )
+        scale, zero = reference.quantizer_parameters(exact["state"][0], exact["state"][1], case.bits)
         codes = kernel.pop("y").double() * scale
         assert float((codes - codes.round()).abs().max()) < 1e-3 + float(scale * atol[dtype])
         assert float(codes.min()) > -0.5 + float(zero) - 2 ** (case.bits - 1)
@@ -148,8 +153,7 @@ def test_against_float64(
         rounded_to_six = case.activation == "relu6" and case.bits is None
         if name != "y" and half and (case.ste == "clipped" or rounded_to_six):
             continue
-        check_close(value, eager.get(name, value) if case.ste != "clipped" else value,
-                    oracle[name], 10 * atol[dtype])  # fmt: skip
+        check_close(value, eager.get(name, value) if case.ste != "clipped" else value, oracle[name], 10 * atol[dtype])
 
 
 @pytest.mark.parametrize("layout", FORMATS)
@@ -157,18 +161,25 @@ def test_equals_its_parts(device: torch.device, layout: str) -> None:
     t = inputs((6, 24, 12, 10), torch.float64, device)
     x, residual = arrange(t["x"], layout), arrange(t["residual"], layout)
     y, energy = batch_norm_activation(
-        x, t["mean"], t["var"], t["weight"], t["bias"], residual=residual, activation="relu",
-        state=t["state"], bits=4, energy=True,
-    )  # fmt: skip
+        x,
+        t["mean"],
+        t["var"],
+        t["weight"],
+        t["bias"],
+        residual=residual,
+        activation="relu",
+        state=t["state"],
+        bits=4,
+        energy=True,
+    )
     u, _, _ = hc.batch_norm_match(x, t["mean"], t["var"], t["weight"], t["bias"])
     parts = hc.quantize_activation(u + residual, t["state"], 4, activation="relu")
     torch.testing.assert_close(y, parts)
     torch.testing.assert_close(energy, hc.channel_attention(u))
     target = arrange(t["target"], "contiguous")  # its layout may be another
     _, distance, same, _ = batch_norm_activation(
-        x, t["mean"], t["var"], t["weight"], t["bias"], energy=True, target=target,
-        normalized=True, twice=True,
-    )  # fmt: skip
+        x, t["mean"], t["var"], t["weight"], t["bias"], energy=True, target=target, normalized=True, twice=True
+    )
     torch.testing.assert_close(same, u)
     torch.testing.assert_close(distance, hc.channel_attention(u - target))
 
@@ -180,16 +191,29 @@ def test_more_images_and_channels_than_one_block(device: torch.device) -> None:
             x = arrange(t["x"], layout).requires_grad_()
             weight = t["weight"].clone().requires_grad_()
             y, energy, u = batch_norm_activation(
-                x, t["mean"], t["var"], weight, t["bias"], activation="relu", energy=True,
-                target=t["target"], normalized=True,
-            )  # fmt: skip
+                x,
+                t["mean"],
+                t["var"],
+                weight,
+                t["bias"],
+                activation="relu",
+                energy=True,
+                target=t["target"],
+                normalized=True,
+            )
             torch.autograd.backward([y, energy, u], [t["dy"], t["denergy"], t["du"]])
             exact = x.detach().double().requires_grad_()
             wide = weight.detach().double().requires_grad_()
             outputs = reference.batch_norm_activation(
-                exact, t["mean"].double(), t["var"].double(), wide, t["bias"].double(), 1e-5,
-                activation="relu", target=t["target"].double(),
-            )  # fmt: skip
+                exact,
+                t["mean"].double(),
+                t["var"].double(),
+                wide,
+                t["bias"].double(),
+                1e-5,
+                activation="relu",
+                target=t["target"].double(),
+            )
             torch.autograd.backward(outputs, [t[n].double() for n in ("dy", "denergy", "du")])
             energy64 = outputs[1]
             torch.testing.assert_close(energy.double(), energy64, rtol=1e-5, atol=1e-5)
@@ -212,9 +236,7 @@ def test_range_so_extreme_that_it_takes_the_exact_path(device: torch.device) -> 
         state = torch.tensor([*bounds, 0, 0, 0], device=device)
         y, _ = batch_norm_activation(t["x"], t["mean"], t["var"], activation="relu", state=state)
         u, _, _ = hc.batch_norm_match(t["x"], t["mean"], t["var"])
-        torch.testing.assert_close(
-            y, hc.quantize_activation(u, state, 4, activation="relu"), equal_nan=True
-        )
+        torch.testing.assert_close(y, hc.quantize_activation(u, state, 4, activation="relu"), equal_nan=True)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.bits is None], ids=str)
@@ -225,10 +247,18 @@ def test_gradcheck(device: torch.device, case: Case) -> None:
     def function(*values: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(names, values, strict=True))
         return batch_norm_activation(
-            given["x"], t["mean"], t["var"], given["weight"], given["bias"], 1e-3,
-            activation=case.activation, residual=given.get("residual"),
-            target=given.get("target"), energy=True, normalized=case.normalized,
-        )  # fmt: skip
+            given["x"],
+            t["mean"],
+            t["var"],
+            given["weight"],
+            given["bias"],
+            1e-3,
+            activation=case.activation,
+            residual=given.get("residual"),
+            target=given.get("target"),
+            energy=True,
+            normalized=case.normalized,
+        )
 
     assert torch.autograd.gradcheck(function, [t[n].requires_grad_() for n in names])
 
@@ -262,9 +292,32 @@ def test_opcheck(device: torch.device) -> None:
     )
     torch.library.opcheck(
         torch.ops.hast_cuda.batch_norm_backward.default,
-        (x, None, None, None, energy, x.clone(), x.clone(), None, x.clone(), x.clone(), None, c, c,
-         c, c, 1e-5, bounds, 4, "relu", 2, True, True, True),
-    )  # fmt: skip
+        (
+            x,
+            None,
+            None,
+            None,
+            energy,
+            x.clone(),
+            x.clone(),
+            None,
+            x.clone(),
+            x.clone(),
+            None,
+            c,
+            c,
+            c,
+            c,
+            1e-5,
+            bounds,
+            4,
+            "relu",
+            2,
+            True,
+            True,
+            True,
+        ),
+    )
 
 
 X, C = torch.randn(2, 3, 4, 4), torch.ones(3)
@@ -284,11 +337,7 @@ X, C = torch.randn(2, 3, 4, 4), torch.ones(3)
         (lambda: batch_norm_activation(X, C, C, target=X), ValueError, "energy is False"),
         (lambda: batch_norm_activation(X.int(), C, C), TypeError, "x has dtype torch.int32"),
         (lambda: batch_norm_activation(X, C, C, state=C), ValueError, "state is"),
-        (
-            lambda: batch_norm_activation(X, C, C, state=hc.ops.new_range_state(), bits=9),
-            ValueError,
-            "bits is 9",
-        ),
+        (lambda: batch_norm_activation(X, C, C, state=hc.ops.new_range_state(), bits=9), ValueError, "bits is 9"),
         (lambda: batch_norm_activation(X, C, C, ste="soft"), ValueError, "ste is 'soft'"),
         (lambda: batch_norm_activation(X, C, C, activation="gelu"), ValueError, "activation is"),
     ],
@@ -300,9 +349,7 @@ def test_refusals(call: Any, error: type[Exception], message: str) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_output_used_twice_gets_the_sum_of_both_gradients(
-    device: torch.device, case: Case, layout: str
-) -> None:
+def test_output_used_twice_gets_the_sum_of_both_gradients(device: torch.device, case: Case, layout: str) -> None:
     t = inputs((3, 12, 6, 5), torch.float64, device)
     t["x"] = arrange(t["x"], layout)
     state = None if case.bits is None else t["state"]
@@ -310,11 +357,20 @@ def test_output_used_twice_gets_the_sum_of_both_gradients(
     for twice in (False, True):
         leaves = [t[n].detach().requires_grad_() for n in ("x", "weight", "bias", "residual")]
         y, energy, *more = batch_norm_activation(
-            leaves[0], t["mean"], t["var"], *leaves[1:3], activation=case.activation, state=state,
-            bits=case.bits or 4, ste=case.ste, energy=case.energy, twice=twice,
+            leaves[0],
+            t["mean"],
+            t["var"],
+            *leaves[1:3],
+            activation=case.activation,
+            state=state,
+            bits=case.bits or 4,
+            ste=case.ste,
+            energy=case.energy,
+            twice=twice,
             residual=leaves[3] if case.residual else None,
-            target=t["target"] if case.target else None, normalized=case.normalized,
-        )  # fmt: skip
+            target=t["target"] if case.target else None,
+            normalized=case.normalized,
+        )
         other = more[-1] if twice else y
         assert torch.equal(y, other)
         loss = (y * t["dy"]).sum() + (other * t["dy"].flip(0)).sum()

@@ -26,9 +26,30 @@ def test_nothing_stops_the_gradient_without_an_activation(
     mean, dvar = torch.zeros(5, device=device), torch.rand(5, device=device)
     var = torch.rand(5, device=device) + 0.5
     dx, *_ = OP.batch_norm_backward(
-        dy, None, None, dvar if statistics else None, None, None, x, x, None, None, mean, mean,
-        var, None, None, 0.0, None, 0, None, gate, False, False, False,
-    )  # fmt: skip
+        dy,
+        None,
+        None,
+        dvar if statistics else None,
+        None,
+        None,
+        x,
+        x,
+        None,
+        None,
+        mean,
+        mean,
+        var,
+        None,
+        None,
+        0.0,
+        None,
+        0,
+        None,
+        gate,
+        False,
+        False,
+        False,
+    )
     expected = dy / var.sqrt()[:, None, None]
     if statistics:
         expected = expected + 2 * dvar[:, None, None] * x / (x.numel() // 5)
@@ -45,15 +66,44 @@ def test_gradient_of_the_target_alone(device: torch.device, channels_last: bool)
     mean, var = torch.zeros(channels, device=device), torch.ones(channels, device=device)
     denergy = torch.randn(images, channels, device=device)
     absent = dict.fromkeys(
-        ("y", "residual", "dy", "dy2", "dmean", "dvar", "dmap", "mean", "weight", "bias", "range",
-         "dx", "dresidual", "dweight", "dbias", "scratch", "counters"), Pointer(0),
-    )  # fmt: skip
+        (
+            "y",
+            "residual",
+            "dy",
+            "dy2",
+            "dmean",
+            "dvar",
+            "dmap",
+            "mean",
+            "weight",
+            "bias",
+            "range",
+            "dx",
+            "dresidual",
+            "dweight",
+            "dbias",
+            "scratch",
+            "counters",
+        ),
+        Pointer(0),
+    )
     OP.core.batch_norm_backward(
-        x=pointer(x), target=pointer(target), denergy=pointer(denergy), dtarget=pointer(dtarget),
-        running_mean=pointer(mean), running_var=pointer(var), eps=0.0, bits=0,
-        outer=images * spatial if channels_last else images, channels=channels,
-        inner=1 if channels_last else spatial, images=images, activation=CODES[None],
-        gate=Gate(0), **absent, **launch(x),
-    )  # fmt: skip
+        x=pointer(x),
+        target=pointer(target),
+        denergy=pointer(denergy),
+        dtarget=pointer(dtarget),
+        running_mean=pointer(mean),
+        running_var=pointer(var),
+        eps=0.0,
+        bits=0,
+        outer=images * spatial if channels_last else images,
+        channels=channels,
+        inner=1 if channels_last else spatial,
+        images=images,
+        activation=CODES[None],
+        gate=Gate(0),
+        **absent,
+        **launch(x),
+    )
     scale = denergy[:, None, None] if channels_last else denergy[:, :, None, None]
     torch.testing.assert_close(dtarget, -2 * scale * (x - target))

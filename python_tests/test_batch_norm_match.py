@@ -23,9 +23,13 @@ def parameters(channels: int, device: torch.device, dtype: torch.dtype) -> list[
 
 
 def run(
-    function: object, x: Tensor, stats: list[Tensor], activation: str | None,
-    residual: Tensor | None, upstream: list[Tensor],
-) -> list[Tensor]:  # fmt: skip
+    function: object,
+    x: Tensor,
+    stats: list[Tensor],
+    activation: str | None,
+    residual: Tensor | None,
+    upstream: list[Tensor],
+) -> list[Tensor]:
     """Outputs and every gradient of one forward and backward pass."""
     x = x.detach().requires_grad_()
     weight, bias = (s.detach().requires_grad_() for s in stats[2:])
@@ -36,17 +40,14 @@ def run(
     outputs = function(  # type: ignore[operator]
         x, *stats[:2], weight, bias, 1e-5, activation=activation, residual=residual
     )
-    torch.autograd.backward(
-        outputs, [u.to(o.dtype) for u, o in zip(upstream, outputs, strict=True)]
-    )
+    torch.autograd.backward(outputs, [u.to(o.dtype) for u, o in zip(upstream, outputs, strict=True)])
     return [*outputs, *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
 
 @covering(layout=FORMATS, shape=SHAPES, dtype=DTYPES, activation=[None, "relu", "relu6"])
 def test_against_float64(
-    device: torch.device, layout: str, shape: tuple[int, ...], dtype: torch.dtype,
-    activation: str | None,
-) -> None:  # fmt: skip
+    device: torch.device, layout: str, shape: tuple[int, ...], dtype: torch.dtype, activation: str | None
+) -> None:
     channels = shape[1]
     wide = reference.arithmetic_dtype(dtype)
     x = arrange((torch.randn(shape, device=device) * 2 + 1).to(dtype), layout)
@@ -57,9 +58,13 @@ def test_against_float64(
     kernel = run(hc.batch_norm_match, x, stats, activation, residual, upstream)
     eager = run(reference.batch_norm_match, x, stats, activation, residual, upstream)
     oracle = run(
-        reference.batch_norm_match, x.double(), [s.double() for s in stats], activation,
-        None if residual is None else residual.double(), upstream,
-    )  # fmt: skip
+        reference.batch_norm_match,
+        x.double(),
+        [s.double() for s in stats],
+        activation,
+        None if residual is None else residual.double(),
+        upstream,
+    )
     # Half types may disagree about the mask where the output rounds to the edge of the activation.
     half = dtype in (torch.float16, torch.bfloat16)
     atol = {torch.float16: 4e-3, torch.bfloat16: 4e-2, torch.float32: 4e-6, torch.float64: 1e-12}
@@ -75,9 +80,7 @@ def test_against_float64(
 @pytest.mark.parametrize("offset", [0.0, 20.0, 300.0])
 def test_variance_far_from_the_running_mean(device: torch.device, offset: float) -> None:
     x = torch.randn(16, 4, 32, 32, device=device) + offset
-    _, mean, var = hc.batch_norm_match(
-        x, *(torch.zeros(4, device=device), torch.ones(4, device=device))
-    )
+    _, mean, var = hc.batch_norm_match(x, *(torch.zeros(4, device=device), torch.ones(4, device=device)))
     exact = x.double().var(dim=(0, 2, 3), correction=0)
     torch.testing.assert_close(mean.double(), x.double().mean((0, 2, 3)), rtol=1e-6, atol=1e-6)
     assert float(((var.double() - exact) / exact).abs().max()) < 2e-7 * (1 + offset**2)
@@ -92,9 +95,7 @@ def test_gradcheck(device: torch.device) -> None:
 
     def function(*leaves: Tensor) -> tuple[Tensor, ...]:
         x, weight, bias, residual = leaves
-        return hc.batch_norm_match(
-            x, rm, rv, weight, bias, 1e-3, activation="relu", residual=residual
-        )
+        return hc.batch_norm_match(x, rm, rv, weight, bias, 1e-3, activation="relu", residual=residual)
 
     assert torch.autograd.gradcheck(function, (x, weight, bias, residual))
 
@@ -132,9 +133,7 @@ def test_same_bits_twice_and_dead_channel(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("activation", [None, "relu"])
-def test_output_used_twice_gets_the_sum_of_both_gradients(
-    device: torch.device, activation: str | None
-) -> None:
+def test_output_used_twice_gets_the_sum_of_both_gradients(device: torch.device, activation: str | None) -> None:
     x = torch.randn(4, 6, 5, 5, device=device, dtype=torch.float64)
     residual, first, second = torch.randn_like(x), torch.randn_like(x), torch.randn_like(x)
     rm, rv, weight, bias = parameters(6, device, torch.float64)
@@ -142,9 +141,8 @@ def test_output_used_twice_gets_the_sum_of_both_gradients(
     for twice in (False, True):
         leaves = [t.detach().requires_grad_() for t in (x, residual, weight)]
         y, mean, var, *again = hc.batch_norm_match(
-            leaves[0], rm, rv, leaves[2], bias, activation=activation, residual=leaves[1],
-            twice=twice,
-        )  # fmt: skip
+            leaves[0], rm, rv, leaves[2], bias, activation=activation, residual=leaves[1], twice=twice
+        )
         other = again[0] if twice else y
         loss = (y * first).sum() + (other * second).sum() + (mean * 3 + var).sum()
         found.append(torch.autograd.grad(loss, leaves))
@@ -160,18 +158,15 @@ def layers(device: torch.device, dtype: torch.dtype) -> list[list[Tensor]]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("reduction", ["mse", "norm", "relative"])
-def test_match_loss_against_float64(
-    device: torch.device, dtype: torch.dtype, reduction: str
-) -> None:
+def test_match_loss_against_float64(device: torch.device, dtype: torch.dtype, reduction: str) -> None:
     groups = layers(device, dtype)
     leaves = [t.requires_grad_() for t in (*groups[0], *groups[1])]
     loss = hc.match_loss(*groups, reduction=reduction)
     (3 * loss).backward()
     twins = [t.detach().double().requires_grad_() for t in leaves]
     exact = reference.match_loss(
-        twins[:5], twins[5:], *([t.double() for t in g] for g in groups[2:]),
-        reduction=reduction,
-    )  # fmt: skip
+        twins[:5], twins[5:], *([t.double() for t in g] for g in groups[2:]), reduction=reduction
+    )
     (3 * exact).backward()
     torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=0)
     for leaf, twin in zip(leaves, twins, strict=True):
@@ -206,12 +201,9 @@ def test_match_loss_by_hand(device: torch.device) -> None:
 def test_relative_gaps_do_not_depend_on_the_scale_of_a_layer(device: torch.device) -> None:
     mean, var, running_mean, running_var = (torch.rand(5, device=device) for _ in range(4))
     losses = [
-        hc.match_loss(
-            [k * mean], [k**2 * var], [k * running_mean], [k**2 * running_var],
-            reduction="relative",
-        )
+        hc.match_loss([k * mean], [k**2 * var], [k * running_mean], [k**2 * running_var], reduction="relative")
         for k in (1.0, 1e-8, 1e8)
-    ]  # fmt: skip
+    ]
     torch.testing.assert_close(losses[1:], [losses[0]] * 2)
 
 
@@ -224,14 +216,35 @@ def test_norm_gradient_is_zero_at_zero(device: torch.device) -> None:
 
 def test_opcheck(device: torch.device) -> None:
     x, c = torch.randn(3, 4, 5, 5, device=device), torch.rand(4, device=device)
-    torch.library.opcheck(
-        torch.ops.hast_cuda.batch_norm_match.default, (x, c, c, c, None, 1e-5, "relu", x.clone())
-    )
+    torch.library.opcheck(torch.ops.hast_cuda.batch_norm_match.default, (x, c, c, c, None, 1e-5, "relu", x.clone()))
     torch.library.opcheck(
         torch.ops.hast_cuda.batch_norm_backward.default,
-        (x, x.clone(), c, None, None, None, x, x.clone(), None, None, c, c, c, c, None, 1e-5, None,
-         0, "relu", 1, True, True, False),
-    )  # fmt: skip
+        (
+            x,
+            x.clone(),
+            c,
+            None,
+            None,
+            None,
+            x,
+            x.clone(),
+            None,
+            None,
+            c,
+            c,
+            c,
+            c,
+            None,
+            1e-5,
+            None,
+            0,
+            "relu",
+            1,
+            True,
+            True,
+            False,
+        ),
+    )
     torch.library.opcheck(torch.ops.hast_cuda.match_loss.default, ([c], [c], [c], [c], "mse"))
 
 

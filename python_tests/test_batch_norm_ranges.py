@@ -30,8 +30,9 @@ class Block(nn.Module):
         self.output = nn.Linear(2, 3)
         with torch.no_grad():
             for norm, gamma, beta in (
-                (self.stem[1], [1.0, -0.5], [0.5, 1.0]), (self.body[1], [0.25, 2.0], [0.0, -1.0]),
-            ):  # fmt: skip
+                (self.stem[1], [1.0, -0.5], [0.5, 1.0]),
+                (self.body[1], [0.25, 2.0], [0.0, -1.0]),
+            ):
                 norm.weight.copy_(torch.tensor(gamma))
                 norm.bias.copy_(torch.tensor(beta))
 
@@ -55,9 +56,10 @@ def block_ranges(placement: str, width: float) -> dict[str, list[float]]:
     if placement == "relu":
         return {"relu": [0.0, max(first, second)], "last": [low, min(total, 6.0)]}
     return {
-        "stem.0.input_quantizer": [-width, width], "body.0.input_quantizer": [0.0, first],
+        "stem.0.input_quantizer": [-width, width],
+        "body.0.input_quantizer": [0.0, first],
         "output.input_quantizer": [low, min(total, 6.0)],
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("width", [1.0, 6.0])
@@ -121,12 +123,9 @@ def test_best_step_of_a_standard_normal(bits: int, step: float) -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize(
-    ("activation", "mean", "std"),
-    [("relu", 0.0, 1.0), ("relu", -2.0, 3.0), ("relu6", 3.0, 3.0), (None, 1.0, 2.0)],
+    ("activation", "mean", "std"), [("relu", 0.0, 1.0), ("relu", -2.0, 3.0), ("relu6", 3.0, 3.0), (None, 1.0, 2.0)]
 )
-def test_no_other_range_has_a_smaller_error(
-    bits: int, activation: str | None, mean: float, std: float
-) -> None:
+def test_no_other_range_has_a_smaller_error(bits: int, activation: str | None, mean: float, std: float) -> None:
     distribution = gaussian(mean, std).activated(activation)
     z = torch.special.ndtri((torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000)
     x = (mean + std * z).clamp(*distribution.clip)
@@ -135,11 +134,7 @@ def test_no_other_range_has_a_smaller_error(
         return (x - hc.fake_quantize(x, lower, upper, bits)).square().mean().item()
 
     low, high = distribution.bounds(6)
-    best = min(
-        error(low * a / 40, high * b / 40)
-        for a in (range(1, 41, 3) if low < 0 else [40])
-        for b in range(1, 41)
-    )
+    best = min(error(low * a / 40, high * b / 40) for a in (range(1, 41, 3) if low < 0 else [40]) for b in range(1, 41))
     found = error(*smallest_error_range([distribution], bits))
     assert found <= 1.01 * best
     # ReLU6 has a sixth of its values at the upper end, which is then worth a code.
@@ -148,9 +143,7 @@ def test_no_other_range_has_a_smaller_error(
 
 def test_reused_quantizer_serves_all_its_places() -> None:
     narrow, wide = gaussian(0.0, 1.0).activated("relu"), gaussian(0.0, 10.0).activated("relu")
-    (_, a), (_, both), (_, b) = (
-        smallest_error_range(seen, 4) for seen in ([narrow], [narrow, wide], [wide])
-    )
+    (_, a), (_, both), (_, b) = (smallest_error_range(seen, 4) for seen in ([narrow], [narrow, wide], [wide]))
     assert 2 * a < both <= b
     assert smallest_error_range([gaussian(-9.0, 1.0).activated("relu")], 4) == (0.0, 0.0)
 
@@ -191,9 +184,7 @@ class DataDependent(nn.Module):
         ),
     ],
 )
-def test_unknown_distributions_are_refused_and_change_nothing(
-    network: nn.Module, message: str
-) -> None:
+def test_unknown_distributions_are_refused_and_change_nothing(network: nn.Module, message: str) -> None:
     if isinstance(network, nn.Sequential) and len(network) == 2:
         network[1].activ = nn.ReLU()  # inside a module that is one node of the graph
     model = hc.quantize(network.eval(), 4, 4)

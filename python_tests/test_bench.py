@@ -41,9 +41,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 )
 def test_every_candidate_runs(script: str, name: str, bench: ModuleType) -> None:
     options = bench.Options(
-        torch.device("cpu"), (1,), rounds=2, seconds=0.01, large=False, compile=False, only="",
-        out=Path(),
-    )  # fmt: skip
+        torch.device("cpu"), (1,), rounds=2, seconds=0.01, large=False, compile=False, only="", out=Path()
+    )
     makers = dict(importlib.import_module(script).cases(options))
     case = makers[name]()
     # The quantization libraries are optional, so only what is always there is called here.
@@ -61,9 +60,7 @@ def test_a_run_writes_its_schema_and_renders(bench: ModuleType, tmp_path: Path) 
     flags += ["--no-compile", "--only", "forward 7x33x13x5", "--out", str(tmp_path)]
     script = str(BENCH / "bench_fake_quantize.py")
     environment = {**os.environ, "HAST_BENCH_COMMIT": "0000000"}
-    subprocess.run(
-        [sys.executable, script, *flags], check=True, capture_output=True, env=environment
-    )
+    subprocess.run([sys.executable, script, *flags], check=True, capture_output=True, env=environment)
     path = tmp_path / "fake_quantize-cpu.json"
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     assert document["schema"] == bench.SCHEMA
@@ -78,9 +75,7 @@ def test_a_run_writes_its_schema_and_renders(bench: ModuleType, tmp_path: Path) 
     for name in ("eager", "hast_cuda", "copy"):
         assert set(row["results"][name]) == TIMING
     size = 4 * 7 * 33 * 13 * 5
-    assert (
-        size <= row["results"]["hast_cuda"]["peak_bytes"] < 2 * size
-    )  # its output and little more
+    assert size <= row["results"]["hast_cuda"]["peak_bytes"] < 2 * size  # its output and little more
     assert row["results"]["compile"] == {"absent": "left out with --no-compile"}
 
     render = importlib.import_module("render")
@@ -95,9 +90,7 @@ def test_a_run_writes_its_schema_and_renders(bench: ModuleType, tmp_path: Path) 
         render.render("no markers", [document])
 
 
-def test_the_page_has_the_committed_results(
-    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_has_the_committed_results(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     render = importlib.import_module("render")
     page = tmp_path / "page.md"
     page.write_text((render.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8"))

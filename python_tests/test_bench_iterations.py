@@ -26,9 +26,16 @@ from hast_cuda.loops.execution import Execution
 
 CPU = torch.device("cpu")
 HEAD: dict[str, Any] = {
-    "device": "a CPU", "cores": 2, "driver": None, "malloc": None, "commit": "0000000",
-    "date": "2000-01-01", "command": "bench", "build": {}, "versions": {"torch": "2"},
-}  # fmt: skip
+    "device": "a CPU",
+    "cores": 2,
+    "driver": None,
+    "malloc": None,
+    "commit": "0000000",
+    "date": "2000-01-01",
+    "command": "bench",
+    "build": {},
+    "versions": {"torch": "2"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +56,7 @@ LOOPS = ["synthesis", pytest.param("finetune", marks=pytest.mark.slow)]
 @pytest.mark.parametrize("loop", LOOPS)
 def test_counts_fall_from_waste_to_merged_kernels(made: Iterations, loop: str) -> None:
     eager, ours = getattr(made, f"eager_{loop}"), getattr(made, loop)
-    counters = [
-        count(call)
-        for call in (eager(wasteful=True), eager(), ours(Execution(cuda_graphs="off")))
-    ]  # fmt: skip
+    counters = [count(call) for call in (eager(wasteful=True), eager(), ours(Execution(cuda_graphs="off")))]
     launches = [c.launches for c in counters]
     assert launches == sorted(set(launches), reverse=True)
     assert launches[2] < launches[1] / 4
@@ -101,9 +105,11 @@ def test_launches_render() -> None:
 
 def test_steps_render() -> None:
     candidates = {
-        "eager": lambda: torch.ones(8), "compile": Absent("no compiler"),
-        "hast_cuda": lambda: torch.ones(8), CONVOLUTIONS: lambda: torch.ones(8),
-    }  # fmt: skip
+        "eager": lambda: torch.ones(8),
+        "compile": Absent("no compiler"),
+        "hast_cuda": lambda: torch.ones(8),
+        CONVOLUTIONS: lambda: torch.ones(8),
+    }
     settings = Settings(CPU, rounds=1, fewest=1, warm_up=0)
     results, rounds = measure(candidates, None, settings)
     assert list(results) == list(candidates)
@@ -113,9 +119,7 @@ def test_steps_render() -> None:
     for name, ms in (("eager", 6.0), ("hast_cuda", 3.0), (CONVOLUTIONS, 1.0)):
         results[name] = replace(timed, p20_ms=ms, p50_ms=ms, p80_ms=ms)
     ratios = derived(results)
-    assert ratios["eager"] == {
-        "non_convolution_ms": 5.0, "over_hast": 2.0, "non_convolution_over_hast": 2.5,
-    }  # fmt: skip
+    assert ratios["eager"] == {"non_convolution_ms": 5.0, "over_hast": 2.0, "non_convolution_over_hast": 2.5}
     case = Case("an iteration", "a network", candidates, None)
     line = {**row(case, settings, results, rounds), "derived": ratios}
     text = page({"stem": "step", "rows": [line]})
@@ -133,13 +137,22 @@ def test_convolutions_slower_than_the_whole_leave_no_ratio() -> None:
 
 def test_runs_render() -> None:
     budget = {
-        "bits": 4, "preset": "default", "images": 8, "synthesis_iterations": 3, "batch": 4,
+        "bits": 4,
+        "preset": "default",
+        "images": 8,
+        "synthesis_iterations": 3,
+        "batch": 4,
         "finetune_iterations": 2,
-    }  # fmt: skip
+    }
     document = {
-        "stem": "run", "network": "a network", "weights": "random", "threads": 1,
-        "budget": budget, "seconds": {"synthesis": 1.25}, "rates": {"some_rate": 2.5},
-    }  # fmt: skip
+        "stem": "run",
+        "network": "a network",
+        "weights": "random",
+        "threads": 1,
+        "budget": budget,
+        "seconds": {"synthesis": 1.25},
+        "rates": {"some_rate": 2.5},
+    }
     text = page(document)
     assert "a network (random weights), 4 bits" in text
     assert "| synthesis | 1.2 |" in text
@@ -153,13 +166,17 @@ def test_ranks_render() -> None:
     expected = {f"predicted_{name}": 2 * rate for name, rate in rates.items()}
     document = {
         "budget": {"network": "a network", "batch": 64, "batches": 2, "rounds": 3, "iterations": 5},
-        "bytes_summed": 1_090_000, "iterations": 1000, "threads": 1, "cores": 2, "load": 1.26,
+        "bytes_summed": 1_090_000,
+        "iterations": 1000,
+        "threads": 1,
+        "cores": 2,
+        "load": 1.26,
         "rows": [
             {"ranks": 1, "seconds": seconds, **rates, **expected},
             {"ranks": 2, "seconds": seconds, **rates, **expected},
             {"ranks": 8, "absent": "2 GPUs"},
         ],
-    }  # fmt: skip
+    }
     text, *lines = TABLES["ranks"](document)
     assert "a sum is of 1.1 MB. 1.3 other processes wanted the 2 cores" in text
     assert "| 1 | 0.50 | 1.00 | 1.50 | 3.00 | 500 | 250 |  |" in lines
@@ -171,9 +188,7 @@ def test_ranks_render() -> None:
 def test_ranks_are_measured(tmp_path: Path) -> None:
     script = Path(harness.__file__).with_name("bench_ranks.py")
     flags = ["--device", "cpu", "--batch", "4", "--iterations", "1", "--rounds", "1", "--out"]
-    subprocess.run(
-        [sys.executable, str(script), *flags, str(tmp_path)], check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, str(script), *flags, str(tmp_path)], check=True, capture_output=True)
     document = json.loads((tmp_path / "ranks-cpu.json").read_text(encoding="utf-8"))
     assert [row["ranks"] for row in document["rows"]] == [1, 2]
     assert document["bytes_summed"] == 4 * 272_474

@@ -128,10 +128,17 @@ def test_outputs_are_right_on_average_afterwards() -> None:
 
 def test_groups_and_flattened_inputs() -> None:
     torch.manual_seed(1)
-    network = nn.Sequential(
-        nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, groups=2, bias=False), nn.BatchNorm2d(6),
-        nn.Flatten(), nn.Linear(24, 3),
-    ).eval().requires_grad_(False)  # fmt: skip
+    network = (
+        nn.Sequential(
+            nn.BatchNorm2d(4),
+            nn.Conv2d(4, 6, 3, groups=2, bias=False),
+            nn.BatchNorm2d(6),
+            nn.Flatten(),
+            nn.Linear(24, 3),
+        )
+        .eval()
+        .requires_grad_(False)
+    )
     for norm in (network[0], network[2]):
         nn.init.normal_(norm.bias)
     student = correct_biases(hc.quantize(network, 3, None), network)

@@ -30,10 +30,18 @@ def network(device: torch.device) -> nn.Module:
     """A small student with BatchNorm and Dropout, in training mode."""
     return hc.quantize(
         nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5),
-            nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3),
-        ).to(device), 4, 4,
-    )  # fmt: skip
+            nn.Conv2d(1, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Conv2d(4, 4, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64, 3),
+        ).to(device),
+        4,
+        4,
+    )
 
 
 def images(device: torch.device, count: int = 3) -> list[Tensor]:
@@ -99,8 +107,7 @@ def test_frozen_also_after_an_exception(device: torch.device) -> None:
 
     def breaking() -> Iterator[Tensor]:
         yield images(device)[0]
-        message = "the data ended badly"
-        raise OSError(message)
+        raise OSError("the data ended badly")
 
     with pytest.raises(OSError, match="the data ended badly"):
         hc.calibrate(model, breaking())
@@ -134,9 +141,7 @@ def single(device: torch.device, activation: str | None, x: Tensor) -> nn.Module
 
 @pytest.mark.parametrize("activation", [None, "relu"])
 @pytest.mark.parametrize("power", [1.0, 2.0])
-def test_shrinking_finds_the_best_candidate(
-    device: torch.device, activation: str | None, power: float
-) -> None:
+def test_shrinking_finds_the_best_candidate(device: torch.device, activation: str | None, power: float) -> None:
     x = torch.randn(1, 1, 32, 32, device=device).exp()
     x[0, 0, 0, 0] = -x.max()
     model = single(device, activation, x)
@@ -176,9 +181,7 @@ class Shared(nn.Module):
         return x
 
 
-def test_a_quantizer_used_in_several_places_has_the_range_that_suits_them_all(
-    device: torch.device,
-) -> None:
+def test_a_quantizer_used_in_several_places_has_the_range_that_suits_them_all(device: torch.device) -> None:
     x = torch.randn(2, 1, 16, 16, device=device)
     model = Shared().to(device)
     hc.calibrate(model, [x])
@@ -188,9 +191,7 @@ def test_a_quantizer_used_in_several_places_has_the_range_that_suits_them_all(
     hook.remove()  # it was there first: it has seen what the searches saw
 
     def error(end: float) -> float:
-        return sum(
-            float((hc.fake_quantize(seen, 0.0, end, 3) - seen).square().mean()) for seen in inputs
-        )
+        return sum(float((hc.fake_quantize(seen, 0.0, end, 3) - seen).square().mean()) for seen in inputs)
 
     assert len(inputs) == 3
     best = min((upper * (1 - 0.1 * step) for step in range(9)), key=error)

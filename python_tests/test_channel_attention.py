@@ -12,9 +12,7 @@ from hast_cuda.ops import reference
 
 
 @covering(layout=FORMATS, shape=SHAPES, dtype=DTYPES)
-def test_energy_and_gradient(
-    device: torch.device, layout: str, shape: tuple[int, ...], dtype: torch.dtype
-) -> None:
+def test_energy_and_gradient(device: torch.device, layout: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = arrange(torch.randn(shape, device=device).to(dtype), layout).requires_grad_()
     energy = hc.channel_attention(x)
     upstream = torch.randn(energy.shape, device=device).to(energy.dtype)
@@ -26,13 +24,10 @@ def test_energy_and_gradient(
 
 
 @covering(dtype=DTYPES, normalized=[True, False], layout=FORMATS)
-def test_loss_and_gradients(
-    device: torch.device, dtype: torch.dtype, normalized: bool, layout: str
-) -> None:
+def test_loss_and_gradients(device: torch.device, dtype: torch.dtype, normalized: bool, layout: str) -> None:
     shapes = [(4, *s[1:]) for s in SHAPES]
     maps = [
-        [arrange(torch.randn(s, device=device).to(dtype), layout).requires_grad_() for s in shapes]
-        for _ in range(2)
+        [arrange(torch.randn(s, device=device).to(dtype), layout).requires_grad_() for s in shapes] for _ in range(2)
     ]
     loss = hc.attention_loss(*maps, normalized=normalized)
     (2 * loss).backward()
@@ -72,9 +67,7 @@ def test_dead_map_has_no_nan(device: torch.device) -> None:
     alive = torch.randn(2, 3, 4, 4, device=device)
     loss = hc.attention_loss([alive], [dead])
     loss.backward()
-    assert float(loss.detach()) == pytest.approx(
-        1 / 3, rel=1e-5
-    )  # two unit vectors over three channels
+    assert float(loss.detach()) == pytest.approx(1 / 3, rel=1e-5)  # two unit vectors over three channels
     assert bool(torch.isfinite(dead.grad).all())
 
 
@@ -87,10 +80,7 @@ def test_many_maps_and_same_bits_twice(device: torch.device) -> None:
 
 
 def test_mixed_precision_pair(device: torch.device) -> None:
-    teacher, student = (
-        torch.randn(2, 4, 5, 5, device=device),
-        torch.randn(2, 4, 5, 5, device=device),
-    )
+    teacher, student = (torch.randn(2, 4, 5, 5, device=device), torch.randn(2, 4, 5, 5, device=device))
     mixed = hc.attention_loss([teacher], [student.bfloat16()])
     torch.testing.assert_close(mixed, hc.attention_loss([teacher], [student.bfloat16().float()]))
 

@@ -20,15 +20,28 @@ pytest.importorskip("sklearn")
 
 DIGITS = ("--model", "digits", "--device", "cpu")
 OWN = (
-    "--model", "networks:tiny", "--normalization", "cifar10", "--image-size", "8",
-    "--num-classes", "5", "--device", "cpu",
-)  # fmt: skip
+    "--model",
+    "networks:tiny",
+    "--normalization",
+    "cifar10",
+    "--image-size",
+    "8",
+    "--num-classes",
+    "5",
+    "--device",
+    "cpu",
+)
 NO_NORM = "networks:without_batch_norm"
 SMALL = ("--num-images", "8", "--synthesis-iterations", "2", "--batch-size", "8")
 TUNING = (
-    "--finetune-iterations", "2", "--set", "finetune.calibration_updates=1",
-    "finetune.calibration_batch_size=8", "finetune.evaluations=1", "finetune.shrink_ranges=false",
-)  # fmt: skip
+    "--finetune-iterations",
+    "2",
+    "--set",
+    "finetune.calibration_updates=1",
+    "finetune.calibration_batch_size=8",
+    "finetune.evaluations=1",
+    "finetune.shrink_ranges=false",
+)
 DATA = ("--data", "digits", "--test-limit", "20")
 Cli = Callable[..., str]
 
@@ -152,9 +165,17 @@ def test_a_run_of_an_earlier_version_names_its_images_from_where_it_was_called(
 
 def test_the_table_is_that_of_the_prepared_network(hast: Cli, tmp_path: Path) -> None:
     printed = hast(
-        "quantize", "--model", "foldable:Inverted", *OWN[2:], "--method", "dfq", "--set",
-        "posttraining.keep_relu6=false", "--out", tmp_path,
-    )  # fmt: skip
+        "quantize",
+        "--model",
+        "foldable:Inverted",
+        *OWN[2:],
+        "--method",
+        "dfq",
+        "--set",
+        "posttraining.keep_relu6=false",
+        "--out",
+        tmp_path,
+    )
     assert "ReLU " in printed
     assert "ReLU6" not in printed
 
@@ -162,13 +183,14 @@ def test_the_table_is_that_of_the_prepared_network(hast: Cli, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("images", "name"),
     [
-        ("a/run/images", "images"), ("a/other/images", "../other/images"),
-        ("a/images", "../images"), ("other/images", None), ("a", None),
+        ("a/run/images", "images"),
+        ("a/other/images", "../other/images"),
+        ("a/images", "../images"),
+        ("other/images", None),
+        ("a", None),
     ],
-)  # fmt: skip
-def test_images_are_named_from_the_run_or_in_full(
-    tmp_path: Path, images: str, name: str | None
-) -> None:
+)
+def test_images_are_named_from_the_run_or_in_full(tmp_path: Path, images: str, name: str | None) -> None:
     assert name_for(tmp_path / images, tmp_path / "a" / "run") == (name or str(tmp_path / images))
 
 
@@ -220,20 +242,19 @@ QUANTIZE = ("quantize", "--out", "out")
         (("evaluate", "--model", "digits", *DATA, "--device", "tpu"), "device is 'tpu'"),
         (("finetune", *DIGITS, "--images", "absent", "--out", "out"), "absent holds batches []"),
     ],
-)  # fmt: skip
+)
 def test_refusals(
-    refused: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...],
-    message: str,
-) -> None:  # fmt: skip
+    refused: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")
     assert message in refused(*arguments)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("arguments", [
-    ("quantize", *DIGITS), (*QUANTIZE, *DIGITS, "--preset", "best"), ("destroy",), (),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments", [("quantize", *DIGITS), (*QUANTIZE, *DIGITS, "--preset", "best"), ("destroy",), ()]
+)
 def test_bad_command_lines(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
@@ -272,22 +293,12 @@ def test_reproduce_a_row_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixture
     assert {"table.md", "table.csv", "table.html"} <= {p.name for p in tmp_path.iterdir()}
 
 
-def test_reproduce_on_a_network_of_your_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reproduce_on_a_network_of_your_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["reproduce", "table1", "--dataset", "cifar10", "--bits", "4", "--budget", "small"]
     flags += ["--model", "networks:ten_classes", "--normalization", "cifar10", "--device", "cpu"]
     images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "test.npz", images=images, labels=np.arange(20) % 10)
-    flags += [
-        "--data",
-        str(tmp_path / "test.npz"),
-        "--rows",
-        "squant",
-        "--placement",
-        "all",
-        "--out",
-    ]
+    flags += ["--data", str(tmp_path / "test.npz"), "--rows", "squant", "--placement", "all", "--out"]
     assert main([*flags, str(tmp_path / "out")]) == 0
     assert "| squant |" in capsys.readouterr().out
     facts = json.loads((tmp_path / "out" / "table.json").read_text())["facts"]
@@ -304,9 +315,7 @@ def test_reproduce_unknown_rows(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "table7 has no rows ['both']; it has: direct, relaxed" in capsys.readouterr().err
 
 
-def test_training_images_belong_to_one_method(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_images_belong_to_one_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["quantize", "--model", "digits", "--train-data", "digits", "--out", str(tmp_path)]
     assert main(flags) == 1
     assert "train_data is for the method real_data" in capsys.readouterr().err
@@ -333,11 +342,19 @@ def test_analyses_of_a_run(hast: Cli, tmp_path: Path) -> None:
     assert all(gap["mean"] > 0 and gap["variance"] > 0 for gap in statistics["gaps"].values())
 
 
-def test_images_that_the_network_does_not_take_are_refused_first(
-    refused: Cli, tmp_path: Path
-) -> None:
-    grey = ["--model", "networks:tiny", "--normalization", "0.5/0.5", "--image-size", "8",
-            "--num-classes", "5", "--device", "cpu"]  # fmt: skip
+def test_images_that_the_network_does_not_take_are_refused_first(refused: Cli, tmp_path: Path) -> None:
+    grey = [
+        "--model",
+        "networks:tiny",
+        "--normalization",
+        "0.5/0.5",
+        "--image-size",
+        "8",
+        "--num-classes",
+        "5",
+        "--device",
+        "cpu",
+    ]
     for verb in ("quantize", "synthesize"):
         line = refused(verb, *grey, "--out", tmp_path / verb)
         assert "the network does not take images of shape (1, 8, 8)" in line

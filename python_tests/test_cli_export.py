@@ -19,8 +19,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A digits network, rounded to 4 bits without images."""
     path = tmp_path_factory.mktemp("cli") / "run"
     arguments = ["--model", "digits", "--data", "digits", "--device", "cpu", "--out", str(path)]
-    assert main(["quantize", "--method", "rtn", "--weight-bits", "4", "--act-bits", "4",
-                 *arguments]) == 0  # fmt: skip
+    assert main(["quantize", "--method", "rtn", "--weight-bits", "4", "--act-bits", "4", *arguments]) == 0
     return path
 
 
@@ -46,8 +45,11 @@ def test_a_run_becomes_files_with_proof(run: Path, capsys: pytest.CaptureFixture
     assert "2 in float, its input is not quantized: stem.0, output" in text
     assert "student.ort.onnx" in (run / "report.html").read_text(encoding="utf-8")
     assert sorted(p.name for p in (run / "exports").iterdir()) == [
-        "onnx-ort.json", "packed.json", "student.ort.onnx", "student.packed.safetensors",
-    ]  # fmt: skip
+        "onnx-ort.json",
+        "packed.json",
+        "student.ort.onnx",
+        "student.packed.safetensors",
+    ]
 
 
 def test_without_verification_nothing_is_run(

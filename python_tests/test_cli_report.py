@@ -25,15 +25,33 @@ from hast_cuda.run import Bits, RunDirectory, read_recipe
 pytest.importorskip("matplotlib")
 
 OWN = (
-    "--model", "networks:tiny", "--normalization", "cifar10", "--image-size", "8",
-    "--num-classes", "5", "--device", "cpu",
-)  # fmt: skip
+    "--model",
+    "networks:tiny",
+    "--normalization",
+    "cifar10",
+    "--image-size",
+    "8",
+    "--num-classes",
+    "5",
+    "--device",
+    "cpu",
+)
 SMALL = (
-    "--num-images", "8", "--synthesis-iterations", "2", "--batch-size", "8",
-    "--finetune-iterations", "2", "--set", "finetune.calibration_updates=1",
-    "finetune.calibration_batch_size=8", "finetune.evaluations=1", "finetune.crop_scale=[0.5,0.9]",
+    "--num-images",
+    "8",
+    "--synthesis-iterations",
+    "2",
+    "--batch-size",
+    "8",
+    "--finetune-iterations",
+    "2",
+    "--set",
+    "finetune.calibration_updates=1",
+    "finetune.calibration_batch_size=8",
+    "finetune.evaluations=1",
+    "finetune.crop_scale=[0.5,0.9]",
     "synthesis.schedule=plateau",
-)  # fmt: skip
+)
 NETWORK = Network("networks:tiny", None, "cifar10", 8, 5)
 
 
@@ -54,15 +72,28 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of quantize that nobody edits."""
     out = tmp_path_factory.mktemp("runs") / "first one"
     call(
-        "quantize", *OWN, *SMALL, "--out", out, "--weight-bits", 3, "--act-bits", 5, "--seed", 7,
-        "--placement", "all", "--full-precision", "output", "features.0", "--no-merge",
-    )  # fmt: skip
+        "quantize",
+        *OWN,
+        *SMALL,
+        "--out",
+        out,
+        "--weight-bits",
+        3,
+        "--act-bits",
+        5,
+        "--seed",
+        7,
+        "--placement",
+        "all",
+        "--full-precision",
+        "output",
+        "features.0",
+        "--no-merge",
+    )
     return out
 
 
-def test_the_command_of_a_page_makes_the_run_again(
-    quantized: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_of_a_page_makes_the_run_again(quantized: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call("report", quantized)
     assert f"written: {quantized / 'report.html'}" in capsys.readouterr().out
     program, *arguments = shlex.split(rebuilt(quantized))
@@ -94,21 +125,35 @@ def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Recip
 
 @pytest.mark.parametrize("method", methods.available())
 @pytest.mark.parametrize("preset", methods.PRESETS)
-def test_every_method_round_trips(
-    method: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_method_round_trips(method: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = methods.recipe(method, preset, dataset_like(NETWORK.spec()))
-    wanted = change(base, {
-        "synthesis.num_images": 77, "synthesis.crop_scale": (0.25, 0.75),
-        "synthesis.min_learning_rate": 1e-7, "synthesis.balanced_labels": True,
-        "synthesis.noise": "uniform", "finetune.decay_at": (), "finetune.batch_size": 3,
-        "generator.warmup": 5, "generator.decay_at": (0.125, 0.5), "posttraining.range_width": 3.0,
-    })  # fmt: skip
+    wanted = change(
+        base,
+        {
+            "synthesis.num_images": 77,
+            "synthesis.crop_scale": (0.25, 0.75),
+            "synthesis.min_learning_rate": 1e-7,
+            "synthesis.balanced_labels": True,
+            "synthesis.noise": "uniform",
+            "finetune.decay_at": (),
+            "finetune.batch_size": 3,
+            "generator.warmup": 5,
+            "generator.decay_at": (0.125, 0.5),
+            "posttraining.range_width": 3.0,
+        },
+    )
     config = {
-        "method": method, "preset": preset, "network": NETWORK, "seed": 9, "recipe": wanted,
-        "bits": Bits(2, 8, "all", {"a*": Override(), "b c": Override()}), "data": "test.npz",
-        "test_limit": 30, "train_data": "train set", "execution": Execution(precision="bf16"),
-    }  # fmt: skip
+        "method": method,
+        "preset": preset,
+        "network": NETWORK,
+        "seed": 9,
+        "recipe": wanted,
+        "bits": Bits(2, 8, "all", {"a*": Override(), "b c": Override()}),
+        "data": "test.npz",
+        "test_limit": 30,
+        "train_data": "train set",
+        "execution": Execution(precision="bf16"),
+    }
     run = RunDirectory(tmp_path, config, torch.device("cpu"))
     line = shell(command_of(run.path, Path("new one"), "cuda"))
     found, seen = parsed(shlex.split(line)[1:], monkeypatch)
@@ -156,9 +201,12 @@ def test_images_alone_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_runs_without_a_command(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     config = {
-        "method": "hast", "preset": "default", "network": NETWORK, "bits": Bits(),
+        "method": "hast",
+        "preset": "default",
+        "network": NETWORK,
+        "bits": Bits(),
         "recipe": methods.recipe("hast", "default", "cifar10"),
-    }  # fmt: skip
+    }
     RunDirectory(tmp_path, config | changed, torch.device("cpu"))
     with pytest.raises(ValueError, match=re.escape(message)):
         command_of(tmp_path, Path("out"))
@@ -183,9 +231,7 @@ def test_what_the_run_does_not_say(tmp_path: Path) -> None:
     assert "The same command goes on where the run was stopped." in text
 
 
-def test_network_that_is_gone(
-    quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_network_that_is_gone(quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = json.loads((quantized / "config.json").read_text())
     config["network"]["model"] = "gone.module:net"
     for name in ("result.json", "student.safetensors"):
@@ -201,10 +247,7 @@ def test_network_that_is_gone(
     assert "weight error" in (tmp_path / "report.md").read_text()
     weights = tmp_path / "weights.pt"
     torch.save(tiny().state_dict(), weights)
-    call(
-        "report", quantized, "--model", "networks:tiny", "--weights", weights, "--out",
-        tmp_path / "other.html",
-    )  # fmt: skip
+    call("report", quantized, "--model", "networks:tiny", "--weights", weights, "--out", tmp_path / "other.html")
     assert "weight error" in (tmp_path / "other.md").read_text()
 
 
@@ -232,9 +275,12 @@ def test_comparison(quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     ],
 )
 def test_refusals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    arguments: tuple[str, ...], message: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HAST_CUDA_DEBUG", raising=False)
     recipe = methods.recipe("hast", "default", "cifar10")

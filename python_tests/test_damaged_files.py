@@ -13,13 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_run import real_images, run
 
 from hast_cuda.exports import read_packed, save_packed
-from hast_cuda.files.tensors import (
-    CHECKSUM,
-    DamagedFileError,
-    load_tensors,
-    read_metadata,
-    save_tensors,
-)
+from hast_cuda.files.tensors import CHECKSUM, DamagedFileError, load_tensors, read_metadata, save_tensors
 from hast_cuda.run import load_student
 
 Read = Callable[[], object]
@@ -114,9 +108,7 @@ def test_a_damaged_checkpoint_is_refused_and_deleting_it_helps(tmp_path: Path) -
         ({"iteration": "9" * 5000}, "delete it"),
     ],
 )
-def test_a_checkpoint_that_nobody_wrote(
-    tmp_path: Path, changed: dict[str, str], message: str
-) -> None:
+def test_a_checkpoint_that_nobody_wrote(tmp_path: Path, changed: dict[str, str], message: str) -> None:
     run(tmp_path, test=None)
     checkpoint = tmp_path / "checkpoints" / "last.safetensors"
     tensors, metadata = load_tensors(checkpoint)

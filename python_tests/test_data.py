@@ -203,9 +203,7 @@ def test_image_folder(tmp_path: Path) -> None:
     assert x.shape == (3, 1, 4, 4)
 
 
-def test_a_folder_of_other_things_is_not_searched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_other_things_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def search(_root: str) -> None:
         raise AssertionError("searched")
 

@@ -40,9 +40,7 @@ def test_split_is_fixed_stratified_and_disjoint() -> None:
 def test_constants_are_those_of_the_training_split() -> None:
     pixels = load_digit_images("train")[0].float() / digits.WHITE
     statistics = torch.tensor([pixels.mean(), pixels.std()])
-    torch.testing.assert_close(
-        statistics, torch.tensor([*digits.MEAN, *digits.STD]), rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(statistics, torch.tensor([*digits.MEAN, *digits.STD]), rtol=0, atol=1e-4)
 
 
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:

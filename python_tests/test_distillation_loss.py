@@ -24,9 +24,12 @@ def logits(rows: int, classes: int, device: torch.device, dtype: torch.dtype) ->
 
 
 def evaluate(
-    loss_of: Callable[[Tensor, Tensor, float], Tensor], teacher: Tensor, student: Tensor,
-    temperature: float, upstream: float = 1.0,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    loss_of: Callable[[Tensor, Tensor, float], Tensor],
+    teacher: Tensor,
+    student: Tensor,
+    temperature: float,
+    upstream: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, teacher's gradient, student's gradient)."""
     leaves = [x.detach().clone().requires_grad_() for x in (teacher, student)]
     loss = loss_of(*leaves, temperature)
@@ -35,17 +38,13 @@ def evaluate(
 
 
 @covering(temperature=[1.0, 20.0, 0.3], size=SIZES, dtype=DTYPES)
-def test_against_float64(
-    device: torch.device, dtype: torch.dtype, size: tuple[int, int], temperature: float
-) -> None:
+def test_against_float64(device: torch.device, dtype: torch.dtype, size: tuple[int, int], temperature: float) -> None:
     teacher, student = (logits(*size, device, dtype) for _ in range(2))
     # An upstream as in fine-tuning: without it half-precision gradients would vanish.
     upstream = 20 * temperature**2
     found = evaluate(hc.distillation_loss, teacher, student, temperature, upstream)
     eager = evaluate(reference.distillation_loss, teacher, student, temperature, upstream)
-    exact = evaluate(
-        reference.distillation_loss, teacher.double(), student.double(), temperature, upstream
-    )
+    exact = evaluate(reference.distillation_loss, teacher.double(), student.double(), temperature, upstream)
     assert found[0].dtype == reference.arithmetic_dtype(dtype)
     assert found[1].dtype == found[2].dtype == dtype
     for ours, theirs, oracle in zip(found, eager, exact, strict=True):
@@ -74,9 +73,7 @@ def test_the_same_network_twice(device: torch.device, size: tuple[int, int]) -> 
 
 @pytest.mark.parametrize("size", [(4, 10), (2, 300)])
 @pytest.mark.parametrize("margin", [30.0, 100.0, 1e4, 1e30])
-def test_saturated_logits_stay_finite(
-    device: torch.device, size: tuple[int, int], margin: float
-) -> None:
+def test_saturated_logits_stay_finite(device: torch.device, size: tuple[int, int], margin: float) -> None:
     teacher, student = (torch.zeros(size, device=device) for _ in range(2))
     teacher[:, 0], student[:, 1] = margin, margin
     found = evaluate(hc.distillation_loss, teacher, student, 1.0)
@@ -88,9 +85,7 @@ def test_saturated_logits_stay_finite(
 @pytest.mark.parametrize("size", [(3, 7), (2, 300)])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("side", [0, 1])
-def test_what_is_not_finite_shows(
-    device: torch.device, size: tuple[int, int], value: float, side: int
-) -> None:
+def test_what_is_not_finite_shows(device: torch.device, size: tuple[int, int], value: float, side: int) -> None:
     pair = [logits(*size, device, torch.float32) for _ in range(2)]
     pair[side][1, 3] = value
     found = hc.distillation_loss(pair[0], pair[1], 2.0)
@@ -107,17 +102,13 @@ def test_same_bits_twice(device: torch.device, size: tuple[int, int]) -> None:
 
 
 def test_bits_do_not_depend_on_the_number_of_threads() -> None:
-    teacher, student = (
-        logits(256, 300, torch.device("cpu"), torch.float32) for _ in range(2)
-    )  # fmt: skip
+    teacher, student = (logits(256, 300, torch.device("cpu"), torch.float32) for _ in range(2))
     threads, found = torch.get_num_threads(), []
     for count in (1, 2, 5):
         torch.set_num_threads(count)
         found.append(evaluate(hc.distillation_loss, teacher, student, 4.0))
     torch.set_num_threads(threads)
-    assert all(
-        torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True)
-    )
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
 def test_not_contiguous_and_unaligned(device: torch.device) -> None:
@@ -152,9 +143,7 @@ def test_gradients_only_where_they_are_needed(device: torch.device, classes: int
 def test_half_precision_gradients_are_scaled_before_they_are_rounded(device: torch.device) -> None:
     teacher, student = (logits(256, 10, device, torch.float16) for _ in range(2))
     _, _, found = evaluate(hc.distillation_loss, teacher, student, 20.0, 8000.0)
-    exact = evaluate(
-        reference.distillation_loss, teacher.double(), student.double(), 20.0, 8000.0
-    )[2]  # fmt: skip
+    exact = evaluate(reference.distillation_loss, teacher.double(), student.double(), 20.0, 8000.0)[2]
     torch.testing.assert_close(found.double(), exact, rtol=1e-3, atol=1e-7)
 
 
@@ -170,13 +159,8 @@ def test_mixed_precision_is_float32(device: torch.device) -> None:
 
 @pytest.mark.parametrize("classes", [6, 300])
 def test_gradcheck(device: torch.device, classes: int) -> None:
-    pair = [
-        torch.randn(2, classes, device=device, dtype=torch.float64, requires_grad=True)
-        for _ in range(2)
-    ]
-    assert torch.autograd.gradcheck(
-        lambda t, s: hc.distillation_loss(t, s, 1.5), pair, fast_mode=classes > 6
-    )
+    pair = [torch.randn(2, classes, device=device, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradcheck(lambda t, s: hc.distillation_loss(t, s, 1.5), pair, fast_mode=classes > 6)
 
 
 def test_second_derivatives_are_refused(device: torch.device) -> None:
@@ -197,9 +181,7 @@ def test_opcheck(device: torch.device, needed: tuple[bool, bool]) -> None:
 def test_compiles_without_a_break(device: torch.device) -> None:
     teacher, student = (logits(3, 10, device, torch.float16) for _ in range(2))
     compiled = torch.compile(hc.distillation_loss, fullgraph=True, backend="aot_eager")
-    found, plain = (
-        evaluate(f, teacher, student, 2.0) for f in (compiled, hc.distillation_loss)
-    )  # fmt: skip
+    found, plain = (evaluate(f, teacher, student, 2.0) for f in (compiled, hc.distillation_loss))
     assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
 
 
@@ -217,11 +199,7 @@ X = torch.randn(4, 3)
         (lambda: hc.distillation_loss(X, X[:2], 1.0), ValueError, r"\(4, 3\) and student \(2, 3\)"),
         (lambda: hc.distillation_loss(X, X.to("meta"), 1.0), ValueError, "student is on meta but"),
         (lambda: hc.distillation_loss(X, X.double(), 1.0), ValueError, "student torch.float64; co"),
-        (
-            lambda: hc.distillation_loss(X, X, 0.0),
-            ValueError,
-            "temperature is 0.0; it must be greater",
-        ),
+        (lambda: hc.distillation_loss(X, X, 0.0), ValueError, "temperature is 0.0; it must be greater"),
         (lambda: hc.distillation_loss(X, X, math.inf), ValueError, "temperature is inf"),
     ],
 )

@@ -25,12 +25,8 @@ def gaussian(*parameters: tuple[float, float]) -> Distribution:
 
 
 @pytest.mark.parametrize("bounds", [(0.0, math.inf), (0.0, 6.0), (-1.0, 2.5), (-math.inf, 0.5)])
-@pytest.mark.parametrize(
-    "parameters", [(0.0, 1.0), (2.0, 0.5), (-3.0, 1.0), (5.0, 4.0), (-40.0, 1.0), (1.0, 0.0)]
-)
-def test_clipped_moments_against_quadrature(
-    parameters: tuple[float, float], bounds: tuple[float, float]
-) -> None:
+@pytest.mark.parametrize("parameters", [(0.0, 1.0), (2.0, 0.5), (-3.0, 1.0), (5.0, 4.0), (-40.0, 1.0), (1.0, 0.0)])
+def test_clipped_moments_against_quadrature(parameters: tuple[float, float], bounds: tuple[float, float]) -> None:
     mean, std = (torch.tensor([v], dtype=torch.float64) for v in parameters)
     z = torch.linspace(-9, 9, 200_001, dtype=torch.float64)
     density = torch.exp(-z.square() / 2)
@@ -84,9 +80,7 @@ def test_concatenation_of_unlike_parts_keeps_their_moments() -> None:
 class Probed(nn.Module):
     """A BatchNorm and ``values(network, image, normalised)``, each in front of a probe."""
 
-    def __init__(
-        self, channels: int, values: Callable[[Any, Tensor, Tensor], list[Tensor]]
-    ) -> None:
+    def __init__(self, channels: int, values: Callable[[Any, Tensor, Tensor], list[Tensor]]) -> None:
         super().__init__()
         self.norm, self.values = nn.BatchNorm2d(channels), values
         self.conv, self.act = nn.Conv2d(channels, channels, 1), nn.PReLU()
@@ -104,29 +98,61 @@ def every(m: Any, image: Tensor, x: Tensor) -> list[Tensor]:
     """All operations that are followed."""
     r = F.relu(x)
     return [
-        image, x, r, torch.relu(x), x.relu(), F.relu6(x), x + r, x.add(r), torch.add(r, x),
-        m.pool(r), F.max_pool2d(r, 2), F.adaptive_avg_pool2d(r, 1), r.mean((2, 3)),
-        torch.mean(r, dim=[-1, -2]), m.flat(r), torch.flatten(r, 1), r.view(r.size(0), -1),
-        m.drop(r), F.dropout(r, 0.1, m.training), F.avg_pool2d(r, 2), r.contiguous(),
-        r[:, :, ::2, 1:], torch.cat([r, r], 1), F.pad(r[:, :, ::2], (0, 0, 0, 0, 1, 2)),
-    ]  # fmt: skip
+        image,
+        x,
+        r,
+        torch.relu(x),
+        x.relu(),
+        F.relu6(x),
+        x + r,
+        x.add(r),
+        torch.add(r, x),
+        m.pool(r),
+        F.max_pool2d(r, 2),
+        F.adaptive_avg_pool2d(r, 1),
+        r.mean((2, 3)),
+        torch.mean(r, dim=[-1, -2]),
+        m.flat(r),
+        torch.flatten(r, 1),
+        r.view(r.size(0), -1),
+        m.drop(r),
+        F.dropout(r, 0.1, m.training),
+        F.avg_pool2d(r, 2),
+        r.contiguous(),
+        r[:, :, ::2, 1:],
+        torch.cat([r, r], 1),
+        F.pad(r[:, :, ::2], (0, 0, 0, 0, 1, 2)),
+    ]
 
 
 def elementwise(m: Any, _: Tensor, x: Tensor) -> list[Tensor]:
     """Activation functions as modules, functions and methods."""
     return [
-        F.leaky_relu(x, 0.25), F.leaky_relu(x, negative_slope=0.25, inplace=False),
-        torch.tanh(x), x.tanh(), m.leaky(x),
-    ]  # fmt: skip
+        F.leaky_relu(x, 0.25),
+        F.leaky_relu(x, negative_slope=0.25, inplace=False),
+        torch.tanh(x),
+        x.tanh(),
+        m.leaky(x),
+    ]
 
 
 def unknown(m: Any, _: Tensor, x: Tensor) -> list[Tensor]:
     """Operations whose result nothing says."""
     return [
-        m.act(x), x * 2, x.view(-1, 2, 2, 16), x.transpose(1, 2), x.mean(1), x.flatten(),
-        torch.cat([x, x], 2), x + m.act(x), x + 1,
-        x[:, 1:], x[0], F.pad(x, (1, 1, 1, 1)), F.pad(x, (0, 0, 0, 0, 1, 1), value=1.0),
-    ]  # fmt: skip
+        m.act(x),
+        x * 2,
+        x.view(-1, 2, 2, 16),
+        x.transpose(1, 2),
+        x.mean(1),
+        x.flatten(),
+        torch.cat([x, x], 2),
+        x + m.act(x),
+        x + 1,
+        x[:, 1:],
+        x[0],
+        F.pad(x, (1, 1, 1, 1)),
+        F.pad(x, (0, 0, 0, 0, 1, 1), value=1.0),
+    ]
 
 
 def test_followed_operations() -> None:
@@ -145,9 +171,7 @@ def test_followed_operations() -> None:
     wanted += [base.plus(rectified)] * 3 + [rectified] * 13 + [concatenate([rectified] * 2)]
     nothing = Distribution.of(torch.zeros(1), torch.zeros(1)).activated("relu")
     padded = [nothing, rectified, nothing, nothing]  # the shortcut of ResNets without parameters
-    mean, variance = (
-        torch.cat(parts) for parts in zip(*(p.moments() for p in padded), strict=True)
-    )
+    mean, variance = (torch.cat(parts) for parts in zip(*(p.moments() for p in padded), strict=True))
     wanted.append(Distribution(mean, variance.sqrt(), support=(0.0, math.inf)))
     for index, (distribution, expected) in enumerate(zip(seen, wanted, strict=True)):
         assert distribution is not None, index

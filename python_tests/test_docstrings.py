@@ -13,11 +13,23 @@ import torch
 import hast_cuda
 
 ROOMS = (  # whose ``__all__`` is public
-    "hast_cuda", "hast_cuda.analysis", "hast_cuda.data", "hast_cuda.exports", "hast_cuda.finetune",
-    "hast_cuda.generator", "hast_cuda.merged", "hast_cuda.methods", "hast_cuda.moments",
-    "hast_cuda.networks", "hast_cuda.nn", "hast_cuda.posttraining", "hast_cuda.ranks",
-    "hast_cuda.run", "hast_cuda.synthesis", "hast_cuda.teachers",
-)  # fmt: skip
+    "hast_cuda",
+    "hast_cuda.analysis",
+    "hast_cuda.data",
+    "hast_cuda.exports",
+    "hast_cuda.finetune",
+    "hast_cuda.generator",
+    "hast_cuda.merged",
+    "hast_cuda.methods",
+    "hast_cuda.moments",
+    "hast_cuda.networks",
+    "hast_cuda.nn",
+    "hast_cuda.posttraining",
+    "hast_cuda.ranks",
+    "hast_cuda.run",
+    "hast_cuda.synthesis",
+    "hast_cuda.teachers",
+)
 CASES = [
     f"{room}.{name}"
     for room in ROOMS

@@ -45,10 +45,7 @@ def student() -> nn.Module:
 @pytest.mark.parametrize("wasteful", [False, True])
 @pytest.mark.parametrize(
     "config",
-    [
-        SynthesisConfig(),
-        SynthesisConfig(match_reduction="norm", difficulty_exponent=0.5, detach_difficulty=True),
-    ],
+    [SynthesisConfig(), SynthesisConfig(match_reduction="norm", difficulty_exponent=0.5, detach_difficulty=True)],
 )
 def test_synthesis_equals_hast_cuda(config: SynthesisConfig, wasteful: bool) -> None:
     teacher, device = tiny().double().requires_grad_(False), torch.device("cpu")
@@ -82,11 +79,7 @@ def test_waste_is_wasted() -> None:
 
 @pytest.mark.parametrize("wasteful", [False, True])
 @pytest.mark.parametrize(
-    "config",
-    [
-        FinetuneConfig(),
-        FinetuneConfig(normalized_attention=False, perturbed_weight=3.0, max_grad_norm=0.5),
-    ],
+    "config", [FinetuneConfig(), FinetuneConfig(normalized_attention=False, perturbed_weight=3.0, max_grad_norm=0.5)]
 )
 def test_finetune_equals_hast_cuda(config: FinetuneConfig, wasteful: bool) -> None:
     teacher, x = tiny().double().requires_grad_(False), pictures()

@@ -114,9 +114,19 @@ def test_every_reduction_is_independent_of_the_thread_order(
             losses += [difficulty, total.detach(), torch.autograd.grad(total, logits)[0]]
         last = x.contiguous(memory_format=torch.channels_last)
         extra = hc.batch_norm_match(last, rm, rv)
-        return [y, mean, var, loss.detach(), gradient, q, state, *losses, *extra,
-                *hc.fake_quantize_weights(weights, 3),
-                *hc.fake_quantize_weights(weights, 3, ranges=grids)]  # fmt: skip
+        return [
+            y,
+            mean,
+            var,
+            loss.detach(),
+            gradient,
+            q,
+            state,
+            *losses,
+            *extra,
+            *hc.fake_quantize_weights(weights, 3),
+            *hc.fake_quantize_weights(weights, 3, ranges=grids),
+        ]
 
     monkeypatch.setenv("HAST_EMULATED_ORDER", "forward")
     first = everything()
@@ -128,9 +138,7 @@ def test_shared_memory_of_the_kernels_is_found(emulated_path: Path) -> None:
     assert register_shared_memory(emulated_path) >= 20
 
 
-def test_the_emulated_device_really_runs_the_cuda_sources(
-    emulated_module: object, device: torch.device
-) -> None:
+def test_the_emulated_device_really_runs_the_cuda_sources(emulated_module: object, device: torch.device) -> None:
     assert emulated_module.build_info()["cuda"] == "emulated"  # type: ignore[attr-defined]
     x = torch.randn(1000, device=device)
     bounds = torch.tensor([-1.0], device=device), torch.tensor([1.0], device=device)

@@ -68,18 +68,16 @@ def test_pairs_of_the_odd_network() -> None:
     names = {m: n for n, m in folded.named_modules()}
     found = [(names[p.first], names[p.second], p.rectified) for p in LayerGraph(folded).pairs()]
     assert found == [  # stem's output is used twice
-        ("convs.0", "convs.1", True), ("convs.1", "convs.2", True), ("convs.2", "convs.3", True),
+        ("convs.0", "convs.1", True),
+        ("convs.1", "convs.2", True),
+        ("convs.2", "convs.3", True),
         ("hidden", "output", True),
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(
-    "between",
-    [
-        nn.ReLU6(), nn.BatchNorm2d(4), nn.SiLU(), nn.Sigmoid(),
-        nn.Sequential(nn.ReLU(), nn.Flatten(2)),
-    ],
-)  # fmt: skip
+    "between", [nn.ReLU6(), nn.BatchNorm2d(4), nn.SiLU(), nn.Sigmoid(), nn.Sequential(nn.ReLU(), nn.Flatten(2))]
+)
 def test_what_scaling_does_not_pass_parts_a_pair(between: nn.Module) -> None:
     network = nn.Sequential(nn.Conv2d(2, 4, 1), between, nn.Conv2d(4, 3, 1)).eval()
     assert LayerGraph(network).pairs() == []
@@ -88,10 +86,15 @@ def test_what_scaling_does_not_pass_parts_a_pair(between: nn.Module) -> None:
 @pytest.mark.parametrize(
     "between",
     [
-        nn.Identity(), nn.ReLU(), nn.LeakyReLU(0.2), nn.MaxPool2d(2, padding=1),
-        nn.AvgPool2d(2, padding=1), nn.AdaptiveAvgPool2d(2), nn.Dropout(),
+        nn.Identity(),
+        nn.ReLU(),
+        nn.LeakyReLU(0.2),
+        nn.MaxPool2d(2, padding=1),
+        nn.AvgPool2d(2, padding=1),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Dropout(),
     ],
-)  # fmt: skip
+)
 def test_homogeneous_operations_do_not(between: nn.Module) -> None:
     network = nn.Sequential(nn.Conv2d(2, 4, 3), between, nn.Conv2d(4, 3, 1)).eval().double()
     x = torch.randn(2, 2, 8, 8, dtype=torch.float64)

@@ -18,9 +18,13 @@ NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 def execute(name: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """The example as a user calls it, away from the source tree: the installed package counts."""
     return subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py"), *flags], capture_output=True, text=True,
-        check=False, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def printed(name: str, folder: Path) -> str:

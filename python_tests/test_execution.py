@@ -43,9 +43,7 @@ def pictures(device: torch.device) -> Tensor:
 
 def tuned(device: torch.device, execution: Execution) -> nn.Module:
     student = hc.calibrate(hc.quantize(tiny(), 4, 4), [pictures(device)])
-    return finetune(
-        tiny(), student, pictures(device), FINETUNE, device=device, execution=execution
-    ).student
+    return finetune(tiny(), student, pictures(device), FINETUNE, device=device, execution=execution).student
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -61,9 +59,7 @@ def test_synthesis_gives_the_same_images(device: torch.device, name: str) -> Non
 @pytest.mark.parametrize("name", OTHERS)
 def test_finetuning_gives_the_same_student(device: torch.device, name: str) -> None:
     start = snapshot(hc.quantize(tiny(), 4, 4))
-    expected, found = (
-        snapshot(tuned(device, execution)) for execution in (Execution(), OTHERS[name])
-    )
+    expected, found = (snapshot(tuned(device, execution)) for execution in (Execution(), OTHERS[name]))
     for key, value in expected.items():
         if not value.is_floating_point() or key not in start:
             continue
@@ -139,11 +135,14 @@ def test_statistics_of_each_image_are_dropped_after_recomputing() -> None:
 @pytest.mark.parametrize(
     ("version", "threads", "refused"),
     [
-        ("Intel(R) MKL-DNN v3.12.0 (Git Hash", 1, True), ("oneDNN v3.12 (", 1, True),
-        ("without", 1, True), ("oneDNN v3.11.2", 1, False), ("oneDNN v3.120.1", 1, False),
+        ("Intel(R) MKL-DNN v3.12.0 (Git Hash", 1, True),
+        ("oneDNN v3.12 (", 1, True),
+        ("without", 1, True),
+        ("oneDNN v3.11.2", 1, False),
+        ("oneDNN v3.120.1", 1, False),
         ("oneDNN v3.12.0", 2, False),
     ],
-)  # fmt: skip
+)
 def test_channels_last_refuses_what_onednn_breaks(
     version: str, threads: int, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,10 +162,7 @@ def test_channels_last_refuses_what_onednn_breaks(
 def test_checkpointing_costs_one_more_forward() -> None:
     network = get_model("resnet20_cifar10", pretrained=False)
     choices = Execution(), Execution(checkpoint_segments=4)
-    plain, cut = (
-        count(synthesis_iteration(network, (2, 3, 32, 32), execution=execution))
-        for execution in choices
-    )
+    plain, cut = (count(synthesis_iteration(network, (2, 3, 32, 32), execution=execution)) for execution in choices)
     assert plain.by_operator["aten::convolution"] == 21
     assert 21 < cut.by_operator["aten::convolution"] <= 42
 

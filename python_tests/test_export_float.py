@@ -44,9 +44,12 @@ def test_same_as_a_student_with_quantized_weights_only(bits: int, placement: str
 @torch.no_grad()
 def test_activations_become_what_they_hold() -> None:
     student = nn.Sequential(
-        nn.Linear(4, 4), hc.FakeQuantActivation(4, activation="relu6"), nn.Linear(4, 4),
-        hc.FakeQuantActivation(4), hc.FakeQuantLinear(4, 4, act_bits=4),
-    )  # fmt: skip
+        nn.Linear(4, 4),
+        hc.FakeQuantActivation(4, activation="relu6"),
+        nn.Linear(4, 4),
+        hc.FakeQuantActivation(4),
+        hc.FakeQuantLinear(4, 4, act_bits=4),
+    )
     plain = to_float(student.train())
     assert [type(m) for m in plain] == [nn.Linear, nn.ReLU6, nn.Linear, nn.Identity, nn.Linear]
     assert plain[1].training

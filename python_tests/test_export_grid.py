@@ -38,9 +38,7 @@ def test_codes_are_the_quantized_weight(bits: int, kind: str) -> None:
     affine = grid.step.reshape(shape) * (found.codes.long() - grid.zero_point.reshape(shape))
     torch.testing.assert_close(affine, expected, rtol=1e-6, atol=1e-6)
     if kind in ("normal", "positive"):
-        assert (
-            (kind == "normal") == bool(grid.contains_zero.all()) == bool(grid.contains_zero.any())
-        )
+        assert (kind == "normal") == bool(grid.contains_zero.all()) == bool(grid.contains_zero.any())
 
 
 def test_activation_grid_of_relu_starts_at_zero() -> None:

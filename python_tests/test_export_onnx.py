@@ -36,13 +36,10 @@ class Mixed(nn.Module):
         self.stem = nn.Sequential(conv(3, 8, 3, padding=1, bias=False), norm(8), nn.ReLU())
         self.pool = nn.MaxPool2d(2)
         self.body = nn.Sequential(
-            conv(8, 8, 3, padding=1, bias=False), norm(8), nn.ReLU(),
-            conv(8, 8, 3, padding=1, bias=False), norm(8),
-        )  # fmt: skip
-        self.after = nn.ReLU()
-        self.depthwise = nn.Sequential(
-            conv(8, 8, 3, padding=1, groups=8, bias=False), norm(8), nn.ReLU6()
+            conv(8, 8, 3, padding=1, bias=False), norm(8), nn.ReLU(), conv(8, 8, 3, padding=1, bias=False), norm(8)
         )
+        self.after = nn.ReLU()
+        self.depthwise = nn.Sequential(conv(8, 8, 3, padding=1, groups=8, bias=False), norm(8), nn.ReLU6())
         self.bottleneck = nn.Sequential(conv(8, 6, 1, bias=False), norm(6))
         self.leaky = nn.Sequential(conv(6, 6, 3, stride=2, padding=1), nn.LeakyReLU(0.1))
         self.last = conv(12, 10, 1)
@@ -92,11 +89,8 @@ class Case:
 _SETTINGS = {
     "relu3": {"weight_bits": 3, "act_bits": 3},
     "all4": {"weight_bits": 4, "act_bits": 4, "placement": "all"},
-    "mixed": {
-        "weight_bits": 4, "act_bits": 2,
-        "overrides": {"stem*": hc.Override(8, 8), "output": hc.Override()},
-    },
-}  # fmt: skip
+    "mixed": {"weight_bits": 4, "act_bits": 2, "overrides": {"stem*": hc.Override(8, 8), "output": hc.Override()}},
+}
 Maker = Callable[[str, str], Case]
 
 
@@ -224,9 +218,7 @@ def test_a_fixed_grid_is_exported_as_it_is(tmp_path: Path) -> None:
         student[0].weight.mul_(0.6)
     info = save_onnx(student, tmp_path / "a.onnx", (3, 1, 1), form="portable")
     x = torch.randn(9, 3, 1, 1)
-    torch.testing.assert_close(
-        onnx_network(info.file)(x), student(x).detach(), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(onnx_network(info.file)(x), student(x).detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -276,9 +268,7 @@ def test_damaged_files_and_images_that_do_not_fit(case: Maker, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("form", ["ort", "portable", "uint4"])
-def test_every_quantizer_gives_what_it_gives_in_pytorch(
-    case: Maker, form: str, tmp_path: Path
-) -> None:
+def test_every_quantizer_gives_what_it_gives_in_pytorch(case: Maker, form: str, tmp_path: Path) -> None:
     """Layer by layer: the activations behind every quantizer, not the logits alone."""
     import onnxruntime
 
@@ -291,9 +281,7 @@ def test_every_quantizer_gives_what_it_gives_in_pytorch(
     assert len(names) == len(quantizers) == 8
     for value in names.values():
         model.graph.output.append(onnx.helper.make_empty_tensor_value_info(value))
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     x, seen = _images(64, seed=4), {}
     hooks = [
         module.register_forward_hook(lambda m, i, o, name=name: seen.update({name: o.detach()}))

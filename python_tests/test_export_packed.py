@@ -235,6 +235,4 @@ def test_the_documented_reader(tmp_path: Path) -> None:
     save_packed(student, tmp_path / "p")
     for name in ("features.0", "features.3", "output"):
         weight = torch.from_numpy(names["read_weight"](tmp_path / "p", name))
-        torch.testing.assert_close(
-            weight, student.get_submodule(name).quantized_weight(), rtol=1e-6, atol=0
-        )
+        torch.testing.assert_close(weight, student.get_submodule(name).quantized_weight(), rtol=1e-6, atol=0)

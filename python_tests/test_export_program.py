@@ -48,8 +48,9 @@ def test_a_program_in_another_process(own_ops: bool, tmp_path: Path) -> None:
     save_file(inputs, tmp_path / "x")
     subprocess.run(
         [sys.executable, "-c", _RUN, "own" if own_ops else "plain", str(tmp_path)],
-        check=True, cwd=Path(__file__).parents[1] if own_ops else tmp_path,
-    )  # fmt: skip
+        check=True,
+        cwd=Path(__file__).parents[1] if own_ops else tmp_path,
+    )
     outputs = load_file(tmp_path / "y")
     for count, x in inputs.items():
         assert torch.equal(outputs[count], student(x))
@@ -68,10 +69,11 @@ def test_input_quantizers_and_dtypes(own_ops: bool, dtype: torch.dtype) -> None:
 @torch.no_grad()
 def test_values_at_and_beyond_the_ends_of_ranges() -> None:
     student = nn.Sequential(
-        hc.FakeQuantActivation(3), hc.FakeQuantActivation(4, activation="relu6"),
+        hc.FakeQuantActivation(3),
+        hc.FakeQuantActivation(4, activation="relu6"),
         hc.FakeQuantConv2d(3, 2, 1, weight_bits=2),
         hc.FakeQuantActivation(5, activation="relu"),
-    )  # fmt: skip
+    )
     for index, (low, high) in {0: (-3.0, 5.1), 1: (0.0, 6.0), 3: (0.0, 1e-9)}.items():
         student[index].set_range(low, high)
         student[index].freeze()

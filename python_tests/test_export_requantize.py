@@ -29,13 +29,12 @@ def _exact(sums: np.ndarray, bias: float, scale: float, ends: Ends) -> np.ndarra
     return np.clip(np.rint(value / after.step) + after.zero_point, 0, last).astype(np.int64)
 
 
-def _compared(rows: np.ndarray, scale: np.ndarray, bias: np.ndarray, ends: Ends,
-              largest: int = 127) -> Requantization | None:  # fmt: skip
+def _compared(
+    rows: np.ndarray, scale: np.ndarray, bias: np.ndarray, ends: Ends, largest: int = 127
+) -> Requantization | None:
     """The parameters, if there are any, after a comparison for every sum that can occur."""
     before, after, last = ends
-    found = exact_requantization(
-        rows, scale, bias, before, after, first=0, last=last, largest=largest
-    )
+    found = exact_requantization(rows, scale, bias, before, after, first=0, last=last, largest=largest)
     for i, row in enumerate(rows if found is not None else ()):
         given = np.stack([row * -before.zero_point, row * (before.largest - before.zero_point)])
         sums = np.arange(given.min(0).sum(), given.max(0).sum() + 1)
@@ -95,9 +94,7 @@ def test_without_room_nothing_is_multiplied() -> None:
         given = np.full((1, 40), 15), np.array([1.0])
         grids = Affine(4, 1.0, 0), Affine(4, 2 / 3, 0)
         found = [
-            exact_requantization(
-                *given, np.array([bias]), *grids, first=0, last=15, largest=largest
-            )
+            exact_requantization(*given, np.array([bias]), *grids, first=0, last=15, largest=largest)
             for bias in np.linspace(0, 1, 21)
         ]
         return {None if f is None else int(f.multiplier[0]) for f in found}

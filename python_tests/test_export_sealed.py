@@ -45,12 +45,14 @@ OF_FORMAT = b'{"__metadata__": {"format": "' + FORMAT.encode() + b'", "content":
 @pytest.mark.parametrize(
     "header",
     [
-        b"{}", b'{"__metadata__": []}', OF_FORMAT[:-14] + b"}}",
+        b"{}",
+        b'{"__metadata__": []}',
+        OF_FORMAT[:-14] + b"}}",
         OF_FORMAT + b"[" * 100_000 + b'", "sha256": ""}}',
         OF_FORMAT + b'{}", "sha256": "0"}, '
         b'"a": {"dtype": "U8", "shape": [99999999999], "data_offsets": [0, 99999999999]}}',
     ],
-)  # fmt: skip
+)
 def test_absurd_headers(header: bytes, tmp_path: Path) -> None:
     """Beside those of test_hostile_files.py, which no safetensors file may have."""
     refused(struct.pack("<Q", len(header)) + header, tmp_path / "p")
@@ -148,7 +150,7 @@ def _behind_the_last(tensor: Tensor) -> Tensor:
         (lambda t, c: c.update(aliases={"output.weight": "output.bias"}), "unexpected"),
         (lambda t, c: c.update(activations={"features.0": 3}), "'features.0' is not one"),
     ],
-)  # fmt: skip
+)
 def test_contents_are_checked_behind_a_fitting_checksum(
     edit: Callable[..., None], message: str, intact: bytes, tmp_path: Path
 ) -> None:

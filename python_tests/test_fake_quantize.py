@@ -22,15 +22,11 @@ from hast_cuda.ops import reference
         (4, "integer", [-8, -4, -3, -1, 7], [-1, -0.2, 0, 0.4, 2]),
     ],
 )
-def test_known_vectors(
-    device: torch.device, bits: int, zero_point: str, codes: list[int], values: list[float]
-) -> None:
+def test_known_vectors(device: torch.device, bits: int, zero_point: str, codes: list[int], values: list[float]) -> None:
     x = torch.tensor([-1, -0.3, 0, 0.4, 2], device=device)
     y = hc.fake_quantize(x, -1.0, 2.0, bits, zero_point=zero_point)
     torch.testing.assert_close(y.cpu(), torch.tensor(values), atol=1e-6, rtol=0)
-    found = reference.quantize_integers(
-        x, x.min(), x.max(), bits, real_zero_point=zero_point == "real"
-    )
+    found = reference.quantize_integers(x, x.min(), x.max(), bits, real_zero_point=zero_point == "real")
     assert found.tolist() == codes
 
 
@@ -40,22 +36,17 @@ def test_known_activation_vector(device: torch.device) -> None:
     torch.testing.assert_close(hc.fake_quantize(x, 0.0, 1.0, 3).cpu(), expected, atol=1e-6, rtol=0)
 
 
-@covering(
-    3, layout=FORMATS, shape=SHAPES, dtype=DTYPES, axis=[None, 0, 1], zero_point=["integer", "real"]
-)
+@covering(3, layout=FORMATS, shape=SHAPES, dtype=DTYPES, axis=[None, 0, 1], zero_point=["integer", "real"])
 def test_bit_equal_to_eager(
-    device: torch.device, layout: str, shape: tuple[int, ...], dtype: torch.dtype,
-    axis: int | None, zero_point: str,
-) -> None:  # fmt: skip
+    device: torch.device, layout: str, shape: tuple[int, ...], dtype: torch.dtype, axis: int | None, zero_point: str
+) -> None:
     x = arrange((torch.randn(shape, device=device) * 3).to(dtype), layout)
     wide = reference.arithmetic_dtype(dtype)
     count = 1 if axis is None else shape[axis]
     lower, upper = -torch.rand(count), torch.rand(count) * 2
     lower, upper = lower.to(device, wide), upper.to(device, wide)
     for bits, activation in ((2, None), (3, "relu"), (4, "relu6"), (8, None)):
-        y = hc.fake_quantize(
-            x, lower, upper, bits, axis, zero_point=zero_point, activation=activation
-        )
+        y = hc.fake_quantize(x, lower, upper, bits, axis, zero_point=zero_point, activation=activation)
         eager = reference.fake_quantize(
             x, lower, upper, bits, axis, real_zero_point=zero_point == "real", activation=activation
         )
@@ -71,9 +62,7 @@ def test_bit_equal_to_eager(
     bits=st.integers(2, 8),
     zero_point=st.sampled_from(["integer", "real"]),
 )
-def test_bit_equal_on_any_range(
-    values: list[float], low: float, width: float, bits: int, zero_point: str
-) -> None:
+def test_bit_equal_on_any_range(values: list[float], low: float, width: float, bits: int, zero_point: str) -> None:
     x = torch.tensor(values)
     lower = torch.tensor([low])
     upper = torch.maximum(lower + width, lower)
@@ -84,8 +73,7 @@ def test_bit_equal_on_any_range(
 
 @pytest.mark.parametrize("axis", [0, 1, 2, 3, -1])
 @pytest.mark.parametrize(
-    ("shape", "last"),
-    [((3, 4, 5, 6), torch.channels_last), ((2, 3, 4, 5, 6), torch.channels_last_3d)],
+    ("shape", "last"), [((3, 4, 5, 6), torch.channels_last), ((2, 3, 4, 5, 6), torch.channels_last_3d)]
 )
 def test_any_axis_of_channels_last(
     device: torch.device, shape: tuple[int, ...], last: torch.memory_format, axis: int
@@ -132,9 +120,7 @@ def test_identity_gradient_passes_everything(device: torch.device) -> None:
     assert torch.equal(x.grad, upstream)
 
 
-@covering(
-    layout=FORMATS, dtype=DTYPES, activation=[None, "relu", "relu6"], ste=["identity", "clipped"]
-)
+@covering(layout=FORMATS, dtype=DTYPES, activation=[None, "relu", "relu6"], ste=["identity", "clipped"])
 def test_masked_gradient(
     device: torch.device, layout: str, dtype: torch.dtype, activation: str | None, ste: str
 ) -> None:

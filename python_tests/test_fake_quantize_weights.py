@@ -22,9 +22,7 @@ def mixed_weights(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("zero_point", ["integer", "real"])
-def test_weights_bit_equal_to_eager(
-    device: torch.device, dtype: torch.dtype, zero_point: str
-) -> None:
+def test_weights_bit_equal_to_eager(device: torch.device, dtype: torch.dtype, zero_point: str) -> None:
     weights = mixed_weights(device, dtype)
     weights[1][2] = 0.75  # a constant channel
     bits = [2 + i % 7 for i in range(len(weights))]
@@ -40,9 +38,7 @@ def test_more_weights_than_one_table_holds(device: torch.device) -> None:
     weights = [torch.randn(1 + i % 5, 1 + i % 11, device=device) for i in range(301)]
     weights[7] = torch.empty(0, 4, device=device)
     outputs = hc.fake_quantize_weights(weights, 3)
-    for y, expected in zip(
-        outputs, reference.fake_quantize_weights(weights, [3] * 301), strict=True
-    ):
+    for y, expected in zip(outputs, reference.fake_quantize_weights(weights, [3] * 301), strict=True):
         assert torch.equal(y, expected)
 
 
@@ -59,16 +55,12 @@ def grids_of(weights: list[Tensor]) -> list[Tensor | None]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("zero_point", ["integer", "real"])
-def test_given_ranges_equal_fake_quantize(
-    device: torch.device, dtype: torch.dtype, zero_point: str
-) -> None:
+def test_given_ranges_equal_fake_quantize(device: torch.device, dtype: torch.dtype, zero_point: str) -> None:
     weights = mixed_weights(device, dtype)
     grids = grids_of(weights)
     bits = [2 + i % 7 for i in range(len(weights))]
     outputs = hc.fake_quantize_weights(weights, bits, zero_point=zero_point, ranges=grids)
-    eager = reference.fake_quantize_weights(
-        weights, bits, real_zero_point=zero_point == "real", ranges=grids
-    )
+    eager = reference.fake_quantize_weights(weights, bits, real_zero_point=zero_point == "real", ranges=grids)
     for y, expected, weight, ends, width in zip(outputs, eager, weights, grids, bits, strict=True):
         assert y.dtype == dtype
         assert torch.equal(y, expected)
@@ -116,13 +108,9 @@ def test_weight_gradient_is_the_identity_twice(device: torch.device) -> None:
 
 def test_opcheck(device: torch.device) -> None:
     x = torch.randn(3, 4, device=device)
-    torch.library.opcheck(
-        torch.ops.hast_cuda.fake_quantize_weights.default, ([x, x.clone()], [3, 4], False, [])
-    )
+    torch.library.opcheck(torch.ops.hast_cuda.fake_quantize_weights.default, ([x, x.clone()], [3, 4], False, []))
     ends = [torch.zeros(0, device=device), torch.tensor([[-1.0] * 3, [2.0] * 3], device=device)]
-    torch.library.opcheck(
-        torch.ops.hast_cuda.fake_quantize_weights.default, ([x, x.clone()], [3, 4], False, ends)
-    )
+    torch.library.opcheck(torch.ops.hast_cuda.fake_quantize_weights.default, ([x, x.clone()], [3, 4], False, ends))
 
 
 X = torch.randn(4)

@@ -63,17 +63,14 @@ class Unit(nn.Module):
 
 
 def test_the_outermost_repeated_block_counts() -> None:
-    assert feature_layers(nn.Sequential(Unit(), Unit(), Unit())) == [
-        f"{i}.b.norm" for i in range(3)
-    ]
+    assert feature_layers(nn.Sequential(Unit(), Unit(), Unit())) == [f"{i}.b.norm" for i in range(3)]
     assert feature_layers(nn.Sequential(Unit())) == ["0.a.norm", "0.b.norm"]
 
 
 def test_network_without_blocks_gives_every_batch_norm() -> None:
     model = nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(),
-        nn.Sequential(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2)),
-    )  # fmt: skip
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Sequential(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2))
+    )
     assert feature_layers(model) == ["1", "3.1"]
     assert feature_layers(nn.Sequential(nn.Conv2d(1, 2, 3))) == []
 

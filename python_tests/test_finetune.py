@@ -62,8 +62,7 @@ def test_only_parameters_of_the_student_change(device: torch.device) -> None:
 
 def test_a_seed_decides_every_bit(device: torch.device) -> None:
     first, again, other = (
-        finetune(tiny(), calibrated(), pictures(), CONFIG, seed=seed, device=device).student
-        for seed in (1, 1, 2)
+        finetune(tiny(), calibrated(), pictures(), CONFIG, seed=seed, device=device).student for seed in (1, 1, 2)
     )
     assert same_state(first, snapshot(again))
     assert not same_state(first, snapshot(other))
@@ -101,9 +100,7 @@ def test_resumed_equals_unbroken(device: torch.device, tmp_path: Path, optimizer
     with pytest.raises(KeyboardInterrupt):
         finetune(tiny(), calibrated(), evaluate=score(1), device=device, **arguments)
     records: Records = []
-    resumed = finetune(
-        tiny(), calibrated(), evaluate=score(), device=device, log=records.append, **arguments
-    )
+    resumed = finetune(tiny(), calibrated(), evaluate=score(), device=device, log=records.append, **arguments)
     assert same_state(resumed.student, snapshot(whole.student))
     assert resumed.accuracies == whole.accuracies
     assert [i for i, _ in resumed.accuracies] == [3, 6, 9]
@@ -119,10 +116,7 @@ def test_checkpoint_of_a_network_with_a_shared_module(tmp_path: Path) -> None:
     file = CheckpointFile(tmp_path / "a.safetensors")
     done = finetune(teacher, student, pictures(), CONFIG, checkpoint=file)
     again = hc.calibrate(hc.quantize(teacher), [pictures()])
-    assert same_state(
-        finetune(teacher, again, pictures(), CONFIG, checkpoint=file).student,
-        snapshot(done.student),
-    )
+    assert same_state(finetune(teacher, again, pictures(), CONFIG, checkpoint=file).student, snapshot(done.student))
 
 
 def test_checkpoint_of_another_optimizer(tmp_path: Path) -> None:
@@ -139,9 +133,7 @@ def test_checkpoint_with_tensors_of_nothing_known(tmp_path: Path) -> None:
     finetune(tiny(), calibrated(), pictures(), CONFIG, checkpoint=file)
     tensors, metadata = load_tensors(file.path)
     del metadata[CHECKSUM]
-    save_tensors(
-        file.path, {k.replace("optimizer", "sgd"): v for k, v in tensors.items()}, metadata
-    )
+    save_tensors(file.path, {k.replace("optimizer", "sgd"): v for k, v in tensors.items()}, metadata)
     with pytest.raises(ValueError, match=r"unknown sgd\.\d+.*delete it"):
         finetune(tiny(), calibrated(), pictures(), CONFIG, checkpoint=file)
 

@@ -27,10 +27,18 @@ from hast_cuda.nn import activation_quantizers
 from hast_cuda.ranks import World
 
 CONFIG = FinetuneConfig(  # GDFQ's form of the loss
-    iterations=6, batch_size=8, learning_rate=1e-5, evaluations=3, distillation_weight=1.0,
-    distillation_reduction="mean", label_weight=1.0, feature_weight=0.0, perturbation=0.0,
-    calibration="generator", calibration_updates=3,
-)  # fmt: skip
+    iterations=6,
+    batch_size=8,
+    learning_rate=1e-5,
+    evaluations=3,
+    distillation_weight=1.0,
+    distillation_reduction="mean",
+    label_weight=1.0,
+    feature_weight=0.0,
+    perturbation=0.0,
+    calibration="generator",
+    calibration_updates=3,
+)
 GENERATOR = GeneratorConfig(warmup=5, decay_at=(0.5,))
 QIMERA = GeneratorConfig(warmup=5, superpose_probability=0.5, embedding_noise=1.0, latent_size=8)
 Records = list[dict[str, Any]]
@@ -41,22 +49,15 @@ def pictures(count: int = 20) -> Tensor:
     return torch.randn(count, CHANNELS, SIZE, SIZE, generator=random)
 
 
-def trainer(
-    config: GeneratorConfig = GENERATOR, device: torch.device | str = "cpu", size: int = 8
-) -> GeneratorTrainer:
-    return GeneratorTrainer(
-        tiny(), (CHANNELS, SIZE, SIZE), CLASSES, config, batch_size=size, seed=2, device=device
-    )
+def trainer(config: GeneratorConfig = GENERATOR, device: torch.device | str = "cpu", size: int = 8) -> GeneratorTrainer:
+    return GeneratorTrainer(tiny(), (CHANNELS, SIZE, SIZE), CLASSES, config, batch_size=size, seed=2, device=device)
 
 
-def ready(
-    generator: GeneratorTrainer, config: FinetuneConfig = CONFIG, bits: int | None = 4
-) -> nn.Module:
+def ready(generator: GeneratorTrainer, config: FinetuneConfig = CONFIG, bits: int | None = 4) -> nn.Module:
     student = hc.quantize(tiny(), 2, bits).to(generator.device)
     calibrate_student(
-        tiny(), student, None, config, num_classes=CLASSES, seed=0, device=generator.device,
-        trainer=generator,
-    )  # fmt: skip
+        tiny(), student, None, config, num_classes=CLASSES, seed=0, device=generator.device, trainer=generator
+    )
     return student
 
 
@@ -95,9 +96,7 @@ def test_the_generators_rate_follows_the_fine_tuning() -> None:
     assert generator.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
 
 
-@pytest.mark.parametrize(
-    ("chosen", "flip_fraction"), [(GENERATOR, 0.0), (QIMERA, 0.05)], ids=["gdfq", "qimera + ait"]
-)
+@pytest.mark.parametrize(("chosen", "flip_fraction"), [(GENERATOR, 0.0), (QIMERA, 0.05)], ids=["gdfq", "qimera + ait"])
 def test_a_resumed_run_equals_an_unbroken_one(
     device: torch.device, tmp_path: Path, chosen: GeneratorConfig, flip_fraction: float
 ) -> None:
@@ -113,10 +112,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
 
         generator = trainer(chosen, device)
         student = ready(generator)
-        finetune(
-            tiny(), student, generator, config, device=device, evaluate=evaluate,
-            checkpoint=checkpoint,
-        )  # fmt: skip
+        finetune(tiny(), student, generator, config, device=device, evaluate=evaluate, checkpoint=checkpoint)
         return student, generator
 
     (student, generator), file = run(None, -1), CheckpointFile(tmp_path / "last.safetensors")
@@ -171,10 +167,7 @@ def test_labels_follow_their_images(device: torch.device, kind: str) -> None:
     ("labels", "message"),
     [
         (None, "label_weight is 1.0, which needs labels"),
-        (
-            torch.zeros(19, dtype=torch.int64),
-            r"labels is \[19\] torch.int64; expected classes \[20",
-        ),
+        (torch.zeros(19, dtype=torch.int64), r"labels is \[19\] torch.int64; expected classes \[20"),
         (torch.zeros(20), r"labels is \[20\] torch.float32; expected classes"),
         (torch.zeros(20, CLASSES, dtype=torch.int64), "expected classes"),
         (torch.full((20,), CLASSES), "labels go from 5 to 5; the network has 5 classes"),
@@ -224,18 +217,22 @@ def test_the_warm_up_computes_as_the_run_does(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(generator, "step", noted)
     calibrate_student(
-        tiny(), hc.quantize(tiny(), 2, 4), None, CONFIG, num_classes=CLASSES, seed=0,
-        device=generator.device, trainer=generator, execution=Execution(precision="tf32"),
-    )  # fmt: skip
+        tiny(),
+        hc.quantize(tiny(), 2, 4),
+        None,
+        CONFIG,
+        num_classes=CLASSES,
+        seed=0,
+        device=generator.device,
+        trainer=generator,
+        execution=Execution(precision="tf32"),
+    )
     assert seen == [True] * GENERATOR.warmup
 
 
 def test_calibrations_that_cannot_be() -> None:
     for changed, message in (
-        (
-            {"calibration": "images"},
-            'calibration is "images", but the images come from a generator',
-        ),
+        ({"calibration": "images"}, 'calibration is "images", but the images come from a generator'),
         ({"calibration_updates": 6}, "calibration_updates is 6, .* warmup has only 5 iterations"),
     ):
         generator = trainer()

@@ -32,9 +32,7 @@ def pair(device: torch.device) -> tuple[nn.Module, nn.Module]:
 class Recorder(FinetuneStep):
     """Notes the images whose losses were asked for, and what is to be differentiated."""
 
-    def losses(
-        self, x: Tensor, labels: Tensor | None = None, *, teacher_grad: bool
-    ) -> tuple[Tensor, ...]:
+    def losses(self, x: Tensor, labels: Tensor | None = None, *, teacher_grad: bool) -> tuple[Tensor, ...]:
         self.seen = [*getattr(self, "seen", []), x.detach().clone()]
         self.asked = x.requires_grad, teacher_grad
         return super().losses(x, labels, teacher_grad=teacher_grad)
@@ -104,9 +102,7 @@ def test_gradients_equal_two_separate_passes(device: torch.device, changed: dict
         assert parameter.grad is not None
         scale = gradient.abs().max().item()
         assert scale > 0, name
-        torch.testing.assert_close(
-            parameter.grad, gradient, rtol=1e-4, atol=1e-4 * scale, msg=lambda m, n=name: n + m
-        )
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4 * scale, msg=lambda m, n=name: n + m)
 
 
 def test_pixels_without_a_gradient_stay(device: torch.device) -> None:
@@ -121,9 +117,7 @@ def test_pixels_without_a_gradient_stay(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("changed", [{"perturbation": 0.0}, {"perturbed_weight": 0.0}])
-def test_without_perturbed_images_nothing_is_paid_for_them(
-    device: torch.device, changed: dict[str, Any]
-) -> None:
+def test_without_perturbed_images_nothing_is_paid_for_them(device: torch.device, changed: dict[str, Any]) -> None:
     step = Recorder(*pair(device), LAYERS, replace(CONFIG, **changed))
     step(pictures(device))
     assert len(step.seen) == 1
@@ -168,9 +162,7 @@ def test_gradient_is_clipped_on_request(device: torch.device) -> None:
     norms = []
     for limit in (0.0, 0.25):
         teacher, student = pair(device)
-        FinetuneStep(teacher, student, LAYERS, replace(CONFIG, max_grad_norm=limit))(
-            pictures(device)
-        )
+        FinetuneStep(teacher, student, LAYERS, replace(CONFIG, max_grad_norm=limit))(pictures(device))
         norms.append(torch.stack([p.grad.norm() for p in student.parameters()]).norm().item())
     assert norms[0] > 1
     assert norms[1] == pytest.approx(0.25, rel=1e-3)

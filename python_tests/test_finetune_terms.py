@@ -35,10 +35,7 @@ def test_direct_alignment_by_hand() -> None:
 def test_distances_sum_to_direct_alignment(dtype: torch.dtype) -> None:
     shapes = (3, 2, 4, 5), (3, 7, 1, 2)
     teacher, student = ([torch.randn(s, dtype=dtype) for s in shapes] for _ in range(2))
-    distances = [
-        (f_s - f_t).square().sum((2, 3)).requires_grad_()
-        for f_s, f_t in zip(student, teacher, strict=True)
-    ]
+    distances = [(f_s - f_t).square().sum((2, 3)).requires_grad_() for f_s, f_t in zip(student, teacher, strict=True)]
     loss = map_distance(distances, [20, 2])
     torch.testing.assert_close(loss.detach(), direct_alignment(teacher, student))
     found = torch.autograd.grad(5 * loss, distances)

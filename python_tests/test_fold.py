@@ -14,11 +14,7 @@ import hast_cuda as hc
 from hast_cuda.networks.output_moments import output_moments
 from hast_cuda.posttraining import fold_batch_norms, replace_relu6
 
-REMAINING = {
-    "resnet20": [],
-    "inverted": [],
-    "odd": ["first_norm", "norms.4", "norms.5"],
-}
+REMAINING = {"resnet20": [], "inverted": [], "odd": ["first_norm", "norms.4", "norms.5"]}
 
 
 @pytest.mark.parametrize("name", REMAINING)
@@ -86,9 +82,7 @@ class Unfoldable(nn.BatchNorm2d):
         return super().forward(input) * 2
 
 
-@pytest.mark.parametrize(
-    "norm", [Unfoldable(3), nn.BatchNorm2d(3, track_running_stats=False), nn.GroupNorm(3, 3)]
-)
+@pytest.mark.parametrize("norm", [Unfoldable(3), nn.BatchNorm2d(3, track_running_stats=False), nn.GroupNorm(3, 3)])
 def test_other_norms_stay(norm: nn.Module) -> None:
     network = nn.Sequential(nn.Conv2d(2, 3, 1), norm).eval()
     x = torch.randn(4, 2, 5, 5)

@@ -69,17 +69,22 @@ def fill(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["batch_00001.safetensors", "last.safetensors", "metrics.jsonl", "student.safetensors",
-     "result.json", "config.json", "progress.json"],
-)  # fmt: skip
+    [
+        "batch_00001.safetensors",
+        "last.safetensors",
+        "metrics.jsonl",
+        "student.safetensors",
+        "result.json",
+        "config.json",
+        "progress.json",
+    ],
+)
 def test_no_room_for_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: QuantizationResult, name: str
 ) -> None:
     out = tmp_path / "run"
     fill(monkeypatch, name)
-    with pytest.raises(
-        OSError, match=rf"{name} cannot be written, .*[\d,]+ bytes are free"
-    ) as caught:
+    with pytest.raises(OSError, match=rf"{name} cannot be written, .*[\d,]+ bytes are free") as caught:
         run(out)
     assert caught.value.errno == errno.EFBIG
     assert not list(out.rglob("*.part"))
@@ -95,10 +100,7 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     metrics.append(path, {"iteration": 1})
     before = path.read_bytes()
-    with (
-        file_limit(len(before) + 7),
-        pytest.raises(OSError, match=r"metrics.jsonl cannot be written"),
-    ):
+    with file_limit(len(before) + 7), pytest.raises(OSError, match=r"metrics.jsonl cannot be written"):
         metrics.append(path, {"iteration": 2})
     assert path.read_bytes() == before
     metrics.append(path, {"iteration": 3})

@@ -28,16 +28,26 @@ def arguments(draw: st.DrawFn) -> tuple[dict[str, Any], Wrong]:
     wide = reference.arithmetic_dtype(x.dtype)
     mean, var, weight, bias = (draw(tensors(shape[1:2], wide, odd=False)) for _ in range(4))
     good = {
-        "x": x, "running_mean": mean, "running_var": var.square() + 0.1,
+        "x": x,
+        "running_mean": mean,
+        "running_var": var.square() + 0.1,
         "weight": draw(st.sampled_from([None, weight])),
         "bias": draw(st.sampled_from([None, bias])),
-        "eps": draw(st.sampled_from([1e-5, 0.8, 1e-12])), "twice": draw(st.booleans()),
+        "eps": draw(st.sampled_from([1e-5, 0.8, 1e-12])),
+        "twice": draw(st.booleans()),
         "activation": draw(st.sampled_from([None, "relu", "relu6"])),
         "residual": draw(st.none() | tensors(shape, x.dtype)),
-    }  # fmt: skip
+    }
     some = torch.zeros(shape[1], dtype=wide)
-    bad = [torch.zeros(shape[1] + 1), torch.zeros(()), some[None], some.to(torch.int64),
-           some.to(torch.complex64), some.to("meta"), some.expand(2**40, shape[1])]  # fmt: skip
+    bad = [
+        torch.zeros(shape[1] + 1),
+        torch.zeros(()),
+        some[None],
+        some.to(torch.int64),
+        some.to(torch.complex64),
+        some.to("meta"),
+        some.expand(2**40, shape[1]),
+    ]
     maps = [x[:0], x.to(torch.complex64), x[None], x.to("meta")]
     wrong = {"x": [x[0, 0, ...].flatten()[:1], x[:0], x[:, :0]], "residual": maps}
     return good, wrong | dict.fromkeys(("running_mean", "running_var", "weight", "bias"), bad)
@@ -69,10 +79,13 @@ def test_batch_norm_activation(device: torch.device, data: st.DataObject) -> Non
     x, energy = good["x"], draw(st.booleans())
     target = draw(st.none() | tensors(tuple(x.shape), x.dtype)) if energy else None
     good |= {
-        "state": draw(st.sampled_from([None, state])), "bits": draw(st.integers(2, 8)),
-        "ste": draw(st.sampled_from(["identity", "clipped"])), "normalized": draw(st.booleans()),
-        "energy": energy, "target": target,
-    }  # fmt: skip
+        "state": draw(st.sampled_from([None, state])),
+        "bits": draw(st.integers(2, 8)),
+        "ste": draw(st.sampled_from(["identity", "clipped"])),
+        "normalized": draw(st.booleans()),
+        "energy": energy,
+        "target": target,
+    }
     wrong["state"] = [state[:2], state[None], state.half(), state.to("meta")]
     wrong["target"] = wrong["residual"]
     for y, energies, *more in tried(data, hc.batch_norm_activation, good, **wrong):

@@ -28,17 +28,21 @@ def wrong_lists(given: list[Tensor]) -> list[Any]:
     first, *rest = given
     other = torch.float32 if first.dtype == torch.float64 else torch.float64
     return [
-        [], torch.zeros(1, 2, 3, 4), rest, [*given, first],
+        [],
+        torch.zeros(1, 2, 3, 4),
+        rest,
+        [*given, first],
         *([bad, *rest] for bad in wrong_tensors(first)),
-        [t.to("meta") for t in given], [t.to(other) for t in given], [t[None] for t in given],
+        [t.to("meta") for t in given],
+        [t.to(other) for t in given],
+        [t[None] for t in given],
         [t[..., :0] for t in given],
-    ]  # fmt: skip
+    ]
 
 
 def rounding(energies: list[Tensor], loss: Tensor, normalized: bool) -> float:
     """What remains of vectors that differ by rounding alone, where eager code may find 0."""
-    squares = sum(len(e) if normalized else float(e.nan_to_num(0, 0, 0).square().sum())
-                  for e in energies)  # fmt: skip
+    squares = sum(len(e) if normalized else float(e.nan_to_num(0, 0, 0).square().sum()) for e in energies)
     return squares * (4 * torch.finfo(loss.dtype).eps) ** 2
 
 
@@ -56,10 +60,7 @@ def test_match_loss(device: torch.device, data: st.DataObject) -> None:
 
 def sides(draw: st.DrawFn, tails: list[tuple[int, ...]], dtype: torch.dtype) -> dict[str, Any]:
     batch = draw(st.integers(1, 4))
-    return {
-        side: [draw(tensors((batch, *tail), dtype)) for tail in tails]
-        for side in ("teacher", "student")
-    }
+    return {side: [draw(tensors((batch, *tail), dtype)) for tail in tails] for side in ("teacher", "student")}
 
 
 @effort(30)
@@ -118,22 +119,28 @@ def test_hard_sample_loss(device: torch.device, data: st.DataObject) -> None:
     logits = data.draw(tensors(shape, data.draw(DTYPES)))
     labels = torch.tensor([data.draw(st.integers(0, shape[1] - 1)) for _ in range(shape[0])])
     good = {
-        "logits": logits, "labels": labels, "detach": data.draw(st.booleans()),
-        "exponent": data.draw(st.sampled_from([0, 0.5, 1, 2.0])), "check_labels": True,
-    }  # fmt: skip
+        "logits": logits,
+        "labels": labels,
+        "detach": data.draw(st.booleans()),
+        "exponent": data.draw(st.sampled_from([0, 0.5, 1, 2.0])),
+        "check_labels": True,
+    }
     bad_labels = [
-        labels.int(), labels.bool(), labels.float(), labels[:0], labels[None], labels - 100,
-        labels + 100, labels.to("meta"), labels + 2**62,
-        torch.zeros(2, dtype=torch.int64).expand(2**40, 2), torch.eye(2).long().to_sparse(),
-    ]  # fmt: skip
-    for found in tried(
-        data, hc.hard_sample_loss, good, logits=wrong_logits(logits), labels=bad_labels
-    ):
+        labels.int(),
+        labels.bool(),
+        labels.float(),
+        labels[:0],
+        labels[None],
+        labels - 100,
+        labels + 100,
+        labels.to("meta"),
+        labels + 2**62,
+        torch.zeros(2, dtype=torch.int64).expand(2**40, 2),
+        torch.eye(2).long().to_sparse(),
+    ]
+    for found in tried(data, hc.hard_sample_loss, good, logits=wrong_logits(logits), labels=bad_labels):
         del good["check_labels"]
-        eager, exact = (
-            reference.hard_sample_loss(**good),
-            reference.hard_sample_loss(**doubled(good)),
-        )
+        eager, exact = (reference.hard_sample_loss(**good), reference.hard_sample_loss(**doubled(good)))
         for f, e, x in zip(found, eager, exact, strict=True):
             near(f, e, x, slack=1e-6 * float(logits.double().abs().max()))
 
@@ -143,15 +150,17 @@ def test_hard_sample_loss(device: torch.device, data: st.DataObject) -> None:
 def test_plateau_step(device: torch.device, data: st.DataObject) -> None:
     state, rate = ops.new_plateau_state(0.5)
     loss = data.draw(tensors((), data.draw(DTYPES)))
-    numbers = {"patience": data.draw(st.integers(0, 3)), "factor": 0.1, "threshold": 1e-4,
-               "minimum": 1e-3}  # fmt: skip
+    numbers = {"patience": data.draw(st.integers(0, 3)), "factor": 0.1, "threshold": 1e-4, "minimum": 1e-3}
     expected, expected_rate = state.clone(), rate.clone()
     for _ in tried(
-        data, ops.plateau_step, {"state": state, "rate": rate, "loss": loss, **numbers},
-        state=[state.float(), state[:2], state[None], state.to("meta"),
-               state.repeat_interleave(2)[::2]],
-        rate=[rate.double(), rate[None], rate.to("meta")], loss=[loss[None]], patience=[1.5],
-    ):  # fmt: skip
+        data,
+        ops.plateau_step,
+        {"state": state, "rate": rate, "loss": loss, **numbers},
+        state=[state.float(), state[:2], state[None], state.to("meta"), state.repeat_interleave(2)[::2]],
+        rate=[rate.double(), rate[None], rate.to("meta")],
+        loss=[loss[None]],
+        patience=[1.5],
+    ):
         reference.plateau_step(expected, expected_rate, loss, **numbers)
     equal(state, expected)
     equal(rate, expected_rate)
@@ -163,9 +172,7 @@ def test_plateau_step(device: torch.device, data: st.DataObject) -> None:
     device_name=st.sampled_from(["cpu", "meta", "cuda:99", "gpu", "", 3.5, "mps", None, b"cpu"]),
 )
 def test_new_plateau_state(rate: Any, device_name: Any) -> None:
-    answered, found = attempt(
-        lambda: ops.new_plateau_state(rate, device=device_name), ["learning_rate", "device"]
-    )
+    answered, found = attempt(lambda: ops.new_plateau_state(rate, device=device_name), ["learning_rate", "device"])
     assert answered == (rate in (0.5, 1, 1e-300) and device_name in ("cpu", "meta"))
     if answered and not found[0].is_meta:
         equal(found[0], torch.tensor([rate, float("inf"), 0], dtype=torch.float64))

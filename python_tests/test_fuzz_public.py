@@ -76,9 +76,12 @@ def test_public(name: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize(
     ("name", "given"),
-    [("calibrate", {"batches": torch.zeros(2, 3, 8, 8)}), ("shrink_ranges", {"power": 2**70}),
-     ("load", {"network": ""})],
-)  # fmt: skip
+    [
+        ("calibrate", {"batches": torch.zeros(2, 3, 8, 8)}),
+        ("shrink_ranges", {"power": 2**70}),
+        ("load", {"network": ""}),
+    ],
+)
 def test_what_was_found_by_all_values(name: str, given: dict[str, Any]) -> None:
     answers(case(name), case(name).good() | given)
 

@@ -39,44 +39,46 @@ def test_fake_quantize(device: torch.device, data: st.DataObject) -> None:
     wide = reference.arithmetic_dtype(x.dtype)
     lower, upper = ordered(draw, 1 if axis is None else x.shape[axis], wide)
     good: dict[str, Any] = {
-        "x": x.requires_grad_(draw(st.booleans())), "lower": lower, "upper": upper,
-        "bits": draw(BITS), "channel_axis": axis, "zero_point": draw(POINTS), "ste": draw(STE),
+        "x": x.requires_grad_(draw(st.booleans())),
+        "lower": lower,
+        "upper": upper,
+        "bits": draw(BITS),
+        "channel_axis": axis,
+        "zero_point": draw(POINTS),
+        "ste": draw(STE),
         "activation": draw(ACTIVATIONS),
-    }  # fmt: skip
+    }
     short = lower.new_zeros(lower.numel() + 1)
     ranges = [NAN, short, short.bool(), short.to("meta"), *([lower + NAN] if len(lower) else [])]
     for y in tried(data, hc.fake_quantize, good, lower=ranges, upper=ranges):
-        settings = {
-            "real_zero_point": good["zero_point"] == "real",
-            "activation": good["activation"],
-        }
+        settings = {"real_zero_point": good["zero_point"] == "real", "activation": good["activation"]}
         where = lower, upper, good["bits"], axis
         equal(y.detach(), reference.fake_quantize(x.detach(), *where, **settings))
         if x.requires_grad:
             y.sum().backward()
             clipped = good["ste"] == "clipped"
-            equal(x.grad, reference.fake_quantize_backward(
-                torch.ones_like(x), x.detach(), *where, **settings, clipped=clipped
-            ))  # fmt: skip
+            equal(
+                x.grad,
+                reference.fake_quantize_backward(torch.ones_like(x), x.detach(), *where, **settings, clipped=clipped),
+            )
 
 
 @effort(30)
 @given(data=st.data())
 def test_fake_quantize_weights(device: torch.device, data: st.DataObject) -> None:
     draw = data.draw
-    weights = draw(st.lists(shapes(1, 5).flatmap(lambda s: DTYPES.flatmap(lambda d: tensors(s, d))),
-                            max_size=4))  # fmt: skip
+    weights = draw(st.lists(shapes(1, 5).flatmap(lambda s: DTYPES.flatmap(lambda d: tensors(s, d))), max_size=4))
     widths = [draw(BITS) for _ in weights]
     grids = [
-        torch.stack(ordered(draw, w.shape[0], reference.arithmetic_dtype(w.dtype)))
-        if draw(st.booleans()) else None
+        torch.stack(ordered(draw, w.shape[0], reference.arithmetic_dtype(w.dtype))) if draw(st.booleans()) else None
         for w in weights
-    ]  # fmt: skip
+    ]
     good = {
-        "weights": weights, "zero_point": draw(POINTS),
+        "weights": weights,
+        "zero_point": draw(POINTS),
         "bits": widths if draw(st.booleans()) else draw(BITS),
         "ranges": draw(st.sampled_from([None, grids])),
-    }  # fmt: skip
+    }
     wrong: dict[str, list[Any]] = {"weights": [[torch.zeros(())]], "bits": [], "ranges": []}
     if weights:
         ends = torch.zeros(2, weights[0].shape[0])
@@ -89,9 +91,11 @@ def test_fake_quantize_weights(device: torch.device, data: st.DataObject) -> Non
     for found in tried(data, hc.fake_quantize_weights, good, **wrong):
         bits = good["bits"]
         expected = reference.fake_quantize_weights(
-            weights, [bits] * len(weights) if isinstance(bits, int) else bits,
-            real_zero_point=good["zero_point"] == "real", ranges=good.get("ranges"),
-        )  # fmt: skip
+            weights,
+            [bits] * len(weights) if isinstance(bits, int) else bits,
+            real_zero_point=good["zero_point"] == "real",
+            ranges=good.get("ranges"),
+        )
         for y, e in zip(found, expected, strict=True):
             equal(y, e)
 
@@ -106,24 +110,31 @@ def test_quantize_activation(device: torch.device, data: st.DataObject) -> None:
     state[0:4] = torch.cat([lower, upper] * 2)
     before = state.clone()
     good = {
-        "x": x, "state": state, "bits": draw(BITS), "activation": draw(ACTIVATIONS),
-        "observe": draw(st.booleans()), "ema": draw(st.sampled_from(["corrected", "released"])),
-        "beta": draw(st.sampled_from([0.0, 0.5, 0.9, 0.999999])), "ste": draw(STE),
+        "x": x,
+        "state": state,
+        "bits": draw(BITS),
+        "activation": draw(ACTIVATIONS),
+        "observe": draw(st.booleans()),
+        "ema": draw(st.sampled_from(["corrected", "released"])),
+        "beta": draw(st.sampled_from([0.0, 0.5, 0.9, 0.999999])),
+        "ste": draw(STE),
         "zero_point": draw(POINTS),
-    }  # fmt: skip
+    }
     other = torch.float32 if state.dtype == torch.float64 else torch.float64
-    bad_state = [state[:4], state.to(other), state.to("meta"), state.repeat_interleave(2)[::2],
-                 state[None]]  # fmt: skip
+    bad_state = [state[:4], state.to(other), state.to("meta"), state.repeat_interleave(2)[::2], state[None]]
     for y in tried(data, hc.quantize_activation, good, state=bad_state):
         if good["observe"]:
             reference.update_range(
-                x, before, activation=good["activation"], beta=good["beta"],
-                released=good["ema"] == "released",
-            )  # fmt: skip
+                x, before, activation=good["activation"], beta=good["beta"], released=good["ema"] == "released"
+            )
         expected = reference.fake_quantize(
-            x, before[0:1], before[1:2], good["bits"],
-            real_zero_point=good["zero_point"] == "real", activation=good["activation"],
-        )  # fmt: skip
+            x,
+            before[0:1],
+            before[1:2],
+            good["bits"],
+            real_zero_point=good["zero_point"] == "real",
+            activation=good["activation"],
+        )
         equal(y, expected)
     equal(state, before)  # a refused call leaves the range alone
 

@@ -13,24 +13,29 @@ from hast_cuda.generator.network import ConditionalBatchNorm2d, Generator, soft_
 from hast_cuda.merged import BatchStatistics
 
 SHAPE = (CHANNELS, SIZE, SIZE)
-QIMERA = GeneratorConfig(
-    latent_size=6, warmup=4, superpose_probability=0.5, superpose_classes=3, embedding_noise=1.0
-)
+QIMERA = GeneratorConfig(latent_size=6, warmup=4, superpose_probability=0.5, superpose_classes=3, embedding_noise=1.0)
 
 
 def trainer(config: GeneratorConfig = QIMERA, **changed: object) -> GeneratorTrainer:
     return GeneratorTrainer(
-        tiny(), SHAPE, CLASSES, config, batch_size=8, seed=3, **changed,  # type: ignore[arg-type]
-    )  # fmt: skip
+        tiny(),
+        SHAPE,
+        CLASSES,
+        config,
+        batch_size=8,
+        seed=3,
+        **changed,  # type: ignore[arg-type]
+    )
 
 
 def batches(
-    count: int, device: torch.device, seed: int = 0, teacher: nn.Module | None = None,
+    count: int,
+    device: torch.device,
+    seed: int = 0,
+    teacher: nn.Module | None = None,
     shape: tuple[int, int, int] = SHAPE,
-) -> list[Tensor]:  # fmt: skip
-    made = GeneratorTrainer(
-        teacher or tiny(), shape, CLASSES, batch_size=16, seed=seed, device=device
-    )
+) -> list[Tensor]:
+    made = GeneratorTrainer(teacher or tiny(), shape, CLASSES, batch_size=16, seed=seed, device=device)
     return list(itertools.islice(made.batches(), count))
 
 
@@ -75,9 +80,7 @@ def test_labels_steer_the_images(device: torch.device, conditional: bool) -> Non
     images, others = network(noise, labels), network(noise, labels + 1)
     assert images.shape == (4, CHANNELS, SIZE, 12)
     assert not torch.equal(images, others)
-    torch.testing.assert_close(
-        images.mean((0, 2, 3)), torch.zeros(CHANNELS, device=device), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(CHANNELS, device=device), atol=1e-5, rtol=0)
 
 
 def test_large_images_are_conditioned_through_batch_norm() -> None:

@@ -17,10 +17,7 @@ from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.graphs import WARM_UP, Replayed
 from hast_cuda.synthesis import SynthesisConfig, synthesize
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 SHAPE = InputSpec(CHANNELS, SIZE, SIZE, 5)
 FINETUNE = FinetuneConfig(iterations=9, batch_size=8, learning_rate=1e-5, max_grad_norm=1.0)
 
@@ -38,12 +35,8 @@ def test_graphs_give_the_bits_of_plain_iterations(loop: str) -> None:
     for mode in ("off", "on"):
         execution = Execution(cuda_graphs=mode)
         if loop == "synthesis":
-            config = SynthesisConfig(
-                num_images=12, batch_size=8, iterations=12, augment_probability=0.5
-            )
-            results.append(
-                synthesize(tiny(), SHAPE, config, device=device, execution=execution).images
-            )
+            config = SynthesisConfig(num_images=12, batch_size=8, iterations=12, augment_probability=0.5)
+            results.append(synthesize(tiny(), SHAPE, config, device=device, execution=execution).images)
         else:
             student = tuned(execution, replace(FINETUNE, optimizer=loop))
             results.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
@@ -70,13 +63,16 @@ def test_a_function_that_reads_the_device_is_not_captured() -> None:
 def test_generators_and_inundation_give_the_same_bits_in_a_graph() -> None:
     results = []
     config = FinetuneConfig(
-        iterations=9, batch_size=8, learning_rate=1e-5, feature_weight=0.0, perturbation=0.0,
-        label_weight=1.0, flip_fraction=0.02,
-    )  # fmt: skip
+        iterations=9,
+        batch_size=8,
+        learning_rate=1e-5,
+        feature_weight=0.0,
+        perturbation=0.0,
+        label_weight=1.0,
+        flip_fraction=0.02,
+    )
     for mode in ("off", "on"):
-        trainer = GeneratorTrainer(
-            tiny(), (CHANNELS, SIZE, SIZE), 5, batch_size=8, device="cuda", seed=1
-        )
+        trainer = GeneratorTrainer(tiny(), (CHANNELS, SIZE, SIZE), 5, batch_size=8, device="cuda", seed=1)
         x = torch.randn(16, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
         student = hc.calibrate(hc.quantize(tiny(), 4, 4), [x])
         execution = Execution(cuda_graphs=mode)

@@ -17,10 +17,7 @@ from hast_cuda.ops._registry import core, launch, pointer
 from hast_cuda.ops.activations import CODES
 from hast_cuda.ops.codes import Gate, Pointer
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 CUDA = torch.device("cuda", 0)
 
 
@@ -127,32 +124,60 @@ def test_launchers_allocate_nothing() -> None:
     none, relu, absent = CODES[None], CODES["relu"], Pointer(0)
     ends: Any = {"lower": ps, "upper": pointer(state[1:]), "bits": 4, "real_zero_point": False}
     norm: Any = {
-        "x": px, "residual": absent, "mean": m, "running_mean": mean, "running_var": var,
-        "weight": weight, "bias": bias, "eps": 1e-5, "scratch": pointer(sums),
-        "counters": counters, "activation": none, **shape, **place,
-    }  # fmt: skip
-    unused: Any = dict.fromkeys(
-        ("y", "target", "dmap", "denergy", "dy2", "range", "dresidual", "dtarget"), absent
-    )
+        "x": px,
+        "residual": absent,
+        "mean": m,
+        "running_mean": mean,
+        "running_var": var,
+        "weight": weight,
+        "bias": bias,
+        "eps": 1e-5,
+        "scratch": pointer(sums),
+        "counters": counters,
+        "activation": none,
+        **shape,
+        **place,
+    }
+    unused: Any = dict.fromkeys(("y", "target", "dmap", "denergy", "dy2", "range", "dresidual", "dtarget"), absent)
 
     def launch_all() -> None:
         core.update_range(
-            x=px, state=ps, scratch=pointer(partial), counters=counters, size=x.numel(),
-            activation=none, beta=0.9, released=False, **place,
-        )  # fmt: skip
-        core.fake_quantize(x=px, y=py, activation=relu, **ends, **whole, **place)
-        core.fake_quantize_backward(
-            x=px, dy=px, dx=py, activation=relu, clipped=True, **ends, **whole, **place
+            x=px,
+            state=ps,
+            scratch=pointer(partial),
+            counters=counters,
+            size=x.numel(),
+            activation=none,
+            beta=0.9,
+            released=False,
+            **place,
         )
+        core.fake_quantize(x=px, y=py, activation=relu, **ends, **whole, **place)
+        core.fake_quantize_backward(x=px, dy=px, dx=py, activation=relu, clipped=True, **ends, **whole, **place)
         core.fake_quantize_weights(
-            weights=[px], outputs=[py], ranges=[absent], rows=[64], columns=[x.numel() // 64],
-            bits=[4], real_zero_point=False, **place,
-        )  # fmt: skip
+            weights=[px],
+            outputs=[py],
+            ranges=[absent],
+            rows=[64],
+            columns=[x.numel() // 64],
+            bits=[4],
+            real_zero_point=False,
+            **place,
+        )
         core.batch_norm_match(y=py, var=v, **norm)
         core.batch_norm_backward(
-            dy=px, dmean=m, dvar=v, dx=py, dweight=bias, dbias=weight, bits=4, images=len(x),
-            gate=Gate(0), **unused, **norm,
-        )  # fmt: skip
+            dy=px,
+            dmean=m,
+            dvar=v,
+            dx=py,
+            dweight=bias,
+            dbias=weight,
+            bits=4,
+            images=len(x),
+            gate=Gate(0),
+            **unused,
+            **norm,
+        )
 
     launch_all()  # loads the kernels
     torch.cuda.synchronize()

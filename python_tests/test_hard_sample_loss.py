@@ -20,18 +20,20 @@ SIZES = [(4, 10), (3, 1), (9, 2), (17, 33), (5, 100), (2, 256), (3, 257), (2, 10
 LOGITS = [[2.0, 0, -1], [0, 1, 0.5]]
 
 
-def inputs(
-    rows: int, classes: int, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def inputs(rows: int, classes: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Logits a few units wide, far from 0, and labels."""
     logits = (3 * torch.randn(rows, classes, device=device) + 5).to(dtype)
     return logits, torch.randint(classes, (rows,), device=device)
 
 
 def evaluate(
-    loss_of: Callable[..., tuple[Tensor, Tensor]], logits: Tensor, labels: Tensor,
-    exponent: float, detach: bool = False, upstream: float = 1.0,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    loss_of: Callable[..., tuple[Tensor, Tensor]],
+    logits: Tensor,
+    labels: Tensor,
+    exponent: float,
+    detach: bool = False,
+    upstream: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, mean difficulty, gradient)."""
     leaf = logits.detach().clone().requires_grad_()
     loss, difficulty = loss_of(leaf, labels, exponent, detach=detach)
@@ -56,19 +58,15 @@ def test_against_float64(
 @pytest.mark.parametrize(
     ("exponent", "detach", "loss", "first", "second"),
     [
-        (2.0, False, 0.285324, [-0.00540262, 0.00394963, 0.00145299],
-         [0.0915188, 0.248774, -0.340293]),
-        (2.0, True, 0.285324, [-0.00190571, 0.00139319, 0.00051252],
-         [0.0447156, 0.121550, -0.166265]),
-        (0.5, False, 0.524762, [-0.0450289, 0.0329188, 0.0121101],
-         [0.0978340, 0.265940, -0.363774]),
+        (2.0, False, 0.285324, [-0.00540262, 0.00394963, 0.00145299], [0.0915188, 0.248774, -0.340293]),
+        (2.0, True, 0.285324, [-0.00190571, 0.00139319, 0.00051252], [0.0447156, 0.121550, -0.166265]),
+        (0.5, False, 0.524762, [-0.0450289, 0.0329188, 0.0121101], [0.0978340, 0.265940, -0.363774]),
         (0.5, True, 0.524762, [-0.0308684, 0.0225667, 0.0083017], [0.077543, 0.210784, -0.288327]),
     ],
-)  # fmt: skip
+)
 def test_known_vectors(
-    device: torch.device, exponent: float, detach: bool, loss: float, first: list[float],
-    second: list[float],
-) -> None:  # fmt: skip
+    device: torch.device, exponent: float, detach: bool, loss: float, first: list[float], second: list[float]
+) -> None:
     logits, labels = torch.tensor(LOGITS, device=device), torch.tensor([0, 2], device=device)
     value, difficulty, gradient = evaluate(hc.hard_sample_loss, logits, labels, exponent, detach)
     assert float(value) == pytest.approx(loss, rel=3e-6)
@@ -84,9 +82,7 @@ def test_exponent_zero_is_cross_entropy(device: torch.device, size: tuple[int, i
     expected = F.cross_entropy(leaf, labels)
     loss, _, gradient = evaluate(hc.hard_sample_loss, logits, labels, 0.0)
     torch.testing.assert_close(loss, expected.detach())
-    torch.testing.assert_close(
-        gradient, torch.autograd.grad(expected, leaf)[0], rtol=1e-5, atol=1e-8
-    )
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, leaf)[0], rtol=1e-5, atol=1e-8)
 
 
 @covering(
@@ -94,9 +90,7 @@ def test_exponent_zero_is_cross_entropy(device: torch.device, size: tuple[int, i
     margin=[-1e30, -100.0, -17.0, 13.0, 14.0, 17.0, 100.0, 1e30],
     classes=[3, 300],
 )
-def test_finite_where_probability_saturates(
-    device: torch.device, exponent: float, margin: float, classes: int
-) -> None:
+def test_finite_where_probability_saturates(device: torch.device, exponent: float, margin: float, classes: int) -> None:
     logits = torch.zeros(2, classes, device=device)
     logits[:, 0] = margin
     labels = torch.zeros(2, dtype=torch.int64, device=device)
@@ -119,9 +113,7 @@ def test_gradient_of_the_difficulty_ends_at_the_clamp(device: torch.device) -> N
 
 @pytest.mark.parametrize("size", [(3, 7), (2, 300)])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_shows(
-    device: torch.device, size: tuple[int, int], value: float
-) -> None:
+def test_what_is_not_finite_shows(device: torch.device, size: tuple[int, int], value: float) -> None:
     logits, labels = inputs(*size, device, torch.float32)
     logits[1, 3] = value
     loss, difficulty, _ = evaluate(hc.hard_sample_loss, logits, labels, 2.0)
@@ -131,9 +123,7 @@ def test_what_is_not_finite_shows(
 
 @pytest.mark.parametrize("size", [(4, 7), (4, 300)])
 @pytest.mark.parametrize("wrong", [-1, 300, -(2**62), 2**62])
-def test_a_label_that_is_no_class_is_never_read(
-    device: torch.device, size: tuple[int, int], wrong: int
-) -> None:
+def test_a_label_that_is_no_class_is_never_read(device: torch.device, size: tuple[int, int], wrong: int) -> None:
     """What CUDA does, where the labels are not checked: the op below the check."""
     logits, labels = inputs(*size, device, torch.float32)
     op = torch.ops.hast_cuda.hard_sample_loss.default

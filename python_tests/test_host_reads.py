@@ -16,14 +16,30 @@ from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.synthesis import SynthesisConfig
 
 READS = {
-    Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__bool__, Tensor.__float__,
-    Tensor.__int__, Tensor.__index__, Tensor.__contains__, Tensor.nonzero, torch.nonzero,
-    torch.equal, torch.masked_select,
-}  # fmt: skip
+    Tensor.item,
+    Tensor.tolist,
+    Tensor.numpy,
+    Tensor.cpu,
+    Tensor.__bool__,
+    Tensor.__float__,
+    Tensor.__int__,
+    Tensor.__index__,
+    Tensor.__contains__,
+    Tensor.nonzero,
+    torch.nonzero,
+    torch.equal,
+    torch.masked_select,
+}
 READ_OPERATORS = {
-    "aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select",
-    "aten::equal", "aten::is_nonzero", "aten::unique_dim", "aten::_unique2",
-}  # fmt: skip
+    "aten::_local_scalar_dense",
+    "aten::item",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::equal",
+    "aten::is_nonzero",
+    "aten::unique_dim",
+    "aten::_unique2",
+}
 
 
 class HostReadError(AssertionError):
@@ -33,9 +49,7 @@ class HostReadError(AssertionError):
 class NoCalls(TorchFunctionMode):
     """Refuses what Python code would use to read a tensor."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Refuse or run."""
         if func in READS:
             raise HostReadError(getattr(func, "__name__", str(func)))
@@ -45,15 +59,11 @@ class NoCalls(TorchFunctionMode):
 class NoOperators(TorchDispatchMode):
     """Refuses operators whose result or its size depends on values, from wherever they come."""
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Refuse or run."""
         name = func._schema.name
         masks = name.startswith("aten::index") and isinstance(args[1], (list, tuple))
-        if name in READ_OPERATORS or (
-            masks and any(i is not None and i.dtype == torch.bool for i in args[1])
-        ):
+        if name in READ_OPERATORS or (masks and any(i is not None and i.dtype == torch.bool for i in args[1])):
             raise HostReadError(name)
         return func(*args, **(kwargs or {}))
 

@@ -63,12 +63,10 @@ SAFETENSORS = {
     "product overflows": safetensors({"x": entry("F32", [2**33, 2**33], 0, 16)}, bytes(16)),
     "negative shape": safetensors({"x": entry("F32", [-4], 0, 16)}, bytes(16)),
     "ends before it starts": safetensors({"x": entry("F32", [4], 16, 0)}, bytes(16)),
-    "overlapping": safetensors(
-        {"x": entry("F32", [4], 0, 16), "y": entry("F32", [4], 8, 24)}, bytes(24)
-    ),
+    "overlapping": safetensors({"x": entry("F32", [4], 0, 16), "y": entry("F32", [4], 8, 24)}, bytes(24)),
     "unknown dtype": safetensors({"x": entry("F33", [4], 0, 16)}, bytes(16)),
     "metadata of numbers": safetensors({"__metadata__": {"a": 1}}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(SAFETENSORS))
@@ -131,9 +129,7 @@ def large_storage() -> bytes:
     assert content.count(claim) == 1
     before, after = content.split(claim)
     at = after.index(b"K\x4d")  # BININT1 77
-    return (
-        before + claim + after[:at] + b"\x8a\x05" + (2**33).to_bytes(5, "little") + after[at + 2 :]
-    )
+    return before + claim + after[:at] + b"\x8a\x05" + (2**33).to_bytes(5, "little") + after[at + 2 :]
 
 
 TORCH: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -171,7 +167,7 @@ TORCH: dict[str, tuple[Callable[[], bytes], str]] = {
         "another type of numbers: output.bias",
     ),
     "long names": (lambda: saved(OrderedDict({"x" * 10**6: torch.ones(1)})), "unexpected"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(TORCH))
@@ -238,7 +234,7 @@ NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut": (lambda: npz(npy("(2, 4, 4, 3)", bytes(96)))[:-40], "not a usable"),
     "unknown method": (lambda: with_method(99), "not a usable"),
     "greedy dictionary": (lambda: with_dictionary(2**32 - 1), "wants a dictionary of 4294967295"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(NPZ))
@@ -249,10 +245,7 @@ def test_npz(tmp_path: Path, name: str) -> None:
         load_images(tmp_path / "set.npz", spec=SPEC)
 
 
-@pytest.mark.parametrize(
-    "compression",
-    [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA],
-)
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_npz_of_every_compression(tmp_path: Path, compression: int) -> None:
     (tmp_path / "set.npz").write_bytes(npz(npy("(2, 4, 4, 3)", bytes(range(96))), compression))
     with np.load(tmp_path / "set.npz") as archive:
@@ -291,9 +284,7 @@ def test_cifar_folders(tmp_path: Path) -> None:
 
 def broken_images() -> dict[str, tuple[bytes, str]]:
     png, ppm = io.BytesIO(), b"P6 200000 200000 255\n"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
-        png, "PNG"
-    )
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(png, "PNG")
     whole = png.getvalue()
     return {
         "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", "cannot identify"),
@@ -302,7 +293,7 @@ def broken_images() -> dict[str, tuple[bytes, str]]:
         "bomb": (ppm, "decompression bomb"),
         "80 million pixels": (b"P6 8001 10000 255\n", "more than 80000000 in all"),
         "text": (b"<script>", "cannot identify"),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", list(broken_images()))

@@ -18,14 +18,7 @@ from hast_cuda.cli import main
 from hast_cuda.cli.command import chosen_network, network_of
 from hast_cuda.report import write_report
 from hast_cuda.report.facts import read_facts
-from hast_cuda.run import (
-    RunDirectory,
-    load_student,
-    read_config,
-    read_finetune_config,
-    read_images,
-    read_recipe,
-)
+from hast_cuda.run import RunDirectory, load_student, read_config, read_finetune_config, read_images, read_recipe
 
 __all__ = ["ROOM", "_little_memory"]  # the fixture holds here, too
 DEEP = "[" * 100_000
@@ -43,8 +36,19 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-BROKEN = ["", "{", "[]", "7", DEEP, '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}',
-          f'{{"a": 1{"0" * 5000}}}', f'{{"a": {2**64}}}', "\udcff"]  # fmt: skip
+BROKEN = [
+    "",
+    "{",
+    "[]",
+    "7",
+    DEEP,
+    '{"a": NaN}',
+    '{"a": -Infinity}',
+    '{"a": 1e999}',
+    f'{{"a": 1{"0" * 5000}}}',
+    f'{{"a": {2**64}}}',
+    "\udcff",
+]
 
 
 @pytest.mark.parametrize("number", range(len(BROKEN)))
@@ -77,12 +81,21 @@ def test_a_file_of_gigabytes(copy: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["[]", "7", '"x"', '{"phase": "test", "iteration": "x"}', '{"phase": 3, "iteration": 1}',
-     '{"phase": "test", "iteration": -1}', '{"phase": "finetune", "iteration": 1e300}',
-     '{"phase": "synthesis", "iteration": 1, "batch": true}', '{"phase": "test", "top1": 1e999}',
-     '{"phase": "test", "iteration": 1, "top1": [1]}', f'{{"phase": "test", "top1": {DEEP}}}',
-     f'{{"phase": "test", "top1": 1{"0" * 400}}}'],
-)  # fmt: skip
+    [
+        "[]",
+        "7",
+        '"x"',
+        '{"phase": "test", "iteration": "x"}',
+        '{"phase": 3, "iteration": 1}',
+        '{"phase": "test", "iteration": -1}',
+        '{"phase": "finetune", "iteration": 1e300}',
+        '{"phase": "synthesis", "iteration": 1, "batch": true}',
+        '{"phase": "test", "top1": 1e999}',
+        '{"phase": "test", "iteration": 1, "top1": [1]}',
+        f'{{"phase": "test", "top1": {DEEP}}}',
+        f'{{"phase": "test", "top1": 1{"0" * 400}}}',
+    ],
+)
 def test_lines_that_no_run_has_logged(copy: Path, line: str) -> None:
     with (copy / "metrics.jsonl").open("a") as file:
         file.write(line + "\n")
@@ -94,11 +107,18 @@ def test_lines_that_no_run_has_logged(copy: Path, line: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("full_precision", "99"), ("quantized", -1), ("rounded", 101), ("num_test_images", 1.5),
-        ("num_images", True), ("seconds", [1]), ("seconds", {"a": "x"}), ("seconds", {"a": -1}),
-        ("finetune_iterations", None), ("quantized_best_epoch", {}),
+        ("full_precision", "99"),
+        ("quantized", -1),
+        ("rounded", 101),
+        ("num_test_images", 1.5),
+        ("num_images", True),
+        ("seconds", [1]),
+        ("seconds", {"a": "x"}),
+        ("seconds", {"a": -1}),
+        ("finetune_iterations", None),
+        ("quantized_best_epoch", {}),
     ],
-)  # fmt: skip
+)
 def test_results_of_other_types(copy: Path, name: str, value: Any) -> None:
     found = json.loads((copy / "result.json").read_text())
     (copy / "result.json").write_text(json.dumps(found | {name: value}))
@@ -119,15 +139,24 @@ def changed(path: Path, dotted: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("dotted", "value"),
     [
-        ("recipe.synthesis.num_images", "12"), ("recipe.synthesis.num_images", 2**60),
-        ("recipe.synthesis.learning_rate", "fast"), ("recipe.synthesis.margins", ["a", "b"]),
-        ("recipe.synthesis.margins", 3), ("recipe.synthesis.balanced_labels", 1),
-        ("recipe.finetune.schedule", ["step"]), ("recipe.finetune.iterations", True),
-        ("recipe.finetune.decay_at", [[1]]), ("recipe.finetune.surprise", 1),
-        ("recipe.generator", "x"), ("recipe.posttraining.fold", "yes"), ("recipe.images", 3),
-        ("recipe", []), ("images", 3), ("images", ["a"]),
+        ("recipe.synthesis.num_images", "12"),
+        ("recipe.synthesis.num_images", 2**60),
+        ("recipe.synthesis.learning_rate", "fast"),
+        ("recipe.synthesis.margins", ["a", "b"]),
+        ("recipe.synthesis.margins", 3),
+        ("recipe.synthesis.balanced_labels", 1),
+        ("recipe.finetune.schedule", ["step"]),
+        ("recipe.finetune.iterations", True),
+        ("recipe.finetune.decay_at", [[1]]),
+        ("recipe.finetune.surprise", 1),
+        ("recipe.generator", "x"),
+        ("recipe.posttraining.fold", "yes"),
+        ("recipe.images", 3),
+        ("recipe", []),
+        ("images", 3),
+        ("images", ["a"]),
     ],
-)  # fmt: skip
+)
 def test_settings_of_other_types(copy: Path, dotted: str, value: Any) -> None:
     changed(copy, dotted, value)
     with pytest.raises(ValueError, match=r"config.json|settings that this version|images is"):
@@ -138,10 +167,17 @@ def test_settings_of_other_types(copy: Path, dotted: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     "bits",
-    [{"weights": "3"}, {"weights": 99}, {"activations": [3]}, None, {"placement": "../x"},
-     {"overrides": {"output": {"weight_bits": "3"}}}, {"overrides": {"output": 3}},
-     {"overrides": [1]}],
-)  # fmt: skip
+    [
+        {"weights": "3"},
+        {"weights": 99},
+        {"activations": [3]},
+        None,
+        {"placement": "../x"},
+        {"overrides": {"output": {"weight_bits": "3"}}},
+        {"overrides": {"output": 3}},
+        {"overrides": [1]},
+    ],
+)
 def test_bits_of_other_types(copy: Path, bits: dict[str, Any] | None) -> None:
     changed(copy, "bits", bits and read_config(copy)["bits"] | bits)
     with pytest.raises(ValueError):  # noqa: PT011 - each names its own value
@@ -183,8 +219,7 @@ def test_code_that_a_file_names_is_not_run(
     (tmp_path / "evil.py").write_text("open('ran', 'w').close()\ndef network(): ...\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    network = {"model": "evil:network", "normalization": "cifar10", "image_size": 8,
-               "num_classes": 5, "weights": None}  # fmt: skip
+    network = {"model": "evil:network", "normalization": "cifar10", "image_size": 8, "num_classes": 5, "weights": None}
     changed(copy, "network", network)
     with pytest.raises(ValueError, match="code that is not run because a file says so"):
         chosen_network(read_config(copy), {})  # what report and export ask
@@ -192,8 +227,13 @@ def test_code_that_a_file_names_is_not_run(
     assert "give --model evil:network" in capsys.readouterr().err
     assert "evil" not in sys.modules
     assert not (tmp_path / "ran").exists()
-    for other in (["digits"], 3, {"model": ["x"]}, {"model": "digits", "weights": 3},
-                  {"model": "digits", "num_classes": 10**9}):  # fmt: skip
+    for other in (
+        ["digits"],
+        3,
+        {"model": ["x"]},
+        {"model": "digits", "weights": 3},
+        {"model": "digits", "num_classes": 10**9},
+    ):
         with pytest.raises(ValueError, match=r"the network in config.json is"):
             network_of({"network": other})
 

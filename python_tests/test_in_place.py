@@ -154,13 +154,21 @@ def test_where_nobody_notices_nothing_is_written_back(use: Use) -> None:
 @pytest.mark.parametrize(
     "network",
     [
-        models.resnet18, models.mobilenet_v2, models.vgg11_bn, models.densenet121,
-        models.squeezenet1_0, models.shufflenet_v2_x0_5, models.mnasnet0_5,
-        lambda: get_model("resnet20_cifar10"), lambda: get_model("mobilenetv2_w1"),
-        lambda: get_model("preresnet18"), lambda: get_model("densenet121"),
-        lambda: get_model("shufflenetv2_wd2"), lambda: get_model("vgg11"),
+        models.resnet18,
+        models.mobilenet_v2,
+        models.vgg11_bn,
+        models.densenet121,
+        models.squeezenet1_0,
+        models.shufflenet_v2_x0_5,
+        models.mnasnet0_5,
+        lambda: get_model("resnet20_cifar10"),
+        lambda: get_model("mobilenetv2_w1"),
+        lambda: get_model("preresnet18"),
+        lambda: get_model("densenet121"),
+        lambda: get_model("shufflenetv2_wd2"),
+        lambda: get_model("vgg11"),
     ],
-)  # fmt: skip
+)
 def test_usual_networks_have_none(network: Callable[[], nn.Module]) -> None:
     with torch.device("meta"):
         assert not activations_read_again(network())

@@ -48,9 +48,7 @@ def test_parse_normalization() -> None:
         assert parse_normalization(name) == values
 
 
-@pytest.mark.parametrize(
-    "text", ["", "cifar", "0.5", "0.5/0.1/0.1", "0.5,0.5/0.1", "0.5/0", "0.5/-1", "nan/1", "x/1"]
-)
+@pytest.mark.parametrize("text", ["", "cifar", "0.5", "0.5/0.1/0.1", "0.5,0.5/0.1", "0.5/0", "0.5/-1", "nan/1", "x/1"])
 def test_parse_normalization_refuses(text: str) -> None:
     with pytest.raises(ValueError, match=r"must be one of pytorchcv-cifar, .*0.49,0.48,0.44/0.2"):
         parse_normalization(text)

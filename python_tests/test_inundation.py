@@ -88,9 +88,7 @@ def test_without_a_goal_it_is_sgd(decay: float) -> None:
     networks = [hc.quantize(tiny(), 3, None) for _ in range(2)]
     config = FinetuneConfig(weight_decay=decay, largest_step=1.0)
     ours = InundatedSGD(networks[0].parameters(), networks[0], 1e-4, config)
-    theirs = torch.optim.SGD(
-        networks[1].parameters(), lr=1e-4, momentum=0.9, nesterov=True, weight_decay=decay
-    )
+    theirs = torch.optim.SGD(networks[1].parameters(), lr=1e-4, momentum=0.9, nesterov=True, weight_decay=decay)
     x: Tensor = torch.randn(4, 3, 8, 8)
     for _ in range(3):
         for network, optimizer in zip(networks, (ours, theirs), strict=True):

@@ -57,17 +57,21 @@ def test_only_convolutions_and_this_packages_ops_grow_with_depth(loop: str) -> N
     grown = {name for name in counters[1] if counters[1][name] > counters[0][name]}
     own = {name for name in grown if name.startswith("hast_cuda::batch_norm")}
     assert grown - own <= {
-        "aten::convolution", "aten::convolution_backward", "aten::_foreach_add_",
-        "aten::_foreach_mul_", "aten::_foreach_mul", "aten::_foreach_norm", "aten::_fused_sgd_",
-    }  # fmt: skip
+        "aten::convolution",
+        "aten::convolution_backward",
+        "aten::_foreach_add_",
+        "aten::_foreach_mul_",
+        "aten::_foreach_mul",
+        "aten::_foreach_norm",
+        "aten::_fused_sgd_",
+    }
     assert len(own) == 2
 
 
 def test_merging_is_what_saves_the_launches() -> None:
     model = get_model("resnet20_cifar10", pretrained=False)
     merged, unmerged = (
-        count(finetune_iteration(model, (8, 3, 32, 32), execution=Execution(merge=merge)))
-        for merge in (True, False)
+        count(finetune_iteration(model, (8, 3, 32, 32), execution=Execution(merge=merge))) for merge in (True, False)
     )
     assert merged.launches + 200 < unmerged.launches
     assert merged.bytes < 0.7 * unmerged.bytes
@@ -93,9 +97,7 @@ def test_the_counter_counts() -> None:
     assert by["aten::convolution_backward"] == 2  # one per gradient
     assert "aten::view" not in by
     assert "aten::t" not in by
-    assert counter.bytes_by_operator["aten::convolution"] == 4 * (
-        x.numel() + weight.numel() + y.numel()
-    )
+    assert counter.bytes_by_operator["aten::convolution"] == 4 * (x.numel() + weight.numel() + y.numel())
     with LaunchCounter() as counter:
         torch.zeros(3, 1).expand(3, 1000).clone()
     assert counter.bytes_by_operator["aten::clone"] == 4 * 3 + 4 * 3000

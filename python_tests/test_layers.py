@@ -77,9 +77,7 @@ def test_state_dict_is_that_of_the_float_layer(device: torch.device, bias: bool)
 
 @pytest.mark.parametrize("act_bits", [None, 5])
 @pytest.mark.parametrize("options", CONVS, ids=str)
-def test_conv_from_float_and_back(
-    device: torch.device, options: dict[str, Any], act_bits: int | None
-) -> None:
+def test_conv_from_float_and_back(device: torch.device, options: dict[str, Any], act_bits: int | None) -> None:
     conv = nn.Conv2d(4, 8, **options).to(device, memory_format=torch.channels_last).eval()
     layer = hc.FakeQuantConv2d.from_float(conv, weight_bits=3, act_bits=act_bits)
     assert layer.weight is conv.weight

@@ -24,11 +24,7 @@ def test_gradients_are_straight_through(device: torch.device, act_bits: int | No
     at = x.detach() if layer.input_quantizer is None else layer.input_quantizer(x).detach()
     twins = [
         t.requires_grad_()
-        for t in (
-            at,
-            hc.fake_quantize_weights([layer.weight.detach()], 2)[0],
-            layer.bias.detach().clone(),
-        )
+        for t in (at, hc.fake_quantize_weights([layer.weight.detach()], 2)[0], layer.bias.detach().clone())
     ]
     expected = torch.autograd.grad(F.conv2d(*twins), twins, upstream)
     for found, wanted in zip((x.grad, layer.weight.grad, layer.bias.grad), expected, strict=True):
@@ -159,9 +155,6 @@ def test_quantized_once_inside_itself_and_without_layers(device: torch.device) -
 def test_quantized_once_refuses_bits_changed_to_nonsense() -> None:
     network = Branches()
     network.conv.weight_bits = 12
-    with (
-        pytest.raises(ValueError, match=r"bits\[0\] is 12; allowed: 2 to 8"),
-        quantized_once(network),
-    ):
+    with pytest.raises(ValueError, match=r"bits\[0\] is 12; allowed: 2 to 8"), quantized_once(network):
         pass
     assert network.head.cached_weight is None

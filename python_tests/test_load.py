@@ -46,9 +46,7 @@ def test_in_a_fresh_process(run: Path) -> None:
         "x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))\n"
         "print(hc.load(sys.argv[1])(x).argmax(1).tolist())"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True
-    )
+    found = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str(hc.load(run)(images()).argmax(1).tolist())
 
 

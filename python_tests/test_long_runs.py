@@ -90,9 +90,7 @@ def test_long_phases_log_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [r["iteration"] for r in lines if r["phase"] == "finetune"] == [0, 8, 16, 18]
     seen: list[tuple[int, int]] = []
     config = SynthesisConfig(num_images=3, batch_size=2, iterations=7)  # 14 in all: every 6th
-    synthesize(
-        tiny(), SHAPE, config, log=lambda r: seen.append((int(r["batch"]), int(r["iteration"])))
-    )
+    synthesize(tiny(), SHAPE, config, log=lambda r: seen.append((int(r["batch"]), int(r["iteration"]))))
     assert seen == [(0, 0), (0, 6), (1, 0), (1, 6)]
 
 
@@ -105,9 +103,11 @@ def test_what_is_not_logged_is_still_checked(monkeypatch: pytest.MonkeyPatch) ->
     logged: list[int] = []
     with pytest.raises(FloatingPointError, match="not finite from iteration 0 on"):
         synthesize(
-            network, SHAPE, SynthesisConfig(num_images=2, batch_size=2, iterations=100),
+            network,
+            SHAPE,
+            SynthesisConfig(num_images=2, batch_size=2, iterations=100),
             log=lambda r: logged.append(int(r["iteration"])),
-        )  # fmt: skip
+        )
     assert logged == []
 
 

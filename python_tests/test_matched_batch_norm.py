@@ -84,9 +84,7 @@ def test_other_dtypes(device: torch.device, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_copies_after_a_forward_leave_its_statistics_behind(
-    device: torch.device, copied: Any
-) -> None:
+def test_copies_after_a_forward_leave_its_statistics_behind(device: torch.device, copied: Any) -> None:
     norm = lived(MatchedBatchNorm2d(6)).to(device)
     x = torch.randn(4, 6, 5, 5, device=device, requires_grad=True)
     y = norm(x)
@@ -126,9 +124,8 @@ class Frozen(nn.Module):
 def network(second: nn.Module) -> nn.Sequential:
     """Conv, BatchNorm, ReLU, conv and another normalisation."""
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3), lived(nn.BatchNorm2d(4)), nn.ReLU(), nn.Conv2d(4, 6, 3), second,
-        nn.ReLU(),
-    ).eval()  # fmt: skip
+        nn.Conv2d(2, 4, 3), lived(nn.BatchNorm2d(4)), nn.ReLU(), nn.Conv2d(4, 6, 3), second, nn.ReLU()
+    ).eval()
 
 
 def inputs_of_norms(model: nn.Sequential, x: Tensor) -> list[tuple[Tensor, Any]]:
@@ -143,8 +140,7 @@ def inputs_of_norms(model: nn.Sequential, x: Tensor) -> list[tuple[Tensor, Any]]
 
 @pytest.mark.parametrize("reduction", ["mse", "norm"])
 @pytest.mark.parametrize(
-    ("kind", "replaced"),
-    [(nn.BatchNorm2d, True), (nn.SyncBatchNorm, True), (Scaled, False), (Frozen, False)],
+    ("kind", "replaced"), [(nn.BatchNorm2d, True), (nn.SyncBatchNorm, True), (Scaled, False), (Frozen, False)]
 )
 def test_loss_and_image_gradient_equal_the_eager_formula(
     device: torch.device, kind: type[nn.Module], replaced: bool, reduction: str

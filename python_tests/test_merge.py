@@ -19,12 +19,7 @@ import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.loops.execution import Execution
-from hast_cuda.merged import (
-    BatchStatistics,
-    FusedBatchNorm2d,
-    MatchedBatchNorm2d,
-    merge_batch_norms,
-)
+from hast_cuda.merged import BatchStatistics, FusedBatchNorm2d, MatchedBatchNorm2d, merge_batch_norms
 from hast_cuda.merged.followed import follow
 from hast_cuda.networks import CannotMergeError, Tap
 from hast_cuda.networks.blocks import feature_layers
@@ -39,9 +34,7 @@ class Odd(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(7))
-        self.convs = nn.ModuleList(
-            nn.Conv2d(8, 8, 3, padding=1, groups=g, bias=False) for g in (1, 2, 8, 4, 1, 1)
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1, groups=g, bias=False) for g in (1, 2, 8, 4, 1, 1))
         self.relu = nn.ReLU(inplace=True)  # used in several places
         self.scale = nn.Conv2d(8, 8, 1)
         self.output = nn.Linear(8, 5)
@@ -114,17 +107,11 @@ def test_synthesis_losses_and_gradients(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(
-    ("bits", "alignment"), [((4, 4), "relaxed"), ((3, None), "relaxed"), ((4, 4), "direct")]
-)
-def test_finetuning_losses_and_gradients(
-    name: str, bits: tuple[int, int | None], alignment: str
-) -> None:
+@pytest.mark.parametrize(("bits", "alignment"), [((4, 4), "relaxed"), ((3, None), "relaxed"), ((4, 4), "direct")])
+def test_finetuning_losses_and_gradients(name: str, bits: tuple[int, int | None], alignment: str) -> None:
     teacher, x = build(name)
     student = hc.calibrate(hc.quantize(teacher, *bits), [x])
-    config = FinetuneConfig(
-        learning_rate=1e-3, perturbation=0.02, weight_decay=0.0, alignment=alignment
-    )
+    config = FinetuneConfig(learning_rate=1e-3, perturbation=0.02, weight_decay=0.0, alignment=alignment)
     results = []
     for merge in (False, True):
         own = copy.deepcopy(student).eval().requires_grad_(True)
@@ -139,9 +126,7 @@ def test_finetuning_losses_and_gradients(
     assert float(results[0][0][1]) > 0
 
 
-@pytest.mark.parametrize(
-    ("name", "chains"), [("resnet20_cifar10", 21), ("mobilenetv2", 53), ("odd", 7)]
-)
+@pytest.mark.parametrize(("name", "chains"), [("resnet20_cifar10", 21), ("mobilenetv2", 53), ("odd", 7)])
 def test_every_batch_norm_is_merged_with_what_follows(name: str, chains: int) -> None:
     network, _ = build(name)
     merged = merge_batch_norms(network, FusedBatchNorm2d).model
@@ -224,9 +209,7 @@ def test_distances_from_another_network(merge: bool) -> None:
     found = second(x, target)
     first.remove()
     second.remove()
-    maps, others = (
-        dict(zip(executed, outputs_of(n, executed, x)[1], strict=True)) for n in (network, other)
-    )
+    maps, others = (dict(zip(executed, outputs_of(n, executed, x)[1], strict=True)) for n in (network, other))
     names = layers if merge else executed
     for name, own, distance in zip(names, target.maps, found.distances, strict=True):
         torch.testing.assert_close(own, maps[name])
@@ -405,9 +388,7 @@ class Flagged(nn.Module):
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
 
-    def forward(
-        self, x: Any = None, features: bool = False, *, scale: float = 2.0, mask: Any = None
-    ) -> Any:
+    def forward(self, x: Any = None, features: bool = False, *, scale: float = 2.0, mask: Any = None) -> Any:
         """[N, 3, H, W] -> [N, 4]."""
         y = self.body(x) * scale
         y = y if mask is None else y * mask
@@ -482,7 +463,7 @@ def test_a_batch_norm_that_does_more_stays_as_it_is(norm: Callable[[], nn.Module
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3), norm(), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
-    ).eval()  # fmt: skip
+    ).eval()
     x = torch.randn(2, 3, 9, 9)
     expected = network(x)
     merged = merge_batch_norms(network, FusedBatchNorm2d, ["1"])

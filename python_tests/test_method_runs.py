@@ -20,13 +20,7 @@ from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe, change
 from hast_cuda.reproduce import Outcome, Row, Setting, run_row
 from hast_cuda.reproduce import runner as reproduce_runner
-from hast_cuda.run import (
-    Bits,
-    load_student,
-    read_finetune_config,
-    read_images,
-    zero_shot_quantize,
-)
+from hast_cuda.run import Bits, load_student, read_finetune_config, read_images, zero_shot_quantize
 from hast_cuda.synthesis import ImageStore
 
 SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
@@ -51,9 +45,7 @@ def training_like() -> Tensor:
 def test_every_method_runs_and_its_student_loads(name: str, preset: str, tmp_path: Path) -> None:
     recipe = small_recipe(name, preset)
     images = training() if recipe.images == "real" else None
-    arguments: dict[str, Any] = {
-        "recipe": recipe, "test": real_images(), "out": tmp_path, "images": images, "seed": 1,
-    }  # fmt: skip
+    arguments: dict[str, Any] = {"recipe": recipe, "test": real_images(), "out": tmp_path, "images": images, "seed": 1}
     done = zero_shot_quantize(tiny(), SHAPE, Bits(3, 3), **arguments)
     assert (done.images is None) == (recipe.images in ("generated", "none"))
     assert 0 <= done.result["quantized"] <= 100
@@ -70,9 +62,7 @@ def test_gradient_of_clipped_activations(tmp_path: Path) -> None:
     for ste in ("identity", "clipped"):
         # a rate at which the few steps move weights across the grid, so that outputs differ
         recipe = change(small_recipe("hast"), {"finetune.ste": ste, "finetune.learning_rate": 1e-4})
-        done = zero_shot_quantize(
-            tiny(), SHAPE, Bits(2, 2), recipe=recipe, test=real_images(), out=tmp_path / ste
-        )
+        done = zero_shot_quantize(tiny(), SHAPE, Bits(2, 2), recipe=recipe, test=real_images(), out=tmp_path / ste)
         students[ste] = done.student
         starts.add(done.result["start_of_finetuning"])
         for network in (done.student, load_student(tiny(), tmp_path / ste)):
@@ -93,26 +83,31 @@ def test_gradient_of_clipped_activations(tmp_path: Path) -> None:
 def test_images_that_do_not_belong(name: str, given: bool, message: str, tmp_path: Path) -> None:
     images = training() if given else None
     with pytest.raises(ValueError, match=message):
-        zero_shot_quantize(
-            tiny(), SHAPE, recipe=small_recipe(name), images=images, out=tmp_path / "run"
-        )
+        zero_shot_quantize(tiny(), SHAPE, recipe=small_recipe(name), images=images, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def setting(out: Path, train: Images | None = None) -> Setting:
     return Setting(
-        teacher=tiny(), model="tiny", shape=SHAPE, dataset="cifar10", bits=3, preset="default",
-        budget="full", out=out, test=real_images(), train=train,
-        describe={"network": "tiny"}, execution=Execution(),
-    )  # fmt: skip
+        teacher=tiny(),
+        model="tiny",
+        shape=SHAPE,
+        dataset="cifar10",
+        bits=3,
+        preset="default",
+        budget="full",
+        out=out,
+        test=real_images(),
+        train=train,
+        describe={"network": "tiny"},
+        execution=Execution(),
+    )
 
 
 @pytest.fixture
 def _tiny_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     def limited(recipe: Recipe, _: str) -> Recipe:
-        return change(
-            recipe, TINY | {"finetune.iterations": 3 if recipe.finetune.iterations else 0}
-        )
+        return change(recipe, TINY | {"finetune.iterations": 3 if recipe.finetune.iterations else 0})
 
     monkeypatch.setattr(reproduce_runner, "apply_budget", limited)
 
@@ -141,11 +136,7 @@ def test_images_of_a_row_are_found_from_its_run(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_needs_its_images_no_more(tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {
-        "recipe": small_recipe("hast"),
-        "test": real_images(),
-        "out": tmp_path,
-    }
+    arguments: dict[str, Any] = {"recipe": small_recipe("hast"), "test": real_images(), "out": tmp_path}
     done = zero_shot_quantize(tiny(), SHAPE, Bits(3, 3), **arguments)
     shutil.rmtree(tmp_path / "images")
     again = zero_shot_quantize(tiny(), SHAPE, Bits(3, 3), **arguments)
@@ -158,9 +149,7 @@ def test_a_row_without_its_images_says_so(tmp_path: Path) -> None:
     absent = run_row(Row("real_data", "real_data"), setting(tmp_path), [0], lambda _: None)
     assert absent == Outcome(Row("real_data", "real_data"), [], absent.absent)
     assert absent.absent == "no training images given (--train-data)"
-    found = run_row(
-        Row("real_data", "real_data"), setting(tmp_path, training()), [0], lambda _: None
-    )
+    found = run_row(Row("real_data", "real_data"), setting(tmp_path, training()), [0], lambda _: None)
     (result,) = found.results
     assert result["num_images"] == 10
     config = json.loads((tmp_path / "runs" / "real_data-w3-seed0" / "config.json").read_text())

@@ -13,9 +13,20 @@ from hast_cuda.posttraining import PostTrainingConfig
 from hast_cuda.synthesis import SynthesisConfig
 
 NAMES = (
-    "hast", "intraq", "zeroq", "zeroq_il", "dsg", "dsg_il", "gdfq", "qimera", "ait", "squant",
-    "dfq", "rtn", "real_data",
-)  # fmt: skip
+    "hast",
+    "intraq",
+    "zeroq",
+    "zeroq_il",
+    "dsg",
+    "dsg_il",
+    "gdfq",
+    "qimera",
+    "ait",
+    "squant",
+    "dfq",
+    "rtn",
+    "real_data",
+)
 
 
 def test_available() -> None:
@@ -59,9 +70,7 @@ def differing(first: Any, second: Any) -> set[str]:
 
 def test_hast_differs_from_its_base_by_its_three_parts() -> None:
     hast, base = (methods.recipe(name, "paper", "cifar10") for name in ("hast", "zeroq_il"))
-    assert differing(hast.finetune, base.finetune) == {
-        "label_weight", "feature_weight", "perturbation",
-    }  # fmt: skip
+    assert differing(hast.finetune, base.finetune) == {"label_weight", "feature_weight", "perturbation"}
     assert "difficulty_exponent" in differing(hast.synthesis, base.synthesis)
     assert base.synthesis.difficulty_exponent == 0
 
@@ -97,9 +106,7 @@ def test_ait_changes_its_base_by_its_two_parts(base: str) -> None:
     found = methods.ait.recipe("paper", "cifar10", base)
     under = methods.recipe(base, "paper", "cifar10")
     assert found.generator == under.generator
-    assert differing(found.finetune, under.finetune) == {
-        "label_weight", "weight_decay", "flip_fraction",
-    }  # fmt: skip
+    assert differing(found.finetune, under.finetune) == {"label_weight", "weight_decay", "flip_fraction"}
     with pytest.raises(ValueError, match="base is 'dsg'; allowed: 'gdfq', 'qimera'"):
         methods.ait.recipe("paper", "cifar10", "dsg")
 
@@ -112,9 +119,14 @@ def test_training_free_methods_use_no_image(name: str) -> None:
 
 
 OF_THE_METHOD = {  # losses and crops
-    "label_weight", "feature_weight", "alignment", "perturbation", "clean_weight",
-    "perturbed_weight", "crop_scale",
-}  # fmt: skip
+    "label_weight",
+    "feature_weight",
+    "alignment",
+    "perturbation",
+    "clean_weight",
+    "perturbed_weight",
+    "crop_scale",
+}
 
 
 @pytest.mark.parametrize("name", ["zeroq_il", "dsg_il"])
@@ -130,9 +142,7 @@ def test_images_like_the_networks_own_bear_adamw(name: str, rates: tuple[float, 
         ours, other = (methods.recipe(n, "default", dataset).finetune for n in (name, "intraq"))
         assert (ours.optimizer, ours.max_grad_norm) == ("adamw", 0)
         assert ours.learning_rate == pytest.approx(rate)
-        assert differing(ours, other) <= {
-            *OF_THE_METHOD, "optimizer", "learning_rate", "max_grad_norm"
-        }  # fmt: skip
+        assert differing(ours, other) <= {*OF_THE_METHOD, "optimizer", "learning_rate", "max_grad_norm"}
         assert methods.recipe(name, "paper", dataset).finetune.optimizer == "sgd"
 
 

@@ -27,9 +27,7 @@ def parameters(device: torch.device, dtype: torch.dtype = torch.float32) -> list
     return [t.to(device) for t in (means, variances, weight, bias)]
 
 
-def results(
-    op: Callable[..., Any], x: Tensor, *rest: Any, **options: Any
-) -> tuple[list[Tensor], Tensor]:
+def results(op: Callable[..., Any], x: Tensor, *rest: Any, **options: Any) -> tuple[list[Tensor], Tensor]:
     """Outputs, and the gradient of the sum of all of them."""
     leaf = x.detach().clone().requires_grad_()
     outputs = [o for o in op(leaf, *rest, **options) if o is not None]
@@ -48,9 +46,7 @@ def close(ours: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("shape", [(3, CHANNELS, 5, 7), (1, CHANNELS, 1, 1), (4, CHANNELS)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_any_variance_from_0_on(
-    device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]
-) -> None:
+def test_any_variance_from_0_on(device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     x = (2 * torch.randn(shape, device=device)).to(dtype)
     given = parameters(device, reference.arithmetic_dtype(dtype))
     exact = [t.double() for t in given]
@@ -73,18 +69,14 @@ def test_large_values_of_narrow_types(device: torch.device, dtype: torch.dtype) 
     _, mean, var = hc.batch_norm_match(x, zeros, ones)
     wide = x.double()
     torch.testing.assert_close(var.double(), wide.var((0, 2, 3), correction=0), rtol=1e-5, atol=0)
-    torch.testing.assert_close(
-        mean.double(), wide.mean((0, 2, 3)), rtol=0, atol=1e-5 * float(wide.abs().max())
-    )
+    torch.testing.assert_close(mean.double(), wide.mean((0, 2, 3)), rtol=0, atol=1e-5 * float(wide.abs().max()))
     scaled = hc.batch_norm_match(x, zeros, (ones * largest) ** 2)[0]  # variances of float32
     assert float((scaled.double().abs() - 1).abs().max()) <= 2 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1, -3.7, 1000.0])
 @pytest.mark.parametrize("shape", [(1, 2, 1, 1), (5, 2, 1, 1), (2, 2, 33, 17), (1, 2, 64, 64)])
-def test_constant_images_have_no_variance(
-    device: torch.device, shape: tuple[int, ...], offset: float
-) -> None:
+def test_constant_images_have_no_variance(device: torch.device, shape: tuple[int, ...], offset: float) -> None:
     """One value per channel included: the variance is biased, so nothing is divided by n - 1."""
     mean = torch.tensor([0.25, -1.0], device=device)
     x = (mean + offset).reshape(1, 2, 1, 1).expand(shape).contiguous()
@@ -103,9 +95,7 @@ def test_a_dead_channel_is_its_bias(device: torch.device) -> None:
     weight, bias = torch.ones(2, device=device), torch.tensor([0.5, 0.0], device=device)
     state = new_range_state(device=device)
     state[1] = 1.5  # steps of 0.1: 0.5 is a code
-    y, energy = hc.batch_norm_activation(
-        x, zeros, zeros, weight, bias, activation="relu", state=state, energy=True
-    )
+    y, energy = hc.batch_norm_activation(x, zeros, zeros, weight, bias, activation="relu", state=state, energy=True)
     assert bool(y.isfinite().all())
     torch.testing.assert_close(y[:, 0], torch.full_like(y[:, 0], 0.5))
     torch.testing.assert_close(energy[:, 0], torch.full_like(energy[:, 0], 16 * 0.25))
@@ -140,9 +130,7 @@ BROKEN: list[tuple[str, int, float, str]] = [
 
 
 @pytest.mark.parametrize(("buffer", "channel", "value", "message"), BROKEN)
-def test_statistics_that_cannot_be_matched_are_named(
-    buffer: str, channel: int, value: float, message: str
-) -> None:
+def test_statistics_that_cannot_be_matched_are_named(buffer: str, channel: int, value: float, message: str) -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
     getattr(network[1], buffer)[channel] = value
     with pytest.raises(ValueError, match=message):

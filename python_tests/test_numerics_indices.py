@@ -16,9 +16,12 @@ from gates import cannot_run
 HEADER = '#include "common/cuda_launch.h"'
 # The emulated build compiles every kernel with these types: what is refused here is refused there.
 TOO_NARROW = [
-    "blockIdx.x * blockDim.x + threadIdx.x", "blockDim.x * blockIdx.x", "gridDim.x * blockIdx.x",
-    "2 * blockIdx.y + 1", "static_cast<int>(threadIdx.x) * gridDim.x",
-]  # fmt: skip
+    "blockIdx.x * blockDim.x + threadIdx.x",
+    "blockDim.x * blockIdx.x",
+    "gridDim.x * blockIdx.x",
+    "2 * blockIdx.y + 1",
+    "static_cast<int>(threadIdx.x) * gridDim.x",
+]
 WIDE = [
     "static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x",
     "int64_t{5} * gridDim.x",
@@ -54,28 +57,41 @@ def attention(core: Any) -> None:
 
 def activation(core: Any, channels_last: bool) -> None:
     core.batch_norm_activation(
-        16, 0, 0, 16, 16, 0, 16, 16, 0, 0, 1e-5, 0, 4, 16, 16, FLOAT32, HUGE, 2, 512, channels_last,
-        NO_ACTIVATION, CUDA, 0,
-    )  # fmt: skip
+        16,
+        0,
+        0,
+        16,
+        16,
+        0,
+        16,
+        16,
+        0,
+        0,
+        1e-5,
+        0,
+        4,
+        16,
+        16,
+        FLOAT32,
+        HUGE,
+        2,
+        512,
+        channels_last,
+        NO_ACTIVATION,
+        CUDA,
+        0,
+    )
 
 
 def statistics(core: Any) -> None:
     """More planes' channels than a grid has blocks."""
-    core.batch_norm_match(
-        16, 0, 16, 16, 16, 16, 16, 0, 0, 1e-5, 16, 16, FLOAT32, 1, HUGE, 2, NO_ACTIVATION, CUDA, 0
-    )
+    core.batch_norm_match(16, 0, 16, 16, 16, 16, 16, 0, 0, 1e-5, 16, 16, FLOAT32, 1, HUGE, 2, NO_ACTIVATION, CUDA, 0)
 
 
 @pytest.mark.parametrize(
-    "call",
-    [
-        attention, statistics, lambda core: activation(core, False),
-        lambda core: activation(core, True),
-    ],
-)  # fmt: skip
-def test_too_many_blocks_are_an_error(
-    emulated_module: ModuleType, call: Callable[[Any], None]
-) -> None:
+    "call", [attention, statistics, lambda core: activation(core, False), lambda core: activation(core, True)]
+)
+def test_too_many_blocks_are_an_error(emulated_module: ModuleType, call: Callable[[Any], None]) -> None:
     # No memory lies behind these addresses: the error comes before the launch.
     with pytest.raises(RuntimeError, match=r"more than 2\^31 - 1 blocks: divide the tensor"):
         call(emulated_module)

@@ -88,9 +88,7 @@ def test_gradient_of_a_clipped_range(x: Tensor) -> None:
     end = torch.tensor(0.5, device=x.device)
     y = hc.fake_quantize(leaf, -end, end, 4, ste="clipped")
     (gradient,) = torch.autograd.grad(y, leaf, y.detach())
-    expected = reference.fake_quantize_backward(
-        y[0].detach(), x[0].detach(), -end, end, 4, clipped=True
-    )
+    expected = reference.fake_quantize_backward(y[0].detach(), x[0].detach(), -end, end, 4, clipped=True)
     assert every_row_is(gradient, expected)
 
 

@@ -38,9 +38,7 @@ def test_divergence_of_large_logits(device: torch.device, dtype: torch.dtype, cl
     student = -teacher.roll(1, 1) + 0.25 * teacher
     teacher, student = teacher.to(dtype), student.to(dtype)
     loss, found = differentiated(hc.distillation_loss, (teacher, student), 20.0)
-    exact, gradients = differentiated(
-        reference.distillation_loss, (teacher.double(), student.double()), 20.0
-    )
+    exact, gradients = differentiated(reference.distillation_loss, (teacher.double(), student.double()), 20.0)
     torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=0)
     assert bool(loss.isfinite())
     tolerance = max(1e-5, 2 * torch.finfo(dtype).eps)
@@ -48,9 +46,8 @@ def test_divergence_of_large_logits(device: torch.device, dtype: torch.dtype, cl
         assert bool(ours.isfinite().all())
         # The teacher's gradient has the size of the logits' gaps.
         torch.testing.assert_close(
-            ours.double(), oracle, rtol=tolerance,
-            atol=tolerance * (1 + float(oracle.abs().max())),
-        )  # fmt: skip
+            ours.double(), oracle, rtol=tolerance, atol=tolerance * (1 + float(oracle.abs().max()))
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
@@ -73,9 +70,7 @@ def test_gradient_at_a_probability_of_one(
     labels = torch.ones(3, dtype=torch.int64, device=device)
     logits = logits.to(dtype)
     loss, (gradient,) = differentiated(hc.hard_sample_loss, [logits], labels, exponent)
-    exact, (oracle,) = differentiated(
-        reference.hard_sample_loss, [logits.double()], labels, exponent
-    )
+    exact, (oracle,) = differentiated(reference.hard_sample_loss, [logits.double()], labels, exponent)
     assert bool(loss.isfinite())
     assert bool(gradient.isfinite().all())
     torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=1e-12)
@@ -120,21 +115,16 @@ def test_normalised_attention_of_any_size(device: torch.device, size: float) -> 
 
 @pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize("dead", ["both", "teacher", "student", "one sample"])
-def test_dead_maps_have_an_attention_loss(
-    device: torch.device, dead: str, normalized: bool
-) -> None:
+def test_dead_maps_have_an_attention_loss(device: torch.device, dead: str, normalized: bool) -> None:
     teacher, student = torch.randn(2, 3, 4, 5, 5, device=device)
     for name, maps in (("teacher", teacher), ("student", student)):
         if dead in ("both", name):
             maps.zero_()
     if dead == "one sample":
         teacher[1] = student[1] = 0
-    loss, found = differentiated(
-        lambda t, s: hc.attention_loss([t], [s], normalized=normalized), (teacher, student)
-    )
+    loss, found = differentiated(lambda t, s: hc.attention_loss([t], [s], normalized=normalized), (teacher, student))
     exact, gradients = differentiated(
-        lambda t, s: reference.attention_loss([t], [s], normalized=normalized),
-        (teacher.double(), student.double()),
+        lambda t, s: reference.attention_loss([t], [s], normalized=normalized), (teacher.double(), student.double())
     )
     torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=1e-12)
     for ours, oracle in zip(found, gradients, strict=True):
@@ -186,8 +176,6 @@ def test_soft_targets_of_saturated_logits(classes: int) -> None:
 def test_dead_features_have_a_distance() -> None:
     """A feature of nothing but zeros has the cosine distance 1 to everything, and a gradient."""
     features, references = torch.zeros(2, 4), torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]])
-    loss, (gradient,) = differentiated(
-        margin_loss, [features], references, torch.ones(2), (0.0, 0.4)
-    )
+    loss, (gradient,) = differentiated(margin_loss, [features], references, torch.ones(2), (0.0, 0.4))
     assert float(loss) == pytest.approx(0.6)
     assert bool(gradient.isfinite().all())

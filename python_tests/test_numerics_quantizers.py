@@ -63,9 +63,7 @@ def test_a_range_without_zero_costs_half_a_step(
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_degenerate_channels_keep_their_value(
-    device: torch.device, dtype: torch.dtype, bits: int
-) -> None:
+def test_degenerate_channels_keep_their_value(device: torch.device, dtype: torch.dtype, bits: int) -> None:
     weight = torch.tensor(list(CHANNELS.values()), dtype=torch.float64).to(device, dtype)
     (y,) = hc.fake_quantize_weights([weight], bits)
     assert same(y, reference.fake_quantize_weights([weight], [bits])[0])
@@ -102,9 +100,7 @@ def test_a_dead_activation_stays_zero(device: torch.device, dtype: torch.dtype) 
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_types_up_to_their_largest_number(
-    device: torch.device, dtype: torch.dtype, bits: int
-) -> None:
+def test_half_types_up_to_their_largest_number(device: torch.device, dtype: torch.dtype, bits: int) -> None:
     largest = torch.finfo(dtype).max
     x = (torch.linspace(-1, 1, 333, dtype=torch.float64) * largest).to(device, dtype)
     lower, upper = torch.zeros((), device=device), torch.tensor(float(largest), device=device)
@@ -142,9 +138,7 @@ def test_what_a_half_type_cannot_hold_is_infinite_as_in_eager(device: torch.devi
         ),
     ],
 )
-def test_ranges_that_cannot_be_computed_with_are_refused(
-    call: Callable[[], object], message: str
-) -> None:
+def test_ranges_that_cannot_be_computed_with_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 

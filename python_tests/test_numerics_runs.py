@@ -8,16 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from edge_networks import (
-    OnePixel,
-    all_finite,
-    edges,
-    labelled,
-    one_pixel,
-    silent,
-    small_recipe,
-    two_classes,
-)
+from edge_networks import OnePixel, all_finite, edges, labelled, one_pixel, silent, small_recipe, two_classes
 from networks import CHANNELS, CLASSES, SIZE
 from torch import nn
 
@@ -32,19 +23,16 @@ from hast_cuda.run import Bits, zero_shot_quantize
 SHAPE = (CHANNELS, SIZE, SIZE)
 # The others share their code with one of these.
 KINDS = {"hast", "intraq", "qimera", "dsg", "squant", "dfq", "real_data"}
-EVERY = [
-    pytest.param(method, marks=[] if method in KINDS else pytest.mark.slow)
-    for method in methods.available()
-]
+EVERY = [pytest.param(method, marks=[] if method in KINDS else pytest.mark.slow) for method in methods.available()]
 ONE_BY_ONE: dict[str, Any] = {
-    "synthesis.num_images": 1, "synthesis.batch_size": 1, "finetune.batch_size": 1,
+    "synthesis.num_images": 1,
+    "synthesis.batch_size": 1,
+    "finetune.batch_size": 1,
     "finetune.calibration_batch_size": 1,
-}  # fmt: skip
+}
 
 
-def quantized(
-    network: nn.Module, method: str, classes: int, **changes: Any
-) -> tuple[nn.Module, dict[str, Any]]:
+def quantized(network: nn.Module, method: str, classes: int, **changes: Any) -> tuple[nn.Module, dict[str, Any]]:
     """The student of a short run, whose every number is finite."""
     recipe = small_recipe(method, **changes)
     images = labelled(10, classes) if recipe.images == "real" else None
@@ -70,13 +58,8 @@ def test_a_layer_that_gives_only_zeros(method: str) -> None:
     assert first.range_state[:2].tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("network", "form"),
-    [(edges, "ort"), (silent, "ort"), (edges, "portable"), (edges, "uint4")],
-)
-def test_exports_of_dead_channels(
-    network: Callable[[], nn.Module], form: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("network", "form"), [(edges, "ort"), (silent, "ort"), (edges, "portable"), (edges, "uint4")])
+def test_exports_of_dead_channels(network: Callable[[], nn.Module], form: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     student = hc.calibrate(hc.quantize(network(), 3, 3), [labelled(8, CLASSES).images])
     save_onnx(student, tmp_path / "network.onnx", SHAPE, form=form)

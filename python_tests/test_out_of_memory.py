@@ -23,9 +23,8 @@ FIGURES = MemoryFigures(6 * GIB, 7 * GIB)
 
 @pytest.mark.parametrize(
     ("batch", "needed", "available", "fits"),
-    [(256, 8, 7, 128), (256, 16, 4, 57), (256, 10**6, 1, 1), (2, 8, 7, 1), (1, 8, 7, 0),
-     (256, 0, 1, 128)],
-)  # fmt: skip
+    [(256, 8, 7, 128), (256, 16, 4, 57), (256, 10**6, 1, 1), (2, 8, 7, 1), (1, 8, 7, 0), (256, 0, 1, 128)],
+)
 def test_the_batch_that_fits(batch: int, needed: int, available: int, fits: int) -> None:
     assert fitting_batch(batch, needed * GIB, available * GIB) == fits
 
@@ -52,9 +51,8 @@ def failing(calls: int, real: Any) -> Any:
     ],
 )
 def test_the_error_says_what_helps_and_the_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, owner: Any, method: str,
-    calls: int, kept: str,
-) -> None:  # fmt: skip
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, owner: Any, method: str, calls: int, kept: str
+) -> None:
     whole = run(None)
     monkeypatch.setattr(memory, "device_figures", lambda _: FIGURES)
     with monkeypatch.context() as patched:
@@ -63,9 +61,12 @@ def test_the_error_says_what_helps_and_the_run_goes_on(
             run(tmp_path)
     option = "synthesis.batch_size" if phase == "synthesis" else "finetune.batch_size"
     for part in (
-        f"{phase} ran out of memory on cpu with batches of 8", "the peak was 6.00 GiB",
-        "then 2.00 GiB more were asked for, of 7.00 GiB", kept, f"set {option} to 4 or less",
-    ):  # fmt: skip
+        f"{phase} ran out of memory on cpu with batches of 8",
+        "the peak was 6.00 GiB",
+        "then 2.00 GiB more were asked for, of 7.00 GiB",
+        kept,
+        f"set {option} to 4 or less",
+    ):
         assert part in str(caught.value)
     assert str(caught.value.__cause__) == TEXT
     assert ImageStore(tmp_path / "images").finished() == ({0} if phase == "synthesis" else {0, 1})
@@ -96,8 +97,5 @@ def test_one_image_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_errors_pass() -> None:
-    with (
-        pytest.raises(RuntimeError, match=r"^other$"),
-        explained_memory("synthesis", 8, "o", "k", torch.device("cpu")),
-    ):
+    with pytest.raises(RuntimeError, match=r"^other$"), explained_memory("synthesis", 8, "o", "k", torch.device("cpu")):
         raise RuntimeError("other")

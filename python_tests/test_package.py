@@ -76,9 +76,7 @@ def test_no_room_takes_private_names_of_another() -> None:
         ("hast_cuda.finetune", "feature_layers", "hast_cuda.networks"),
     ],
 )
-def test_public_names_that_moved_are_found_with_a_warning(
-    module: str, name: str, home: str
-) -> None:
+def test_public_names_that_moved_are_found_with_a_warning(module: str, name: str, home: str) -> None:
     with pytest.warns(DeprecationWarning, match=f"{module}.{name} is hast_cuda"):
         found = getattr(importlib.import_module(module), name)
     assert found is getattr(importlib.import_module(home), name)
@@ -112,9 +110,7 @@ def test_raw_pointers_are_checked_by_the_core() -> None:
         ({"bits": 4.5}, "bits has another type"),
     ],
 )
-def test_arguments_of_another_name_or_type_are_refused(
-    changed: dict[str, Any], message: str
-) -> None:
+def test_arguments_of_another_name_or_type_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=rf"hast_cuda\.fake_quantize: {message}"):
         fake_quantize(**changed)
 

@@ -66,11 +66,7 @@ def step(**changed: Any) -> None:
         (lambda: step(rate=torch.ones(()).double()), TypeError, "rate has dtype torch.float64"),
         (lambda: step(rate=torch.ones(1)), ValueError, r"rate has shape \(1,\)"),
         (lambda: step(patience=-1), ValueError, "patience is -1; allowed: 0 or more"),
-        (
-            lambda: new_plateau_state(0.0),
-            ValueError,
-            "learning_rate is 0.0; it must be greater than 0",
-        ),
+        (lambda: new_plateau_state(0.0), ValueError, "learning_rate is 0.0; it must be greater than 0"),
     ],
 )
 def test_refusals(call: Callable[[], object], error: type[Exception], message: str) -> None:

@@ -22,9 +22,7 @@ from hast_cuda.nn import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.posttraining import PostTrainingConfig, finish, prepare
 from hast_cuda.run import load_student, save_student
 
-DFQ = PostTrainingConfig(
-    fold=True, equalize=True, absorb_biases=True, correct_biases=True, keep_relu6=False
-)
+DFQ = PostTrainingConfig(fold=True, equalize=True, absorb_biases=True, correct_biases=True, keep_relu6=False)
 SQUANT = PostTrainingConfig(rounding="squant")
 BOTH = PostTrainingConfig(fold=True, equalize=True, correct_biases=True, rounding="squant")
 
@@ -80,9 +78,7 @@ def test_folded_student_is_finetuned_against_its_teacher() -> None:
     student = batch_norm_ranges(hc.quantize(prepared, 3, 3)).eval()
     finish(student, prepared, BOTH)
     ranges = {k: v for k, v in snapshot(student).items() if k.endswith("weight_range")}
-    step = FinetuneStep(
-        teacher.requires_grad_(False), student, feature_layers(teacher), config, Execution()
-    )
+    step = FinetuneStep(teacher.requires_grad_(False), student, feature_layers(teacher), config, Execution())
     before = snapshot(student)
     for _ in range(2):
         terms = step(torch.randn(4, 3, 8, 8))
@@ -122,12 +118,9 @@ def test_student_of_a_run(tmp_path: Path, config: PostTrainingConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ste", "message"),
-    [("straight", "ste is 'straight'; allowed"), (5, "has ste='5' in config.json; expected")],
+    ("ste", "message"), [("straight", "ste is 'straight'; allowed"), (5, "has ste='5' in config.json; expected")]
 )
-def test_student_of_a_run_with_a_gradient_that_cannot_be(
-    tmp_path: Path, ste: object, message: str
-) -> None:
+def test_student_of_a_run_with_a_gradient_that_cannot_be(tmp_path: Path, ste: object, message: str) -> None:
     student = batch_norm_ranges(hc.quantize(tiny(), 3, 3))
     with pytest.raises(ValueError, match=message):
         load_student(tiny(), saved(tmp_path, student, {"finetune": {"ste": ste}}))

@@ -52,13 +52,14 @@ def test_the_argument_is_never_edited(device: torch.device) -> None:
 
 def test_swaps_by_type_and_says_so(device: torch.device) -> None:
     student = hc.quantize(small().to(device), 3, 5)
-    rows = [
-        (r.name, r.kind, r.weight_bits, r.act_bits) for r in hc.quantization_table(student).rows
-    ]
+    rows = [(r.name, r.kind, r.weight_bits, r.act_bits) for r in hc.quantization_table(student).rows]
     assert rows == [
-        ("0.0", "Conv2d", 3, None), ("0.2", "ReLU", None, 5),
-        ("1.0", "Conv2d", 3, None), ("1.2", "ReLU6", None, 5), ("4", "Linear", 3, None),
-    ]  # fmt: skip
+        ("0.0", "Conv2d", 3, None),
+        ("0.2", "ReLU", None, 5),
+        ("1.0", "Conv2d", 3, None),
+        ("1.2", "ReLU6", None, 5),
+        ("4", "Linear", 3, None),
+    ]
     kinds = [type(m) for m in student.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     assert kinds == [hc.FakeQuantConv2d, hc.FakeQuantConv2d, hc.FakeQuantLinear]
     fused = {name: q.activation for name, q in activation_quantizers(student).items()}
@@ -86,11 +87,7 @@ def test_printed_table() -> None:
 
 @pytest.mark.parametrize(
     ("name", "weights", "activations", "inputs"),
-    [
-        ("resnet20_cifar10", 22, 19, 22),
-        ("resnet18", 21, 17, 21),
-        ("mobilenetv2_w1", 54, 36, 54),
-    ],
+    [("resnet20_cifar10", 22, 19, 22), ("resnet18", 21, 17, 21), ("mobilenetv2_w1", 54, 36, 54)],
 )
 def test_counts_of_known_networks(name: str, weights: int, activations: int, inputs: int) -> None:
     with torch.device("meta"):  # counting needs no weights
@@ -102,15 +99,11 @@ def test_counts_of_known_networks(name: str, weights: int, activations: int, inp
 
 
 def test_placement_all_quantizes_every_input(device: torch.device) -> None:
-    model = nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.SiLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
-    )
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.SiLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     student = hc.quantize(model.to(device), 4, 3, placement="all", ema="released", ste="clipped")
     quantizers = activation_quantizers(student)
     assert list(quantizers) == ["0.input_quantizer", "2.input_quantizer", "5.input_quantizer"]
-    assert {(q.bits, q.activation, q.ema, q.ste) for q in quantizers.values()} == {
-        (3, None, "released", "clipped")
-    }
+    assert {(q.bits, q.activation, q.ema, q.ste) for q in quantizers.values()} == {(3, None, "released", "clipped")}
     assert type(student[3]) is nn.ReLU
     student(torch.randn(2, 2, 8, 8, device=device))
     assert float(quantizers["2.input_quantizer"].lower) < 0  # SiLU's negative part is kept
@@ -118,9 +111,7 @@ def test_placement_all_quantizes_every_input(device: torch.device) -> None:
 
 def test_options_reach_the_layers() -> None:
     student = hc.quantize(small(), ema="released", ste="clipped", zero_point="real")
-    assert {(q.ema, q.ste) for q in activation_quantizers(student).values()} == {
-        ("released", "clipped")
-    }
+    assert {(q.ema, q.ste) for q in activation_quantizers(student).values()} == {("released", "clipped")}
     assert student[0][0].zero_point == student[4].zero_point == "real"
 
 
@@ -270,17 +261,10 @@ def test_table_of_a_foreign_network() -> None:
 
 
 def test_overrides_and_the_last_match_wins() -> None:
-    overrides = {
-        "*": Override(5, 6),
-        "0.*": Override(8, 7),
-        "0.2": Override(8, None),
-        "4": Override(),
-    }
+    overrides = {"*": Override(5, 6), "0.*": Override(8, 7), "0.2": Override(8, None), "4": Override()}
     student = hc.quantize(small(), 3, 3, overrides=overrides)
     bits = {r.name: (r.weight_bits, r.act_bits) for r in hc.quantization_table(student).rows}
-    assert bits == {
-        "0.0": (8, None), "0.2": (None, None), "1.0": (5, None), "1.2": (None, 6), "4": (None, None)
-    }  # fmt: skip
+    assert bits == {"0.0": (8, None), "0.2": (None, None), "1.0": (5, None), "1.2": (None, 6), "4": (None, None)}
     assert type(student[4]) is nn.Linear
     assert type(student[0][2]) is nn.ReLU
     notes = {r.name: r.note for r in hc.quantization_table(student).rows}
@@ -304,20 +288,22 @@ def test_override_of_an_activation_that_placement_all_leaves_alone() -> None:
     ("call", "error", "message"),
     [
         (lambda: hc.quantize(nn.Sequential(nn.ReLU())), ValueError, "no Conv2d or Linear layer to"),
-        (lambda: hc.quantize(nn.BatchNorm2d(3), overrides={"x": Override()}), ValueError,
-         "no Conv2d or Linear layer to quantize"),
+        (
+            lambda: hc.quantize(nn.BatchNorm2d(3), overrides={"x": Override()}),
+            ValueError,
+            "no Conv2d or Linear layer to quantize",
+        ),
         (lambda: hc.quantize(small().forward), TypeError, "model must be an nn.Module, got method"),
         (lambda: hc.quantize(small(), 1), ValueError, "weight_bits is 1; allowed: 2 to 8"),
         (lambda: hc.quantize(small(), 4, 9), ValueError, "act_bits is 9; allowed: 2 to 8"),
         (lambda: hc.quantize(small(), 4.0), TypeError, "weight_bits must be an int"),
-        (lambda: hc.quantize(small(), placement="some"), ValueError,
-         "placement is 'some'; allowed: 'relu', 'all'"),
+        (lambda: hc.quantize(small(), placement="some"), ValueError, "placement is 'some'; allowed: 'relu', 'all'"),
         (lambda: hc.quantize(small(), ema="x"), ValueError, "ema is 'x'; allowed"),
         (lambda: hc.quantize(small(), zero_point="x"), ValueError, "zero_point is 'x'; allowed"),
         (lambda: Override(16), ValueError, "weight_bits is 16; allowed: 2 to 8"),
         (lambda: Override(None, 0), ValueError, "act_bits is 0; allowed: 2 to 8"),
     ],
-)  # fmt: skip
+)
 def test_refusals(call: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()

@@ -53,11 +53,7 @@ def test_released_ema_settles_after_many_updates(device: torch.device) -> None:
     state = hc.new_range_state(torch.float64, device)
     for _ in range(800):
         hc.quantize_activation(
-            torch.ones(4, dtype=torch.float64, device=device),
-            state,
-            4,
-            observe=True,
-            ema="released",
+            torch.ones(4, dtype=torch.float64, device=device), state, 4, observe=True, ema="released"
         )
     assert float(state[1]) == pytest.approx(1.0, abs=1e-9)
 

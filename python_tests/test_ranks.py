@@ -48,19 +48,18 @@ class Launcher:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(SCRIPT)], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-W", "error", str(SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             # Unbuffered: the ranks write to one file twice, and tests look at the order.
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
+        )
 
     def __call__(self, count: int, work: str, folder: Path, *values: str, **env: str) -> Ended:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        launch = {
-            "ranks": count, "work": work, "folder": str(folder), "values": values,
-            "environment": env,
-        }  # fmt: skip
+        launch = {"ranks": count, "work": work, "folder": str(folder), "values": values, "environment": env}
         print(json.dumps(launch), file=self.process.stdin, flush=True)
         found = json.loads(self.process.stdout.readline())
         return Ended(**found, said=[(folder / f"output-{i}.txt").read_text() for i in range(count)])
@@ -157,9 +156,7 @@ def test_work_that_differs_is_refused_on_every_rank(count: int, folders: dict[in
     assert not list(folders[count].glob("none*"))
 
 
-def test_a_killed_rank_ends_the_others_and_other_numbers_go_on(
-    launch: Launcher, tmp_path: Path
-) -> None:
+def test_a_killed_rank_ends_the_others_and_other_numbers_go_on(launch: Launcher, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     assert launch(1, "interrupted", tmp_path / "whole", "never").codes == [0]
     alone = load(tmp_path / "whole" / "whole-0.pt")
@@ -255,16 +252,38 @@ def test_the_command_line_says_in_one_line_what_happened(launch: Launcher, tmp_p
 def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [
-        "hast_cuda", "quantize", "--model", "digits", "--data", "digits", "--test-limit", "60",
-        "--num-images", "8", "--batch-size", "4", "--synthesis-iterations", "2",
-        "--finetune-iterations", "2", "--set", "finetune.calibration_updates=2",
-        "finetune.calibration_batch_size=4", "--device", "cpu", "--out", str(out),
-    ]  # fmt: skip
+        "hast_cuda",
+        "quantize",
+        "--model",
+        "digits",
+        "--data",
+        "digits",
+        "--test-limit",
+        "60",
+        "--num-images",
+        "8",
+        "--batch-size",
+        "4",
+        "--synthesis-iterations",
+        "2",
+        "--finetune-iterations",
+        "2",
+        "--set",
+        "finetune.calibration_updates=2",
+        "finetune.calibration_batch_size=4",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
     done = subprocess.run(
-        [sys.executable, *launcher, *command], capture_output=True, text=True, check=False,
+        [sys.executable, *launcher, *command],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run directory:") == 1
     assert done.stdout.count("top-1 on 60 test images") == 1

@@ -21,11 +21,29 @@ ENTRIES = {n.name: n for n in STUB.body if isinstance(n, ast.FunctionDef) and n.
 HARMLESS = {"build_info", "cuda_device_count"}
 DOOR = PACKAGE / "ops" / "_registry.py"
 GOOD: dict[str, Any] = {
-    "dtype": 0, "outer": 1, "channels": 1, "inner": 1, "rows": 1, "classes": 1, "size": 1,
-    "images": 1, "spatial": 1, "batch": 1, "batches": 1, "columns": 1, "bits": 4, "device": -1,
-    "eps": 1e-5, "beta": 0.9, "temperature": 1.0, "exponent": 1.0, "patience": 1.0, "factor": 0.1,
-    "threshold": 0.1, "minimum": 0.1,
-}  # fmt: skip
+    "dtype": 0,
+    "outer": 1,
+    "channels": 1,
+    "inner": 1,
+    "rows": 1,
+    "classes": 1,
+    "size": 1,
+    "images": 1,
+    "spatial": 1,
+    "batch": 1,
+    "batches": 1,
+    "columns": 1,
+    "bits": 4,
+    "device": -1,
+    "eps": 1e-5,
+    "beta": 0.9,
+    "temperature": 1.0,
+    "exponent": 1.0,
+    "patience": 1.0,
+    "factor": 0.1,
+    "threshold": 0.1,
+    "minimum": 0.1,
+}
 
 
 def sources() -> Iterator[tuple[Path, ast.Module]]:
@@ -107,10 +125,20 @@ def test_null_pointers_are_refused(name: str) -> None:
 
 
 WRONG = {
-    "dtype": [-1, 4], "activation": [-1, 3], "bits": [1, 9], "gate": [-1, 3], "device": [-2],
-    "outer": [-1, 2**62], "channels": [-1], "inner": [-1], "rows": [-1, 2**62],
-    "size": [-1, 2**62], "classes": [0], "batch": [0], "columns": [2**62],
-}  # fmt: skip
+    "dtype": [-1, 4],
+    "activation": [-1, 3],
+    "bits": [1, 9],
+    "gate": [-1, 3],
+    "device": [-2],
+    "outer": [-1, 2**62],
+    "channels": [-1],
+    "inner": [-1],
+    "rows": [-1, 2**62],
+    "size": [-1, 2**62],
+    "classes": [0],
+    "batch": [0],
+    "columns": [2**62],
+}
 NO_POINTERS = {"stream", "activation", "gate", "dtype", "channels_last"}
 
 

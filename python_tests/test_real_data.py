@@ -34,12 +34,34 @@ def test_demo_wins_back_most_of_what_rounding_loses(tmp_path: Path) -> None:
 def test_resnet20_gains_from_a_short_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = [
-        "quantize", "--model", "resnet20_cifar10", "--weights", WEIGHTS,
-        "--normalization", "cifar10", "--data", "cifar10_test.npz", "--test-limit", "1000",
-        "--weight-bits", "3", "--act-bits", "3", "--num-images", "128", "--batch-size", "64",
-        "--synthesis-iterations", "100", "--finetune-iterations", "40", "--device", "cpu",
-        "--out", str(out),
-    ]  # fmt: skip
+        "quantize",
+        "--model",
+        "resnet20_cifar10",
+        "--weights",
+        WEIGHTS,
+        "--normalization",
+        "cifar10",
+        "--data",
+        "cifar10_test.npz",
+        "--test-limit",
+        "1000",
+        "--weight-bits",
+        "3",
+        "--act-bits",
+        "3",
+        "--num-images",
+        "128",
+        "--batch-size",
+        "64",
+        "--synthesis-iterations",
+        "100",
+        "--finetune-iterations",
+        "40",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
     assert main(arguments) == 0
     result = json.loads((out / "result.json").read_text())
     assert result["full_precision"] > 90
@@ -50,10 +72,26 @@ def test_resnet20_gains_from_a_short_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", ["3", "4"])
 def test_resnet20_is_exported_with_the_same_classes(tmp_path: Path, bits: str) -> None:
     arguments = [
-        "quantize", "--method", "squant", "--model", "resnet20_cifar10", "--weights", WEIGHTS,
-        "--normalization", "cifar10", "--data", "cifar10_test.npz", "--weight-bits", bits,
-        "--act-bits", bits, "--device", "cpu", "--out", str(tmp_path),
-    ]  # fmt: skip
+        "quantize",
+        "--method",
+        "squant",
+        "--model",
+        "resnet20_cifar10",
+        "--weights",
+        WEIGHTS,
+        "--normalization",
+        "cifar10",
+        "--data",
+        "cifar10_test.npz",
+        "--weight-bits",
+        bits,
+        "--act-bits",
+        bits,
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path),
+    ]
     assert main(arguments) == 0
     kinds = ["onnx-ort", "onnx-portable", "onnx-uint4", "packed", "pt2"]
     assert main(["export", str(tmp_path), "--to", *kinds, "--no-latency"]) == 0

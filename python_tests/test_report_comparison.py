@@ -42,10 +42,7 @@ def test_comparison(tmp_path: Path) -> None:
 
 def test_comparison_of_equal_names(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 1)):
-        RunDirectory(
-            tmp_path / name / "run", {"bits": Bits(), "seed": seed, "recipe": RECIPE},
-            torch.device("cpu"),
-        )  # fmt: skip
+        RunDirectory(tmp_path / name / "run", {"bits": Bits(), "seed": seed, "recipe": RECIPE}, torch.device("cpu"))
     runs = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     page = Page(write_comparison(runs, tmp_path / "c.html"))
     assert [row[0] for row in page.rows[1:3]] == [str(run) for run in runs]

@@ -18,9 +18,7 @@ NASTY = '<img src=x onerror=alert(1)> | `a` "q" & $x$ __y__'
 
 def test_everything_is_escaped(tmp_path: Path) -> None:
     run = tmp_path / "<b>$a|b`<script>"
-    make(run, describe={
-        "method": NASTY, "network": {"model": NASTY, "weights": NASTY}, NASTY: NASTY,
-    })  # fmt: skip
+    make(run, describe={"method": NASTY, "network": {"model": NASTY, "weights": NASTY}, NASTY: NASTY})
     (run / "exports").mkdir()
     record = {"kind": NASTY, "file": NASTY, "nodes": {NASTY: 1}, "checks": {"images": NASTY}}
     (run / "exports" / "x.json").write_text(json.dumps(record))

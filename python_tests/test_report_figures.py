@@ -34,9 +34,7 @@ def wrong(seed: int) -> torch.Tensor:
     return difficulties(seed) > 0.5
 
 
-RUN = loss_curves([
-    {"phase": "finetune", "iteration": i, "distillation": 10.0 / (i + 1)} for i in range(5)
-])  # fmt: skip
+RUN = loss_curves([{"phase": "finetune", "iteration": i, "distillation": 10.0 / (i + 1)} for i in range(5)])
 DRAWINGS: dict[str, Callable[[Path], None]] = {
     "difficulty": lambda p: report.draw_difficulty(
         {"a": difficulty_histogram(difficulties(0)), "b": difficulty_histogram(difficulties(1))}, p
@@ -50,12 +48,8 @@ DRAWINGS: dict[str, Callable[[Path], None]] = {
         {"CE": spectrum(1.0), "KL": spectrum(0.1)},  # type: ignore[dict-item]
         p,
     ),
-    "statistics": lambda p: report.draw_statistics(
-        {"bn1": StatisticGap(0.1, 0.4), "bn2": StatisticGap(0.0, 1.5)}, p
-    ),
-    "sensitivity": lambda p: report.draw_sensitivity(
-        {"perturbation": {0.01: [80.0, 81.0], 0.02: [79.0, 82.0]}}, p
-    ),
+    "statistics": lambda p: report.draw_statistics({"bn1": StatisticGap(0.1, 0.4), "bn2": StatisticGap(0.0, 1.5)}, p),
+    "sensitivity": lambda p: report.draw_sensitivity({"perturbation": {0.01: [80.0, 81.0], 0.02: [79.0, 82.0]}}, p),
 }
 
 
@@ -70,9 +64,7 @@ def test_a_picture_with_something_on_it(name: str, tmp_path: Path) -> None:
     assert not plt.get_fignums()  # closed again
 
 
-def test_a_drawing_that_fails_leaves_no_figure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drawing_that_fails_leaves_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: str) -> str:
         raise RuntimeError("no label")
 

@@ -22,15 +22,24 @@ pytest.importorskip("matplotlib")
 
 HEADINGS = ["Accuracy", "What was done", "Curves", "Synthetic images", "Difficulty", "Layers"]
 EXPORT = {
-    "kind": "onnx-ort", "file": "student.ort.onnx", "bytes": 274000, "float_bytes": 1090000,
-    "weight_bits": 3.02, "nodes": {"QLinearConv": 20, "Conv": 1},
+    "kind": "onnx-ort",
+    "file": "student.ort.onnx",
+    "bytes": 274000,
+    "float_bytes": 1090000,
+    "weight_bits": 3.02,
+    "nodes": {"QLinearConv": 20, "Conv": 1},
     "checks": {
-        "images": 600, "source": "given", "top1_agreement": 99.5, "top1": 95.5,
-        "student_top1": 95.25, "cosine": 0.9999, "largest_difference": 1e-5,
+        "images": 600,
+        "source": "given",
+        "top1_agreement": 99.5,
+        "top1": 95.5,
+        "student_top1": 95.25,
+        "cosine": 0.9999,
+        "largest_difference": 1e-5,
     },
     "latency": {"batch": 1, "threads": 2, "milliseconds": 1.2, "float_milliseconds": 2.3},
     "environment": {},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +64,12 @@ def test_a_finished_run(finished: Path, page: Page) -> None:
     assert "<h1>tiny, hast, W3A4</h1>" in page.source
     result = json.loads((finished / "result.json").read_text())
     for label, key in (
-        ("full precision", "full_precision"), ("rounded, ranges calibrated", "rounded"),
-        ("start of fine-tuning", "start_of_finetuning"), ("last iteration", "quantized"),
+        ("full precision", "full_precision"),
+        ("rounded, ranges calibrated", "rounded"),
+        ("start of fine-tuning", "start_of_finetuning"),
+        ("last iteration", "quantized"),
         ("best seen (chosen by test accuracy)", "quantized_best_epoch"),
-    ):  # fmt: skip
+    ):
         drop = result[key] - result["full_precision"]
         assert page.row(label) == [label, f"{result[key]:.2f}", f"{drop:+.2f}"]
     assert "on 40 test images" in page.text
@@ -89,10 +100,7 @@ def test_layers(finished: Path, page: Page) -> None:
 def test_layers_in_full_precision_are_named(tmp_path: Path) -> None:
     teacher = tiny()
     teacher.features[2], teacher.features[5] = nn.LeakyReLU(), nn.LeakyReLU()
-    make(
-        tmp_path, teacher=teacher,
-        bits=Bits(3, 4, overrides={"output": Override(None, None)}),
-    )  # fmt: skip
+    make(tmp_path, teacher=teacher, bits=Bits(3, 4, overrides={"output": Override(None, None)}))
     write_report(tmp_path, Context(teacher, "", SPEC, "", []))
     page = Page(tmp_path / "report.html")
     assert "No activation is quantized: the network has no ReLU" in page.text
@@ -109,27 +117,31 @@ def test_weight_error_is_that_of_the_weights() -> None:
     zero = (scale * low).round()
     rounded = ((scale * weight - zero).round() + zero) / scale  # Eq. 1 and 2
     assert row.error == pytest.approx(float((rounded - weight).norm() / weight.norm()), rel=1e-4)
-    assert relative_error(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0])) == pytest.approx(
-        0.5**0.5
-    )
+    assert relative_error(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0])) == pytest.approx(0.5**0.5)
     assert relative_error(torch.zeros(2), torch.zeros(2)) is None
 
 
 def test_exports(page: Page) -> None:
     files, checks = [row for row in page.rows if row[0] == "onnx-ort"]
     assert files[1:] == [
-        "student.ort.onnx", "QLinearConv 20, Conv 1", "274.0 kB", "25.1 %", "3.02",
-        "1.20 ms (batch 1, threads 2)", "2.30 ms (batch 1, threads 2)",
-    ]  # fmt: skip
+        "student.ort.onnx",
+        "QLinearConv 20, Conv 1",
+        "274.0 kB",
+        "25.1 %",
+        "3.02",
+        "1.20 ms (batch 1, threads 2)",
+        "2.30 ms (batch 1, threads 2)",
+    ]
     assert checks[1:] == ["600 images, given", "99.50", "95.50", "95.25", "0.999900", "1e-05"]
 
 
 def test_exports_of_other_versions(tmp_path: Path) -> None:
     records: list[dict[str, Any]] = [
-        {}, {"kind": "trt", "checks": None, "latency": None, "future": [1, {"a": None}]},
+        {},
+        {"kind": "trt", "checks": None, "latency": None, "future": [1, {"a": None}]},
         {"kind": 3, "bytes": "many", "nodes": ["Conv"], "checks": [1], "latency": {"batch": 2}},
         {"kind": "x", "checks": {"top1": None}, "latency": {"milliseconds": 2}, "float_bytes": 0},
-    ]  # fmt: skip
+    ]
     RunDirectory(tmp_path, {"bits": Bits(), "recipe": RECIPE}, torch.device("cpu"))
     (tmp_path / "exports").mkdir()
     for index, record in enumerate(records):
@@ -137,10 +149,7 @@ def test_exports_of_other_versions(tmp_path: Path) -> None:
     write_report(tmp_path)
     rows = Page(tmp_path / "report.html").rows
     files, checks = rows[1:5], rows[6:10]
-    assert files == [
-        ["-"] * 8, ["trt", *["-"] * 7], ["3", "-", "Conv", *["-"] * 5],
-        ["x", *["-"] * 5, "2.00 ms", "-"],
-    ]  # fmt: skip
+    assert files == [["-"] * 8, ["trt", *["-"] * 7], ["3", "-", "Conv", *["-"] * 5], ["x", *["-"] * 5, "2.00 ms", "-"]]
     assert [row[1] for row in checks] == [*["not checked"] * 3, "- images, -"]
     assert all(row[2:] == ["-"] * 5 for row in checks)
 
@@ -179,9 +188,7 @@ def test_pictures_follow_the_page(finished: Path, page: Page) -> None:
 
 
 def test_same_run_same_page(finished: Path, page: Page) -> None:
-    write_report(
-        finished, Context(tiny(), "", SPEC, "hast-cuda quantize --model tiny", ["Mind this."])
-    )
+    write_report(finished, Context(tiny(), "", SPEC, "hast-cuda quantize --model tiny", ["Mind this."]))
     assert Page(finished / "report.html").source == page.source
 
 

@@ -30,11 +30,14 @@ SHAPE = InputSpec(3, 8, 8, 5)
 def outcome(name: str, *top1: float) -> Outcome:
     results = [
         {
-            "full_precision": 92.0, "quantized": value, "quantized_best_epoch": value + 0.5,
-            "start_of_finetuning": value - 10, "seconds": {"synthesis": 1.5, "finetuning": 2.0},
+            "full_precision": 92.0,
+            "quantized": value,
+            "quantized_best_epoch": value + 0.5,
+            "start_of_finetuning": value - 10,
+            "seconds": {"synthesis": 1.5, "finetuning": 2.0},
         }
         for value in top1
-    ]  # fmt: skip
+    ]
     return Outcome(Row(name, name), results)
 
 
@@ -61,9 +64,7 @@ def test_every_row_is_a_recipe(table: str, preset: str) -> None:
         ("table8", "imagenet", "resnet18", 3, "256", 49.17),
     ],
 )
-def test_paper_figures(
-    table: str, dataset: str, model: str, bits: int, row: str, top1: float
-) -> None:
+def test_paper_figures(table: str, dataset: str, model: str, bits: int, row: str, top1: float) -> None:
     figures = published(table, dataset, model, bits)
     assert figures[row].top1 == top1
     known = {r.name for r in rows_of(table)} | {"full_precision"}
@@ -126,18 +127,13 @@ def test_image_key_follows_what_makes_images() -> None:
 
 
 def test_lines() -> None:
-    paper = {
-        "full_precision": Published(94.0),
-        "hast": Published(88.34, 0.06),
-        "gdfq": Published(71.1),
-    }
+    paper = {"full_precision": Published(94.0), "hast": Published(88.34, 0.06), "gdfq": Published(71.1)}
     absent = Outcome(Row("gdfq", "gdfq"), [], "no training images given")
     lines = lines_of([absent, outcome("hast", 80.0, 82.0)], paper)
     assert lines[0][:2] == ["full precision", "92.00"]
     assert lines[1][:2] == ["gdfq", "no training images given"]
     assert lines[1][6] == "71.10"
-    expected = ["hast", "81.00", "1.41", "2", "81.50", "71.00", "88.34 ± 0.06", "-7.34", "11.00",
-                "5.66", "4"]  # fmt: skip
+    expected = ["hast", "81.00", "1.41", "2", "81.50", "71.00", "88.34 ± 0.06", "-7.34", "11.00", "5.66", "4"]
     assert lines[2] == expected
 
 

@@ -37,36 +37,42 @@ pytest.importorskip("matplotlib")
 
 SPEC = InputSpec(CHANNELS, SIZE, SIZE, CLASSES, (0.5,) * 3, (0.25,) * 3)
 FEW: dict[str, Any] = {
-    "synthesis.num_images": 12, "synthesis.iterations": 3, "finetune.iterations": 4,
-    "finetune.batch_size": 6, "finetune.calibration_updates": 1,
+    "synthesis.num_images": 12,
+    "synthesis.iterations": 3,
+    "finetune.iterations": 4,
+    "finetune.batch_size": 6,
+    "finetune.calibration_updates": 1,
     "finetune.calibration_batch_size": 6,
-}  # fmt: skip
+}
 HAST, INTRAQ = Row("hast", "hast", FEW), Row("intraq", "intraq", FEW)
 REAL = Row("real_data", "real_data", FEW)
 
-LAUNCHED = {
-    "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost",
-    "MASTER_PORT": "1",
-}  # fmt: skip
+LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 
 
 def real_images(count: int = 30) -> ImageSet:
-    pixels = torch.randint(
-        256, (count, CHANNELS, SIZE, SIZE), generator=torch.Generator().manual_seed(3)
-    ).to(torch.uint8)
-    return ImageSet(
-        SPEC, torch.arange(count) % CLASSES, lambda i: pixels[torch.as_tensor(i)], 255, "noise"
+    pixels = torch.randint(256, (count, CHANNELS, SIZE, SIZE), generator=torch.Generator().manual_seed(3)).to(
+        torch.uint8
     )
+    return ImageSet(SPEC, torch.arange(count) % CLASSES, lambda i: pixels[torch.as_tensor(i)], 255, "noise")
 
 
 def setting(out: Path, *, train: bool = True) -> Setting:
     real = real_images(18)
     images, labels = next(iter(real.batches(18)))
     return Setting(
-        teacher=tiny(), model="tiny", shape=InputSpec(CHANNELS, SIZE, SIZE, CLASSES),
-        dataset="cifar10", bits=3, preset="default", budget="small", out=out,
-        test=real_images(), train=Images(images, labels) if train else None, describe={},
-    )  # fmt: skip
+        teacher=tiny(),
+        model="tiny",
+        shape=InputSpec(CHANNELS, SIZE, SIZE, CLASSES),
+        dataset="cifar10",
+        bits=3,
+        preset="default",
+        budget="small",
+        out=out,
+        test=real_images(),
+        train=Images(images, labels) if train else None,
+        describe={},
+    )
 
 
 def quiet(_: str) -> None:
@@ -86,16 +92,11 @@ def test_figure2(tmp_path: Path) -> None:
         assert sum(found["difficulty_student"]["counts"]) == count
         assert sum(found["errors"]["counts"]) == 60
         wrong = sum(
-            n * rate / 100
-            for n, rate in zip(found["errors"]["counts"], found["errors"]["rates"], strict=True)
-            if n
+            n * rate / 100 for n, rate in zip(found["errors"]["counts"], found["errors"]["rates"], strict=True) if n
         )
         assert 100 - wrong / 60 * 100 == pytest.approx(sum(found["top1_test_images"]) / 2)
     assert drawing.data["real_data"]["difficulty"] != drawing.data["hast"]["difficulty"]
-    assert drawing.lines[-1][:2] == [
-        "gdfq",
-        'keeps no images (those of its recipe are "generated")',
-    ]
+    assert drawing.lines[-1][:2] == ["gdfq", 'keeps no images (those of its recipe are "generated")']
     assert {len(line) for line in drawing.lines} == {len(drawing.header)}
     for name, draw in drawing.pictures.items():
         draw(tmp_path / name)
@@ -154,9 +155,7 @@ def test_figure6_measures_along_the_fine_tuning(tmp_path: Path) -> None:
     assert done.results[0]["quantized"] is not None
 
 
-def test_figure6_goes_on_where_it_was_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_figure6_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = measure_figure6((HAST,), setting(tmp_path / "whole"), (0,), quiet).data
     calls = iter(range(100))
 
@@ -203,9 +202,7 @@ def test_formats(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "figure2.json").read_text())["rows"] == {"<i>": 1}
 
 
-def test_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")
     monkeypatch.delenv("HAST_CUDA_DATA", raising=False)
     flags = ["reproduce", "figure4", "--dataset", "cifar10", "--bits", "4", "--budget", "0.05%"]

@@ -26,10 +26,9 @@ SPEC = InputSpec(*SHAPE, CLASSES, (0.5,) * 3, (0.25,) * 3)
 RECIPE = Recipe(
     SynthesisConfig(num_images=12, batch_size=8, iterations=3, learning_rate=0.1),
     FinetuneConfig(
-        iterations=6, batch_size=8, calibration_updates=2, calibration_batch_size=8,
-        shrink_ranges=True, evaluations=2,
+        iterations=6, batch_size=8, calibration_updates=2, calibration_batch_size=8, shrink_ranges=True, evaluations=2
     ),
-)  # fmt: skip
+)
 BITS = Bits(3, 3)
 
 
@@ -108,9 +107,7 @@ def test_metrics_tell_of_every_phase(tmp_path: Path) -> None:
     assert done.result["quantized"] == seen[-1][1]
 
 
-def test_the_last_accuracy_counts_and_the_best_is_told_beside_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_last_accuracy_counts_and_the_best_is_told_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([90.0, 50.0, 60.0, 70.0, 65.0])
     monkeypatch.setattr(work, "evaluate", lambda *_, **__: next(accuracies))
     result = run(None).result
@@ -128,9 +125,7 @@ def test_accuracies_are_those_of_the_networks(device: torch.device, tmp_path: Pa
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
-def test_every_phase_computes_by_the_rules_of_the_run(
-    precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_phase_computes_by_the_rules_of_the_run(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     others = {"deterministic": False, "benchmark": True, "allow_tf32": precision == "fp32"}
     for name, value in others.items():
@@ -182,9 +177,7 @@ def test_the_same_call_finds_everything_done(device: torch.device, tmp_path: Pat
 
 
 @pytest.mark.parametrize("killed_at", [0, 2, 3, 4])
-def test_killed_and_continued_equals_unbroken(
-    device: torch.device, tmp_path: Path, killed_at: int
-) -> None:
+def test_killed_and_continued_equals_unbroken(device: torch.device, tmp_path: Path, killed_at: int) -> None:
     whole = run(None, device=device)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, device=device, test=real_images(killed_at))

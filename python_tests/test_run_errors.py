@@ -10,15 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import (
-    CHANNELS,
-    CLASSES,
-    SIZE,
-    same_state,
-    snapshot,
-    tiny,
-    without_batch_norm,
-)  # fmt: skip
+from networks import CHANNELS, CLASSES, SIZE, same_state, snapshot, tiny, without_batch_norm
 from test_run import BITS, RECIPE, SHAPE, real_images, run
 from torch import Tensor, nn
 
@@ -67,10 +59,7 @@ class Sequence(nn.Module):
         ({"bits": Bits(1, 4)}, "weight_bits"),
         ({"bits": Bits(4, 9)}, "act_bits"),
         ({"bits": Bits(4, 4, "some")}, "placement"),
-        (
-            {"bits": replace(BITS, overrides={"conv9": Override()})},
-            r"overrides match no .*\['conv9'\]",
-        ),
+        ({"bits": replace(BITS, overrides={"conv9": Override()})}, r"overrides match no .*\['conv9'\]"),
         ({"recipe": "best"}, "recipe is 'best'; allowed: 'default', 'paper', 'released'"),
         ({"recipe": "paper", "dataset": "mnist"}, "dataset is 'mnist'; allowed: 'cifar10'"),
         (
@@ -88,9 +77,7 @@ class Sequence(nn.Module):
         ({"images": images(images=torch.full((4, *SHAPE), torch.nan))}, "contain NaN or infinity"),
     ],
 )
-def test_refused_before_anything_is_written(
-    tmp_path: Path, changed: dict[str, Any], message: str
-) -> None:
+def test_refused_before_anything_is_written(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "out", **changed)
     assert not (tmp_path / "out").exists()
@@ -158,11 +145,7 @@ def test_another_configuration_shows_the_difference(tmp_path: Path) -> None:
     [
         ({}, {"teacher": other_weights()}, "the network's weights"),
         ({"images": images()}, {"images": images(images=ONES)}, "the images given"),
-        (
-            {"images": images()},
-            {"images": images(labels=torch.zeros(4).long())},
-            "the images given",
-        ),
+        ({"images": images()}, {"images": images(labels=torch.zeros(4).long())}, "the images given"),
         ({}, {"images": images()}, "the images given"),
         ({"test": real_images()}, {"test": lit(real_images())}, "the test images"),
         ({"test": None}, {"test": real_images()}, "the test images"),
@@ -207,9 +190,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     try:
         if os.access(tmp_path, os.W_OK):
             pytest.skip("this user may write everywhere")
-        with pytest.raises(
-            PermissionError, match=r"run directory .* (is not writable|cannot be created)"
-        ):
+        with pytest.raises(PermissionError, match=r"run directory .* (is not writable|cannot be created)"):
             run(tmp_path / name)
     finally:
         tmp_path.chmod(0o700)

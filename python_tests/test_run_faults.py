@@ -44,9 +44,7 @@ class Undisturbed:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    nursery: Nursery, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Undisturbed]:
+def undisturbed(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Undisturbed]:
     folder = tmp_path_factory.mktemp("undisturbed")
     return {name: Undisturbed(nursery, name, folder / name) for name in RECIPES}
 
@@ -101,14 +99,17 @@ def check(nursery: Nursery, known: Undisturbed, out: Path, recipe: str) -> None:
 @pytest.mark.parametrize(
     ("recipe", "kill"),
     [
-        ("stored", None), ("generated", None), ("stored", ("file", 0.25)),
-        ("stored", ("file", 0.7)), ("generated", ("file", 0.5)), ("stored", ("write", 9)),
+        ("stored", None),
+        ("generated", None),
+        ("stored", ("file", 0.25)),
+        ("stored", ("file", 0.7)),
+        ("generated", ("file", 0.5)),
+        ("stored", ("write", 9)),
     ],
-)  # fmt: skip
+)
 def test_a_killed_run_ends_like_an_undisturbed_one(
-    nursery: Nursery, undisturbed: dict[str, Undisturbed], tmp_path: Path, recipe: str,
-    kill: tuple[str, float] | None,
-) -> None:  # fmt: skip
+    nursery: Nursery, undisturbed: dict[str, Undisturbed], tmp_path: Path, recipe: str, kill: tuple[str, float] | None
+) -> None:
     known, out = undisturbed[recipe], tmp_path / "run"
     when: Kill = None
     if kill is not None:
@@ -133,9 +134,7 @@ def test_a_second_process_is_refused_while_the_first_goes_on(
 
 
 @pytest.mark.slow
-def test_kills_at_50_random_moments(
-    nursery: Nursery, undisturbed: dict[str, Undisturbed], tmp_path: Path
-) -> None:
+def test_kills_at_50_random_moments(nursery: Nursery, undisturbed: dict[str, Undisturbed], tmp_path: Path) -> None:
     draw, reached = random.Random(5), dict[str, int]()
     for number in range(50):
         recipe = ("stored", "generated")[number % 2]
@@ -160,9 +159,7 @@ def test_kills_at_every_third_touch_of_a_file(
 
 
 @pytest.mark.slow
-def test_one_run_killed_again_and_again(
-    nursery: Nursery, undisturbed: dict[str, Undisturbed], tmp_path: Path
-) -> None:
+def test_one_run_killed_again_and_again(nursery: Nursery, undisturbed: dict[str, Undisturbed], tmp_path: Path) -> None:
     known, draw = undisturbed["stored"], random.Random(6)
     for _ in range(12):
         fault(nursery, tmp_path, "stored", None, draw.uniform(0, 0.4 * known.seconds))
@@ -173,11 +170,7 @@ def test_what_living_processes_write_stays(tmp_path: Path) -> None:
     (dead := tmp_path / ".a.json.4194399.part").write_text("half")  # above the largest process id
     (mine := tmp_path / f".b.json.{os.getpid()}.part").write_text("of another with my number")
     (absurd := tmp_path / f".c.json.{10**30}.part").write_text("")
-    kept = [
-        tmp_path / f".a.json.{os.getppid()}.part",
-        tmp_path / ".notes.part",
-        tmp_path / "x.part",
-    ]
+    kept = [tmp_path / f".a.json.{os.getppid()}.part", tmp_path / ".notes.part", tmp_path / "x.part"]
     for path in kept:
         path.write_text("mine")
     sweep(tmp_path)
@@ -187,9 +180,7 @@ def test_what_living_processes_write_stays(tmp_path: Path) -> None:
     assert all(path.exists() for path in kept)
 
 
-def test_seconds_do_not_follow_the_wall_clock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seconds_do_not_follow_the_wall_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with RunDirectory(tmp_path, {}, torch.device("cpu")) as run:
         phases = module.Phases(run)
         days = iter(range(0, 10**9, 86_400))

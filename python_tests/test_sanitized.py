@@ -72,9 +72,8 @@ def test_the_whole_sanitizer_finds_more(whole_program: Path, kernel: str, messag
 def find(program: Path, kernel: str, message: str) -> None:
     """The program dies of the mistake, and its report has the line."""
     done = subprocess.run(
-        [program, kernel], capture_output=True, text=True, check=False,
-        env={"UBSAN_OPTIONS": "print_stacktrace=1"},
-    )  # fmt: skip
+        [program, kernel], capture_output=True, text=True, check=False, env={"UBSAN_OPTIONS": "print_stacktrace=1"}
+    )
     assert done.returncode != 0
     assert re.search(message, done.stderr), done.stderr
     assert re.search(rf"#\d .* in {kernel} \S*broken\.cu:\d+", done.stderr), done.stderr
@@ -95,9 +94,13 @@ def test_tensors_have_red_zones(tmp_path: Path) -> None:
         "library.run(b'read_past_the_end', *pointers)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, library], cwd=tmp_path, env=sanitizer.environment(),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code, library],
+        cwd=tmp_path,
+        env=sanitizer.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout == "survived\n", done.stderr
     assert done.returncode != 0
     assert sanitizer.finding(done.stderr) == "heap-buffer-overflow"
@@ -118,9 +121,7 @@ def test_ops_stay_inside_their_tensors(tmp_path: Path, emulated_path: Path) -> N
 def test_every_op_test_under_every_check(
     tmp_path: Path, emulated_path: Path, devices: str, twin_flags: list[str]
 ) -> None:
-    module = compile_module(
-        tmp_path, sanitizer.WHOLE, reuse=emulated_path.parent, twin_flags=twin_flags
-    )
+    module = compile_module(tmp_path, sanitizer.WHOLE, reuse=emulated_path.parent, twin_flags=twin_flags)
     run_op_tests(module, f"({devices}) and {sanitizer.UNVECTORISED}")
 
 
@@ -128,14 +129,30 @@ def run_op_tests(module: Path, selected: str) -> None:
     """Some op tests in a process that has loaded ``module``; none may fail or be found wrong."""
     done = subprocess.run(
         [
-            sys.executable, "-m", "pytest", "-n", "0", "-q", "-s", "-x", "--tb=short",
-            "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT,
-            "-k", selected,
+            sys.executable,
+            "-m",
+            "pytest",
+            "-n",
+            "0",
+            "-q",
+            "-s",
+            "-x",
+            "--tb=short",
+            "-p",
+            "no:cacheprovider",
+            "-c",
+            ROOT / "pyproject.toml",
+            "--rootdir",
+            ROOT,
+            "-k",
+            selected,
             *FILES,
         ],
         cwd=module.parent,  # away from the source tree, which has no compiled core
         env={**sanitizer.environment(), "HAST_EMULATED_MODULE": str(module)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[:6000]}"
     assert sanitizer.finding(done.stderr) is None, done.stderr

@@ -59,10 +59,7 @@ MODULE_BYTES = 12_000_000  # all architectures of the toolkit, CPU kernels and b
 @pytest.fixture(scope="session")
 def module() -> Path:
     """The installed core."""
-    if (
-        hast_cuda.build_info()["kind"] != "compiled"
-        or hast_cuda.build_info()["cuda"] == "not built"
-    ):
+    if hast_cuda.build_info()["kind"] != "compiled" or hast_cuda.build_info()["cuda"] == "not built":
         cannot_run("the installed core has no CUDA kernels")
     return Path(core.__file__)
 
@@ -83,10 +80,7 @@ def test_every_kernel_is_in_the_table(compiled: list[Kernel]) -> None:
 
 
 def test_nothing_is_spilled(compiled: list[Kernel]) -> None:
-    bad = {
-        kernel.name: (kernel.stack, kernel.local, kernel.count("LDL"), kernel.count("STL"))
-        for kernel in compiled
-    }
+    bad = {kernel.name: (kernel.stack, kernel.local, kernel.count("LDL"), kernel.count("STL")) for kernel in compiled}
     assert {name: counts for name, counts in bad.items() if any(counts)} == {}
 
 
@@ -109,22 +103,17 @@ def test_vectors_are_loaded_and_stored_whole(compiled: list[Kernel]) -> None:
 
 def test_registers_stay_under_the_ceiling(compiled: list[Kernel]) -> None:
     above = {
-        kernel.name: kernel.registers
-        for kernel in compiled
-        if kernel.registers > FAMILIES[kernel.family].registers
+        kernel.name: kernel.registers for kernel in compiled if kernel.registers > FAMILIES[kernel.family].registers
     }
     assert above == {}
 
 
-def test_there_is_an_instantiation_for_every_dtype_and_a_vectorised_one(
-    compiled: list[Kernel],
-) -> None:
+def test_there_is_an_instantiation_for_every_dtype_and_a_vectorised_one(compiled: list[Kernel]) -> None:
     for family, limits in FAMILIES.items():
         own = [kernel for kernel in compiled if kernel.family == family]
         elements = {kernel.element for kernel in own if kernel.is_vectorised}
         statistics_only = limits.loads == 0
-        assert elements >= ({"float", "double"} if statistics_only else {"float", "double", "Half",
-                            "BFloat16"}), family  # fmt: skip
+        assert elements >= ({"float", "double"} if statistics_only else {"float", "double", "Half", "BFloat16"}), family
 
 
 def test_the_code_is_small(compiled: list[Kernel], module: Path) -> None:

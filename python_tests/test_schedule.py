@@ -27,9 +27,7 @@ def torch_rates(losses: list[float], learning_rate: float, patience: int) -> lis
     return rates
 
 
-def our_rates(
-    losses: list[float], learning_rate: float, patience: int, device: Any = "cpu"
-) -> list[float]:
+def our_rates(losses: list[float], learning_rate: float, patience: int, device: Any = "cpu") -> list[float]:
     """The same of ours, all read at the end."""
     schedule = PlateauSchedule(learning_rate, patience=patience, device=device)
     rates = []
@@ -54,9 +52,7 @@ def noisy(kind: str, count: int = 1200) -> list[float]:
     }[kind].tolist()
 
 
-@pytest.mark.parametrize(
-    "kind", ["decay", "walk", "constant", "falling", "just better", "not quite better", "zero"]
-)
+@pytest.mark.parametrize("kind", ["decay", "walk", "constant", "falling", "just better", "not quite better", "zero"])
 @pytest.mark.parametrize("patience", [0, 1, 10, 50])
 def test_equals_torch_on_long_sequences(device: torch.device, kind: str, patience: int) -> None:
     losses = noisy(kind)
@@ -76,16 +72,12 @@ def test_equals_torch_on_long_sequences(device: torch.device, kind: str, patienc
     ],
 )
 @pytest.mark.parametrize("patience", [0, 1, 2, 3])
-def test_equals_torch_on_adversarial_sequences(
-    device: torch.device, losses: list[float], patience: int
-) -> None:
+def test_equals_torch_on_adversarial_sequences(device: torch.device, losses: list[float], patience: int) -> None:
     assert our_rates(losses, 0.25, patience, device) == torch_rates(losses, 0.25, patience)
 
 
 @pytest.mark.parametrize("learning_rate", [1e-4 + 5e-9, 1e-4 + 2e-8, 1e-4, 1e-5])
-def test_a_change_too_small_to_matter_is_left_out(
-    device: torch.device, learning_rate: float
-) -> None:
+def test_a_change_too_small_to_matter_is_left_out(device: torch.device, learning_rate: float) -> None:
     expected = torch_rates([1.0] * 6, learning_rate, 1)
     assert our_rates([1.0] * 6, learning_rate, 1, device) == expected
 
@@ -93,9 +85,7 @@ def test_a_change_too_small_to_matter_is_left_out(
 @settings(max_examples=40, deadline=None)
 @given(
     losses=st.lists(
-        st.one_of(st.floats(width=32), st.sampled_from([1.0, 0.9999, 0.99995, 0.5])),
-        min_size=1,
-        max_size=150,
+        st.one_of(st.floats(width=32), st.sampled_from([1.0, 0.9999, 0.99995, 0.5])), min_size=1, max_size=150
     ),
     patience=st.integers(0, 60),
     learning_rate=st.floats(1e-4, 10),
@@ -123,20 +113,14 @@ def test_cosine_ends_and_middle(device: torch.device, iterations: int) -> None:
         schedule.step(torch.tensor(NAN, device=device))  # the loss does not matter
         rates.append(float(schedule.learning_rate))
     assert rates[-1] == pytest.approx(1e-3, rel=1e-9)
-    expected = [
-        1e-3 + 0.499 * (1 + math.cos(math.pi * t / iterations)) / 2
-        for t in range(1, iterations + 1)
-    ]
+    expected = [1e-3 + 0.499 * (1 + math.cos(math.pi * t / iterations)) / 2 for t in range(1, iterations + 1)]
     assert rates == pytest.approx(expected, rel=1e-9)
     assert all(a > b for a, b in zip([0.5, *rates], rates, strict=False))
 
 
 def test_state_stays_in_place(device: torch.device) -> None:
     """An optimizer or a CUDA graph may hold the tensor: its storage must not change."""
-    for schedule in (
-        PlateauSchedule(0.5, patience=0, device=device),
-        CosineSchedule(0.5, 9, device=device),
-    ):
+    for schedule in (PlateauSchedule(0.5, patience=0, device=device), CosineSchedule(0.5, 9, device=device)):
         rate, address = schedule.learning_rate, schedule.learning_rate.data_ptr()
         before = float(rate)
         for _ in range(3):

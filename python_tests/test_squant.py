@@ -64,9 +64,7 @@ def oracle(exact: Tensor, bits: int) -> Tensor:
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_equals_the_loop(
-    device: torch.device, shape: tuple[int, int, int], bits: int, seed: int
-) -> None:
+def test_equals_the_loop(device: torch.device, shape: tuple[int, int, int], bits: int, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     half = 2 ** (bits - 1)
     exact = torch.randn(shape, generator=random, dtype=torch.float64) * half * 0.8
@@ -102,9 +100,14 @@ def layers(bits: int) -> nn.Module:
     """Every kind of layer that has weights."""
     torch.manual_seed(3)
     network = nn.Sequential(
-        nn.Conv2d(4, 16, 3), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 8, 5, groups=4),
-        nn.Conv2d(8, 8, (1, 3)), nn.Conv2d(8, 24, 1), nn.Flatten(), nn.Linear(48, 10),
-    )  # fmt: skip
+        nn.Conv2d(4, 16, 3),
+        nn.Conv2d(16, 16, 3, groups=16),
+        nn.Conv2d(16, 8, 5, groups=4),
+        nn.Conv2d(8, 8, (1, 3)),
+        nn.Conv2d(8, 24, 1),
+        nn.Flatten(),
+        nn.Linear(48, 10),
+    )
     with torch.no_grad():
         network[0].weight[0] = 0.0  # a dead channel
         network[4].weight[1] = 0.3  # a constant one
@@ -115,9 +118,8 @@ def residuals(layer: nn.Module, exact: Tensor, zero_point: str) -> tuple[Tensor,
     """[out, in, positions] in units of the grid, after and before; grid of the exact weights."""
     rows = exact.flatten(1)
     scale, zero = reference.quantizer_parameters(
-        rows.amin(1, keepdim=True), rows.amax(1, keepdim=True), layer.weight_bits,
-        real_zero_point=zero_point == "real",
-    )  # fmt: skip
+        rows.amin(1, keepdim=True), rows.amax(1, keepdim=True), layer.weight_bits, real_zero_point=zero_point == "real"
+    )
     x = scale * rows - zero
     found = (scale * layer.weight.detach().flatten(1) - zero).round()
     shape = (*exact.shape[:2], -1)

@@ -12,12 +12,7 @@ from torch import Tensor, nn
 from hast_cuda.data import InputSpec
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.seeding import generator
-from hast_cuda.synthesis import (
-    ImageStore,
-    SynthesisConfig,
-    difficulty,
-    synthesize,
-)
+from hast_cuda.synthesis import ImageStore, SynthesisConfig, difficulty, synthesize
 
 SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
 CONFIG = SynthesisConfig(num_images=6, batch_size=4, iterations=12, learning_rate=0.1)
@@ -72,9 +67,8 @@ def by_hand(network: nn.Module, labels: Tensor, noise: Tensor, config: Synthesis
 @pytest.mark.parametrize(("reduction", "weight"), [("mse", 1.0), ("norm", 1.0), ("relative", 10.0)])
 def test_equals_a_loop_of_torch_parts(device: torch.device, reduction: str, weight: float) -> None:
     config = replace(
-        CONFIG, match_reduction=reduction, match_weight=weight, num_images=4, learning_rate=8.0,
-        patience=0,
-    )  # fmt: skip
+        CONFIG, match_reduction=reduction, match_weight=weight, num_images=4, learning_rate=8.0, patience=0
+    )
     records: Records = []
     found = synthesize(tiny(), SHAPE, config, seed=3, device=device, log=records.append)
     noise = torch.randn(4, CHANNELS, SIZE, SIZE, generator=generator(3, "noise", 0))
@@ -84,13 +78,7 @@ def test_equals_a_loop_of_torch_parts(device: torch.device, reduction: str, weig
     assert records[-1]["learning_rate"] < 8  # the plateau rule had its say
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"schedule": "cosine", "balanced_labels": True},
-        {"augment_probability": 1.0},
-    ],
-)
+@pytest.mark.parametrize("changed", [{"schedule": "cosine", "balanced_labels": True}, {"augment_probability": 1.0}])
 def test_loss_falls(device: torch.device, changed: dict[str, Any]) -> None:
     records: Records = []
     config = replace(CONFIG, num_images=4, iterations=40, **changed)
@@ -103,11 +91,7 @@ def test_loss_falls(device: torch.device, changed: dict[str, Any]) -> None:
 def test_augmentation_changes_what_the_teacher_sees(device: torch.device) -> None:
     plain, augmented, closer = (
         synthesize(tiny(), SHAPE, replace(CONFIG, **changed), device=device).images
-        for changed in (
-            {},
-            {"augment_probability": 0.5},
-            {"augment_probability": 0.5, "crop_scale": (0.1, 0.2)},
-        )
+        for changed in ({}, {"augment_probability": 0.5}, {"augment_probability": 0.5, "crop_scale": (0.1, 0.2)})
     )
     assert not torch.equal(plain, augmented)
     assert not torch.equal(augmented, closer)
@@ -128,9 +112,7 @@ def test_labels_are_balanced_on_request() -> None:
 
 
 def test_a_seed_decides_every_bit(device: torch.device) -> None:
-    first, again, other = (
-        synthesize(tiny(), SHAPE, CONFIG, seed=seed, device=device) for seed in (1, 1, 2)
-    )
+    first, again, other = (synthesize(tiny(), SHAPE, CONFIG, seed=seed, device=device) for seed in (1, 1, 2))
     assert torch.equal(first.images, again.images)
     assert torch.equal(first.labels, again.labels)
     assert not torch.equal(first.images, other.images)
@@ -159,9 +141,7 @@ def test_a_lost_batch_is_made_again_bit_for_bit(device: torch.device, tmp_path: 
     store, made = ImageStore(tmp_path), []
     first = synthesize(tiny(), SHAPE, CONFIG, device=device, store=store)
     store.path(0).unlink()
-    again = synthesize(
-        tiny(), SHAPE, CONFIG, device=device, store=store, log=lambda r: made.append(r["batch"])
-    )
+    again = synthesize(tiny(), SHAPE, CONFIG, device=device, store=store, log=lambda r: made.append(r["batch"]))
     assert set(made) == {0}
     assert torch.equal(first.images, again.images)
     assert torch.equal(store.load_all().images, first.images)
@@ -179,9 +159,7 @@ def test_shards_of_another_run_are_refused(tmp_path: Path, other: dict[str, Any]
 def test_a_loss_that_is_not_finite_stops_the_run(device: torch.device, tmp_path: Path) -> None:
     teacher, store = tiny(), ImageStore(tmp_path)
     teacher.output.weight.data[0, 0] = torch.inf
-    with pytest.raises(
-        FloatingPointError, match=r"synthesis of batch 0: .* not finite from iteration 0 on"
-    ):
+    with pytest.raises(FloatingPointError, match=r"synthesis of batch 0: .* not finite from iteration 0 on"):
         synthesize(teacher, SHAPE, CONFIG, device=device, store=store)
     assert store.finished() == set()
 
@@ -204,15 +182,16 @@ def test_network_without_batch_norm() -> None:
 
 
 @pytest.mark.parametrize(("images_last", "teacher_last"), [(False, True), (True, False)])
-def test_the_memory_layout_does_not_matter(
-    device: torch.device, images_last: bool, teacher_last: bool
-) -> None:
+def test_the_memory_layout_does_not_matter(device: torch.device, images_last: bool, teacher_last: bool) -> None:
     # the gradient of a crop is contiguous, whatever the layout of the images
     config = replace(CONFIG, num_images=4, iterations=8, augment_probability=1.0)
     expected = synthesize(tiny(), SHAPE, config, device=device).images
     layout = torch.channels_last if teacher_last else torch.contiguous_format
     found = synthesize(
         tiny().to(memory_format=layout),  # type: ignore[call-overload]
-        SHAPE, config, device=device, execution=Execution(channels_last=images_last),
-    ).images  # fmt: skip
+        SHAPE,
+        config,
+        device=device,
+        execution=Execution(channels_last=images_last),
+    ).images
     assert float((expected - found).abs().mean() / expected.abs().mean()) < 2e-3

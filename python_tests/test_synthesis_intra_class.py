@@ -14,12 +14,7 @@ from hast_cuda.loops.execution import Execution
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.synthesis import SynthesisConfig, margin_loss, soft_label_loss
 from hast_cuda.synthesis.draws import draw_targets
-from hast_cuda.synthesis.intra_class import (
-    ClassDistance,
-    ClassFeatures,
-    ClassifierTap,
-    find_classifier,
-)
+from hast_cuda.synthesis.intra_class import ClassDistance, ClassFeatures, ClassifierTap, find_classifier
 from hast_cuda.synthesis.matching import Matching
 
 SHAPE = (CHANNELS, SIZE, SIZE)
@@ -80,9 +75,7 @@ class ConvHead(nn.Module):
 
 @pytest.mark.parametrize("merge", [False, True])
 @pytest.mark.parametrize("kind", ["linear", "conv"])
-def test_the_feature_is_what_the_classifier_pools(
-    device: torch.device, kind: str, merge: bool
-) -> None:
+def test_the_feature_is_what_the_classifier_pools(device: torch.device, kind: str, merge: bool) -> None:
     network = tiny(device) if kind == "linear" else ConvHead().eval().to(device)
     body = network.features if kind == "linear" else network.body
     images = torch.randn(4, *SHAPE, device=device)
@@ -121,9 +114,7 @@ def class_features(device: torch.device, execution: Execution | None = None) -> 
     return ClassFeatures(Matching(statistics, SynthesisConfig()), SHAPE, execution, device)
 
 
-@pytest.mark.parametrize(
-    "execution", [Execution(), Execution(checkpoint_segments=2), Execution(channels_last=True)]
-)
+@pytest.mark.parametrize("execution", [Execution(), Execution(checkpoint_segments=2), Execution(channels_last=True)])
 def test_references_are_means_of_the_class(device: torch.device, execution: Execution) -> None:
     features = class_features(device, execution)
     images, labels = torch.randn(5, *SHAPE), torch.tensor([0, 1, 0, 3, 0])

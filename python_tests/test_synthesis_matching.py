@@ -35,9 +35,7 @@ def pictures(device: torch.device) -> Tensor:
     return torch.tensor(IMAGES, device=device, requires_grad=True)
 
 
-def loss_of(
-    model: nn.Module, images: Tensor, slack: tuple[float, float] | None = None, **changed: Any
-) -> Tensor:
+def loss_of(model: nn.Module, images: Tensor, slack: tuple[float, float] | None = None, **changed: Any) -> Tensor:
     matching = Matching(BatchStatistics(model), SynthesisConfig(**changed))
     if slack is not None:
         pair = tuple(torch.tensor(value, device=images.device) for value in slack)
@@ -78,9 +76,7 @@ def test_every_combination_by_hand(
     device: torch.device, statistics: str, spread: str, reduction: str, expected: float
 ) -> None:
     images = pictures(device)
-    loss = loss_of(
-        teacher(device), images, statistics=statistics, spread=spread, match_reduction=reduction
-    )
+    loss = loss_of(teacher(device), images, statistics=statistics, spread=spread, match_reduction=reduction)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     (gradient,) = torch.autograd.grad(loss, images)
@@ -91,10 +87,7 @@ def test_every_combination_by_hand(
 def test_layers_are_summed_or_averaged_as_the_reduction_says(device: torch.device) -> None:
     model = nn.Sequential(layer([0.0, 0.0], [1.0, 1.0]), layer([1.0, 0.0], [1.0, 4.0]))
     for reduction, expected in (("sum", 23 / 2 + 27 / 2), ("mse", (23 / 4 + 27 / 4) / 2)):
-        loss = loss_of(
-            model.to(device).eval(), pictures(device), statistics="sample",
-            match_reduction=reduction,
-        )  # fmt: skip
+        loss = loss_of(model.to(device).eval(), pictures(device), statistics="sample", match_reduction=reduction)
         assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -114,9 +107,7 @@ def test_layers_are_summed_or_averaged_as_the_reduction_says(device: torch.devic
         ),
     ],
 )
-def test_the_image_is_one_more_layer(
-    device: torch.device, changed: dict[str, Any], expected: float
-) -> None:
+def test_the_image_is_one_more_layer(device: torch.device, changed: dict[str, Any], expected: float) -> None:
     loss = loss_of(teacher(device), pictures(device), match_input=True, **changed)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
@@ -142,9 +133,14 @@ def test_statistics_of_the_batch_have_slack_too(device: torch.device) -> None:
 
 def test_the_slack_does_not_cover_the_image(device: torch.device) -> None:
     loss = loss_of(
-        teacher(device), pictures(device), slack=(2.0, 4.0), statistics="sample",
-        match_reduction="sum", slack_percentile=0.9, match_input=True,
-    )  # fmt: skip
+        teacher(device),
+        pictures(device),
+        slack=(2.0, 4.0),
+        statistics="sample",
+        match_reduction="sum",
+        slack_percentile=0.9,
+        match_input=True,
+    )
     assert loss.item() == pytest.approx((17 + 6) / 2)
 
 
@@ -153,9 +149,13 @@ def test_each_image_weighs_its_own_layer_more(device: torch.device, match_input:
     model = nn.Sequential(layer([1.0, 0.0], [1.0, 4.0]), layer([0.0, 0.0], [1.0, 1.0]))
     images = torch.tensor([IMAGES[0], IMAGES[1], IMAGES[0]], device=device)
     loss = loss_of(
-        model.to(device).eval(), images, statistics="sample", match_reduction="sum",
-        layer_emphasis=2.0, match_input=match_input,
-    )  # fmt: skip
+        model.to(device).eval(),
+        images,
+        statistics="sample",
+        match_reduction="sum",
+        layer_emphasis=2.0,
+        match_input=match_input,
+    )
     # Losses of the layers are 5 and 17 for image 0, 22 and 6 for image 1; image 2 is image 0 again
     # and meets layer 0 again. The image as a layer costs 17 and 6 and meets nobody.
     expected = (3 * 5 + 17) + (22 + 3 * 6) + (3 * 5 + 17) + match_input * (17 + 6 + 17)
@@ -217,9 +217,7 @@ def test_a_loss_needs_a_forward_each_time(device: torch.device, changed: dict[st
 
 @pytest.mark.parametrize("segments", [0, 3])
 @pytest.mark.parametrize("statistics", ["batch", "sample"])
-def test_merged_and_checkpointed_networks_give_the_same(
-    device: torch.device, statistics: str, segments: int
-) -> None:
+def test_merged_and_checkpointed_networks_give_the_same(device: torch.device, statistics: str, segments: int) -> None:
     random = torch.Generator().manual_seed(1)
     x = torch.randn(4, CHANNELS, SIZE, SIZE, generator=random).to(device).requires_grad_()
     config = SynthesisConfig(statistics=statistics, spread="std", match_reduction="sum")

@@ -21,19 +21,29 @@ from hast_cuda.synthesis.objective import measure_slack
 
 SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
 SMALL = SynthesisConfig(num_images=10, batch_size=4, iterations=8, learning_rate=0.1)
-PER_SAMPLE: dict[str, Any] = {
-    "statistics": "sample", "spread": "std", "match_reduction": "sum", "match_input": True,
-}  # fmt: skip
+PER_SAMPLE: dict[str, Any] = {"statistics": "sample", "spread": "std", "match_reduction": "sum", "match_input": True}
 ZEROQ = replace(SMALL, noise="narrow", label_weight=0.0, **PER_SAMPLE)
 DSG = replace(
-    SMALL, noise="uniform", slack_percentile=0.9, slack_images=16, layer_emphasis=1.0,
-    label_weight=1.0, difficulty_exponent=0.0, **PER_SAMPLE,
-)  # fmt: skip
+    SMALL,
+    noise="uniform",
+    slack_percentile=0.9,
+    slack_images=16,
+    layer_emphasis=1.0,
+    label_weight=1.0,
+    difficulty_exponent=0.0,
+    **PER_SAMPLE,
+)
 # The margins are narrower than IntraQ's, so that both count in a few iterations.
 INTRAQ = replace(
-    SMALL, label_loss="soft", soft_target=0.6, label_weight=1.0, margins=(0.3, 0.31),
-    augment_probability=0.5, crop_scale=(0.5, 1.0), balanced_labels=True,
-)  # fmt: skip
+    SMALL,
+    label_loss="soft",
+    soft_target=0.6,
+    label_weight=1.0,
+    margins=(0.3, 0.31),
+    augment_probability=0.5,
+    crop_scale=(0.5, 1.0),
+    balanced_labels=True,
+)
 METHODS = {"zeroq": ZEROQ, "dsg": DSG, "intraq": INTRAQ}
 Records = list[dict[str, Any]]
 
@@ -60,8 +70,7 @@ def test_runs_and_learns(device: torch.device, method: str) -> None:
 def test_noise_is_what_its_name_says() -> None:
     shape = (50, 3, 8, 8)
     gaussian, uniform, narrow = (
-        draw_noise(SynthesisConfig(noise=name), shape, seed=1, batch=2)
-        for name in ("gaussian", "uniform", "narrow")
+        draw_noise(SynthesisConfig(noise=name), shape, seed=1, batch=2) for name in ("gaussian", "uniform", "narrow")
     )
     assert torch.equal(gaussian, torch.randn(shape, generator=generator(1, "noise", 2)))
     assert (uniform.min().item(), uniform.max().item()) == pytest.approx((0, 1), abs=1e-3)
@@ -103,9 +112,14 @@ def test_a_resumed_run_gives_the_same_images(
     for index in lost:
         store.path(index).unlink()
     again = synthesize(
-        tiny(), SHAPE, METHODS[method], seed=1, device=device, store=store,
+        tiny(),
+        SHAPE,
+        METHODS[method],
+        seed=1,
+        device=device,
+        store=store,
         log=lambda record: made.append(record["batch"]),
-    )  # fmt: skip
+    )
     assert sorted(set(made)) == lost
     assert torch.equal(whole.images, again.images)
 
@@ -136,15 +150,12 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(device: torch.device, method:
 
 def test_soft_targets_reach_the_images(device: torch.device) -> None:
     soft, softer = (
-        synthesize(tiny(), SHAPE, replace(INTRAQ, soft_target=target), device=device).images
-        for target in (0.9, 0.3)
+        synthesize(tiny(), SHAPE, replace(INTRAQ, soft_target=target), device=device).images for target in (0.9, 0.3)
     )
     assert (soft - softer).abs().mean() > 1e-3
 
 
-def test_the_slack_is_measured_once_with_the_seed_of_the_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_slack_is_measured_once_with_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def spy(*args: Any) -> Any:
@@ -164,9 +175,12 @@ def test_an_iteration_reads_nothing_back(method: str) -> None:
 
 def test_a_network_whose_classifier_is_not_found_is_refused(tmp_path: Path) -> None:
     network = nn.Sequential(
-        nn.Conv2d(CHANNELS, 2 * CLASSES, 3), nn.BatchNorm2d(2 * CLASSES),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.GLU(),
-    ).eval()  # fmt: skip
+        nn.Conv2d(CHANNELS, 2 * CLASSES, 3),
+        nn.BatchNorm2d(2 * CLASSES),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.GLU(),
+    ).eval()
     store = ImageStore(tmp_path)
     with pytest.raises(ValueError, match=r"set margins to \(0, 2\)"):
         synthesize(network, SHAPE, INTRAQ, store=store)

@@ -33,9 +33,7 @@ def measured(
     return matching, [(float(mean), float(spread)) for mean, spread in matching.slack.values()]
 
 
-@pytest.mark.parametrize(
-    ("fraction", "expected"), [(0.9, 9.0), (0.91, 10.0), (0.05, 1.0), (0.5, 5.0), (1.0, 10.0)]
-)
+@pytest.mark.parametrize(("fraction", "expected"), [(0.9, 9.0), (0.91, 10.0), (0.05, 1.0), (0.5, 5.0), (1.0, 10.0)])
 def test_percentile_is_the_nearest_rank(fraction: float, expected: float) -> None:
     values = torch.arange(10, 0, -1.0).view(2, 5)
     assert percentile(values, fraction).item() == expected

@@ -64,9 +64,7 @@ def test_event_files_hold_what_the_metrics_hold(tmp_path: Path) -> None:
     names = {tag for _, tag, _ in found}
     assert names >= {"synthesis/match", "synthesis/learning_rate", "finetune/distillation"}
     assert names >= {"finetune/alignment", "finetune/learning_rate", "accuracy/top1"}
-    assert {folder for folder, *_ in found if "batch" in folder} == {
-        "tensorboard/batch-000", "tensorboard/batch-001",
-    }  # fmt: skip
+    assert {folder for folder, *_ in found if "batch" in folder} == {"tensorboard/batch-000", "tensorboard/batch-001"}
 
 
 def test_the_sheet_shows_the_images(tmp_path: Path) -> None:
@@ -111,9 +109,7 @@ def test_a_continued_run_writes_nothing_twice(tmp_path: Path, killed_at: int, fi
     assert sorted(found) == sorted(points(tmp_path / "whole"))
 
 
-def test_iterations_done_again_are_written_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_iterations_done_again_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hast_cuda.finetune.loop.LOG_EVERY", 1)
     run(tmp_path / "whole", tensorboard=True)
     out = tmp_path / "killed"
@@ -201,9 +197,7 @@ def absent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("absent")
-def test_a_missing_package_is_told_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("hast_cuda.run.work.prepare", None)  # the first that takes time
         with pytest.raises(ImportError, match=r"pip install 'hast_cuda\[tensorboard\]'"):
@@ -215,9 +209,7 @@ def test_a_missing_package_is_told_before_any_work(
 
 @pytest.mark.usefixtures("absent")
 @pytest.mark.parametrize("verb", ["demo", "quantize", "synthesize", "finetune"])
-def test_the_command_line_tells_too(
-    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_line_tells_too(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = [] if verb == "demo" else ["--model", "no_such_network"]
     images = ["--images", "absent"] if verb == "finetune" else []
     command = [verb, *network, *images, "--out", str(tmp_path / "run"), "--tensorboard"]

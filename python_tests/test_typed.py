@@ -39,9 +39,20 @@ def function(
 
 def test_what_annotations_say_is_taken() -> None:
     function(
-        2, 3, False, Path("x"), (3, 4), [torch.zeros(1)], {"a": 1}, iter([(1, 2)]), print, "c",
-        nn.Identity(), torch.zeros(1), anything="x",
-    )  # fmt: skip
+        2,
+        3,
+        False,
+        Path("x"),
+        (3, 4),
+        [torch.zeros(1)],
+        {"a": 1},
+        iter([(1, 2)]),
+        print,
+        "c",
+        nn.Identity(),
+        torch.zeros(1),
+        anything="x",
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,10 +63,7 @@ def test_what_annotations_say_is_taken() -> None:
         ({"rate": "1"}, r"rate must be a number, got str '1'"),
         ({"flag": 1}, r"flag must be True or False, got int 1"),
         ({"path": 3}, r"path must be pathlib.Path or a str, got int 3"),
-        (
-            {"each": [(1, 2, 3)]},
-            r"each\[0\] must be tuple\[int, int\], got tuple \(1, 2, 3\)",
-        ),
+        ({"each": [(1, 2, 3)]}, r"each\[0\] must be tuple\[int, int\], got tuple \(1, 2, 3\)"),
         ({"shape": (1, "2")}, r"shape\[1\] must be an int, got str '2'"),
         ({"many": "abc"}, r"many must be Sequence\[torch\.Tensor\], got str 'abc'"),
         ({"many": [3]}, r"many\[0\] must be a torch.Tensor, got int 3"),

@@ -32,9 +32,7 @@ def expected(layer: Any, bounds: Tensor = RANGE) -> Tensor:
     """The oracle's weight."""
     lower, upper = bounds.to(layer.weight.device)
     real = layer.zero_point == "real"
-    return reference.fake_quantize(
-        layer.weight.detach(), lower, upper, layer.weight_bits, 0, real_zero_point=real
-    )
+    return reference.fake_quantize(layer.weight.detach(), lower, upper, layer.weight_bits, 0, real_zero_point=real)
 
 
 @pytest.mark.parametrize("zero_point", ["integer", "real"])
@@ -43,9 +41,7 @@ def test_weights_lie_on_the_fixed_grid(device: torch.device, zero_point: str) ->
         layer.to(device)
         found = layer.quantized_weight()
         assert torch.equal(found, expected(layer))
-        own = reference.fake_quantize_weights(
-            [layer.weight.detach()], [3], real_zero_point=zero_point == "real"
-        )
+        own = reference.fake_quantize_weights([layer.weight.detach()], [3], real_zero_point=zero_point == "real")
         assert not torch.equal(found, own[0])
         with torch.no_grad():
             layer.weight *= 3  # the extremes move, the grid does not
@@ -126,9 +122,7 @@ def test_inside_a_network_and_of_the_wrong_size() -> None:
         plain.load_state_dict(wrong)
 
 
-def test_quantized_once_covers_both_kinds(
-    device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quantized_once_covers_both_kinds(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     free = [hc.FakeQuantLinear(3, 3, weight_bits=b) for b in (3, 4, 5)]
     fixed = layers()
     model = nn.ModuleList([free[0], *fixed, *free[1:]]).to(device)

@@ -34,9 +34,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Tensor]]:
     return found
 
 
-def test_a_captured_kernel_keeps_its_counters_when_a_larger_slot_is_needed(
-    made: list[weakref.ref[Tensor]],
-) -> None:
+def test_a_captured_kernel_keeps_its_counters_when_a_larger_slot_is_needed(made: list[weakref.ref[Tensor]]) -> None:
     sizes = [10, _workspace.SLOT + 1, 2 * _workspace.SLOT]
     addresses = [_workspace.counters(X, size) for size in sizes]
     assert len(set(addresses)) == 3

@@ -43,15 +43,9 @@ def test_the_world_says_where_to_compute(monkeypatch: pytest.MonkeyPatch) -> Non
     assert World().device_for("cuda:1") == torch.device("cuda:1")
     message = "device is 'cuda:0', but the world says that rank 1 of 2 computes on cuda:1"
     with pytest.raises(ValueError, match=message):
-        finetune(
-            tiny(), tiny(), torch.randn(2, CHANNELS, SIZE, SIZE), FinetuneConfig(),
-            device="cuda:0", world=second,
-        )  # fmt: skip
+        finetune(tiny(), tiny(), torch.randn(2, CHANNELS, SIZE, SIZE), FinetuneConfig(), device="cuda:0", world=second)
     with pytest.raises(ValueError, match=message):
-        synthesize(
-            tiny(), InputSpec(CHANNELS, SIZE, SIZE, CLASSES), SynthesisConfig(), device="cuda:0",
-            world=second,
-        )  # fmt: skip
+        synthesize(tiny(), InputSpec(CHANNELS, SIZE, SIZE, CLASSES), SynthesisConfig(), device="cuda:0", world=second)
 
 
 def test_one_process_asks_nobody(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,9 +71,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch, **changed: str) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_verbs_of_one_process(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verbs_of_one_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     torchrun(monkeypatch)
     assert main(["evaluate", "--model", "digits", "--data", "digits"]) == 1
     message = "hast-cuda: rank 1: error: evaluate is the work of one process, and 2 were started"

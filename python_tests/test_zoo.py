@@ -100,9 +100,7 @@ def fake_store(monkeypatch: pytest.MonkeyPatch, answer: Path | Exception) -> Non
             raise answer
         return str(answer)
 
-    store = types.SimpleNamespace(
-        get_model_metainfo_dict=lambda: {NAME: ()}, get_model_file=get_model_file
-    )
+    store = types.SimpleNamespace(get_model_metainfo_dict=lambda: {NAME: ()}, get_model_file=get_model_file)
     monkeypatch.setattr(zoo, "_model_store", lambda: store)
 
 

@@ -68,9 +68,7 @@ def train(seed: int, epochs: int) -> DigitsResNet:
     # No weight decay: it narrows the weights' ranges, which would hide what rounding costs.
     optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True)
     steps = len(images) // BATCH_SIZE
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=epochs * steps
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * steps)
     for _ in range(epochs):
         order = torch.randperm(len(images), generator=generator)
         for batch in order[: steps * BATCH_SIZE].split(BATCH_SIZE):

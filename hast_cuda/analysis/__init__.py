@@ -7,9 +7,7 @@ from hast_cuda.analysis.difficulty import ErrorRates as ErrorRates
 from hast_cuda.analysis.difficulty import Histogram as Histogram
 from hast_cuda.analysis.difficulty import Judged as Judged
 from hast_cuda.analysis.difficulty import difficulty_histogram, error_by_difficulty, judge
-from hast_cuda.analysis.double_backward import (
-    NotTwiceDifferentiableError as NotTwiceDifferentiableError,
-)
+from hast_cuda.analysis.double_backward import NotTwiceDifferentiableError as NotTwiceDifferentiableError
 from hast_cuda.analysis.double_backward import require_double_backward as require_double_backward
 from hast_cuda.analysis.gradients import cosine as cosine
 from hast_cuda.analysis.gradients import flat_gradient as flat_gradient

@@ -39,8 +39,7 @@ def loss_curves(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Cur
             continue  # a note, not a figure
         batch, iteration = record.get("batch", 0), record["iteration"]
         if type(batch) is not int or type(iteration) is not int:
-            message = f"records has batch {batch!r} and iteration {iteration!r}; expected ints"
-            raise ValueError(message)
+            raise ValueError(f"records has batch {batch!r} and iteration {iteration!r}; expected ints")
         for name, value in record.items():
             if name not in _NOT_CURVES and type(value) in (int, float):
                 last[str(record["phase"]), name, iteration][batch] = float(value)

@@ -10,13 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import (
-    as_device,
-    check_images,
-    check_range,
-    check_values,
-    explained_forward,
-)
+from hast_cuda.checks.values import as_device, check_images, check_range, check_values, explained_forward
 from hast_cuda.synthesis import difficulty
 
 BINS = 10
@@ -56,9 +50,8 @@ class ErrorRates(Histogram):
 @typed
 @torch.no_grad()
 def judge(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *,
-    device: torch.device | str = "cpu",
-) -> Judged:  # fmt: skip
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, device: torch.device | str = "cpu"
+) -> Judged:
     """Difficulty ``d = 1 - p_y`` (Eq. 7) and errors of labelled images under ``network``.
 
     Args:
@@ -160,8 +153,7 @@ def _bin(difficulties: Tensor, bins: int) -> Tensor:
     check_range("bins", bins, 1, 2**20)
     if difficulties.dim() != 1 or not len(difficulties) or not difficulties.is_floating_point():
         raise ValueError(
-            f"difficulties is {list(difficulties.shape)} {difficulties.dtype}; expected [N], "
-            "floating point, not empty"
+            f"difficulties is {list(difficulties.shape)} {difficulties.dtype}; expected [N], floating point, not empty"
         )
     _has_values("difficulties", difficulties)
     if not bool(((difficulties >= 0) & (difficulties <= 1)).all()):  # False for NaN too
@@ -176,18 +168,13 @@ def _has_values(name: str, given: Tensor) -> None:
 
 def _check(logits: Tensor, labels: Tensor) -> None:
     if not isinstance(logits, Tensor):
-        raise ValueError(
-            f"the network gives a {type(logits).__name__} for batches; expected logits"
-        )
+        raise ValueError(f"the network gives a {type(logits).__name__} for batches; expected logits")
     if labels.dim() != 1 or labels.dtype != torch.int64:
-        raise ValueError(
-            f"batches: labels are {list(labels.shape)} {labels.dtype}; expected [N] torch.int64"
-        )
+        raise ValueError(f"batches: labels are {list(labels.shape)} {labels.dtype}; expected [N] torch.int64")
     _has_values("batches: labels", labels)
     if logits.dim() != 2 or len(logits) != len(labels):
         raise ValueError(
-            f"the network gives logits {list(logits.shape)} for {len(labels)} labels; expected "
-            f"[{len(labels)}, classes]"
+            f"the network gives logits {list(logits.shape)} for {len(labels)} labels; expected [{len(labels)}, classes]"
         )
     lowest, highest = (int(end) for end in labels.aminmax())
     if lowest < 0 or highest >= logits.shape[1]:

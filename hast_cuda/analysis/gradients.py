@@ -23,19 +23,13 @@ from hast_cuda.ops.reference import arithmetic_dtype
 
 
 @typed
-def flat_gradient(
-    loss: Tensor, parameters: Sequence[Tensor], *, retain_graph: bool = False
-) -> Tensor:
+def flat_gradient(loss: Tensor, parameters: Sequence[Tensor], *, retain_graph: bool = False) -> Tensor:
     """Gradient of a 0-d loss, flattened, [P]; 0 for parameters that it does not depend on."""
     if loss.dim() != 0 or not loss.requires_grad:
-        raise ValueError(
-            f"loss has shape {list(loss.shape)}; expected a scalar, [], that has a gradient"
-        )
+        raise ValueError(f"loss has shape {list(loss.shape)}; expected a scalar, [], that has a gradient")
     if not parameters or not all(p.requires_grad for p in parameters):
         raise ValueError("parameters must be at least one tensor, and all must require a gradient")
-    found = torch.autograd.grad(
-        loss, list(parameters), retain_graph=retain_graph, materialize_grads=True
-    )
+    found = torch.autograd.grad(loss, list(parameters), retain_graph=retain_graph, materialize_grads=True)
     return torch.cat([g.reshape(-1) for g in found])
 
 
@@ -46,9 +40,7 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
     _checks.floating("second", second)
     _checks.same_device("second", second, "first", first)
     if first.dim() != 1 or first.shape != second.shape:
-        raise ValueError(
-            f"first has shape {list(first.shape)} and second {list(second.shape)}; expected [P]"
-        )
+        raise ValueError(f"first has shape {list(first.shape)} and second {list(second.shape)}; expected [P]")
     a, b = first.double(), second.double()
     result: Tensor = a.dot(b) / (torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b))
     return result
@@ -56,10 +48,14 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
 
 @typed
 def gradient_cosines(
-    teacher: nn.Module, student: nn.Module, batches: Iterable[tuple[Tensor, Tensor | None]],
-    config: FinetuneConfig | None = None, *, layers: list[str] | None = None,
+    teacher: nn.Module,
+    student: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor | None]],
+    config: FinetuneConfig | None = None,
+    *,
+    layers: list[str] | None = None,
     device: torch.device | str = "cpu",
-) -> dict[str, list[float]]:  # fmt: skip
+) -> dict[str, list[float]]:
     """Cosines of the student's gradients of CE and KL, and of FA and KL, batch by batch.
 
     The gradients are those of all parameters of the student; weights of the losses do not matter
@@ -99,9 +95,7 @@ def gradient_cosines(
         check_images("batches: images", images)
         with quantized_once(tuned), explained_forward("batches: images", images):
             terms = _terms(networks, images.to(device), target, config)
-            gradients = {
-                k: flat_gradient(t, parameters, retain_graph=True) for k, t in terms.items()
-            }
+            gradients = {k: flat_gradient(t, parameters, retain_graph=True) for k, t in terms.items()}
         kl = gradients.pop("distillation")
         found.append({f"{name}_distillation": cosine(g, kl) for name, g in gradients.items()})
     return _collected(found)
@@ -126,9 +120,7 @@ def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.to(arithmetic_dtype(logits.dtype)), labels)
 
 
-def _terms(
-    networks: list[Followed], x: Tensor, labels: Tensor | None, config: FinetuneConfig
-) -> dict[str, Tensor]:
+def _terms(networks: list[Followed], x: Tensor, labels: Tensor | None, config: FinetuneConfig) -> dict[str, Tensor]:
     teacher, student = networks
     with torch.no_grad():
         target = teacher(x)
@@ -148,9 +140,7 @@ def _collected(found: list[dict[str, Tensor]]) -> dict[str, list[float]]:
     if not found:
         raise ValueError("batches is empty: there is no gradient to compare")
     if any(batch.keys() != found[0].keys() for batch in found):
-        raise ValueError(
-            "some batches have labels and some have none; give labels for all or for none"
-        )
+        raise ValueError("some batches have labels and some have none; give labels for all or for none")
     result = {}
     for pair in found[0]:
         values = torch.stack([batch[pair] for batch in found])

@@ -45,9 +45,7 @@ class Hessian:
             value = loss()
             _check_loss(value)
             require_double_backward(value)
-            self.gradients = torch.autograd.grad(
-                value, self.parameters, create_graph=True, materialize_grads=True
-            )
+            self.gradients = torch.autograd.grad(value, self.parameters, create_graph=True, materialize_grads=True)
         require_double_backward(*self.gradients)
         self.value = float(value.detach())
         self.size = sum(p.numel() for p in self.parameters)
@@ -76,9 +74,8 @@ class Hessian:
         if not pairs:
             return torch.zeros_like(vector)
         found = torch.autograd.grad(
-            [g for g, _ in pairs], self.parameters, [v for _, v in pairs],
-            retain_graph=True, materialize_grads=True,
-        )  # fmt: skip
+            [g for g, _ in pairs], self.parameters, [v for _, v in pairs], retain_graph=True, materialize_grads=True
+        )
         return torch.cat([h.reshape(-1) for h in found])
 
 
@@ -88,9 +85,7 @@ def _check_parameters(parameters: list[Tensor]) -> None:
     first = parameters[0]
     for index, parameter in enumerate(parameters):
         if not parameter.requires_grad:
-            raise ValueError(
-                f"parameters[{index}] does not require a gradient; call requires_grad_()"
-            )
+            raise ValueError(f"parameters[{index}] does not require a gradient; call requires_grad_()")
         if parameter.dtype != first.dtype or parameter.device != first.device:
             raise ValueError(
                 f"parameters[{index}] is {parameter.dtype} on {parameter.device}; parameters[0] is "

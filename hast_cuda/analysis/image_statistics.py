@@ -11,13 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import (
-    as_device,
-    check_images,
-    check_range,
-    check_values,
-    explained_forward,
-)
+from hast_cuda.checks.values import as_device, check_images, check_range, check_values, explained_forward
 from hast_cuda.networks import has_running_statistics
 
 BATCH = 256
@@ -35,9 +29,8 @@ class StatisticGap:
 @typed
 @torch.no_grad()
 def statistic_gaps(
-    network: nn.Module, images: Tensor, *, batch_size: int = BATCH,
-    device: torch.device | str = "cpu",
-) -> dict[str, StatisticGap]:  # fmt: skip
+    network: nn.Module, images: Tensor, *, batch_size: int = BATCH, device: torch.device | str = "cpu"
+) -> dict[str, StatisticGap]:
     """Gaps between the statistics of all ``images`` together and the stored ones, by layer.
 
     Args:
@@ -74,18 +67,15 @@ def statistic_gaps(
         layer.register_forward_pre_hook(partial(record, name))
     _run(model, images, batch_size, device)
     if not sums:
-        raise ValueError(
-            "network reaches no BatchNorm layer with running statistics: nothing to match"
-        )
+        raise ValueError("network reaches no BatchNorm layer with running statistics: nothing to match")
     return {name: _gap(layers[name], *found) for name, found in sums.items()}
 
 
 @typed
 @torch.no_grad()
 def reestimate_batch_norms(
-    network: nn.Module, images: Tensor, *, batch_size: int = BATCH,
-    device: torch.device | str = "cpu",
-) -> nn.Module:  # fmt: skip
+    network: nn.Module, images: Tensor, *, batch_size: int = BATCH, device: torch.device | str = "cpu"
+) -> nn.Module:
     """A copy of ``network`` whose BatchNorm statistics are those of ``images``, batch averages.
 
     Its accuracy tells how well images stand for the data that the network was trained on: with
@@ -112,9 +102,7 @@ def reestimate_batch_norms(
     model = _copied(network, images, batch_size, device)
     layers = _layers(model)
     if not layers:
-        raise ValueError(
-            "the network has no BatchNorm layer with running statistics to estimate anew"
-        )
+        raise ValueError("the network has no BatchNorm layer with running statistics to estimate anew")
     momenta = {name: getattr(layer, "momentum", None) for name, layer in layers.items()}
     for layer in layers.values():
         layer.reset_running_stats()
@@ -126,9 +114,7 @@ def reestimate_batch_norms(
     return model.eval()
 
 
-def _copied(
-    network: nn.Module, images: Tensor, batch_size: int, device: torch.device | str
-) -> nn.Module:
+def _copied(network: nn.Module, images: Tensor, batch_size: int, device: torch.device | str) -> nn.Module:
     check_values("network", network)
     check_images("images", images)
     check_range("batch_size", batch_size, 1, 2**20)

@@ -59,8 +59,7 @@ class Spectrum:
         if not any(self.nodes):
             raise ValueError("nodes is empty: this spectrum has no start vector")
         nodes, weights = (
-            torch.tensor([x for row in rows for x in row], dtype=torch.float64)
-            for rows in (self.nodes, self.weights)
+            torch.tensor([x for row in rows for x in row], dtype=torch.float64) for rows in (self.nodes, self.weights)
         )
         low, high = float(nodes.min()), float(nodes.max())
         width = math.sqrt(variance) * (high - low or abs(high) or 1.0)
@@ -100,9 +99,7 @@ def lanczos(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Tensor
 
 
 @typed
-def hessian_spectrum(
-    hessian: Hessian, *, vectors: int = 1, steps: int = 100, seed: int = 0
-) -> Spectrum:
+def hessian_spectrum(hessian: Hessian, *, vectors: int = 1, steps: int = 100, seed: int = 0) -> Spectrum:
     """Stochastic Lanczos quadrature: eigenvalues and squared first components of Lanczos' matrix.
 
     Args:
@@ -130,9 +127,7 @@ def hessian_spectrum(
         start = signs.to(hessian.device, hessian.dtype)
         alphas, betas = lanczos(hessian.product, start, steps)
         if not bool(torch.isfinite(alphas).all() and torch.isfinite(betas).all()):
-            raise FloatingPointError(
-                "a Hessian-vector product is not finite: check the network's weights"
-            )
+            raise FloatingPointError("a Hessian-vector product is not finite: check the network's weights")
         matrix = torch.diag(alphas) + torch.diag(betas[:-1], 1) + torch.diag(betas[:-1], -1)
         values, modes = torch.linalg.eigh(matrix)
         nodes.append(tuple(values.tolist()))

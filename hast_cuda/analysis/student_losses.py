@@ -100,10 +100,16 @@ class StudentLosses:
 
     @typed
     def __init__(
-        self, teacher: nn.Module, student: nn.Module, images: Tensor, labels: Tensor,
-        config: FinetuneConfig | None = None, *, layers: list[str] | None = None,
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        config: FinetuneConfig | None = None,
+        *,
+        layers: list[str] | None = None,
         device: torch.device | str = "cpu",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.config = config or FinetuneConfig()
         device = as_device(device)
         check_images("images", images)
@@ -138,9 +144,11 @@ class StudentLosses:
         if self.config.alignment == "direct":
             return direct_alignment(self._maps, maps)
         return reference.energy_loss(
-            self._energies, [reference.channel_attention(m) for m in maps],
-            [m[0, 0].numel() for m in maps], normalized=self.config.normalized_attention,
-        )  # fmt: skip
+            self._energies,
+            [reference.channel_attention(m) for m in maps],
+            [m[0, 0].numel() for m in maps],
+            normalized=self.config.normalized_attention,
+        )
 
     def _see(self, network: nn.Module, tap: FeatureTap) -> tuple[Tensor, list[Tensor]]:
         tap.active = True
@@ -151,9 +159,7 @@ class StudentLosses:
     @torch.no_grad()
     def _compare(self, teacher: nn.Module, student: nn.Module, layers: list[str]) -> None:
         """A twin that has come to differ from the objective must not pass for it."""
-        networks = follow(
-            (teacher, student), layers, merge=False, maps=self.config.alignment == "direct"
-        )
+        networks = follow((teacher, student), layers, merge=False, maps=self.config.alignment == "direct")
         target = networks[0](self.images)
         output = networks[1](self.images, target)
         unlabelled = replace(self.config, label_weight=0.0)  # the cross entropy is torch's own

@@ -15,8 +15,7 @@ def moved_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     def find(name: str) -> Any:
         if name not in homes:
-            message = f"module {package!r} has no attribute {name!r}"
-            raise AttributeError(message)
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
         home, _, last = homes[name].rpartition(".")
         module, new = (home, last) if last[0].isupper() else (homes[name], name)
         found = getattr(importlib.import_module(module), new)

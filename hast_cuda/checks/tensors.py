@@ -8,13 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hast_cuda.checks.values import (
-    check_choice,
-    check_flag,
-    check_positive,
-    check_range,
-    check_whole,
-)
+from hast_cuda.checks.values import check_choice, check_flag, check_positive, check_range, check_whole
 
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 STE = ("identity", "clipped")
@@ -26,18 +20,14 @@ LARGEST = 2**38  # elements: a terabyte in float32; what has more is a view that
 def tensor(name: str, x: Tensor) -> None:
     """``x`` is an ordinary tensor, of a size that memory can hold."""
     if not isinstance(x, Tensor):
-        message = f"{name} must be a torch.Tensor, got {type(x).__name__}"
-        raise TypeError(message)
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
     if x.layout != torch.strided or x.is_quantized:
-        message = f"{name} is a {x.layout} tensor of {x.dtype}; expected an ordinary dense one"
-        raise TypeError(message)
+        raise TypeError(f"{name} is a {x.layout} tensor of {x.dtype}; expected an ordinary dense one")
     # a guard on the size would bound the dynamic axes of an exported program
     if not torch.compiler.is_compiling() and x.numel() > LARGEST:
-        message = f"{name} has shape {tuple(x.shape)}, which is more than {LARGEST} elements"
-        raise ValueError(message)
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, which is more than {LARGEST} elements")
     if known_values(x) and x.data_ptr() % x.element_size():
-        message = f"{name} lies at an address that {x.dtype} may not have: give {name}.clone()"
-        raise ValueError(message)
+        raise ValueError(f"{name} lies at an address that {x.dtype} may not have: give {name}.clone()")
 
 
 def tensors(name: str, values: Any) -> list[Tensor]:
@@ -47,8 +37,7 @@ def tensors(name: str, values: Any) -> list[Tensor]:
 
 def _listed(name: str, values: Any, kind: str) -> list[Any]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        message = f"{name} must be a list of {kind}, got {type(values).__name__}"
-        raise TypeError(message)
+        raise TypeError(f"{name} must be a list of {kind}, got {type(values).__name__}")
     return list(values)
 
 
@@ -58,8 +47,7 @@ def whole_numbers(name: str, values: Any) -> list[int]:
     for index, value in enumerate(listed):
         check_whole(f"{name}[{index}]", value)
         if not 0 < value <= LARGEST:
-            message = f"{name}[{index}] is {value}; allowed: 1 to {LARGEST}"
-            raise ValueError(message)
+            raise ValueError(f"{name}[{index}] is {value}; allowed: 1 to {LARGEST}")
     return listed
 
 
@@ -67,31 +55,26 @@ def floating(name: str, x: Tensor) -> None:
     """``x`` is a tensor of a dtype and on a device that the kernels support."""
     tensor(name, x)
     if x.dtype not in FLOATING:
-        message = f"{name} has dtype {x.dtype}; allowed: float32, float16, bfloat16, float64"
-        raise TypeError(message)
+        raise TypeError(f"{name} has dtype {x.dtype}; allowed: float32, float16, bfloat16, float64")
     if x.device.type not in ("cpu", "cuda", "meta"):
-        message = f"{name} is on {x.device}; hast_cuda runs on cpu and cuda"
-        raise ValueError(message)
+        raise ValueError(f"{name} is on {x.device}; hast_cuda runs on cpu and cuda")
 
 
 def same_device(name: str, x: Tensor, reference_name: str, reference: Tensor) -> None:
     """Both tensors are on one device."""
     if x.device != reference.device:
-        message = (
+        raise ValueError(
             f"{name} is on {x.device} but {reference_name} is on {reference.device}; "
             f"move one of them, e.g. {name}.to({reference_name}.device)"
         )
-        raise ValueError(message)
 
 
 def bit_width(name: str, bits: int) -> None:
     """``bits`` is an integer from 2 to 8."""
     if isinstance(bits, bool) or not isinstance(bits, int):
-        message = f"{name} must be an int from 2 to 8, got {bits!r}"
-        raise TypeError(message)
+        raise TypeError(f"{name} must be an int from 2 to 8, got {bits!r}")
     if not 2 <= bits <= 8:
-        message = f"{name} is {bits}; allowed: 2 to 8"
-        raise ValueError(message)
+        raise ValueError(f"{name} is {bits}; allowed: 2 to 8")
 
 
 LARGEST_DECAY = 1 - 2.0**-24  # the last float32 below 1: at 1 the average is 0 / 0
@@ -113,8 +96,7 @@ def logits(name: str, x: Tensor) -> None:
     """``x`` is a floating-point matrix [N, classes] with elements."""
     floating(name, x)
     if x.dim() != 2 or x.numel() == 0:
-        message = f"{name} has shape {tuple(x.shape)}; expected [N, classes], not empty"
-        raise ValueError(message)
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; expected [N, classes], not empty")
 
 
 def channel_axis(x: Tensor, axis: int | None) -> int | None:
@@ -123,8 +105,7 @@ def channel_axis(x: Tensor, axis: int | None) -> int | None:
         return None
     check_whole("channel_axis", axis)
     if not -x.dim() <= axis < x.dim():
-        message = f"channel_axis is {axis} but x has {x.dim()} dimensions"
-        raise ValueError(message)
+        raise ValueError(f"channel_axis is {axis} but x has {x.dim()} dimensions")
     return axis % x.dim()
 
 
@@ -134,11 +115,10 @@ def range_state(state: Tensor, x: Tensor) -> None:
     same_device("state", state, "x", x)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if state.shape != (5,) or state.dtype != dtype or not state.is_contiguous():
-        message = (
+        raise ValueError(
             f"state is {tuple(state.shape)} {state.dtype}; expected a contiguous (5,) {dtype} "
             "tensor from new_range_state"
         )
-        raise ValueError(message)
 
 
 def known_values(x: Tensor) -> bool:
@@ -158,16 +138,13 @@ def ordered_range(lower: Tensor, upper: Tensor) -> None:
     if bool(((width >= 0) & torch.isfinite(width)).all()):
         return
     if not bool(torch.isfinite(lower).all() & torch.isfinite(upper).all()):
-        message = "lower and upper must be finite; found NaN or infinity"
-        raise ValueError(message)
+        raise ValueError("lower and upper must be finite; found NaN or infinity")
     wrong = (lower > upper).flatten().nonzero()
     if wrong.numel():
         index = int(wrong[0])
         low, high = float(lower.flatten()[index]), float(upper.flatten()[index])
-        message = f"lower must not exceed upper; at index {index} lower is {low} and upper {high}"
-        raise ValueError(message)
-    message = f"upper - lower is beyond the largest number of {lower.dtype}: narrow the range"
-    raise ValueError(message)
+        raise ValueError(f"lower must not exceed upper; at index {index} lower is {low} and upper {high}")
+    raise ValueError(f"upper - lower is beyond the largest number of {lower.dtype}: narrow the range")
 
 
 def ordered_ranges(ranges: Sequence[Tensor]) -> None:

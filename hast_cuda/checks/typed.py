@@ -21,9 +21,14 @@ from torch import Tensor, nn
 P = ParamSpec("P")
 R = TypeVar("R")
 _WORDS: dict[Any, str] = {
-    int: "an int", float: "a number", bool: "True or False", str: "a str", types.NoneType: "None",
-    nn.Module: "an nn.Module", Tensor: "a torch.Tensor",
-}  # fmt: skip
+    int: "an int",
+    float: "a number",
+    bool: "True or False",
+    str: "a str",
+    types.NoneType: "None",
+    nn.Module: "an nn.Module",
+    Tensor: "a torch.Tensor",
+}
 _SHORT = (str, bytes, int, float, complex, types.NoneType, tuple, list)
 
 
@@ -121,9 +126,7 @@ def _as_tuple(item: Any) -> Any:
     return tuple(item) if isinstance(item, list) else item
 
 
-def _items(
-    name: str, value: Any, kind: Any, inner: tuple[Any, ...]
-) -> Iterator[tuple[str, Any, Any]]:
+def _items(name: str, value: Any, kind: Any, inner: tuple[Any, ...]) -> Iterator[tuple[str, Any, Any]]:
     """(name, item, annotation) of everything in a container."""
     if kind in (dict, Mapping):
         for key, item in value.items():

@@ -21,61 +21,48 @@ _LARGEST_FLOAT = sys.float_info.max
 def check_flag(name: str, value: Any) -> None:
     """``value`` is True or False; the text "False" would count as true."""
     if not isinstance(value, bool):
-        message = f"{name} must be True or False, got {value!r}"
-        raise TypeError(message)
+        raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def check_whole(name: str, value: Any) -> None:
     """``value`` is an int."""
     if isinstance(value, bool) or not isinstance(value, int):
-        message = f"{name} must be an int, got {value!r} ({type(value).__name__})"
-        raise TypeError(message)
+        raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
 
 
 def check_number(name: str, value: Any) -> None:
     """``value`` is a float, or an int that a float can hold; NaN and infinity are."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        message = f"{name} must be a number, got {value!r} ({type(value).__name__})"
-        raise TypeError(message)
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
     if isinstance(value, int) and not -_LARGEST_FLOAT <= value <= _LARGEST_FLOAT:
-        message = f"{name} is an int of {value.bit_length()} bits, more than a float can hold"
-        raise ValueError(message)
+        raise ValueError(f"{name} is an int of {value.bit_length()} bits, more than a float can hold")
 
 
-def as_device(
-    value: Any, name: str = "device", *, meta: bool = False, auto: bool = False
-) -> torch.device:
+def as_device(value: Any, name: str = "device", *, meta: bool = False, auto: bool = False) -> torch.device:
     """The device that ``value`` means; ValueError unless it is the CPU or a CUDA device here.
 
     ``auto`` allows "auto" too: a CUDA device where there is one, else the CPU.
     """
     if not isinstance(value, (str, torch.device)):
-        message = f"{name} must be a torch.device or its name, got {value!r}"
-        raise TypeError(message)
+        raise TypeError(f"{name} must be a torch.device or its name, got {value!r}")
     if auto and value == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(value)
     except RuntimeError as error:
         allowed = "auto, cpu, cuda, cuda:N" if auto else "cpu, cuda, cuda:N"
-        message = f"{name} is {value!r}; allowed: {allowed}"
-        raise ValueError(message) from error
+        raise ValueError(f"{name} is {value!r}; allowed: {allowed}") from error
     if device.type not in ("cpu", "cuda") and not (meta and device.type == "meta"):
-        message = f"{name} is {str(value)!r}; hast_cuda runs on cpu and cuda"
-        raise ValueError(message)
+        raise ValueError(f"{name} is {str(value)!r}; hast_cuda runs on cpu and cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        message = (
-            f"{name} is {str(value)!r} but torch sees {torch.cuda.device_count()} CUDA devices"
-        )
-        raise ValueError(message)
+        raise ValueError(f"{name} is {str(value)!r} but torch sees {torch.cuda.device_count()} CUDA devices")
     return device
 
 
 def check_most(name: str, value: float, most: float) -> None:
     """``value`` is at most ``most``: what is beyond has no memory, or no end."""
     if value > most:
-        message = f"{name} is {value}; allowed: at most {most}"
-        raise ValueError(message)
+        raise ValueError(f"{name} is {value}; allowed: at most {most}")
 
 
 def check_positive(name: str, value: float, *, most: float = math.inf) -> None:
@@ -84,19 +71,15 @@ def check_positive(name: str, value: float, *, most: float = math.inf) -> None:
     if math.isfinite(value):
         check_most(name, value, most)
     if not (math.isfinite(value) and value > 0):
-        message = f"{name} is {value}; it must be greater than 0"
-        raise ValueError(message)
+        raise ValueError(f"{name} is {value}; it must be greater than 0")
 
 
-def check_range(
-    name: str, value: float, low: float, high: float = math.inf, *, allowed: str = ""
-) -> None:
+def check_range(name: str, value: float, low: float, high: float = math.inf, *, allowed: str = "") -> None:
     """``value`` is finite and in [low, high]; ``allowed`` says so in other words."""
     check_number(name, value)
     if not (math.isfinite(value) and low <= value <= high):
         bound = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
-        message = f"{name} is {value}; allowed: {allowed or bound}"
-        raise ValueError(message)
+        raise ValueError(f"{name} is {value}; allowed: {allowed or bound}")
 
 
 def check_scale(name: str, value: Sequence[float]) -> None:
@@ -104,23 +87,20 @@ def check_scale(name: str, value: Sequence[float]) -> None:
     for number in value:
         check_number(name, number)
     if len(value) != 2 or not 0 < value[0] <= value[1] <= 1:
-        message = f"{name} is {value}; allowed: (low, high) with 0 < low <= high <= 1"
-        raise ValueError(message)
+        raise ValueError(f"{name} is {value}; allowed: (low, high) with 0 < low <= high <= 1")
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[str | None]) -> None:
     """``value`` is one of ``allowed``."""
     if not isinstance(value, (str, type(None))) or value not in allowed:
-        message = f"{name} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}"
-        raise ValueError(message)
+        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}")
 
 
 def as_path(name: str, value: Path | str) -> Path:
     """A path that the system can be asked for; ValueError if it cannot."""
     if not str(value) or "\0" in str(value):
         why = "it has a null byte" if str(value) else "it is empty"
-        message = f"{name} is {str(value)!r}, the name of no file or directory: {why}"
-        raise ValueError(message)
+        raise ValueError(f"{name} is {str(value)!r}, the name of no file or directory: {why}")
     return Path(value)
 
 
@@ -129,11 +109,9 @@ def check_json(name: str, value: Any) -> None:
     try:
         json.dumps(value, allow_nan=False)
     except TypeError as error:
-        message = f"{name} cannot be written as JSON: {error}"
-        raise TypeError(message) from error
+        raise TypeError(f"{name} cannot be written as JSON: {error}") from error
     except (ValueError, RecursionError) as error:
-        message = f"{name} cannot be written as JSON: {error}"
-        raise ValueError(message) from error
+        raise ValueError(f"{name} cannot be written as JSON: {error}") from error
 
 
 def check_image_size(name: str, size: Sequence[int]) -> None:
@@ -141,35 +119,30 @@ def check_image_size(name: str, size: Sequence[int]) -> None:
     for number in size:
         check_whole(name, number)
     if len(size) != 3 or min(size) < 1 or math.prod(size) > LARGEST_IMAGE:
-        message = (
+        raise ValueError(
             f"{name} is {tuple(size)}; allowed: (channels, height, width), each at least 1, with "
             f"at most {LARGEST_IMAGE} values together"
         )
-        raise ValueError(message)
 
 
 def check_images(name: str, images: Tensor) -> None:
     """``images`` are [N, ...], floating point, on a device that has values, and not empty."""
     if images.dim() < 2 or not images.numel() or not images.is_floating_point():
-        message = (
+        raise ValueError(
             f"{name} is {list(images.shape)} {images.dtype}; expected normalised images "
             "[N, C, H, W], floating point and not empty"
         )
-        raise ValueError(message)
     if images.is_meta:
-        message = f"{name} is on the meta device, which has no values"
-        raise ValueError(message)
+        raise ValueError(f"{name} is on the meta device, which has no values")
     if images.layout != torch.strided:
-        message = f"{name} is a {images.layout} tensor; expected an ordinary dense one"
-        raise TypeError(message)
+        raise TypeError(f"{name} is a {images.layout} tensor; expected an ordinary dense one")
 
 
 def check_values(name: str, network: nn.Module) -> None:
     """``network`` has values: it is not on the meta device."""
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.is_meta:
-            message = f"{name} is on the meta device, without values: load its weights first"
-            raise ValueError(message)
+            raise ValueError(f"{name} is on the meta device, without values: load its weights first")
 
 
 @contextmanager
@@ -181,5 +154,4 @@ def explained_forward(name: str, images: Tensor) -> Iterator[None]:
         raise
     except (RuntimeError, ValueError) as error:  # BatchNorm2d raises the latter
         reason = str(error).strip().partition("\n")[0]
-        message = f"the network does not take {name}, {list(images.shape)} {images.dtype}: {reason}"
-        raise ValueError(message) from error
+        raise ValueError(f"the network does not take {name}, {list(images.shape)} {images.dtype}: {reason}") from error

@@ -36,10 +36,7 @@ def analyze() -> None:
 
 VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
-    for verb in (
-        *(demo, quantize, synthesize, finetune, evaluate),
-        *(export, reproduce, analyze, report, info),
-    )
+    for verb in (*(demo, quantize, synthesize, finetune, evaluate), *(export, reproduce, analyze, report, info))
 }
 TOGETHER = ("quantize", "synthesize", "finetune", "demo", "reproduce")  # verbs of several processes
 

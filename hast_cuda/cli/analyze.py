@@ -112,17 +112,18 @@ def gradients(subject: Annotated[Subject, Flat], batch_size: int = 64, batches: 
     """
     teacher, images, device = subject.load()
     found = analysis.gradient_cosines(
-        teacher, load_student(teacher, subject.run),
+        teacher,
+        load_student(teacher, subject.run),
         islice(images.batches(batch_size), max(0, min(batches, len(images)))),
-        read_finetune_config(subject.run), device=device,
-    )  # fmt: skip
+        read_finetune_config(subject.run),
+        device=device,
+    )
     report.draw_cosines(found, _write(subject.run, "gradients", found, device))
 
 
 def hessian(
-    subject: Annotated[Subject, Flat], batch_size: int = 64, steps: int = 30, vectors: int = 1,
-    seed: int = 0,
-) -> None:  # fmt: skip
+    subject: Annotated[Subject, Flat], batch_size: int = 64, steps: int = 30, vectors: int = 1, seed: int = 0
+) -> None:
     """Eigenvalues of the Hessians of CE, KL and FA, by stochastic Lanczos (Figure 6b).
 
     Args:
@@ -154,13 +155,8 @@ def curves(run: Path, others: tuple[Path, ...] = ()) -> None:
         run: run directory; its analysis/ folder gets the picture.
         others: run directories drawn beside it.
     """
-    found = {
-        path.name: analysis.loss_curves(RunDirectory.open(path).read_log())
-        for path in (run, *others)
-    }
+    found = {path.name: analysis.loss_curves(RunDirectory.open(path).read_log()) for path in (run, *others)}
     report.draw_loss_curves(found, _write(run, "curves", found, torch.device("cpu")))
 
 
-ANALYSES: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (difficulty, statistics, gradients, hessian, curves)
-}
+ANALYSES: dict[str, Callable[..., None]] = {f.__name__: f for f in (difficulty, statistics, gradients, hessian, curves)}

@@ -34,8 +34,7 @@ def network_of(config: dict[str, Any]) -> Network:
             check_range(name, values.get(name) or 1, 1, LARGEST_CLASSES)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"the network in config.json is {found!r}, made from Python: no option names it; give "
-            "--model"
+            f"the network in config.json is {found!r}, made from Python: no option names it; give --model"
         ) from error
     return network
 
@@ -57,11 +56,10 @@ def chosen_network(config: dict[str, Any], given: dict[str, Any]) -> Network:
         return Network(**given)
     found = network_of(config)
     if "model" not in given and ":" in found.model:
-        message = (
+        raise ValueError(
             f"the network in config.json is {found.model!r}, code that is not run because a file "
             f"says so; if you trust it, give --model {found.model}"
         )
-        raise ValueError(message)
     return dataclasses.replace(found, **given)
 
 
@@ -99,9 +97,7 @@ def shell(arguments: list[str]) -> str:
 def _quantize(run: Path, config: dict[str, Any], like: str) -> list[str]:
     method, preset = config.get("method"), config.get("preset")
     if method not in available() or preset not in PRESETS:
-        raise ValueError(
-            f"method {method!r} with preset {preset!r} is not one of those that have a name"
-        )
+        raise ValueError(f"method {method!r} with preset {preset!r} is not one of those that have a name")
     recipe, base = read_recipe(run), recipe_of(method, preset, like)
     if recipe.images != base.images:
         raise ValueError(f"its images are {recipe.images!r}, those of {method} {base.images!r}")
@@ -110,9 +106,7 @@ def _quantize(run: Path, config: dict[str, Any], like: str) -> list[str]:
         raise ValueError("it quantizes weights only, and quantize quantizes activations too")
     kept = list(bits["overrides"])
     if any(value is not None for o in bits["overrides"].values() for value in o.values()):
-        raise ValueError(
-            f"some layers have bits of their own ({', '.join(kept)}), for which is no option"
-        )
+        raise ValueError(f"some layers have bits of their own ({', '.join(kept)}), for which is no option")
     images = os.path.normpath(image_folder(run, config)) if config.get("images") else None
     named = {name: config.get(name) for name in ("data", "test_limit", "train_data")}
     return [

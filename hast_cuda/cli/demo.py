@@ -28,9 +28,7 @@ def demo_recipe() -> Recipe:
     )
 
 
-def demo(
-    out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto", tensorboard: bool = False
-) -> None:
+def demo(out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto", tensorboard: bool = False) -> None:
     """Quantize a small network to 3 bits without its data, and test it on real images.
 
     The network was trained on scikit-learn's handwritten digits; none of them is used but the held-
@@ -46,15 +44,21 @@ def demo(
     spec = network.spec()
     test = labelled_images("digits", spec)
     world = join(as_device(device, auto=True))
-    world.say(
-        f"digits network, {BITS}-bit weights and activations, no training data, on {world.device}"
-    )
+    world.say(f"digits network, {BITS}-bit weights and activations, no training data, on {world.device}")
     recipe = demo_recipe()
     described = {"method": "hast", "network": network, "preset": "default", "data": "digits"}
     done = zero_shot_quantize(
-        network.load(), shape_of(spec), Bits(BITS, BITS), recipe=recipe, seed=seed,
-        out=out, test=test, describe=described, tensorboard=tensorboard, world=world,
-    )  # fmt: skip
+        network.load(),
+        shape_of(spec),
+        Bits(BITS, BITS),
+        recipe=recipe,
+        seed=seed,
+        out=out,
+        test=test,
+        describe=described,
+        tensorboard=tensorboard,
+        world=world,
+    )
     if not world.first:
         return
     assert done.images is not None

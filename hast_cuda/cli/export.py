@@ -23,18 +23,21 @@ from hast_cuda.run import load_student, read_config, read_images, read_recipe
 from hast_cuda.run.directory import environment, plain
 from hast_cuda.run.settings import image_store
 
-Kind = Literal[
-    "onnx-ort", "onnx-portable", "onnx-uint4", "packed", "float", "pt2", "pt2-own-ops"
-]  # fmt: skip
+Kind = Literal["onnx-ort", "onnx-portable", "onnx-uint4", "packed", "float", "pt2", "pt2-own-ops"]
 _NOISE = 64  # images, where a run has none
 
 
 def export(
-    run: tyro.conf.Positional[Path], to: tuple[Kind, ...] = ("onnx-ort",),
-    network: Annotated[RunNetwork, Flat] = NO_NETWORK, data: str | None = None,
-    test_limit: int | None = None, verify: bool = True, latency: bool = True, batch: int = 8,
+    run: tyro.conf.Positional[Path],
+    to: tuple[Kind, ...] = ("onnx-ort",),
+    network: Annotated[RunNetwork, Flat] = NO_NETWORK,
+    data: str | None = None,
+    test_limit: int | None = None,
+    verify: bool = True,
+    latency: bool = True,
+    batch: int = 8,
     report: bool = True,
-) -> None:  # fmt: skip
+) -> None:
     """Write the network of a finished run for other programs, and prove that it is the same.
 
     Files go to RUN/exports/, each with a JSON record of its sizes and checks.
@@ -65,10 +68,7 @@ def export(
     reference: Path | None = None
     try:
         for kind in to:
-            done = export_network(
-                student, folder, kind, spec.size, network=prepared, images=images,
-                describe=described,
-            )  # fmt: skip
+            done = export_network(student, folder, kind, spec.size, network=prepared, images=images, describe=described)
             if latency and kind.startswith("onnx"):
                 reference = reference or plain_onnx(teacher, folder / ".plain.onnx", spec.size)
                 done.latency = measure(done.file, reference, spec.size, batch=batch)
@@ -84,9 +84,7 @@ def export(
         print(f"page: {write_page(run, given)}")
 
 
-def _images(
-    run: Path, config: dict[str, Any], data: str | None, limit: int | None, spec: InputSpec
-) -> AnyImages:
+def _images(run: Path, config: dict[str, Any], data: str | None, limit: int | None, spec: InputSpec) -> AnyImages:
     """What to compare on: given, the run's test images, its synthetic ones, or noise."""
     network = config.get("network")  # of a run from Python: what its caller described
     demo = isinstance(network, dict) and network.get("model") == "digits"  # in the package
@@ -101,9 +99,7 @@ def _images(
 
 def _described(config: dict[str, Any]) -> dict[str, Any]:
     """What the files say of the run; ``hast_cuda.load`` finds the network of a packed one by it."""
-    found: dict[str, Any] = {
-        key: config[key] for key in ("method", "preset", "seed") if key in config
-    }
+    found: dict[str, Any] = {key: config[key] for key in ("method", "preset", "seed") if key in config}
     named = config.get("network")
     if isinstance(named, dict):  # without the path of its weights
         found["network"] = {key: named.get(key) for key in ("model", "num_classes")}

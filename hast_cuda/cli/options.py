@@ -24,9 +24,8 @@ from hast_cuda.teachers import input_spec, load_teacher
 
 Preset = Literal["default", "paper", "released"]
 Method = Literal[
-    "hast", "intraq", "zeroq", "zeroq_il", "dsg", "dsg_il", "gdfq", "qimera", "ait", "squant",
-    "dfq", "rtn", "real_data",
-]  # fmt: skip
+    "hast", "intraq", "zeroq", "zeroq_il", "dsg", "dsg_il", "gdfq", "qimera", "ait", "squant", "dfq", "rtn", "real_data"
+]
 
 
 Flat = tyro.conf.arg(name="")  # --model, not --network.model
@@ -65,10 +64,7 @@ class Network(RunNetwork):
     def spec(self) -> InputSpec:
         """The images that the network takes."""
         return input_spec(
-            self.model,
-            normalization=self.normalization,
-            image_size=self.image_size,
-            num_classes=self.num_classes,
+            self.model, normalization=self.normalization, image_size=self.image_size, num_classes=self.num_classes
         )
 
     def load(self) -> nn.Module:
@@ -198,7 +194,5 @@ def _parse(assignment: str, recipe: Recipe) -> tuple[str, Any]:
     if isinstance(old, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(old):
-        raise ValueError(
-            f"--set {assignment}: expected a value like {old!r} ({type(old).__name__})"
-        )
+        raise ValueError(f"--set {assignment}: expected a value like {old!r} ({type(old).__name__})")
     return name, value

@@ -21,10 +21,16 @@ from hast_cuda.synthesis import synthesize as make_images
 
 
 def quantize(
-    task: Annotated[Task, Flat], weight_bits: int = 4, act_bits: int = 4, placement: str = "relu",
-    full_precision: tuple[str, ...] = (), data: str | None = None, test_limit: int | None = None,
-    images: Path | None = None, train_data: str | None = None,
-) -> None:  # fmt: skip
+    task: Annotated[Task, Flat],
+    weight_bits: int = 4,
+    act_bits: int = 4,
+    placement: str = "relu",
+    full_precision: tuple[str, ...] = (),
+    data: str | None = None,
+    test_limit: int | None = None,
+    images: Path | None = None,
+    train_data: str | None = None,
+) -> None:
     """Quantize a pretrained network without its data.
 
     Args:
@@ -53,16 +59,29 @@ def quantize(
     elif images is not None:
         ready = ImageStore(images).load_all()
     described = {
-        "method": task.budget.method, "network": task.network, "preset": task.budget.preset,
-        "data": data, "test_limit": test_limit,
-        "images": None if images is None else name_for(images, task.out), "train_data": train_data,
-    }  # fmt: skip
+        "method": task.budget.method,
+        "network": task.network,
+        "preset": task.budget.preset,
+        "data": data,
+        "test_limit": test_limit,
+        "images": None if images is None else name_for(images, task.out),
+        "train_data": train_data,
+    }
     overrides = {name: Override() for name in full_precision}
     done = zero_shot_quantize(
-        teacher, shape, Bits(weight_bits, act_bits, placement, overrides), recipe=recipe,
-        seed=task.budget.seed, out=task.out, images=ready, test=test, execution=task.execution,
-        tensorboard=task.tensorboard, world=world, describe=described,
-    )  # fmt: skip
+        teacher,
+        shape,
+        Bits(weight_bits, act_bits, placement, overrides),
+        recipe=recipe,
+        seed=task.budget.seed,
+        out=task.out,
+        images=ready,
+        test=test,
+        execution=task.execution,
+        tensorboard=task.tensorboard,
+        world=world,
+        describe=described,
+    )
     if world.first:
         print(quantization_table(done.student))
         print_accuracies(done, task.out)
@@ -87,25 +106,33 @@ def synthesize(task: Annotated[Task, Flat]) -> None:
     teacher, shape, recipe, world = task.start()
     require_batch_norm(teacher)
     config = {
-        "network": task.network, "seed": task.budget.seed, "synthesis": recipe.synthesis,
-        "execution": task.execution, KEY: fingerprints(teacher),
-    }  # fmt: skip
+        "network": task.network,
+        "seed": task.budget.seed,
+        "synthesis": recipe.synthesis,
+        "execution": task.execution,
+        KEY: fingerprints(teacher),
+    }
     store = ImageStore(task.out / "images")
     with open_together(world, task.out, config, tensorboard=task.tensorboard) as run:
         found = make_images(
-            teacher, shape, recipe.synthesis, seed=task.budget.seed, device=world.device,
-            store=store, log=(lambda _: None) if run is None else run.log, execution=task.execution,
+            teacher,
+            shape,
+            recipe.synthesis,
+            seed=task.budget.seed,
+            device=world.device,
+            store=store,
+            log=(lambda _: None) if run is None else run.log,
+            execution=task.execution,
             world=world,
-        )  # fmt: skip
+        )
         if run is not None:
             run.show(found.images)
     world.say(f"{len(found)} images in {store.directory}")
 
 
 def finetune(
-    task: Annotated[Task, Flat], images: Path, weight_bits: int = 4, act_bits: int = 4,
-    data: str | None = None,
-) -> None:  # fmt: skip
+    task: Annotated[Task, Flat], images: Path, weight_bits: int = 4, act_bits: int = 4, data: str | None = None
+) -> None:
     """Quantize and fine-tune with synthetic images made before (quantize --images).
 
     Args:
@@ -119,9 +146,12 @@ def finetune(
 
 
 def evaluate(
-    network: Annotated[Network, Flat], data: str, run: Path | None = None,
-    test_limit: int | None = None, device: str = "auto",
-) -> None:  # fmt: skip
+    network: Annotated[Network, Flat],
+    data: str,
+    run: Path | None = None,
+    test_limit: int | None = None,
+    device: str = "auto",
+) -> None:
     """Top-1 accuracy of a network, or of the quantized one in a run directory.
 
     Args:

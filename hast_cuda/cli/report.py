@@ -20,9 +20,11 @@ _ABSENT = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 
 
 def report(
-    run: tyro.conf.Positional[Path], others: tyro.conf.Positional[tuple[Path, ...]] = (),
-    network: Annotated[RunNetwork, Flat] = NO_NETWORK, out: Path | None = None,
-) -> None:  # fmt: skip
+    run: tyro.conf.Positional[Path],
+    others: tyro.conf.Positional[tuple[Path, ...]] = (),
+    network: Annotated[RunNetwork, Flat] = NO_NETWORK,
+    out: Path | None = None,
+) -> None:
     """Write a page about a run, finished or not, as HTML and Markdown; or compare several runs.
 
     The page of one run is RUN/report.html, that of several RUN/report/comparison.html. Beside it
@@ -39,8 +41,7 @@ def report(
         print(f"written: {write_page(run, given, out)}")
         return
     if given:
-        message = f"{', '.join(given)}: only for the page of one run; a comparison loads no network"
-        raise ValueError(message)
+        raise ValueError(f"{', '.join(given)}: only for the page of one run; a comparison loads no network")
     print(f"written: {write_comparison((run, *others), out)}")
 
 
@@ -62,9 +63,7 @@ def write_page(run: Path, given: dict[str, Any] | None = None, out: Path | None 
     return write_report(run, Context(teacher, problem, spec, command, remarks), out)
 
 
-def _teacher(
-    facts: RunFacts, given: dict[str, Any]
-) -> tuple[nn.Module | None, InputSpec | None, str]:
+def _teacher(facts: RunFacts, given: dict[str, Any]) -> tuple[nn.Module | None, InputSpec | None, str]:
     """The network, what images it takes, and why there is none."""
     spec = None
     try:

@@ -8,15 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from hast_cuda.checks.values import as_device, check_range
-from hast_cuda.cli.options import (
-    Flat,
-    Method,
-    Network,
-    find,
-    labelled_images,
-    shape_of,
-    training_images,
-)
+from hast_cuda.cli.options import Flat, Method, Network, find, labelled_images, shape_of, training_images
 from hast_cuda.loops.execution import Execution
 from hast_cuda.ranks import join, launched
 from hast_cuda.report.canvas import pyplot
@@ -33,22 +25,42 @@ from hast_cuda.reproduce import (
 )
 
 TableName = Literal[
-    "table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8",
-    "figure2", "figure4", "figure5", "figure6",
-]  # fmt: skip
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+    "table5",
+    "table6",
+    "table7",
+    "table8",
+    "figure2",
+    "figure4",
+    "figure5",
+    "figure6",
+]
 IMAGES = {"cifar10": (32, 10), "cifar100": (32, 100), "imagenet": (224, 1000)}  # pixels, classes
 
 
 def reproduce(
-    table: tyro.conf.Positional[TableName], dataset: Literal["cifar10", "cifar100", "imagenet"],
-    bits: int, budget: str = "full", preset: Literal["default", "paper", "released"] | None = None,
-    methods: tuple[Method, ...] = (), rows: tuple[str, ...] = (), seeds: int = 1,
-    model: str | None = None, weights: Path | None = None, normalization: str | None = None,
-    placement: Literal["relu", "all"] = "relu", data: str | None = None,
-    train_data: str | None = None, test_limit: int | None = None,
-    out: Path | None = None, device: str = "auto",
+    table: tyro.conf.Positional[TableName],
+    dataset: Literal["cifar10", "cifar100", "imagenet"],
+    bits: int,
+    budget: str = "full",
+    preset: Literal["default", "paper", "released"] | None = None,
+    methods: tuple[Method, ...] = (),
+    rows: tuple[str, ...] = (),
+    seeds: int = 1,
+    model: str | None = None,
+    weights: Path | None = None,
+    normalization: str | None = None,
+    placement: Literal["relu", "all"] = "relu",
+    data: str | None = None,
+    train_data: str | None = None,
+    test_limit: int | None = None,
+    out: Path | None = None,
+    device: str = "auto",
     execution: Annotated[Execution, Flat] = Execution(),
-) -> None:  # fmt: skip
+) -> None:
     """Reproduce a table or figure of the paper; the same command goes on where it was killed.
 
     Files not named are looked for in $HAST_CUDA_DATA: DATASET_test.npz, DATASET_train.npz,
@@ -84,10 +96,7 @@ def reproduce(
     if table.startswith("figure"):
         pyplot()  # refused before any work where it is not installed
     if table in FIGURES and launched() > 1:
-        raise ValueError(
-            f"{table} is measured by one process, and {launched()} were started: call it without "
-            "torchrun"
-        )
+        raise ValueError(f"{table} is measured by one process, and {launched()} were started: call it without torchrun")
     preset = preset or ("paper" if budget == "full" else "default")
     model = model or NETWORKS[dataset]
     # of a network of the user's own nothing else says what images it takes
@@ -106,11 +115,21 @@ def reproduce(
         teacher = network.load()
     name = f"{table}-{dataset}-w{bits}-{preset}-{budget.replace('%', 'pct')}"
     setting = Setting(
-        teacher=teacher, model=model, shape=shape_of(spec), dataset=dataset, bits=bits,
-        preset=preset, budget=budget, world=world, out=out or Path("runs") / name, test=test,
+        teacher=teacher,
+        model=model,
+        shape=shape_of(spec),
+        dataset=dataset,
+        bits=bits,
+        preset=preset,
+        budget=budget,
+        world=world,
+        out=out or Path("runs") / name,
+        test=test,
         train=training_images(None if train is None else str(train), spec),
-        describe={"network": network}, execution=execution, placement=placement,
-    )  # fmt: skip
+        describe={"network": network},
+        execution=execution,
+        placement=placement,
+    )
     known = rows_of(table, methods)
     chosen = [row for row in known if not rows or row.name in rows]
     unknown = set(rows) - {row.name for row in chosen}

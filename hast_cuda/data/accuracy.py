@@ -15,11 +15,7 @@ from hast_cuda.loops.modes import eval_mode
 @typed
 @torch.no_grad()  # not inference_mode: a network may keep a buffer that it makes here
 def evaluate(
-    model: nn.Module,
-    images: Images | ImageSet,
-    *,
-    batch_size: int = 256,
-    device: torch.device | str | None = None,
+    model: nn.Module, images: Images | ImageSet, *, batch_size: int = 256, device: torch.device | str | None = None
 ) -> float:
     """Top-1 accuracy in percent, in eval mode; modes and device of ``model`` are restored.
 
@@ -71,8 +67,7 @@ def _check_logits(logits: Tensor, batch: int, highest: int) -> None:
         raise ValueError(f"the model gives a {type(logits).__name__}; it must give logits")
     if logits.ndim != 2 or len(logits) != batch:
         raise ValueError(
-            f"the model gives logits {list(logits.shape)} for {batch} images; it must give "
-            f"[{batch}, classes]"
+            f"the model gives logits {list(logits.shape)} for {batch} images; it must give [{batch}, classes]"
         )
     if logits.shape[1] <= highest:
         raise ValueError(

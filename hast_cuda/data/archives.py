@@ -60,9 +60,20 @@ def _explained(path: Path) -> Iterator[None]:
     except _Misfit:
         raise
     except (
-        ValueError, OSError, EOFError, KeyError, RuntimeError, NotImplementedError, zlib.error,
-        zipfile.BadZipFile, lzma.LZMAError, struct.error, SyntaxError, RecursionError, MemoryError,
-    ) as error:  # fmt: skip
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        NotImplementedError,
+        zlib.error,
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+        struct.error,
+        SyntaxError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         reason = str(error) or type(error).__name__
         raise ValueError(
             f"data={path} is not a usable image archive: {reason}. Fix: np.savez(file, "
@@ -83,10 +94,7 @@ def _header(archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], np.dty
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"{key} has version {version} of numpy's format")
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )  # fmt: skip
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file, max_header_size=_LONGEST_HEADER)
         if dtype.hasobject:
             raise ValueError(f"{key} holds Python objects, which allow_pickle=False refuses")
@@ -96,9 +104,7 @@ def _header(archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], np.dty
     if claimed > LARGEST:
         raise ValueError(f"{key} has {claimed} bytes, more than the {LARGEST} that are allowed")
     if claimed > _SMALL and claimed > _RATIO * entry.compress_size:
-        raise ValueError(
-            f"{key} unpacks {entry.compress_size} bytes to {claimed}, as no photographs do"
-        )
+        raise ValueError(f"{key} unpacks {entry.compress_size} bytes to {claimed}, as no photographs do")
     return shape, dtype
 
 
@@ -130,14 +136,11 @@ class _ByPieces:
 
 
 def _check_shapes(
-    path: Path, images: tuple[int, ...], pixel: np.dtype[Any], labels: tuple[int, ...],
-    label: np.dtype[Any],
-) -> None:  # fmt: skip
+    path: Path, images: tuple[int, ...], pixel: np.dtype[Any], labels: tuple[int, ...], label: np.dtype[Any]
+) -> None:
     shown = list(images)
     if pixel != np.uint8 or len(images) not in (3, 4):
-        raise _Misfit(
-            f"data={path}: images are {pixel} {shown}; they must be uint8 [N, H, W, C] or [N, H, W]"
-        )
+        raise _Misfit(f"data={path}: images are {pixel} {shown}; they must be uint8 [N, H, W, C] or [N, H, W]")
     if len(images) == 4 and images[3] not in (1, 3):
         raise _Misfit(
             f"data={path}: images are {shown}, the last axis must be 1 or 3 channels; "
@@ -145,8 +148,7 @@ def _check_shapes(
         )
     if label.kind not in "iu" or labels != images[:1]:
         raise _Misfit(
-            f"data={path}: labels are {label} {list(labels)}; they must be integers "
-            f"[{images[0]}], one per image"
+            f"data={path}: labels are {label} {list(labels)}; they must be integers [{images[0]}], one per image"
         )
     if 0 in images:
         raise _Misfit(f"data={path}: images are {shown}; at least one is needed")

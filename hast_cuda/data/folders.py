@@ -26,10 +26,20 @@ _LARGEST_IMAGE = 8 * 10**7  # pixels, of 3 bytes each; PIL warns of 9e7 itself
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # What PIL raises on broken files.
 _UNREADABLE = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
-    MemoryError, struct.error, zlib.error, Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
     Image.DecompressionBombWarning,
-)  # fmt: skip
+)
 # Some data sets, ImageNet among them, publish the labels of "val" only.
 _SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
 
@@ -62,8 +72,7 @@ def cifar_folder(path: Path, spec: InputSpec, split: str) -> tuple[Tensor, Tenso
         # Checksums of a device or a giant file would never come to an end.
         if not file.is_file() or file.stat().st_size > _LARGEST_CIFAR:
             raise ValueError(
-                f"data={file} is none of the published files: unpack {kind.filename} from "
-                f"{kind.url} again"
+                f"data={file} is none of the published files: unpack {kind.filename} from {kind.url} again"
             )
     try:
         with warnings.catch_warnings():
@@ -79,9 +88,7 @@ def cifar_folder(path: Path, spec: InputSpec, split: str) -> tuple[Tensor, Tenso
     return images, torch.tensor(dataset.targets, dtype=torch.int64)
 
 
-def image_folder(
-    path: Path, spec: InputSpec, split: str
-) -> tuple[Callable[[Sequence[int]], Tensor], Tensor]:
+def image_folder(path: Path, spec: InputSpec, split: str) -> tuple[Callable[[Sequence[int]], Tensor], Tensor]:
     """Reader (indices -> uint8 [B, C, H, W]) and labels int64 [N]; images are opened when read.
 
     Folders named by numbers have these as labels; others count in sorted order, and there must be
@@ -93,9 +100,7 @@ def image_folder(
     named = [path / name for name in _SPLIT_FOLDERS[split] if (path / name).is_dir()]
     root = named[0] if named else path
     if not named and any((path / name).is_dir() for name in ("train", "test", "val")):
-        raise ValueError(
-            f"data={path} has no folder {' or '.join(_SPLIT_FOLDERS[split])} for split={split!r}"
-        )
+        raise ValueError(f"data={path} has no folder {' or '.join(_SPLIT_FOLDERS[split])} for split={split!r}")
     # Before any folder is searched, which of a wrong one, such as /, would never end.
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     if not names:
@@ -111,9 +116,7 @@ def image_folder(
     try:
         files: list[tuple[str, int]] = ImageFolder(str(root)).samples
     except FileNotFoundError as error:
-        raise ValueError(
-            f"data={root} is not a folder with one folder of images per class ({error})"
-        ) from error
+        raise ValueError(f"data={root} is not a folder with one folder of images per class ({error})") from error
     _check_places(root, [name for name, _ in files])
     labels = [int(names[index]) if numbered else index for _, index in files]
 

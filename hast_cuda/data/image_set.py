@@ -111,9 +111,7 @@ class Images:
 
 
 @typed
-def load_images(
-    path: str | Path, *, spec: InputSpec, split: Split = "test", limit: int | None = None
-) -> ImageSet:
+def load_images(path: str | Path, *, spec: InputSpec, split: Split = "test", limit: int | None = None) -> ImageSet:
     """A labelled image set in one of the formats people have.
 
     Args:
@@ -147,8 +145,7 @@ def load_images(
         images, labels = digits.load_digit_images(split)
     elif not location.exists():
         raise FileNotFoundError(
-            f"data={path} does not exist: give an .npz file, a CIFAR folder, a folder of images "
-            "per class, or 'digits'"
+            f"data={path} does not exist: give an .npz file, a CIFAR folder, a folder of images per class, or 'digits'"
         )
     elif location.is_dir():
         from hast_cuda.data import folders  # noqa: PLC0415 - torchvision takes seconds

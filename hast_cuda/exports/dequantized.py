@@ -34,9 +34,7 @@ def dequantized_weight(editor: Editor, layer: Layer, kind: Kind) -> ir.Value:
     ]
     if zero_point is not None:
         inputs.append(editor.constant(zero_point.astype(kind), f"{name}.weight_zero_point"))
-    weight = editor.before(
-        place, "DequantizeLinear", inputs, {"axis": 0}, name=f"{name}.weight_dequantized"
-    )
+    weight = editor.before(place, "DequantizeLinear", inputs, {"axis": 0}, name=f"{name}.weight_dequantized")
     if offset is None:
         return weight
     constant = editor.constant(offset.astype(np.float32), f"{name}.weight_offset")
@@ -96,8 +94,9 @@ def clipped_quantizer(editor: Editor, marker: ir.Node, affine: Affine, kind: Kin
     ]
     ends = [
         editor.constant(np.asarray(step * np.float32(code)), f"{name}.{end}")
-        for end, code in (("lower", first), ("upper", last)) if kind == np.int8 or end == "upper"
-    ]  # fmt: skip
+        for end, code in (("lower", first), ("upper", last))
+        if kind == np.int8 or end == "upper"
+    ]
     clip = "Clip" if kind == np.int8 else "Min"
     x = editor.before(marker, clip, [x, *ends], name=f"{name}.clipped")
     x = editor.before(marker, "QuantizeLinear", [x, *grid], name=f"{name}.quantized")

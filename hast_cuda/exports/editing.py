@@ -30,9 +30,15 @@ class Editor:
         return value
 
     def before(
-        self, place: ir.Node, op: str, inputs: Sequence[ir.Value | None],
-        attributes: Mapping[str, Any] | None = None, *, name: str, domain: str = "",
-    ) -> ir.Value:  # fmt: skip
+        self,
+        place: ir.Node,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        name: str,
+        domain: str = "",
+    ) -> ir.Value:
         """A node with one output in front of ``place``; gives its output."""
         name = self._free(name)
         output = ir.Value(name=name)
@@ -40,9 +46,7 @@ class Editor:
         self.graph.insert_before(place, node)
         return output
 
-    def like(
-        self, place: ir.Node, source: ir.Node, inputs: Sequence[ir.Value | None], *, name: str
-    ) -> ir.Value:
+    def like(self, place: ir.Node, source: ir.Node, inputs: Sequence[ir.Value | None], *, name: str) -> ir.Value:
         """The operation of ``source`` on other inputs."""
         attributes, op = attributes_of(source), source.op_type
         return self.before(place, op, inputs, attributes, name=name, domain=source.domain)
@@ -55,10 +59,12 @@ class Editor:
     def finish(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Drop what nothing uses, sort, and name what the graph takes and gives."""
         for step in (
-            passes.RemoveUnusedNodesPass(), passes.RemoveUnusedOpsetsPass(),
-            passes.DeduplicateInitializersPass(), passes.TopologicalSortPass(),
+            passes.RemoveUnusedNodesPass(),
+            passes.RemoveUnusedOpsetsPass(),
+            passes.DeduplicateInitializersPass(),
+            passes.TopologicalSortPass(),
             passes.ClearMetadataAndDocStringPass(),  # the exporter's stack traces, with file names
-        ):  # fmt: skip
+        ):
             step(self.model)
         values = (*self.graph.inputs, *self.graph.outputs)
         for name, value in zip((*inputs, *outputs), values, strict=True):

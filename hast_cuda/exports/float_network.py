@@ -51,9 +51,7 @@ def to_float(student: nn.Module) -> nn.Module:
     return plain_copy(student, convert)
 
 
-def plain_copy(
-    student: nn.Module, convert: Callable[[str, nn.Module], nn.Module | None]
-) -> nn.Module:
+def plain_copy(student: nn.Module, convert: Callable[[str, nn.Module], nn.Module | None]) -> nn.Module:
     """A copy without quantized or merged modules, each replaced by what ``convert`` gives."""
     plain = swap_modules(copy.deepcopy(student), convert)
     for name, module in plain.named_modules():
@@ -67,9 +65,7 @@ def plain_copy(
 
 
 @typed
-def save_float(
-    student: nn.Module, path: Path | str, describe: Mapping[str, Any] | None = None
-) -> None:
+def save_float(student: nn.Module, path: Path | str, describe: Mapping[str, Any] | None = None) -> None:
     """Write the state dict of :func:`to_float` as safetensors, for the float network to load.
 
     ``describe`` goes into the metadata, as strings.
@@ -91,9 +87,7 @@ def output_path(path: Path | str) -> Path:
     """A path to write to; FileNotFoundError if its directory is not there."""
     path = as_path("path", path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"{path.parent} is not a directory: create it, or give path another place"
-        )
+        raise FileNotFoundError(f"{path.parent} is not a directory: create it, or give path another place")
     return path
 
 

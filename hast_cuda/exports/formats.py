@@ -36,10 +36,16 @@ AnyImages = ImageSet | Images | Tensor
 
 @typed
 def export_network(
-    student: nn.Module, folder: Path | str, kind: str, shape: tuple[int, int, int], *,
-    network: nn.Module | None = None, images: AnyImages | None = None, name: str = "student",
+    student: nn.Module,
+    folder: Path | str,
+    kind: str,
+    shape: tuple[int, int, int],
+    *,
+    network: nn.Module | None = None,
+    images: AnyImages | None = None,
+    name: str = "student",
     describe: Mapping[str, Any] | None = None,
-) -> Exported:  # fmt: skip
+) -> Exported:
     """Write ``student`` as ``<folder>/<name><suffix of kind>``, and compare it with the file.
 
     Args:
@@ -88,9 +94,8 @@ def export_network(
 
 
 def _write(
-    student: nn.Module, file: Path, kind: str, shape: tuple[int, int, int],
-    describe: Mapping[str, Any],
-) -> Exported:  # fmt: skip
+    student: nn.Module, file: Path, kind: str, shape: tuple[int, int, int], describe: Mapping[str, Any]
+) -> Exported:
     if kind.startswith("onnx"):
         return save_onnx(student, file, shape, form=kind.removeprefix("onnx-"), describe=describe)
     if kind == "packed":
@@ -102,9 +107,7 @@ def _write(
     return Exported(kind, file, file.stat().st_size, float_bytes(student))
 
 
-def _load(
-    file: Path, kind: str, network: nn.Module | None, student: nn.Module
-) -> Callable[[Tensor], Tensor]:
+def _load(file: Path, kind: str, network: nn.Module | None, student: nn.Module) -> Callable[[Tensor], Tensor]:
     """The file's own network, on the CPU."""
     if kind.startswith("onnx"):
         return onnx_network(file)

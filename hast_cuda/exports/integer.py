@@ -12,13 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from hast_cuda.exports.dequantized import (
-    LARGEST_INT8,
-    add_bias,
-    float_layer,
-    rectifier,
-    without_rectifier,
-)
+from hast_cuda.exports.dequantized import LARGEST_INT8, add_bias, float_layer, rectifier, without_rectifier
 from hast_cuda.exports.editing import Array, Editor, attribute, attributes_of, only_consumer
 from hast_cuda.exports.folded import Layer, is_marker
 from hast_cuda.exports.grid import Affine
@@ -68,9 +62,7 @@ class IntegerRewriter:
         codes = self.editor.before(marker, "QuantizeLinear", inputs, name=f"{name}.quantized")
         self._publish(marker, self._clip(marker, codes, 0, affine.largest, name), affine, shift)
 
-    def _publish(
-        self, marker: ir.Node, codes: ir.Value, affine: Affine, shift: ir.Value | None = None
-    ) -> None:
+    def _publish(self, marker: ir.Node, codes: ir.Value, affine: Affine, shift: ir.Value | None = None) -> None:
         """The float value of ``codes`` in place of the marker."""
         name = attribute(marker, "name", "")
         inputs = [codes, *self._parameters(affine, name)]
@@ -152,17 +144,17 @@ class IntegerRewriter:
         integers, zero_point, found = weights
         constant = self.editor.constant
         inputs = [
-            codes, *self._parameters(affine, f"{layer.name}.input"),
+            codes,
+            *self._parameters(affine, f"{layer.name}.input"),
             constant(integers, f"{layer.name}.weight_integers"),
             constant(found.scale.astype(np.float32), f"{layer.name}.weight_scale"),
             constant(zero_point, f"{layer.name}.weight_zero_point"),
             *self._parameters(after, name),
             constant(found.bias.astype(np.int32), f"{layer.name}.bias_integers"),
-        ]  # fmt: skip
+        ]
         output = self.editor.before(
-            layer.node, "QLinearConv", inputs, attributes_of(layer.node),
-            name=f"{layer.name}.requantized",
-        )  # fmt: skip
+            layer.node, "QLinearConv", inputs, attributes_of(layer.node), name=f"{layer.name}.requantized"
+        )
         self._publish(marker, self._clip(marker, output, first, last, name), after)
         return True
 
@@ -176,14 +168,18 @@ class IntegerRewriter:
         constant, before, name = self.editor.constant, self.editor.before, layer.name
         shifted = shifted if convolution else np.ascontiguousarray(shifted.T)
         inputs = [
-            codes, constant(shifted, f"{name}.weight_integers"),
+            codes,
+            constant(shifted, f"{name}.weight_integers"),
             constant(np.asarray(affine.zero_point, np.uint8), f"{name}.input_zero"),
             constant(np.asarray(128, np.uint8), f"{name}.weight_zero_point"),
-        ]  # fmt: skip
+        ]
         sums = before(
-            layer.node, "ConvInteger" if convolution else "MatMulInteger", inputs,
-            attributes_of(layer.node) if convolution else None, name=f"{name}.sums",
-        )  # fmt: skip
+            layer.node,
+            "ConvInteger" if convolution else "MatMulInteger",
+            inputs,
+            attributes_of(layer.node) if convolution else None,
+            name=f"{name}.sums",
+        )
         number = before(layer.node, "Cast", [sums], {"to": ir.DataType.FLOAT}, name=f"{name}.float")
         factors = (scale * affine.step).astype(np.float32).reshape(shape)
         factor = constant(factors, f"{name}.output_scale")
@@ -203,9 +199,7 @@ def _requantized_weights(
     rows, scale = rows * ~dead[:, None], np.where(dead, after.step / before.step, scale)
     wide = bool(np.abs(rows).max(initial=0) > LARGEST_INT8)  # codes with zero points, unmultiplied
     largest = 0 if wide else min(LARGEST_INT8, _LARGEST_PAIR // (2 * before.largest))
-    found = exact_requantization(
-        rows, scale, bias, before, after, first=first, last=last, largest=largest
-    )
+    found = exact_requantization(rows, scale, bias, before, after, first=first, last=last, largest=largest)
     if found is None:
         return None
     if wide:

@@ -93,17 +93,21 @@ def translate(network: nn.Module, shape: tuple[int, int, int], opset: int) -> ir
     try:
         with torch.no_grad(), _quiet():
             program = torch.onnx.export(
-                network, (example,), dynamo=True, opset_version=opset, verbose=False,
-                input_names=[INPUT], output_names=[OUTPUT],
+                network,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
-            )  # fmt: skip
+            )
     except Exception as error:  # whatever the exporter and the network's own code raise
         raise ValueError(f"torch.onnx cannot translate the network: {_reason(error)}") from error
     assert program is not None
     model: ir.Model = program.model
     if len(model.graph.outputs) != 1:
-        message = f"the network gives {len(model.graph.outputs)} outputs; only one can be exported"
-        raise ValueError(message)
+        raise ValueError(f"the network gives {len(model.graph.outputs)} outputs; only one can be exported")
     return model
 
 
@@ -130,9 +134,7 @@ def _quiet() -> Iterator[None]:
 
 def _symbol(kind: str, x: Tensor, name: str) -> Tensor:
     marker: Any = torch.onnx.ops.symbolic
-    result: Tensor = marker(
-        f"{DOMAIN}::{kind}", (x,), {"name": name}, dtype=x.dtype, shape=x.shape, version=1
-    )
+    result: Tensor = marker(f"{DOMAIN}::{kind}", (x,), {"name": name}, dtype=x.dtype, shape=x.shape, version=1)
     return result
 
 
@@ -152,9 +154,7 @@ class _MarkedLinear(nn.Linear):
         return F.linear(input, _symbol(WEIGHT, self.weight, self.marker), self.bias)
 
 
-_MARKED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv2d: _MarkedConv2d, nn.Linear: _MarkedLinear,
-}  # fmt: skip
+_MARKED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: _MarkedConv2d, nn.Linear: _MarkedLinear}
 
 
 def activated(x: Tensor, activation: str | None) -> Tensor:

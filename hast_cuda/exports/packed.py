@@ -30,9 +30,7 @@ FORMAT = "hast_cuda.packed.v1"
 
 
 @typed
-def save_packed(
-    student: nn.Module, path: Path | str, describe: Mapping[str, Any] | None = None
-) -> Exported:
+def save_packed(student: nn.Module, path: Path | str, describe: Mapping[str, Any] | None = None) -> Exported:
     """Write ``student`` with integer weights; :func:`load_packed` gives it again bit by bit.
 
     BatchNorm, biases and layers in full precision are stored as they are. docs/export.md has the
@@ -72,9 +70,7 @@ def save_packed(
     others, aliases = _others(student)
     clash = sorted(tensors.keys() & (others.keys() | aliases.keys()))
     if clash:
-        raise ValueError(
-            f"the network has a tensor {clash[0]!r}, a name that the format needs: rename it"
-        )
+        raise ValueError(f"the network has a tensor {clash[0]!r}, a name that the format needs: rename it")
     content = {
         **asdict(placement),
         "aliases": aliases,

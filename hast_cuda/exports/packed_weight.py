@@ -79,9 +79,7 @@ def packed_weight(layer: QuantizedWeight, name: str) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def unpacked_weight(
-    tensors: Mapping[str, Tensor], name: str, record: LayerRecord
-) -> tuple[Tensor, Tensor]:
+def unpacked_weight(tensors: Mapping[str, Tensor], name: str, record: LayerRecord) -> tuple[Tensor, Tensor]:
     """A weight that is quantized to the packed one on its grid, and the grid's range [2, out].
 
     ``record`` has the shape of a layer that exists. ValueError for tensors that are missing, of
@@ -105,9 +103,7 @@ def unpacked_weight(
     if not bool((torch.isfinite(bounds) & torch.isfinite(step)).all() & (lower <= upper).all()):
         raise ValueError(f"range or scale of layer {name!r} has NaN, infinity, or lower > upper")
     grid = grid_of(lower, upper, record.bits)
-    if not torch.allclose(grid.step, step, rtol=1e-6, atol=0) or not torch.equal(
-        grid.zero_point, zero_point.long()
-    ):
+    if not torch.allclose(grid.step, step, rtol=1e-6, atol=0) or not torch.equal(grid.zero_point, zero_point.long()):
         raise ValueError(f"scale and zero_point of layer {name!r} do not fit its range")
     codes = unpack(packed, record.bits, count, key(name, "qweight")).reshape(record.shape)
     weight = values = values_of(codes, grid).to(dtype)

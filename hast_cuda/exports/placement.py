@@ -17,9 +17,7 @@ from hast_cuda.ops.update_range import EMA
 QuantizedLayer = FakeQuantConv2d | FakeQuantLinear
 KINDS: dict[str, type[QuantizedLayer]] = {"Conv2d": FakeQuantConv2d, "Linear": FakeQuantLinear}
 DTYPES = {n: getattr(torch, n) for n in ("float32", "float16", "bfloat16", "float64")}
-PLAIN: dict[str | None, type[nn.Module]] = {
-    "relu": nn.ReLU, "relu6": nn.ReLU6, None: nn.Identity,
-}  # fmt: skip
+PLAIN: dict[str | None, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, None: nn.Identity}
 """What an activation quantizer with each activation stands in for."""
 
 
@@ -88,18 +86,17 @@ class Placement:
                 grid = None if fixed is None else tuple(fixed.flatten().tolist())
                 identity = (id(module.weight), module.weight_bits, grid)
                 layers[name] = LayerRecord(
-                    kind=_kind(name, module), bits=module.weight_bits,
+                    kind=_kind(name, module),
+                    bits=module.weight_bits,
                     shape=list(module.weight.shape),
                     dtype=str(module.weight.dtype).removeprefix("torch."),
                     stored_as=weights.setdefault(identity, name),
                     input=None if quantizer is None else QuantizerRecord.of(quantizer),
-                )  # fmt: skip
+                )
             elif isinstance(module, FakeQuantActivation) and module not in inputs:
                 activations[name] = QuantizerRecord.of(module)
         if not layers:
-            raise ValueError(
-                "the network has no quantized layer: give what hast_cuda.quantize returns"
-            )
+            raise ValueError("the network has no quantized layer: give what hast_cuda.quantize returns")
         return cls(layers, activations)
 
     def quantizers(self) -> list[str]:
@@ -118,9 +115,7 @@ class Placement:
             for name, entry in content["activations"].items():
                 activations[name] = QuantizerRecord(**entry)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"the record of {name!r} is not one of a quantized module: {error}"
-            ) from error
+            raise ValueError(f"the record of {name!r} is not one of a quantized module: {error}") from error
         for name, record in layers.items():
             stored = layers.get(record.stored_as)
             ours = (record.bits, record.shape, record.dtype)

@@ -25,9 +25,8 @@ _EXAMPLES = 2  # images to trace with: a batch of 1 would become a constant
 
 @typed
 def save_program(
-    student: nn.Module, path: Path | str, shape: tuple[int, ...], *, own_ops: bool,
-    batch: int | str = "dynamic",
-) -> None:  # fmt: skip
+    student: nn.Module, path: Path | str, shape: tuple[int, ...], *, own_ops: bool, batch: int | str = "dynamic"
+) -> None:
     """Write ``student`` in eval mode as a program that ``torch.export.load`` reads.
 
     Its outputs on the CPU are the student's bit by bit, either way.
@@ -113,9 +112,7 @@ class PlainQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> same; computed in float32, or float64 for float64."""
         if arithmetic_dtype(x.dtype) != self.arithmetic:  # while tracing: no part of a program
-            raise TypeError(
-                f"activations are {x.dtype}, but the network's parameters need {self.arithmetic}"
-            )
+            raise TypeError(f"activations are {x.dtype}, but the network's parameters need {self.arithmetic}")
         y = activated(x.to(self.arithmetic), self.activation)
         codes = torch.round(self.scale * y - self.zero).clamp(self.low, self.high)
         y = ((codes + self.zero) / self.scale).to(x.dtype)

@@ -10,15 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.exports.packed_weight import PARTS, unpacked_weight
-from hast_cuda.exports.placement import (
-    KINDS,
-    PLAIN,
-    LayerRecord,
-    Placement,
-    QuantizerRecord,
-    key,
-    own_keys,
-)
+from hast_cuda.exports.placement import KINDS, PLAIN, LayerRecord, Placement, QuantizerRecord, key, own_keys
 from hast_cuda.networks.in_place import activations_read_again
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation, activation_quantizers
@@ -26,9 +18,7 @@ from hast_cuda.nn import FakeQuantActivation, activation_quantizers
 _SHOWN = 4  # names listed per kind of mismatch
 
 
-def rebuild(
-    network: nn.Module, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
-) -> nn.Module:
+def rebuild(network: nn.Module, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> nn.Module:
     """A quantized copy of ``network`` in eval mode, on its devices, in the dtypes of ``tensors``.
 
     ValueError for content that is none, tensors that are missing, another network.
@@ -49,9 +39,7 @@ def rebuild(
 class _Builder:
     """Puts quantized modules where the placement has them."""
 
-    def __init__(
-        self, tensors: Mapping[str, Tensor], placement: Placement, in_place: Container[nn.Module]
-    ) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], placement: Placement, in_place: Container[nn.Module]) -> None:
         self.tensors, self.placement, self.in_place = tensors, placement, in_place
         self.wanted = [*placement.layers, *placement.activations]
         self.done: set[str] = set()
@@ -91,17 +79,13 @@ class _Builder:
             self.weights[name] = parameter, bounds.to(device)
         return self.weights[name]
 
-    def activation(
-        self, name: str, record: QuantizerRecord, *, inplace: bool = False
-    ) -> FakeQuantActivation:
+    def activation(self, name: str, record: QuantizerRecord, *, inplace: bool = False) -> FakeQuantActivation:
         quantizer = FakeQuantActivation(**vars(record), inplace=inplace)
         lower, upper = (self.tensors.get(key(name, part)) for part in ("lower", "upper"))
         if lower is None or upper is None or {lower.shape, upper.shape} != {torch.Size()}:
             raise ValueError(f"the range of {name!r} is missing or not a pair of numbers")
         if lower.dtype != upper.dtype or lower.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"the range of {name!r} is {lower.dtype}, {upper.dtype}; expected float32"
-            )
+            raise ValueError(f"the range of {name!r} is {lower.dtype}, {upper.dtype}; expected float32")
         quantizer.range_state = quantizer.range_state.to(lower.dtype)
         try:
             quantizer.set_range(lower, upper)
@@ -117,9 +101,7 @@ class _Builder:
         return {name: tensor for name, tensor in self.tensors.items() if name not in used}
 
 
-def _load_others(
-    student: nn.Module, tensors: dict[str, Tensor], content: Mapping[str, Any]
-) -> None:
+def _load_others(student: nn.Module, tensors: dict[str, Tensor], content: Mapping[str, Any]) -> None:
     """Everything but quantized weights and ranges, strictly."""
     own, expected = own_keys(student), student.state_dict(keep_vars=True)
     aliases = content.get("aliases")
@@ -129,9 +111,7 @@ def _load_others(
     kinds = {
         "missing": [k for k in expected if k not in own and k not in sources],
         "unexpected": [k for k in sources if k in own or k not in expected],
-        "of another shape": [
-            k for k, s in sources.items() if k in expected and tensors[s].shape != expected[k].shape
-        ],
+        "of another shape": [k for k, s in sources.items() if k in expected and tensors[s].shape != expected[k].shape],
     }
     found = [f"{len(keys)} tensors {kind}: {_first(keys)}" for kind, keys in kinds.items() if keys]
     if found:

@@ -36,9 +36,8 @@ class Requantization:
 
 
 def exact_requantization(
-    integers: Array, scale: Array, bias: Array, before: Affine, after: Affine, *,
-    first: int, last: int, largest: int,
-) -> Requantization | None:  # fmt: skip
+    integers: Array, scale: Array, bias: Array, before: Affine, after: Affine, *, first: int, last: int, largest: int
+) -> Requantization | None:
     """The parameters, or None where some channel has none that are exact.
 
     ``integers`` [out, n] are weights with zero point 0 and scale s_w (float64 [out], positive), all
@@ -48,9 +47,7 @@ def exact_requantization(
     lowest_sum, highest_sum = _reach(integers, before)
     unit = before.step * scale
     middles = np.arange(first - after.zero_point, last - after.zero_point) + 0.5  # i + 1/2
-    below, above = _between(
-        (middles * after.step - bias[:, None]) / unit[:, None], lowest_sum, highest_sum
-    )
+    below, above = _between((middles * after.step - bias[:, None]) / unit[:, None], lowest_sum, highest_sum)
     biggest = np.abs(integers).max(axis=1, initial=0)
     sums = np.maximum(np.abs(lowest_sum), np.abs(highest_sum))
     k = np.arange(1, _MULTIPLIERS + 1)
@@ -75,9 +72,8 @@ def exact_requantization(
         return None
     multiplier, counts, sigma = chosen
     return Requantization(
-        multiplier.astype(np.int64), counts.astype(np.int64),
-        after.step / (sigma * multiplier * before.step),
-    )  # fmt: skip
+        multiplier.astype(np.int64), counts.astype(np.int64), after.step / (sigma * multiplier * before.step)
+    )
 
 
 def _reach(integers: Array, before: Affine) -> tuple[Array, Array]:

@@ -24,9 +24,13 @@ _IR_VERSION = {"ort": 8, "portable": 8, "uint4": 10}
 
 @typed
 def save_onnx(
-    student: nn.Module, path: Path | str, shape: tuple[int, int, int], *, form: str = "ort",
+    student: nn.Module,
+    path: Path | str,
+    shape: tuple[int, int, int],
+    *,
+    form: str = "ort",
     describe: Mapping[str, Any] | None = None,
-) -> Exported:  # fmt: skip
+) -> Exported:
     """Write ``student`` as an ONNX file with input "images" [N, C, H, W] and output "logits".
 
     BatchNorm behind a convolution is taken into its scales, which rounds nothing again.
@@ -72,20 +76,15 @@ def save_onnx(
     nodes = Counter(node.op_type for node in model.graph)
     integer = sum(nodes[op] for op in ("QLinearConv", "ConvInteger", "MatMulInteger"))
     return Exported(
-        f"onnx-{form}", path, path.stat().st_size, float_bytes(student), bits, dict(nodes),
-        integer, reasons,
-    )  # fmt: skip
+        f"onnx-{form}", path, path.stat().st_size, float_bytes(student), bits, dict(nodes), integer, reasons
+    )
 
 
 def _rewrite(marked: MarkedModel, form: str) -> tuple[dict[str, str], float]:
     """Replace every marker; gives the layers that stay float and the mean bits per weight."""
     import ml_dtypes  # noqa: PLC0415 - they come with the optional packages
 
-    from hast_cuda.exports.dequantized import (  # noqa: PLC0415
-        clipped_quantizer,
-        float_layer,
-        quantize_after_pooling,
-    )
+    from hast_cuda.exports.dequantized import clipped_quantizer, float_layer, quantize_after_pooling  # noqa: PLC0415
     from hast_cuda.exports.editing import Editor  # noqa: PLC0415
     from hast_cuda.exports.folded import is_marker, quantized_layers  # noqa: PLC0415
     from hast_cuda.exports.integer import IntegerRewriter  # noqa: PLC0415
@@ -94,9 +93,7 @@ def _rewrite(marked: MarkedModel, form: str) -> tuple[dict[str, str], float]:
     layers = quantized_layers(marked)
     small = [form == "uint4" and layer.codes.grid.bits <= 4 for layer in layers]
     if form == "uint4" and not any(small):
-        raise ValueError(
-            'no weight has 4 bits or fewer: the form "uint4" has nothing to store; use "ort"'
-        )
+        raise ValueError('no weight has 4 bits or fewer: the form "uint4" has nothing to store; use "ort"')
     editor, reasons = Editor(marked.model), {}
     if form == "ort":
         rewriter = IntegerRewriter(editor, marked.activations, {x.node: x for x in layers})

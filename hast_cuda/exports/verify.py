@@ -58,9 +58,7 @@ def onnx_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Tenso
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
     with _explained(f"onnxruntime cannot load {path}"):
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> Tensor:
         with _explained(f"{path} does not take images {list(images.shape)} {images.dtype}"):
@@ -82,9 +80,12 @@ def _explained(what: str) -> Iterator[None]:
 @typed
 @torch.no_grad()
 def check(
-    exported: Callable[[Tensor], Tensor], student: nn.Module,
-    images: ImageSet | Images | Tensor, *, batch_size: int = 64,
-) -> Check:  # fmt: skip
+    exported: Callable[[Tensor], Tensor],
+    student: nn.Module,
+    images: ImageSet | Images | Tensor,
+    *,
+    batch_size: int = 64,
+) -> Check:
     """Run both networks on all images.
 
     Args:
@@ -130,11 +131,14 @@ def check(
     same, right, student_right, cosine = totals
     kind = "synthetic" if isinstance(images, Images) else "noise"
     return Check(
-        images=count, source="given" if given else kind, top1_agreement=100 * same / count,
+        images=count,
+        source="given" if given else kind,
+        top1_agreement=100 * same / count,
         top1=100 * right / count if given else None,
         student_top1=100 * student_right / count if given else None,
-        cosine=cosine / count, largest_difference=largest,
-    )  # fmt: skip
+        cosine=cosine / count,
+        largest_difference=largest,
+    )
 
 
 def _logits(name: str, given: object) -> Tensor:
@@ -150,8 +154,7 @@ def _batches(images: ImageSet | Images | Tensor, size: int) -> Iterable[tuple[Te
     if isinstance(images, Images):
         if len(images.images) != len(images.labels):
             raise ValueError(
-                f"images has {len(images.images)} images and {len(images.labels)} labels; expected "
-                "one label per image"
+                f"images has {len(images.images)} images and {len(images.labels)} labels; expected one label per image"
             )
         return zip(images.images.split(size), images.labels.split(size), strict=True)
     return ((x, torch.full((len(x),), -1)) for x in images.split(size))
@@ -159,9 +162,8 @@ def _batches(images: ImageSet | Images | Tensor, size: int) -> Iterable[tuple[Te
 
 @typed
 def measure(
-    exported: Path | str, full_precision: Path | str, shape: tuple[int, int, int], *,
-    batch: int = 8, threads: int = 0,
-) -> Latency:  # fmt: skip
+    exported: Path | str, full_precision: Path | str, shape: tuple[int, int, int], *, batch: int = 8, threads: int = 0
+) -> Latency:
     """Time both files in turns, so that whatever else the machine does meets both.
 
     Of ``batch`` images of ``shape`` (C, H, W), with as many threads as torch uses where none are

@@ -29,11 +29,9 @@ def read_object(path: Path, fix: str) -> dict[str, Any]:
     try:
         found = parse(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no UTF-8 is one, too
-        message = f"{path} is not valid JSON ({error}); {fix}"
-        raise ValueError(message) from error
+        raise ValueError(f"{path} is not valid JSON ({error}); {fix}") from error
     if not isinstance(found, dict):
-        message = f"{path} holds a {type(found).__name__}, not an object; {fix}"
-        raise ValueError(message)
+        raise ValueError(f"{path} holds a {type(found).__name__}, not an object; {fix}")
     return found
 
 

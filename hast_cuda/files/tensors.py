@@ -32,9 +32,8 @@ class DamagedFileError(ValueError):
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *,
-    text: str | None = None,
-) -> None:  # fmt: skip
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, text: str | None = None
+) -> None:
     """Write contiguous ``tensors`` and their checksum, whole or not at all.
 
     Args:
@@ -48,8 +47,7 @@ def save_tensors(
     """
     metadata = dict(metadata or {})
     if CHECKSUM in metadata:
-        message = f"metadata has an entry {CHECKSUM!r}, the name of the checksum: rename it"
-        raise ValueError(message)
+        raise ValueError(f"metadata has an entry {CHECKSUM!r}, the name of the checksum: rename it")
     kept = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     metadata[CHECKSUM] = digest(_text(metadata) if text is None else text, kept)
     with replace_file(path) as temporary:

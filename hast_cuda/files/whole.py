@@ -22,8 +22,7 @@ _PART = re.compile(r"\..+\.(\d+)\.part")
 def replace_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` on success and vanishes on failure."""
     if not path.name:
-        message = f"path is {str(path)!r}; expected the name of a file"
-        raise ValueError(message)
+        raise ValueError(f"path is {str(path)!r}; expected the name of a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with explained(path):
         temporary.unlink(missing_ok=True)  # a link of this name would lead the write elsewhere
@@ -60,8 +59,7 @@ def write_json(path: Path, value: Any) -> None:
     try:
         text = json.dumps(value, indent=2)
     except (TypeError, ValueError) as error:
-        message = f"{path.name} cannot hold what it was given: {error}"
-        raise TypeError(message) from error
+        raise TypeError(f"{path.name} cannot hold what it was given: {error}") from error
     with replace_file(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

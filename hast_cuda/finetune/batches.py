@@ -31,9 +31,7 @@ class Batch:
 class StoredBatch(Batch):
     """Some of the stored ``images`` [N, C, H, W], and of their labels, cropped and mirrored."""
 
-    def __init__(
-        self, images: Tensor, size: int, labels: Tensor | None = None, share: float = 1.0
-    ) -> None:
+    def __init__(self, images: Tensor, size: int, labels: Tensor | None = None, share: float = 1.0) -> None:
         super().__init__(images, labels, share)
         self.chosen = torch.zeros(size, dtype=torch.int64, device=images.device)
         self.crops = torch.zeros(size, 5, device=images.device)
@@ -76,9 +74,7 @@ class Batches(ABC):
 class StoredBatches(Batches):
     """Images and labels on the student's device in a new order per pass, each cropped anew."""
 
-    def __init__(
-        self, images: Tensor, labels: Tensor | None, config: FinetuneConfig, seed: int, world: World
-    ) -> None:
+    def __init__(self, images: Tensor, labels: Tensor | None, config: FinetuneConfig, seed: int, world: World) -> None:
         self.images, self.labels, self.config = images, labels, config
         self.seed, self.world = seed, world
         self.given = {"images": images} | ({} if labels is None else {"labels": labels})
@@ -108,16 +104,11 @@ class StoredBatches(Batches):
             return
         if labels.dim() == 2:
             if labels.shape[1] != classes:
-                message = (
-                    f"labels has {labels.shape[1]} classes per image; the network has {classes}"
-                )
-                raise ValueError(message)
+                raise ValueError(f"labels has {labels.shape[1]} classes per image; the network has {classes}")
         elif int(labels.min()) < 0 or int(labels.max()) >= classes:
-            message = (
-                f"labels go from {int(labels.min())} to {int(labels.max())}; the network has "
-                f"{classes} classes"
+            raise ValueError(
+                f"labels go from {int(labels.min())} to {int(labels.max())}; the network has {classes} classes"
             )
-            raise ValueError(message)
 
 
 class GeneratedBatches(Batches):
@@ -158,9 +149,7 @@ class GeneratedBatches(Batches):
         return {"generator": float(self.trainer.loss)}
 
 
-def shuffled(
-    count: int, batch_size: int, seed: int, stream: str = "order", start: int = 0
-) -> Iterator[Tensor]:
+def shuffled(count: int, batch_size: int, seed: int, stream: str = "order", start: int = 0) -> Iterator[Tensor]:
     """Endless batches of indices in a new random order per pass, from batch ``start`` on."""
     size = min(batch_size, count)
     number, skip = divmod(start, -(-count // size))
@@ -171,9 +160,13 @@ def shuffled(
 
 
 def make_batches(
-    images: Tensor | GeneratorTrainer, labels: Tensor | None, config: FinetuneConfig, seed: int,
-    device: torch.device, world: World,
-) -> Batches:  # fmt: skip
+    images: Tensor | GeneratorTrainer,
+    labels: Tensor | None,
+    config: FinetuneConfig,
+    seed: int,
+    device: torch.device,
+    world: World,
+) -> Batches:
     """Batches of what a caller gave; ValueError if it is not what ``config`` needs."""
     if isinstance(images, GeneratorTrainer):
         _check_generator(images, labels, config, device)
@@ -187,37 +180,30 @@ def _check_generator(
     trainer: GeneratorTrainer, labels: Tensor | None, config: FinetuneConfig, device: torch.device
 ) -> None:
     if labels is not None:
-        message = "labels belong to stored images; a generator makes its own: leave them out"
-        raise ValueError(message)
+        raise ValueError("labels belong to stored images; a generator makes its own: leave them out")
     if trainer.batch_size != config.batch_size or trainer.device.type != device.type:
-        message = (
+        raise ValueError(
             f"the generator makes {trainer.batch_size} images at a time on {trainer.device}; "
             f"fine-tuning takes {config.batch_size} (batch_size) on {device}"
         )
-        raise ValueError(message)
 
 
 def _check_stored(images: Tensor, labels: Tensor | None, config: FinetuneConfig) -> None:
     if not len(images.shape) or not len(images):
-        message = "images is empty: fine-tuning needs at least one image"
-        raise ValueError(message)
+        raise ValueError("images is empty: fine-tuning needs at least one image")
     check_images("images", images)
     if images.dim() != 4:
-        message = f"images is {list(images.shape)}; expected [N, C, H, W], which can be cropped"
-        raise ValueError(message)
+        raise ValueError(f"images is {list(images.shape)}; expected [N, C, H, W], which can be cropped")
     if not config.label_weight:
         return
     if labels is None:
-        message = (
-            f"label_weight is {config.label_weight}, which needs labels: give those of the images, "
-            "or set it to 0"
+        raise ValueError(
+            f"label_weight is {config.label_weight}, which needs labels: give those of the images, or set it to 0"
         )
-        raise ValueError(message)
     hard = labels.dim() == 1 and labels.dtype == torch.int64
     soft = labels.dim() == 2 and labels.is_floating_point()
     if not (hard or soft) or len(labels) != len(images):
-        message = (
+        raise ValueError(
             f"labels is {list(labels.shape)} {labels.dtype}; expected classes [{len(images)}] "
             f"torch.int64 or probabilities [{len(images)}, classes]"
         )
-        raise ValueError(message)

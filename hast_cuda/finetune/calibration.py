@@ -18,9 +18,7 @@ from hast_cuda.moments import batch_norm_ranges
 from hast_cuda.nn import activation_quantizers, calibrate
 
 
-def augmented(
-    images: Tensor, config: FinetuneConfig, seed: int, device: torch.device
-) -> Iterator[Tensor]:
+def augmented(images: Tensor, config: FinetuneConfig, seed: int, device: torch.device) -> Iterator[Tensor]:
     """Endless calibration batches, cropped and flipped as the training batches will be."""
     random, size = generator(seed, "calibration"), (images.shape[2], images.shape[3])
     for chosen in shuffled(len(images), config.calibration_batch_size, seed, "calibration order"):
@@ -30,10 +28,18 @@ def augmented(
 
 
 def calibrate_student(
-    teacher: nn.Module, student: nn.Module, images: Tensor | None, config: FinetuneConfig, *,
-    num_classes: int, seed: int, device: torch.device, trainer: GeneratorTrainer | None = None,
-    width: float = 6.0, execution: Execution | None = None,
-) -> None:  # fmt: skip
+    teacher: nn.Module,
+    student: nn.Module,
+    images: Tensor | None,
+    config: FinetuneConfig,
+    *,
+    num_classes: int,
+    seed: int,
+    device: torch.device,
+    trainer: GeneratorTrainer | None = None,
+    width: float = 6.0,
+    execution: Execution | None = None,
+) -> None:
     """Find the ranges as ``config.calibration`` says and freeze them.
 
     A generator whose images the student will be trained on, that of ``trainer``, is warmed up here;
@@ -52,13 +58,10 @@ def calibrate_student(
             batch_norm_ranges(student, width)
             return
         if images is None:
-            message = f'calibration is "{config.calibration}", which needs stored images'
-            raise ValueError(message)
+            raise ValueError(f'calibration is "{config.calibration}", which needs stored images')
         if config.calibration == "generator":
             shape, count = (images.shape[1], *images.shape[2:]), config.calibration_batch_size
-            made = GeneratorTrainer(
-                teacher, shape, num_classes, batch_size=count, seed=seed, device=device
-            )
+            made = GeneratorTrainer(teacher, shape, num_classes, batch_size=count, seed=seed, device=device)
             stream = made.batches()
         else:
             stream = augmented(images, config, seed, device)
@@ -68,20 +71,17 @@ def calibrate_student(
 def _warm_up(trainer: GeneratorTrainer, student: nn.Module, config: FinetuneConfig) -> None:
     """Train the generator alone; its last images set the ranges if they are to."""
     if config.calibration == "images":
-        message = (
-            'calibration is "images", but the images come from a generator: choose "generator" or '
-            '"batch_norm"'
+        raise ValueError(
+            'calibration is "images", but the images come from a generator: choose "generator" or "batch_norm"'
         )
-        raise ValueError(message)
     warmup, updates = trainer.config.warmup, 0
     if config.calibration == "generator" and activation_quantizers(student):
         updates = config.calibration_updates
     if updates > warmup:
-        message = (
+        raise ValueError(
             f"calibration_updates is {updates}, but the generator's warmup has only {warmup} "
             "iterations; lower the one or raise the other"
         )
-        raise ValueError(message)
     batches = trainer.batches()
     for _ in islice(batches, warmup - updates):
         pass

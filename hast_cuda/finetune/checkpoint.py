@@ -32,9 +32,12 @@ class CheckpointFile:
         self.path = path
 
     def save(
-        self, state: Checkpoint, student: nn.Module, optimizer: torch.optim.Optimizer,
+        self,
+        state: Checkpoint,
+        student: nn.Module,
+        optimizer: torch.optim.Optimizer,
         generator: GeneratorTrainer | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Replace the file by the present state."""
         tensors = _state.prefixed(student.state_dict(), STUDENT)
         tensors |= _state.prefixed(_state.optimizer_state(optimizer), OPTIMIZER)
@@ -48,9 +51,8 @@ class CheckpointFile:
         save_tensors(self.path, alone, metadata)
 
     def load(
-        self, student: nn.Module, optimizer: torch.optim.Optimizer,
-        generator: GeneratorTrainer | None = None,
-    ) -> Checkpoint:  # fmt: skip
+        self, student: nn.Module, optimizer: torch.optim.Optimizer, generator: GeneratorTrainer | None = None
+    ) -> Checkpoint:
         """Restore into all that is given; the start of a run without a file, ValueError if it does
         not fit."""
         if not self.path.exists():
@@ -69,9 +71,8 @@ class CheckpointFile:
                 raise ValueError(f"iteration {state.iteration}")
             _state.load_optimizer_state(optimizer, _state.without_prefix(tensors, OPTIMIZER))
         except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
-            message = (
+            raise ValueError(
                 f"checkpoint {self.path} does not fit this run or is corrupt ({error}); "
                 "delete it to start fine-tuning again"
-            )
-            raise ValueError(message) from error
+            ) from error
         return state

@@ -123,24 +123,16 @@ class FinetuneConfig:
         check_range("largest_step", self.largest_step, 1)
         check_scale("crop_scale", self.crop_scale)
         if self.optimizer == "adamw" and self.flip_fraction:
-            message = (
-                'flip_fraction enlarges the steps of SGD: set optimizer to "sgd", or flip_fraction '
-                "to 0"
-            )
-            raise ValueError(message)
+            raise ValueError('flip_fraction enlarges the steps of SGD: set optimizer to "sgd", or flip_fraction to 0')
         if self.optimizer == "adamw" and self.momentum == 1:
-            message = "momentum is 1: AdamW would never see a gradient; it must be below 1"
-            raise ValueError(message)
+            raise ValueError("momentum is 1: AdamW would never see a gradient; it must be below 1")
         if not (self.clean_weight or (self.perturbed_weight and self.perturbation)):
-            message = "clean_weight and perturbed_weight are both without effect; one must count"
-            raise ValueError(message)
+            raise ValueError("clean_weight and perturbed_weight are both without effect; one must count")
         if not (self.distillation_weight or self.feature_weight or self.label_weight):
-            message = "distillation_weight, feature_weight and label_weight are 0; one must count"
-            raise ValueError(message)
+            raise ValueError("distillation_weight, feature_weight and label_weight are 0; one must count")
         by = {"distillation": self.distillation_weight, "alignment": self.feature_weight}
         if self.perturbation and not by.get(self.perturb_by, 1.0):
-            message = f"perturb_by is {self.perturb_by!r}, a loss of weight 0; choose another"
-            raise ValueError(message)
+            raise ValueError(f"perturb_by is {self.perturb_by!r}, a loss of weight 0; choose another")
 
     def rate(self, iteration: int) -> float:
         """Learning rate of a step, counted from 0."""

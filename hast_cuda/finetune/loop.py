@@ -49,13 +49,21 @@ class FinetuneResult:
 
 @typed
 def finetune(
-    teacher: nn.Module, student: nn.Module, images: Tensor | GeneratorTrainer,
-    config: FinetuneConfig, *, labels: Tensor | None = None, seed: int = 0,
-    device: torch.device | str | None = None, evaluate: Evaluate | None = None,
-    checkpoint: CheckpointFile | None = None, log: Log = lambda _: None,
-    layers: list[str] | None = None, execution: Execution | None = None,
+    teacher: nn.Module,
+    student: nn.Module,
+    images: Tensor | GeneratorTrainer,
+    config: FinetuneConfig,
+    *,
+    labels: Tensor | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    evaluate: Evaluate | None = None,
+    checkpoint: CheckpointFile | None = None,
+    log: Log = lambda _: None,
+    layers: list[str] | None = None,
+    execution: Execution | None = None,
     world: World | None = None,
-) -> FinetuneResult:  # fmt: skip
+) -> FinetuneResult:
     """Fine-tune a calibrated student on synthetic images (Algorithm 1, second loop).
 
     Both networks stay in eval mode: BatchNorm statistics and activation ranges never change.
@@ -107,11 +115,9 @@ def finetune(
     batches.check_network(frozen)
     layers = layers or feature_layers(frozen)
     if config.feature_weight and not layers:
-        message = (
-            "the network has no BatchNorm layer to align features at: name layers, or set "
-            "feature_weight to 0"
+        raise ValueError(
+            "the network has no BatchNorm layer to align features at: name layers, or set feature_weight to 0"
         )
-        raise ValueError(message)
     step = FinetuneStep(frozen, student, layers, config, execution)
     interval = max(1, -(-config.iterations // config.evaluations))
     every = log_interval(config.iterations, LOG_EVERY)
@@ -136,9 +142,7 @@ def finetune(
         guard = FiniteGuard("fine-tuning", device, state.iteration)
         update = ReplayedStep(step, guard, world)
         quiet = None if world.first else True
-        progress = tqdm(
-            desc="fine-tuning", total=config.iterations, disable=quiet, initial=state.iteration
-        )
+        progress = tqdm(desc="fine-tuning", total=config.iterations, disable=quiet, initial=state.iteration)
         with convolution_rules(execution), progress, memory:
             for iteration, batch in batches.during(range(state.iteration, config.iterations)):
                 step.set_rates(iteration)
@@ -160,9 +164,7 @@ def finetune(
     return FinetuneResult(student, state.accuracies)
 
 
-def _metrics(
-    iteration: int, update: ReplayedStep, batches: Batches
-) -> dict[str, float | int | str]:
+def _metrics(iteration: int, update: ReplayedStep, batches: Batches) -> dict[str, float | int | str]:
     """What is logged of an iteration; reads the device."""
     config = update.step.config
     found: dict[str, float | int | str] = {"phase": "finetune", "iteration": iteration}

@@ -23,10 +23,7 @@ def loss_weights(config: FinetuneConfig) -> tuple[float, ...]:
 
 
 def loss_terms(
-    config: FinetuneConfig,
-    teacher: ForwardResult,
-    student: ForwardResult,
-    labels: Tensor | None = None,
+    config: FinetuneConfig, teacher: ForwardResult, student: ForwardResult, labels: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """(KL, alignment: Eq. 13 or the maps' squared error) and, where labels count, cross entropy.
 
@@ -45,8 +42,7 @@ def loss_terms(
     if not config.label_weight:
         return distillation, alignment
     if labels is None:
-        message = f"label_weight is {config.label_weight}, but the images came without labels"
-        raise ValueError(message)
+        raise ValueError(f"label_weight is {config.label_weight}, but the images came without labels")
     return distillation, alignment, label_loss(student.logits, labels)
 
 

@@ -25,12 +25,8 @@ def make_optimizer(
     momentum, decay = config.momentum, config.weight_decay
     if config.optimizer == "adamw":
         betas, graphs = (momentum, SECOND_MOMENTUM), rate.is_cuda
-        return torch.optim.AdamW(
-            parameters, rate, betas, weight_decay=decay, fused=True, capturable=graphs
-        )
-    return torch.optim.SGD(
-        parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
-    )
+        return torch.optim.AdamW(parameters, rate, betas, weight_decay=decay, fused=True, capturable=graphs)
+    return torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True)
 
 
 class IntegerCodes:
@@ -77,9 +73,7 @@ def _owners(counts: Tensor) -> Tensor:
     return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
 
 
-def smallest_factor(
-    reached: Callable[[Tensor], Tensor], count: int, largest: float, device: torch.device
-) -> Tensor:
+def smallest_factor(reached: Callable[[Tensor], Tensor], count: int, largest: float, device: torch.device) -> Tensor:
     """For each of ``count`` weights the factor in [1, ``largest``] from which on ``reached``, [T].
 
     1 is doubled until it suffices, then five bisections approach the smallest that does; where
@@ -108,21 +102,17 @@ class InundatedSGD(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], student: nn.Module, rate: Tensor | float,
-        config: FinetuneConfig,
-    ) -> None:  # fmt: skip
+        self, parameters: Iterable[nn.Parameter], student: nn.Module, rate: Tensor | float, config: FinetuneConfig
+    ) -> None:
         defaults = {"lr": rate, "momentum": config.momentum, "weight_decay": config.weight_decay}
         super().__init__(list(parameters), defaults)
         (group,) = self.param_groups
         trained = {id(p): index for index, p in enumerate(group["params"]) if p.numel()}
         layers = {  # a shared weight once
-            id(m.weight): m
-            for m in student.modules()
-            if isinstance(m, QuantizedWeight) and id(m.weight) in trained
+            id(m.weight): m for m in student.modules() if isinstance(m, QuantizedWeight) and id(m.weight) in trained
         }
         if not layers:
-            message = "no quantized weight is trained: flip_fraction counts their integer codes"
-            raise ValueError(message)
+            raise ValueError("no quantized weight is trained: flip_fraction counts their integer codes")
         self.positions = [trained[key] for key in layers]
         self.codes = IntegerCodes(list(layers.values()))
         self.largest_step = config.largest_step
@@ -132,8 +122,7 @@ class InundatedSGD(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step; a parameter whose ``grad`` is None stays."""
         if closure is not None:
-            message = "InundatedSGD takes no closure: compute the gradients before step()"
-            raise TypeError(message)
+            raise TypeError("InundatedSGD takes no closure: compute the gradients before step()")
         parameters = self.param_groups[0]["params"]
         moves = self._moves(parameters)
         self._enlarge(parameters, moves)

@@ -31,9 +31,13 @@ def agree_on_steps(world: World, batches: Batches, config: FinetuneConfig, seed:
 
 
 def resume(
-    checkpoint: CheckpointFile | None, student: nn.Module, optimizer: torch.optim.Optimizer,
-    trainer: GeneratorTrainer | None, iterations: int, world: World,
-) -> Checkpoint:  # fmt: skip
+    checkpoint: CheckpointFile | None,
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    trainer: GeneratorTrainer | None,
+    iterations: int,
+    world: World,
+) -> Checkpoint:
     """The state to go on from, read by rank 0, in the student and optimizer of every rank.
 
     The generator stays rank 0's. ValueError: a checkpoint that is corrupt or too long.
@@ -44,11 +48,10 @@ def resume(
             return Checkpoint(0, [])
         found = checkpoint.load(student, optimizer, trainer)
         if found.iteration > iterations:
-            message = (
+            raise ValueError(
                 f"checkpoint {checkpoint.path} has {found.iteration} iterations, more than those "
                 f"of {iterations} to do; delete it to start fine-tuning again"
             )
-            raise ValueError(message)
         return found
 
     state = world.on_first(load)
@@ -67,11 +70,10 @@ def check_equal(student: nn.Module, done: int, world: World) -> None:
     found = world.gather(fingerprint(student.state_dict()))
     other = next((rank for rank, print_ in enumerate(found) if print_ != found[0]), None)
     if other is not None:
-        message = (
+        raise RuntimeError(
             f"after iteration {done - 1} rank {other} has another student than rank 0: these "
             "processes round differently; run them on equal processors with the same versions"
         )
-        raise RuntimeError(message)
 
 
 class GradientSums:
@@ -85,11 +87,10 @@ class GradientSums:
     def __init__(self, parameters: Sequence[nn.Parameter], terms: int, world: World) -> None:
         kinds = {p.dtype for p in parameters}
         if len(kinds) > 1:
-            message = (
+            raise ValueError(
                 f"the student's parameters have dtypes {sorted(map(str, kinds))}; several "
                 "processes sum those of one dtype: convert the network, or run it in one process"
             )
-            raise ValueError(message)
         self.parameters, self.world = list(parameters), world
         sizes = [p.numel() for p in parameters]
         self.flat = parameters[0].new_zeros(sum(sizes) + terms)

@@ -24,9 +24,13 @@ class FinetuneStep:
     """
 
     def __init__(
-        self, teacher: nn.Module, student: nn.Module, layers: list[str], config: FinetuneConfig,
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        layers: list[str],
+        config: FinetuneConfig,
         execution: Execution | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.student, self.config = student, config
         self.execution = execution or Execution()
         layers, direct = layers if config.feature_weight else [], config.alignment == "direct"
@@ -43,9 +47,7 @@ class FinetuneStep:
         self.update()
         return terms
 
-    def differentiate(
-        self, x: Tensor, labels: Tensor | None = None, share: float = 1.0
-    ) -> tuple[Tensor, ...]:
+    def differentiate(self, x: Tensor, labels: Tensor | None = None, share: float = 1.0) -> tuple[Tensor, ...]:
         """Leave the gradient of Eq. 12, times ``share``, in the parameters; the clean loss's terms.
 
         The perturbation's sign does not depend on ``share``, the part of a batch that the images
@@ -95,9 +97,7 @@ class FinetuneStep:
         if isinstance(self.optimizer, InundatedSGD):
             self.optimizer.goal.fill_(self.config.flip_goal(iteration))
 
-    def losses(
-        self, x: Tensor, labels: Tensor | None = None, *, teacher_grad: bool
-    ) -> tuple[Tensor, ...]:
+    def losses(self, x: Tensor, labels: Tensor | None = None, *, teacher_grad: bool) -> tuple[Tensor, ...]:
         """The terms of Eq. 11, and Eq. 6 where labels count, on ``x``; without their weights."""
         teacher, student = self.networks
         with self.execution.autocast(x.device):
@@ -107,9 +107,14 @@ class FinetuneStep:
         return loss_terms(self.config, target, output, labels)
 
     def gradients(
-        self, terms: Sequence[Tensor], weight: float, inputs: Sequence[Tensor],
-        only: int | None = None, *, keep: bool = False,
-    ) -> Gradients:  # fmt: skip
+        self,
+        terms: Sequence[Tensor],
+        weight: float,
+        inputs: Sequence[Tensor],
+        only: int | None = None,
+        *,
+        keep: bool = False,
+    ) -> Gradients:
         """Gradients of ``weight`` times Eq. 11, or ``only`` one term; ``keep`` keeps the graph."""
         factors, key = loss_weights(self.config), (terms[0].dtype, weight)
         if key not in self._upstream:  # made once: a new constant is a launch

@@ -50,13 +50,20 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self, channels: int, height: int, width: int, num_classes: int, latent_size: int = 100,
-        embedding_noise: float = 0.0, embedding: Tensor | None = None, *, conditional_norm: bool,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int,
+        height: int,
+        width: int,
+        num_classes: int,
+        latent_size: int = 100,
+        embedding_noise: float = 0.0,
+        embedding: Tensor | None = None,
+        *,
+        conditional_norm: bool,
+    ) -> None:
         super().__init__()
         if height % 4 or width % 4:
-            message = f"the generator needs sizes that are multiples of 4, got {height}x{width}"
-            raise ValueError(message)
+            raise ValueError(f"the generator needs sizes that are multiples of 4, got {height}x{width}")
         self.num_classes, self.embedding_noise = num_classes, embedding_noise
         self.small = (128, height // 4, width // 4)
         self.embedding: nn.Embedding | None = None
@@ -65,15 +72,12 @@ class Generator(nn.Module):
             if embedding is not None:
                 self.embedding.weight.data.copy_(embedding)
         self.project = nn.Linear(latent_size, 128 * (height // 4) * (width // 4))
-        self.convs = nn.ModuleList(
-            nn.Conv2d(i, o, 3, padding=1) for i, o in ((128, 128), (128, 64), (64, channels))
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in ((128, 128), (128, 64), (64, channels)))
         self.conditional_norm = conditional_norm
         classes = num_classes if conditional_norm else 0
         sizes = (128, 1e-5), (128, WIDE_EPS), (64, WIDE_EPS)
         self.norms = nn.ModuleList(
-            ConditionalBatchNorm2d(c, classes, eps) if classes else nn.BatchNorm2d(c, eps)
-            for c, eps in sizes
+            ConditionalBatchNorm2d(c, classes, eps) if classes else nn.BatchNorm2d(c, eps) for c, eps in sizes
         )
         self.output_norm = nn.BatchNorm2d(channels, affine=False)
 

@@ -52,17 +52,23 @@ class GeneratorTrainer:
 
     @typed
     def __init__(
-        self, teacher: nn.Module, shape: tuple[int, int, int], num_classes: int,
-        config: GeneratorConfig | None = None, *, batch_size: int, seed: int = 0,
-        device: torch.device | str = "cpu", merge: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        teacher: nn.Module,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        config: GeneratorConfig | None = None,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        merge: bool = True,
+    ) -> None:
         _checks.check_image_size("shape", shape)
         if batch_size * (shape[1] // 4) * (shape[2] // 4) == 1:
-            message = (
+            raise ValueError(
                 "batch_size is 1 and images are 4 x 4: the generator's first BatchNorm would have "
                 "one value per channel, whose variance is 0; make 2 images at a time or more"
             )
-            raise ValueError(message)
         self.config = config = config or GeneratorConfig()
         _checks.check_range("num_classes", num_classes, 1, _checks.LARGEST_CLASSES)
         _checks.check_range("batch_size", batch_size, 1)
@@ -74,9 +80,7 @@ class GeneratorTrainer:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(derive_seed(seed, "generator weights"))
             latent = self.latent_size, config.embedding_noise, rows
-            network = Generator(
-                *shape, num_classes, *latent, conditional_norm=min(shape[1:]) > LARGE
-            )
+            network = Generator(*shape, num_classes, *latent, conditional_norm=min(shape[1:]) > LARGE)
         self.network = network.to(self.device)
         self.parameters = list(self.network.parameters())
         rate, betas = config.learning_rate, (0.5, 0.999)
@@ -117,9 +121,7 @@ class GeneratorTrainer:
         """Zeros of the shapes and dtypes that :meth:`step` gives, without a step."""
         count, soft = self.batch_size, self.config.superpose_probability
         images = torch.zeros(count, *self.shape, device=self.device)
-        labels = (
-            images.new_zeros(count, self.num_classes) if soft else images.new_zeros(count).long()
-        )
+        labels = images.new_zeros(count, self.num_classes) if soft else images.new_zeros(count).long()
         return images, labels
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -172,8 +174,7 @@ def classifier_rows(teacher: nn.Module, num_classes: int) -> Tensor:
             weight = module.weight.detach()
             if weight.shape[0] == num_classes and weight[0].numel() == weight.shape[1]:
                 return weight.flatten(1)
-    message = (
+    raise ValueError(
         'embedding is "classifier", but no linear layer or 1x1 convolution of the teacher has '
         f'{num_classes} outputs; choose "random"'
     )
-    raise ValueError(message)

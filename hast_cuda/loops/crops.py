@@ -15,9 +15,7 @@ LEAST, MOST = 3 / 4, 4 / 3  # aspect ratios
 Scale = tuple[float, float]
 
 
-def draw_crops(
-    count: int, size: tuple[int, int], scale: Scale, flips: float, random: torch.Generator
-) -> Tensor:
+def draw_crops(count: int, size: tuple[int, int], scale: Scale, flips: float, random: torch.Generator) -> Tensor:
     """[count, 5] float32 (top, left, height, width, mirrored), drawn as torchvision does."""
     height, width = size
     draws = torch.rand(4, ATTEMPTS, count, generator=random, device=random.device)
@@ -92,15 +90,9 @@ class CropStream:
     AHEAD = 50  # iterations drawn at a time: a few small CPU operations each
 
     def __init__(
-        self, count: int, size: tuple[int, int], scale: Scale, flips: float, device: torch.device,
-        *stream: Any,
-    ) -> None:  # fmt: skip
-        self.count, self.choices, self.device, self.stream = (
-            count,
-            (size, scale, flips),
-            device,
-            stream,
-        )
+        self, count: int, size: tuple[int, int], scale: Scale, flips: float, device: torch.device, *stream: Any
+    ) -> None:
+        self.count, self.choices, self.device, self.stream = (count, (size, scale, flips), device, stream)
         self.chunk, self.drawn = -1, torch.empty(0)
 
     def at(self, iteration: int) -> Tensor:

@@ -48,8 +48,7 @@ class Execution:
         check_choice("precision", self.precision, PRECISIONS)
         check_range("checkpoint_segments", self.checkpoint_segments, 0)
         if self.checkpoint_segments and not self.merge:
-            message = "checkpoint_segments cuts a merged network in parts; it needs merge"
-            raise ValueError(message)
+            raise ValueError("checkpoint_segments cuts a merged network in parts; it needs merge")
 
     def network(self, model: M) -> M:
         """``model``, edited, in the run's memory format; ValueError where oneDNN breaks it."""
@@ -85,12 +84,11 @@ def _refuse_broken_convolutions(model: nn.Module) -> None:
             and max(module.stride) > 1
             and module.in_channels // module.groups < 8
         ):
-            message = (
+            raise ValueError(
                 f"channels_last on a CPU: the gradient of {name!r}, a strided 1x1 convolution with "
                 "fewer than 8 input channels, corrupts memory in oneDNN 3.12 on one thread (here: "
                 f"version {version}); leave channels_last off, or use more threads"
             )
-            raise ValueError(message)
 
 
 @contextmanager

@@ -33,12 +33,10 @@ class FiniteGuard:
         """
         finite = int(self.finite)
         if finite < done - self.start:
-            message = (
+            raise FloatingPointError(
                 f"{self.what}: the loss is not finite from iteration {self.start + finite} on. "
                 "What was finished before is kept. Try a smaller learning rate, or check the "
                 "network's weights."
             )
-            raise FloatingPointError(message)
         if not all(bool(torch.isfinite(r).all()) for r in results):
-            message = f"{self.what}: the result contains NaN or infinity"
-            raise FloatingPointError(message)
+            raise FloatingPointError(f"{self.what}: the result contains NaN or infinity")

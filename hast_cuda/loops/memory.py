@@ -31,9 +31,8 @@ def device_figures(device: torch.device) -> MemoryFigures:
 
 @contextmanager
 def explained_memory(
-    phase: str, batch_size: int, option: str, kept: str, device: torch.device, *,
-    optional: bool = False,
-) -> Iterator[None]:  # fmt: skip
+    phase: str, batch_size: int, option: str, kept: str, device: torch.device, *, optional: bool = False
+) -> Iterator[None]:
     """``torch.OutOfMemoryError`` with peak memory, batch size, one that would fit, and a fix.
 
     ``option`` changes the batch size or, ``optional``, leaves the phase out if it is false.
@@ -50,13 +49,12 @@ def explained_memory(
             if smaller
             else "not even one image fits: use a GPU with more memory"
         )
-        message = (
+        raise torch.OutOfMemoryError(
             f"{phase} ran out of memory on {device} with batches of {batch_size}: the peak was "
             f"{_size(found.peak)}, then {_size(asked)} more were asked for, of "
             f"{_size(found.available)} that this process can have. {kept} Free the GPU and run the "
             f"same command again, or {advice}; checkpoint_segments and precision help too"
-        )
-        raise torch.OutOfMemoryError(message) from error
+        ) from error
 
 
 def fitting_batch(batch_size: int, needed: int, available: int) -> int:

@@ -40,22 +40,19 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str,
     for name, value in tensors.items():
         index, _, key = name.partition(".")
         if not index.isdecimal() or int(index) >= len(parameters):
-            message = f"the optimizer has no parameter {index!r}"
-            raise ValueError(message)
+            raise ValueError(f"the optimizer has no parameter {index!r}")
         parameter = parameters[int(index)]
         like = torch.empty_like(parameter)
         if key == STEPS:
             like = torch.empty((), dtype=torch.float32, device=parameter.device)
         if value.shape != like.shape or value.dtype != like.dtype:
-            message = f"the optimizer's {name} is {value.dtype} {list(value.shape)}"
-            raise ValueError(message)
+            raise ValueError(f"the optimizer's {name} is {value.dtype} {list(value.shape)}")
         # laid out in memory as the parameter is: fused steps take that for granted
         states[parameter][key] = like.copy_(value)
     known = ADAM_STATES if isinstance(optimizer, torch.optim.Adam) else SGD_STATES
     for state in states.values():
         if state.keys() != known:
-            message = f"the optimizer needs {sorted(known)} of a parameter, not {sorted(state)}"
-            raise ValueError(message)
+            raise ValueError(f"the optimizer needs {sorted(known)} of a parameter, not {sorted(state)}")
     optimizer.state.clear()
     for parameter, state in states.items():
         optimizer.state[parameter].update(state)

@@ -8,9 +8,4 @@ from hast_cuda.merged.merge import Merged as Merged
 from hast_cuda.merged.merge import merge_batch_norms
 from hast_cuda.merged.merge import warn_unmerged as warn_unmerged
 
-__all__ = [
-    "BatchStatistics",
-    "FusedBatchNorm2d",
-    "MatchedBatchNorm2d",
-    "merge_batch_norms",
-]
+__all__ = ["BatchStatistics", "FusedBatchNorm2d", "MatchedBatchNorm2d", "merge_batch_norms"]

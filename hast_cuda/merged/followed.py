@@ -125,9 +125,7 @@ def _result(logits: Tensor, name: str, found: list[tuple[Tensor, int]]) -> Forwa
     return ForwardResult(logits, positions=list(positions), **{name: list(vectors)})
 
 
-def follow(
-    networks: Sequence[nn.Module], layers: Sequence[str], *, merge: bool, maps: bool
-) -> list[Followed]:
+def follow(networks: Sequence[nn.Module], layers: Sequence[str], *, merge: bool, maps: bool) -> list[Followed]:
     """Followed networks, all merged or, with one warning, none."""
     if merge:
         try:

@@ -39,13 +39,10 @@ class FusedBatchNorm2d(nn.Module):
     target: Tensor | None = None
 
     @typed
-    def __init__(
-        self, norm: _BatchNorm, activation: str | None, quantizer: FakeQuantActivation | None
-    ) -> None:
+    def __init__(self, norm: _BatchNorm, activation: str | None, quantizer: FakeQuantActivation | None) -> None:
         super().__init__()
         if not has_running_statistics(norm):
-            message = "norm has no running statistics (track_running_stats=True), which it needs"
-            raise ValueError(message)
+            raise ValueError("norm has no running statistics (track_running_stats=True), which it needs")
         if quantizer is None:
             activation_code(activation)
         self.norm, self.quantizer = norm, quantizer
@@ -75,28 +72,41 @@ class FusedBatchNorm2d(nn.Module):
     def _taken(self, name: str, flag: str, method: str) -> Tensor:
         found = getattr(self, name)
         if not isinstance(found, Tensor):
-            message = f"there is no {name}: set {flag}, and run a forward pass before each {method}"
-            raise RuntimeError(message)
+            raise RuntimeError(f"there is no {name}: set {flag}, and run a forward pass before each {method}")
         setattr(self, name, None)
         return found
 
     def _run(
-        self, x: Tensor, residual: Tensor | None, activation: str | None,
-        quantizer: FakeQuantActivation | None, *, twice: bool,
-    ) -> list[Tensor]:  # fmt: skip
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        activation: str | None,
+        quantizer: FakeQuantActivation | None,
+        *,
+        twice: bool,
+    ) -> list[Tensor]:
         norm = self.norm
         assert norm.running_mean is not None
         assert norm.running_var is not None
         state = None if quantizer is None else quantizer.state_for(x)
         target, self.target = self.target, None
         y, energy, *more = batch_norm_activation(
-            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps,
-            activation=activation, residual=residual, state=state,
+            x,
+            norm.running_mean,
+            norm.running_var,
+            norm.weight,
+            norm.bias,
+            norm.eps,
+            activation=activation,
+            residual=residual,
+            state=state,
             bits=4 if quantizer is None else quantizer.bits,
-            ste="identity" if quantizer is None else quantizer.ste, energy=self.watched,
-            target=None if target is None else target.to(x.dtype), normalized=self.mapped,
+            ste="identity" if quantizer is None else quantizer.ste,
+            energy=self.watched,
+            target=None if target is None else target.to(x.dtype),
+            normalized=self.mapped,
             twice=twice,
-        )  # fmt: skip
+        )
         if self.mapped:
             self.map, *more = more
         if self.watched:

@@ -13,11 +13,7 @@ from hast_cuda.checks.values import check_range
 from hast_cuda.merged.fused_batch_norm import fits
 from hast_cuda.merged.merge import merge_batch_norms, warn_unmerged
 from hast_cuda.merged.segments import checkpoint_segments
-from hast_cuda.networks.statistics import (
-    has_running_statistics,
-    is_plain_batch_norm,
-    require_batch_norm,
-)
+from hast_cuda.networks.statistics import has_running_statistics, is_plain_batch_norm, require_batch_norm
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.networks.tracing import CannotMergeError
 from hast_cuda.ops import batch_norm_match, match_loss
@@ -47,14 +43,19 @@ class MatchedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor, residual: Any = None) -> Any:
         """[N, C, ...] -> same; records the statistics. ``residual`` is anything to add."""
         if self.running_mean is None or self.running_var is None:
-            message = "MatchedBatchNorm2d needs running statistics (track_running_stats=True)"
-            raise ValueError(message)
+            raise ValueError("MatchedBatchNorm2d needs running statistics (track_running_stats=True)")
         fused = fits(residual, input)
         y, self.batch_mean, self.batch_var, *again = batch_norm_match(
-            input, self.running_mean, self.running_var, self.weight, self.bias, self.eps,
-            activation=self.activation if fused else None, residual=residual if fused else None,
+            input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.eps,
+            activation=self.activation if fused else None,
+            residual=residual if fused else None,
             twice=fused and self.twice,
-        )  # fmt: skip
+        )
         if not fused:
             y = activate(y + residual, self.activation)
             again = [y]
@@ -117,8 +118,7 @@ class BatchStatistics:
                 merged = merge_batch_norms(self.model, self._take_along).model
             except CannotMergeError as reason:
                 if segments:
-                    message = f"the network cannot be cut in segments to checkpoint: {reason}"
-                    raise ValueError(message) from reason
+                    raise ValueError(f"the network cannot be cut in segments to checkpoint: {reason}") from reason
                 warn_unmerged(reason)
             else:
                 self.model = merged
@@ -152,8 +152,7 @@ class BatchStatistics:
         """Eq. 3 over the layers reached by the last forward."""
         reached = [m for m in self.layers if getattr(m, "batch_mean", None) is not None]
         if not reached:
-            message = "no BatchNorm layer was reached: run a forward pass first"
-            raise ValueError(message)
+            raise ValueError("no BatchNorm layer was reached: run a forward pass first")
         means, variances = [m.batch_mean for m in reached], [m.batch_var for m in reached]
         running = (
             [m.running_mean.to(s.dtype) for m, s in zip(reached, means, strict=True)],

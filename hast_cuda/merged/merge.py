@@ -15,12 +15,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.loops.warn import warn_caller
 from hast_cuda.networks.in_place import edited, edited_between, read_again
 from hast_cuda.networks.layer_graph import only_user, unary
-from hast_cuda.networks.statistics import (
-    has_hooks,
-    has_running_statistics,
-    is_patched,
-    is_plain_batch_norm,
-)
+from hast_cuda.networks.statistics import has_hooks, has_running_statistics, is_patched, is_plain_batch_norm
 from hast_cuda.networks.taps import Tap
 from hast_cuda.networks.tracing import ADD, ADD_METHODS, CannotMergeError, is_own, trace
 from hast_cuda.nn.activation import FakeQuantActivation
@@ -117,8 +112,7 @@ def _chain(norm: fx.Node, modules: dict[str, nn.Module], ends: Container[fx.Node
         chain.last = user
     operands = [(norm.args[0], norm), (chain.residual, total)]
     moved = any(  # the operands are read at the end of the chain instead
-        isinstance(value, fx.Node) and edited_between(value, read, chain.last, modules)
-        for value, read in operands
+        isinstance(value, fx.Node) and edited_between(value, read, chain.last, modules) for value, read in operands
     )
     return _Chain(norm, norm) if moved else chain
 
@@ -150,8 +144,7 @@ def _split(merged: fx.GraphModule, fused: dict[fx.Node, Any]) -> None:
             continue
         once = all(user.all_input_nodes.count(node) == 1 for user in users)
         pure = all(
-            user in fused
-            or (user.op == "call_module" and isinstance(modules[str(user.target)], _PURE))
+            user in fused or (user.op == "call_module" and isinstance(modules[str(user.target)], _PURE))
             for user in users
         )
         if not (once and pure):
@@ -165,10 +158,7 @@ def _split(merged: fx.GraphModule, fused: dict[fx.Node, Any]) -> None:
 
 def _only_node(name: str, nodes: Sequence[fx.Node]) -> fx.Node:
     if len(nodes) != 1:
-        message = (
-            f"watch: {name} is called {len(nodes)} times, or inside a module that is not followed"
-        )
-        raise CannotMergeError(message)
+        raise CannotMergeError(f"watch: {name} is called {len(nodes)} times, or inside a module that is not followed")
     return nodes[0]
 
 
@@ -214,16 +204,12 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
     """
     for name, module in model.named_modules():
         if has_hooks(module) and not has_running_statistics(module):  # those are leaves that stay
-            message = f"{name or 'the network'} has hooks, which would not be called"
-            raise CannotMergeError(message)
+            raise CannotMergeError(f"{name or 'the network'} has hooks, which would not be called")
     merged, outputs = trace(model)
     modules = dict(merged.named_modules())
     called = [n for n in merged.graph.nodes if n.op == "call_module"]
     calls = Counter(n.target for n in called)
-    norms = [
-        n for n in called
-        if calls[n.target] == 1 and unary(n) and _can_take_along(modules[n.target])
-    ]  # fmt: skip
+    norms = [n for n in called if calls[n.target] == 1 and unary(n) and _can_take_along(modules[n.target])]
     watched = {name: _only_node(name, outputs.get(name, [])) for name in watch}
     result = Merged(merged)
     fused: dict[fx.Node, Any] = {}
@@ -251,7 +237,4 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
 @typed
 def warn_unmerged(reason: CannotMergeError) -> None:
     """Say that a loop runs with more launches than it could."""
-    warn_caller(
-        f"BatchNorm layers are not merged with what follows them, which costs time: {reason}",
-        UserWarning,
-    )
+    warn_caller(f"BatchNorm layers are not merged with what follows them, which costs time: {reason}", UserWarning)

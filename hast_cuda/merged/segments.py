@@ -35,9 +35,7 @@ class Checkpointed(nn.Module):
         return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
-def checkpoint_segments(
-    network: fx.GraphModule, segments: int, forget: Callable[[], None]
-) -> nn.Module:
+def checkpoint_segments(network: fx.GraphModule, segments: int, forget: Callable[[], None]) -> nn.Module:
     """``network`` in ``segments`` parts of equally many nodes; its modules are shared.
 
     Gradients are those of ``network``, for one more forward pass. ``forget`` is called after each

@@ -6,21 +6,7 @@ from collections.abc import Callable
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_choice
-from hast_cuda.methods import (
-    ait,
-    dfq,
-    dsg,
-    dsg_il,
-    gdfq,
-    hast,
-    intraq,
-    qimera,
-    real_data,
-    rtn,
-    squant,
-    zeroq,
-    zeroq_il,
-)
+from hast_cuda.methods import ait, dfq, dsg, dsg_il, gdfq, hast, intraq, qimera, real_data, rtn, squant, zeroq, zeroq_il
 from hast_cuda.methods.recipe import DATASETS, PRESETS, Recipe, change
 
 __all__ = ["DATASETS", "PRESETS", "Recipe", "available", "change", "recipe"]

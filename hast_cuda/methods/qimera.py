@@ -8,11 +8,7 @@ from hast_cuda.methods import gdfq
 from hast_cuda.methods.recipe import Recipe, method
 
 # classes superposed, class embeddings, length of the latent
-_LATENTS = {
-    "cifar10": (2, "random", 64),
-    "cifar100": (10, "classifier", 64),
-    "imagenet": (500, "random", 512),
-}
+_LATENTS = {"cifar10": (2, "random", 64), "cifar100": (10, "classifier", 64), "imagenet": (500, "random", 512)}
 
 
 @method

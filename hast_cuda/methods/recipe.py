@@ -56,14 +56,12 @@ class Recipe:
         check_fields(self)
         if self.images == "none":
             if self.finetune.iterations:
-                message = "a recipe without images cannot fine-tune: set finetune.iterations to 0"
-                raise ValueError(message)
+                raise ValueError("a recipe without images cannot fine-tune: set finetune.iterations to 0")
             if self.finetune.calibration == "images" or self.finetune.shrink_ranges:
-                message = (
+                raise ValueError(
                     'a recipe without images finds ranges from "batch_norm" or a "generator", and '
                     "cannot shrink them by their error on images"
                 )
-                raise ValueError(message)
 
 
 def method(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
@@ -96,13 +94,9 @@ def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         section, _, field_name = name.partition(".")
         known = getattr(recipe, section) if section in SECTIONS else None
         if known is None or field_name not in {f.name for f in fields(known)}:
-            message = (
+            raise ValueError(
                 f"changes has {name!r}; expected a field of one of the sections "
                 f"{', '.join(SECTIONS)}, such as finetune.perturbation"
             )
-            raise ValueError(message)
         parts[section][field_name] = value
-    return replace(
-        recipe,
-        **{section: replace(getattr(recipe, section), **part) for section, part in parts.items()},
-    )
+    return replace(recipe, **{section: replace(getattr(recipe, section), **part) for section, part in parts.items()})

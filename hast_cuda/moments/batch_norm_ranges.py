@@ -60,12 +60,8 @@ def batch_norm_ranges(model: nn.Module, width: float = 6.0) -> nn.Module:
     try:
         inputs = input_distributions(model)
     except CannotMergeError as reason:
-        message = f"no ranges from BatchNorm parameters: {reason}; {_ADVICE}"
-        raise ValueError(message) from reason
-    ranges = {
-        name: _range(_seen(name, inputs), quantizer, width, name)
-        for name, quantizer in quantizers.items()
-    }
+        raise ValueError(f"no ranges from BatchNorm parameters: {reason}; {_ADVICE}") from reason
+    ranges = {name: _range(_seen(name, inputs), quantizer, width, name) for name, quantizer in quantizers.items()}
     for name, quantizer in quantizers.items():
         chosen = ranges[name]
         if chosen is not None:
@@ -83,21 +79,17 @@ def _seen(name: str, inputs: dict[str, list[Known]]) -> list[Known]:
     return [None] if any(parent in inputs for parent in parents) else []
 
 
-def _range(
-    seen: list[Known], quantizer: FakeQuantActivation, width: float, name: str
-) -> tuple[float, float] | None:
+def _range(seen: list[Known], quantizer: FakeQuantActivation, width: float, name: str) -> tuple[float, float] | None:
     known: list[Distribution] = []
     for distribution in seen:
         if distribution is None:
-            message = (
+            raise ValueError(
                 f"the distribution in front of the quantizer {name!r} is unknown: BatchNorm "
                 "statistics do not reach it through sums, activation functions and pooling; "
                 f"{_ADVICE}"
             )
-            raise ValueError(message)
         if not bool(torch.isfinite(distribution.mean + distribution.std).all()):
-            message = f"the BatchNorm parameters in front of the quantizer {name!r} are not finite"
-            raise ValueError(message)
+            raise ValueError(f"the BatchNorm parameters in front of the quantizer {name!r} are not finite")
         known.append(distribution.activated(quantizer.activation))
     if not known:
         return None

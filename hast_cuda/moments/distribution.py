@@ -43,9 +43,7 @@ class Distribution:
         if activation is None:
             return self
         low, high = 0.0, UPPER[activation]
-        clip, support = (
-            (min(max(a, low), high), max(min(b, high), low)) for a, b in (self.clip, self.support)
-        )
+        clip, support = ((min(max(a, low), high), max(min(b, high), low)) for a, b in (self.clip, self.support))
         return Distribution(self.mean, self.std, clip, support)
 
     def moments(self) -> tuple[Tensor, Tensor]:

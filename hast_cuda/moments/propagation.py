@@ -21,21 +21,57 @@ from hast_cuda.ops.activations import FUNCTIONS, METHODS, MODULES
 
 # Keep every channel's distribution, or nearly so: an average keeps the mean and has less spread.
 _KEEPING_MODULES = (
-    nn.Identity, Tap, nn.modules.dropout._DropoutNd, nn.MaxPool2d, nn.AvgPool2d, nn.Upsample,
-    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
-)  # fmt: skip
+    nn.Identity,
+    Tap,
+    nn.modules.dropout._DropoutNd,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.Upsample,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+)
 _KEEPING_FUNCTIONS: tuple[Callable[..., Any], ...] = (
-    F.dropout, F.dropout2d, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d,
-    F.adaptive_max_pool2d, torch.max_pool2d, torch.clone,
-)  # fmt: skip
+    F.dropout,
+    F.dropout2d,
+    F.max_pool2d,
+    F.avg_pool2d,
+    F.adaptive_avg_pool2d,
+    F.adaptive_max_pool2d,
+    torch.max_pool2d,
+    torch.clone,
+)
 _ELEMENTWISE_MODULES = (
-    nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh,
-    nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh,
-)  # fmt: skip
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.CELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Softplus,
+    nn.Hardtanh,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.Sigmoid,
+    nn.Tanh,
+)
 _ELEMENTWISE_FUNCTIONS: tuple[Callable[..., Any], ...] = (
-    F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.softplus, F.hardtanh,
-    F.hardswish, F.hardsigmoid, F.sigmoid, F.tanh, torch.sigmoid, torch.tanh,
-)  # fmt: skip
+    F.leaky_relu,
+    F.elu,
+    F.celu,
+    F.selu,
+    F.gelu,
+    F.silu,
+    F.mish,
+    F.softplus,
+    F.hardtanh,
+    F.hardswish,
+    F.hardsigmoid,
+    F.sigmoid,
+    F.tanh,
+    torch.sigmoid,
+    torch.tanh,
+)
 _ELEMENTWISE_METHODS = ("sigmoid", "tanh")
 _KEEPING_METHODS = ("contiguous", "clone", "detach")
 _RESHAPES = (torch.reshape, "view", "reshape")

@@ -30,8 +30,7 @@ def smallest_error_range(distributions: Sequence[Distribution], bits: int) -> tu
 
     def best(lows: Tensor, highs: Tensor) -> tuple[float, float]:
         low, high = torch.cartesian_prod(lows, highs).unbind(1)
-        errors = _errors(points, mass, fixed + (lower - fixed) * low,
-                         fixed + (upper - fixed) * high, bits)  # fmt: skip
+        errors = _errors(points, mass, fixed + (lower - fixed) * low, fixed + (upper - fixed) * high, bits)
         index = int(errors.argmin())
         return float(low[index]), float(high[index])
 
@@ -43,16 +42,13 @@ def smallest_error_range(distributions: Sequence[Distribution], bits: int) -> tu
     for zoom in range(1, 4):
         reach = 1 / (_COARSE * _FINE ** (zoom - 1))
         around = [
-            (share + steps * reach).clamp(1e-3, 1) if move else still
-            for share, move in zip(chosen, moves, strict=True)
+            (share + steps * reach).clamp(1e-3, 1) if move else still for share, move in zip(chosen, moves, strict=True)
         ]
         chosen = best(*around)
     return fixed + (lower - fixed) * chosen[0], fixed + (upper - fixed) * chosen[1]
 
 
-def _histogram(
-    distributions: Sequence[Distribution], lower: float, upper: float
-) -> tuple[Tensor, Tensor]:
+def _histogram(distributions: Sequence[Distribution], lower: float, upper: float) -> tuple[Tensor, Tensor]:
     """Values [P] and their chances [P]; what lies at or beyond an end is a point at that end."""
     edges = torch.linspace(lower, upper, _BINS + 1, dtype=torch.float64)
     chance = torch.stack([d.cumulative(edges) for d in distributions]).mean(0)

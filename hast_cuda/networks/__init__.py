@@ -7,10 +7,4 @@ from hast_cuda.networks.statistics import has_running_statistics, require_batch_
 from hast_cuda.networks.taps import Tap
 from hast_cuda.networks.tracing import CannotMergeError
 
-__all__ = [
-    "CannotMergeError",
-    "Tap",
-    "feature_layers",
-    "has_running_statistics",
-    "require_batch_norm",
-]
+__all__ = ["CannotMergeError", "Tap", "feature_layers", "has_running_statistics", "require_batch_norm"]

@@ -26,9 +26,8 @@ def _normalizers(module: nn.Module) -> list[str]:
     return [
         name
         for name, child in module.named_modules()
-        if name and has_running_statistics(child)
-        and not any(branch in name for branch in _SIDE_BRANCHES)
-    ]  # fmt: skip
+        if name and has_running_statistics(child) and not any(branch in name for branch in _SIDE_BRANCHES)
+    ]
 
 
 @typed
@@ -46,9 +45,7 @@ def feature_layers(model: nn.Module) -> list[str]:
     """
     modules = dict(model.named_modules())
     known = [
-        f"{name}.{_KNOWN_BLOCKS[type(m).__name__]}"
-        for name, m in modules.items()
-        if type(m).__name__ in _KNOWN_BLOCKS
+        f"{name}.{_KNOWN_BLOCKS[type(m).__name__]}" for name, m in modules.items() if type(m).__name__ in _KNOWN_BLOCKS
     ]
     known = [name for name in known if name in modules]
     if known:
@@ -56,15 +53,15 @@ def feature_layers(model: nn.Module) -> list[str]:
     blocks = {
         name: m
         for name, m in modules.items()
-        if name and _normalizers(m) and not has_running_statistics(m)
+        if name
+        and _normalizers(m)
+        and not has_running_statistics(m)
         and not isinstance(m, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-    }  # fmt: skip
+    }
     counts = Counter(type(m) for m in blocks.values())
     repeated = {name for name, m in blocks.items() if counts[type(m)] > 1}
     outermost = [
-        name
-        for name in repeated
-        if not any(name.startswith(f"{other}.") for other in repeated if other != name)
+        name for name in repeated if not any(name.startswith(f"{other}.") for other in repeated if other != name)
     ]
     if outermost:
         order = [name for name in modules if name in set(outermost)]
@@ -77,6 +74,5 @@ def require_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Modu
     modules = dict(model.named_modules())
     missing = [name for name in layers if not name or name not in modules]
     if missing:
-        message = f"feature layers {missing} are not modules of the network"
-        raise ValueError(message)
+        raise ValueError(f"feature layers {missing} are not modules of the network")
     return modules

@@ -17,15 +17,24 @@ from hast_cuda.ops.activations import MODULES
 
 Modules = Mapping[str, nn.Module]
 # Their outputs are new tensors; those of all others may be views of an input, or the input itself.
-_NEW_MODULES = (
-    nn.Conv2d, nn.Linear, nn.ReLU, nn.ReLU6, nn.MaxPool2d, nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-)  # fmt: skip
+_NEW_MODULES = (nn.Conv2d, nn.Linear, nn.ReLU, nn.ReLU6, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _NEW_FUNCTIONS: tuple[Callable[..., Any], ...] = (
-    operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.mul, torch.cat,
-    torch.relu, torch.sigmoid, F.relu, F.relu6, F.interpolate, F.max_pool2d, F.avg_pool2d,
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.truediv,
+    torch.add,
+    torch.mul,
+    torch.cat,
+    torch.relu,
+    torch.sigmoid,
+    F.relu,
+    F.relu6,
+    F.interpolate,
+    F.max_pool2d,
+    F.avg_pool2d,
     F.adaptive_avg_pool2d,
-)  # fmt: skip
+)
 _NEW_METHODS = ("add", "mul", "relu", "sigmoid", "mean", "clone")
 
 
@@ -38,9 +47,11 @@ def edited(node: fx.Node, modules: Modules) -> fx.Node | None:
         edits = target.endswith("_")
     elif node.op == "call_function":
         edits = (
-            target in ASSIGNMENTS or getattr(target, "__name__", "").endswith("_")
-            or node.kwargs.get("inplace") or (target in (F.relu, F.relu6) and True in node.args)
-        )  # fmt: skip
+            target in ASSIGNMENTS
+            or getattr(target, "__name__", "").endswith("_")
+            or node.kwargs.get("inplace")
+            or (target in (F.relu, F.relu6) and True in node.args)
+        )
     else:
         return None
     first = node.args[0] if node.args else node.kwargs.get("input")
@@ -131,7 +142,4 @@ def activations_read_again(model: nn.Module) -> set[nn.Module]:
     for node in traced.graph.nodes:
         if node.op == "call_module":
             calls.setdefault(modules[str(node.target)], []).append(node)
-    return {
-        m for m in in_place
-        if m not in calls or any(read_again(node, modules) for node in calls[m])
-    }  # fmt: skip
+    return {m for m in in_place if m not in calls or any(read_again(node, modules) for node in calls[m])}

@@ -34,18 +34,15 @@ class LayerGraph:
         try:
             traced, _ = trace(model)
         except CannotMergeError as reason:
-            message = (
+            raise ValueError(
                 f"the layers that follow one another cannot be found: {reason}; use the network "
                 "without folding, equalization and bias absorption"
-            )
-            raise ValueError(message) from reason
+            ) from reason
         self.modules = dict(traced.named_modules())
         self.nodes = list(traced.graph.nodes)
         self._calls = Counter(n.target for n in self.nodes if n.op == "call_module")
         self._read = {n.target for n in self.nodes if n.op == "get_attr"}
-        self._owners = Counter(
-            id(p) for m in self.modules.values() for p in m.parameters(recurse=False)
-        )
+        self._owners = Counter(id(p) for m in self.modules.values() for p in m.parameters(recurse=False))
 
     def called_once(self, node: fx.Node) -> nn.Module | None:
         """The module that ``node`` calls with one argument, if nothing else calls it."""

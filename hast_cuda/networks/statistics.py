@@ -42,10 +42,7 @@ def is_plain_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
     A subclass or an object with a forward of its own may do more, and so may a hook.
     """
     known = isinstance(module, _BatchNorm) and type(module).forward in _FORWARDS
-    return (
-        known and has_running_statistics(module)
-        and not is_patched(module) and not has_hooks(module)
-    )  # fmt: skip
+    return known and has_running_statistics(module) and not is_patched(module) and not has_hooks(module)
 
 
 @typed
@@ -60,12 +57,11 @@ def require_batch_norm(model: nn.Module) -> None:
     """
     layers = {n: m for n, m in model.named_modules() if has_running_statistics(m)}
     if not layers:
-        message = (
+        raise ValueError(
             "the network has no BatchNorm layer with running statistics, and synthesis matches "
             "images to those; use a network with BatchNorm (not yet folded into its "
             "convolutions) or quantize with images of your own"
         )
-        raise ValueError(message)
     for name, layer in layers.items():
         _check(f"running_mean of {name!r}", layer.running_mean, -LARGEST_STATISTIC)
         _check(f"running_var of {name!r}", layer.running_var, 0.0)
@@ -78,12 +74,11 @@ def _check(what: str, found: object, lowest: float) -> None:
     wrong = ~((found >= lowest) & (found <= LARGEST_STATISTIC))  # NaN is wrong too
     if bool(wrong.any()):
         channel = int(wrong.flatten().nonzero()[0])
-        message = (
+        raise ValueError(
             f"{what} is {float(found.flatten()[channel])} in channel {channel}; images are matched "
             f"to it, so it must lie between {lowest} and {LARGEST_STATISTIC}: check the weights "
             "that the network was loaded from"
         )
-        raise ValueError(message)
 
 
 def require_finite_weights(name: str, weight: Tensor, largest: float) -> None:
@@ -92,8 +87,7 @@ def require_finite_weights(name: str, weight: Tensor, largest: float) -> None:
         return
     reach = torch.linalg.vector_norm(weight.detach(), ord=torch.inf)
     if not bool(reach <= largest):
-        message = (
+        raise ValueError(
             f"the weight of layer {name!r} contains NaN, infinity or numbers beyond {largest}: "
             "check the weights that the network was loaded from"
         )
-        raise ValueError(message)

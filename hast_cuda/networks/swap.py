@@ -11,9 +11,7 @@ _OWN = frozenset(vars(nn.Module()))  # registrations and hooks
 _HOOKS = tuple(name for name in _OWN if "hook" in name and "state_dict" not in name)
 
 
-def swap_modules(
-    model: nn.Module, convert: Callable[[str, nn.Module], nn.Module | None]
-) -> nn.Module:
+def swap_modules(model: nn.Module, convert: Callable[[str, nn.Module], nn.Module | None]) -> nn.Module:
     """Put ``convert(name, module)`` where it is a module; edits ``model``, returns the new root.
 
     Children of a replaced module are not visited. A module registered under several names is

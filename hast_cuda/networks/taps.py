@@ -30,8 +30,7 @@ class Tap(nn.Module):
         """What passed, forgotten here: it would keep its graph."""
         found, self.found = self.found, None
         if found is None:
-            message = "nothing has passed this Tap since the last take(): run a forward pass first"
-            raise RuntimeError(message)
+            raise RuntimeError("nothing has passed this Tap since the last take(): run a forward pass first")
         return found
 
 

@@ -32,9 +32,7 @@ def _assignment(name: str) -> Callable[[Any, Any], Any]:
 
 
 iadd, isub, imul, itruediv = map(_assignment, ("iadd", "isub", "imul", "itruediv"))
-ASSIGNMENTS = (
-    iadd, isub, imul, itruediv, operator.iadd, operator.isub, operator.imul, operator.itruediv,
-)  # fmt: skip
+ASSIGNMENTS = (iadd, isub, imul, itruediv, operator.iadd, operator.isub, operator.imul, operator.itruediv)
 ADD = (operator.add, operator.iadd, torch.add, iadd)
 ADD_METHODS = ("add", "add_")
 
@@ -80,15 +78,11 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Modules that are one node."""
-        return (
-            is_own(m) or has_running_statistics(m)
-            or super().is_leaf_module(m, module_qualified_name)
-        )  # fmt: skip
+        return is_own(m) or has_running_statistics(m) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:  # fmt: skip
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Node, or what a module that is followed gives."""
         result = super().call_module(m, forward, args, kwargs)
         if isinstance(result, fx.Proxy):
@@ -107,8 +101,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]]:
         graph = tracer.trace(model, _defaults(model))
     except Exception as error:  # whatever the network's own code raises when given proxies
         reason = str(error).partition("\n")[0]
-        message = f"torch.fx cannot follow its forward ({type(error).__name__}: {reason})"
-        raise CannotMergeError(message) from error
+        raise CannotMergeError(f"torch.fx cannot follow its forward ({type(error).__name__}: {reason})") from error
     _forget_defaults(graph)
     return fx.GraphModule(model, graph), tracer.outputs
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from hast_cuda.checks.moved import moved_names
 from hast_cuda.nn.activation import FakeQuantActivation
-from hast_cuda.nn.calibrate import (
-    activation_quantizers,
-    calibrate,
-    freeze_ranges,
-    shrink_ranges,
-    unfreeze_ranges,
-)
+from hast_cuda.nn.calibrate import activation_quantizers, calibrate, freeze_ranges, shrink_ranges, unfreeze_ranges
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.nn.layers import quantized_once as quantized_once
 from hast_cuda.nn.quantize import Override, quantize

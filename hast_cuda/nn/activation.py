@@ -46,9 +46,15 @@ class FakeQuantActivation(nn.Module):
     inplace = False  # of objects that were pickled without it
 
     def __init__(
-        self, bits: int = 4, *, activation: str | None = None, beta: float = 0.9,
-        ema: str = "corrected", ste: str = "identity", inplace: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        bits: int = 4,
+        *,
+        activation: str | None = None,
+        beta: float = 0.9,
+        ema: str = "corrected",
+        ste: str = "identity",
+        inplace: bool = False,
+    ) -> None:
         super().__init__()
         _checks.bit_width("bits", bits)
         activation_code(activation)
@@ -101,8 +107,7 @@ class FakeQuantActivation(nn.Module):
             check_number(name, value)
         number = torch.as_tensor(value, dtype=torch.float64).detach()
         if number.numel() != 1:
-            message = f"{name} has shape {tuple(number.shape)}; expected one number"
-            raise ValueError(message)
+            raise ValueError(f"{name} has shape {tuple(number.shape)}; expected one number")
         return number.reshape(()).to(self.range_state.dtype)
 
     def state_for(self, x: Tensor) -> Tensor:
@@ -119,9 +124,14 @@ class FakeQuantActivation(nn.Module):
         _checks.floating("x", x)
         y = quantize_activation(
             x.clone() if self.inplace else x,  # the backward pass reads what went in
-            self.state_for(x), self.bits, activation=self.activation, observe=self.observing,
-            ema=self.ema, beta=self.beta, ste=self.ste,
-        )  # fmt: skip
+            self.state_for(x),
+            self.bits,
+            activation=self.activation,
+            observe=self.observing,
+            ema=self.ema,
+            beta=self.beta,
+            ste=self.ste,
+        )
         return x.copy_(y) if self.inplace else y
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FakeQuantActivation:

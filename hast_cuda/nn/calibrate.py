@@ -9,13 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import (
-    check_images,
-    check_positive,
-    check_range,
-    check_values,
-    explained_forward,
-)
+from hast_cuda.checks.values import check_images, check_positive, check_range, check_values, explained_forward
 from hast_cuda.loops.modes import eval_mode
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.layers import quantized_once
@@ -108,24 +102,21 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     finally:
         freeze_ranges(model)
     if seen < 0:
-        message = "batches is empty: calibration needs at least one batch of images, got none"
-        raise ValueError(message)
+        raise ValueError("batches is empty: calibration needs at least one batch of images, got none")
     for name, quantizer in quantizers.items():
         if not bool(torch.isfinite(quantizer.range_state).all()):
-            message = (
+            raise ValueError(
                 f"activation range of {name!r} is not finite after calibration: "
                 "the images or the network contain NaN or infinity"
             )
-            raise ValueError(message)
     return model
 
 
 @typed
 @torch.no_grad()
 def shrink_ranges(
-    model: nn.Module, images: Tensor, *, candidates: int = 40, smallest: float = 0.2,
-    power: float = 2.0,
-) -> nn.Module:  # fmt: skip
+    model: nn.Module, images: Tensor, *, candidates: int = 40, smallest: float = 0.2, power: float = 2.0
+) -> nn.Module:
     """Shrink every frozen activation range to the fraction with the smallest quantization error.
 
     Layer by layer in the order of execution, so that each search sees its quantized input: the
@@ -178,8 +169,7 @@ def shrink_ranges(
 
     open_ranges = [n for n, q in activation_quantizers(model).items() if q.observing]
     if open_ranges:
-        message = f"activation range of {open_ranges[0]!r} is not frozen: calibrate it first"
-        raise ValueError(message)
+        raise ValueError(f"activation range of {open_ranges[0]!r} is not frozen: calibrate it first")
     handles = [quantizer.register_forward_pre_hook(search) for quantizer in given]
     try:
         with eval_mode(model), quantized_once(model), explained_forward("images", images):

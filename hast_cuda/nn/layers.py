@@ -47,13 +47,10 @@ class FakeQuantConv2d(QuantizedWeight, nn.Conv2d):
     @classmethod
     @typed
     def from_float(
-        cls, conv: nn.Conv2d, *, weight_bits: int = 4, act_bits: int | None = None,
-        zero_point: str = "integer",
-    ) -> FakeQuantConv2d:  # fmt: skip
+        cls, conv: nn.Conv2d, *, weight_bits: int = 4, act_bits: int | None = None, zero_point: str = "integer"
+    ) -> FakeQuantConv2d:
         """Quantized layer that uses the parameters of ``conv`` (shared, not copied)."""
-        layer = cls(
-            **_arguments(conv), weight_bits=weight_bits, act_bits=act_bits, zero_point=zero_point
-        )
+        layer = cls(**_arguments(conv), weight_bits=weight_bits, act_bits=act_bits, zero_point=zero_point)
         return _adopt(layer, conv)
 
     def to_float(self) -> nn.Conv2d:
@@ -84,13 +81,10 @@ class FakeQuantLinear(QuantizedWeight, nn.Linear):
     @classmethod
     @typed
     def from_float(
-        cls, linear: nn.Linear, *, weight_bits: int = 4, act_bits: int | None = None,
-        zero_point: str = "integer",
-    ) -> FakeQuantLinear:  # fmt: skip
+        cls, linear: nn.Linear, *, weight_bits: int = 4, act_bits: int | None = None, zero_point: str = "integer"
+    ) -> FakeQuantLinear:
         """Quantized layer that uses the parameters of ``linear`` (shared, not copied)."""
-        layer = cls(
-            **_arguments(linear), weight_bits=weight_bits, act_bits=act_bits, zero_point=zero_point
-        )
+        layer = cls(**_arguments(linear), weight_bits=weight_bits, act_bits=act_bits, zero_point=zero_point)
         return _adopt(layer, linear)
 
     def to_float(self) -> nn.Linear:
@@ -109,12 +103,11 @@ def _arguments(layer: nn.Module) -> dict[str, Any]:
 def _adopt(layer: L, source: nn.Conv2d | nn.Linear) -> L:
     """``layer`` with the parameters, device and mode of ``source``."""
     if "weight" not in source._parameters:
-        message = (
+        raise ValueError(
             f"the weight of this {type(source).__name__} is computed from other parameters "
             "(weight_norm, spectral_norm, pruning); make it plain first, e.g. with "
             "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
         )
-        raise ValueError(message)
     for name, parameter in source.named_parameters(recurse=False):
         layer.register_parameter(name, parameter)
     if isinstance(source, QuantizedWeight):

@@ -28,9 +28,18 @@ _OWN_FORWARD = "not quantized: it has a forward of its own"
 LARGEST_WEIGHT = 1e28  # times the finest scale, 255e8 of a constant channel: still a float32
 _OTHER_WEIGHTS = (nn.Conv1d, nn.Conv3d, nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase)
 _OTHER_ACTIVATIONS = (
-    nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid,
-    nn.Sigmoid, nn.Tanh, nn.Softplus,
-)  # fmt: skip
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Softplus,
+)
 
 
 @dataclass(frozen=True)
@@ -81,9 +90,7 @@ class _Quantizer:
                 self.used.add(pattern)
         return chosen
 
-    def activation(
-        self, bits: int, source: nn.Module, fused: str | None = None
-    ) -> FakeQuantActivation:
+    def activation(self, bits: int, source: nn.Module, fused: str | None = None) -> FakeQuantActivation:
         quantizer = FakeQuantActivation(
             bits, activation=fused, ema=self.ema, ste=self.ste, inplace=source in self.in_place
         )
@@ -102,11 +109,7 @@ class _Quantizer:
         fused = MODULES.get(type(module))
         if fused is None:
             other = isinstance(module, _OTHER_ACTIVATIONS)
-            return (
-                self.note(name, module, 'not quantized: placement="all" covers it')
-                if other
-                else None
-            )
+            return self.note(name, module, 'not quantized: placement="all" covers it') if other else None
         act_bits = self.bits(name).act_bits
         if act_bits is None:
             return self.note(name, module, "kept in full precision")
@@ -115,9 +118,7 @@ class _Quantizer:
         self.note(name, module, "quantized output", act_bits=act_bits)
         return self.activation(act_bits, module, fused)
 
-    def weighted(
-        self, name: str, module: nn.Conv2d | nn.Linear, bits: Override
-    ) -> nn.Module | None:
+    def weighted(self, name: str, module: nn.Conv2d | nn.Linear, bits: Override) -> nn.Module | None:
         kind = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
         if isinstance(module, (FakeQuantConv2d, FakeQuantLinear)):
             return self.note(name, module, "already quantized, left as it is")
@@ -135,9 +136,7 @@ class _Quantizer:
         self.rows.append(Row(name, kind.__name__, bits.weight_bits, act_bits, note))
         return layer
 
-    def note(
-        self, name: str, module: nn.Module, text: str, *, act_bits: int | None = None
-    ) -> nn.Module | None:
+    def note(self, name: str, module: nn.Module, text: str, *, act_bits: int | None = None) -> nn.Module | None:
         """Write a row; None, for a module that stays."""
         self.rows.append(Row(name, type(module).__name__, None, act_bits, text))
         return None
@@ -154,10 +153,16 @@ def _relu_calls(model: nn.Module) -> int:
 
 @typed
 def quantize(
-    model: nn.Module, weight_bits: int = 4, act_bits: int | None = 4, *, placement: str = "relu",
-    overrides: Mapping[str, Override] | None = None, ema: str = "corrected",
-    ste: str = "identity", zero_point: str = "integer",
-) -> nn.Module:  # fmt: skip
+    model: nn.Module,
+    weight_bits: int = 4,
+    act_bits: int | None = 4,
+    *,
+    placement: str = "relu",
+    overrides: Mapping[str, Override] | None = None,
+    ema: str = "corrected",
+    ste: str = "identity",
+    zero_point: str = "integer",
+) -> nn.Module:
     """A fake-quantized copy of ``model``; the argument is never edited.
 
     Every Conv2d and Linear weight is quantized per output channel (Eq. 1-2), bias and BatchNorm
@@ -197,22 +202,25 @@ def quantize(
     _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
     student = copy.deepcopy(model)
     walk = _Quantizer(
-        default, placement, dict(overrides or {}), ema, ste, zero_point,
+        default,
+        placement,
+        dict(overrides or {}),
+        ema,
+        ste,
+        zero_point,
         activations_read_again(student) if placement == "relu" else (),
         next((p.device for p in model.parameters()), None),
-    )  # fmt: skip
+    )
     student = swap_modules(student, walk.convert)
     table = QuantizationTable(tuple(walk.rows))
     if not any(row.weight_bits for row in table.rows):
-        message = "the network has no Conv2d or Linear layer to quantize"
-        raise ValueError(message)
+        raise ValueError("the network has no Conv2d or Linear layer to quantize")
     unused = [p for p in walk.overrides if p not in walk.used]
     if unused:
-        message = (
+        raise ValueError(
             f"overrides match no layer: {unused}; names look like {table.rows[0].name!r}, and "
             "'block.*' covers every layer of a block"
         )
-        raise ValueError(message)
     if act_bits is not None and not table.quantized_activations:
         warn_caller(
             "no activation is quantized: the network has no nn.ReLU or nn.ReLU6 module (functional "

@@ -27,9 +27,8 @@ class QuantizedWeight(nn.Module):
     cached_weight: Tensor | None
 
     def __init__(
-        self, *args: Any, weight_bits: int = 4, act_bits: int | None = None,
-        zero_point: str = "integer", **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self, *args: Any, weight_bits: int = 4, act_bits: int | None = None, zero_point: str = "integer", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         _checks.bit_width("weight_bits", weight_bits)
         if act_bits is not None:
@@ -69,11 +68,10 @@ class QuantizedWeight(nn.Module):
             weight_range = torch.stack(self.weight.to(dtype).flatten(1).aminmax(dim=1))
         _checks.floating("weight_range", weight_range)
         if weight_range.shape != (2, channels):
-            message = (
+            raise ValueError(
                 f"weight_range has shape {tuple(weight_range.shape)}; expected (2, {channels}): "
                 "lower and upper end per output channel"
             )
-            raise ValueError(message)
         fixed = weight_range.to(self.weight.device, dtype).detach().clone()
         _checks.ordered_range(*fixed.cpu().unbind())
         self.weight_range = fixed
@@ -91,9 +89,7 @@ class QuantizedWeight(nn.Module):
             self.weight_range = exact.to(moved.device)
         return self
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         if f"{prefix}weight_range" in state_dict:
             dtype = arithmetic_dtype(self.weight.dtype)
             self.weight_range = self.weight.new_empty(2, self.weight.shape[0], dtype=dtype)

@@ -64,6 +64,5 @@ def quantization_table(model: nn.Module) -> QuantizationTable:
     """
     table = getattr(model, "quantization_table", None)
     if not isinstance(table, QuantizationTable):
-        message = "this network was not made by hast_cuda.quantize: it has no table"
-        raise ValueError(message)
+        raise ValueError("this network was not made by hast_cuda.quantize: it has no table")
     return table

@@ -24,10 +24,18 @@ Result = TypeVar("Result")
 
 LIBRARY = torch.library.Library("hast_cuda", "DEF")
 _SCHEMA_TYPES = {
-    "Tensor": "Tensor", "Tensor | None": "Tensor?", "list[Tensor]": "Tensor[]", "bool": "bool",
-    "int": "int", "int | None": "int?", "list[int]": "int[]", "float": "float", "str": "str",
-    "str | None": "str?", "None": "()",
-}  # fmt: skip
+    "Tensor": "Tensor",
+    "Tensor | None": "Tensor?",
+    "list[Tensor]": "Tensor[]",
+    "bool": "bool",
+    "int": "int",
+    "int | None": "int?",
+    "list[int]": "int[]",
+    "float": "float",
+    "str": "str",
+    "str | None": "str?",
+    "None": "()",
+}
 
 
 def _load_core() -> ModuleType | None:

@@ -40,11 +40,10 @@ def _new_slot(device: torch.device, count: int) -> Tensor:
     if count <= SLOT and used < SLOTS * len(banks):
         return banks[-1][used % SLOTS]
     if torch.cuda.is_current_stream_capturing():
-        message = (
+        raise RuntimeError(
             "hast_cuda needs its counters before CUDA graph capture: run the captured code once "
             "outside the capture on this device first"
         )
-        raise RuntimeError(message)
     if count > SLOT:
         slot = torch.zeros(count, dtype=torch.int32, device=device)
     else:

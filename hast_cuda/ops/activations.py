@@ -29,15 +29,17 @@ class FusedActivation:
 
 FUSED = (
     FusedActivation(
-        "relu", codes.Activation(1), float("inf"), nn.ReLU,
-        (F.relu, torch.relu, F.relu_, torch.relu_), ("relu", "relu_"),
+        "relu",
+        codes.Activation(1),
+        float("inf"),
+        nn.ReLU,
+        (F.relu, torch.relu, F.relu_, torch.relu_),
+        ("relu", "relu_"),
     ),
     FusedActivation("relu6", codes.Activation(2), 6.0, nn.ReLU6, (F.relu6,)),
-)  # fmt: skip
+)
 # Of every name; None is no activation.
-CODES: dict[str | None, codes.Activation] = {
-    None: codes.Activation(0), **{a.name: a.code for a in FUSED},
-}  # fmt: skip
+CODES: dict[str | None, codes.Activation] = {None: codes.Activation(0), **{a.name: a.code for a in FUSED}}
 UPPER = {a.name: a.upper for a in FUSED}
 # How a network says it, and its name.
 MODULES: dict[type[nn.Module], str] = {a.module: a.name for a in FUSED}

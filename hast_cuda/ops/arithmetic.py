@@ -34,9 +34,14 @@ def quantizer_parameters(
 
 
 def quantize_integers(
-    x: Tensor, lower: Tensor, upper: Tensor, bits: int, channel_axis: int | None = None,
-    *, real_zero_point: bool = False,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    bits: int,
+    channel_axis: int | None = None,
+    *,
+    real_zero_point: bool = False,
+) -> Tensor:
     """Integer codes ``clamp(round(S*x - z), -2^(n-1), 2^(n-1) - 1)`` of Eq. 1, as floats."""
     scale, zero = quantizer_parameters(lower, upper, bits, real_zero_point=real_zero_point)
     return integers(x, broadcast(scale, x, channel_axis), broadcast(zero, x, channel_axis), bits)

@@ -22,9 +22,8 @@ ENERGY_FLOOR = 1e-12  # as RANGE_FLOOR, for the norm of an all-zero attention ve
 
 
 def energy_loss_reference(
-    teacher: Sequence[Tensor], student: Sequence[Tensor], spatial: Sequence[int],
-    *, normalized: bool = True,
-) -> Tensor:  # fmt: skip
+    teacher: Sequence[Tensor], student: Sequence[Tensor], spatial: Sequence[int], *, normalized: bool = True
+) -> Tensor:
     """Eq. 13 between attention vectors [N, C]; ``spatial`` is the number of positions per map.
 
     ``normalized`` (as released): sum over layers of the mean over samples and channels of the
@@ -53,9 +52,7 @@ def attention_loss_reference(
     teacher: Sequence[Tensor], student: Sequence[Tensor], *, normalized: bool = True
 ) -> Tensor:
     """Eq. 13-14 over all pairs of maps [N, C, ...]."""
-    energies_t, energies_s = (
-        [channel_attention_reference(f) for f in maps] for maps in (teacher, student)
-    )
+    energies_t, energies_s = ([channel_attention_reference(f) for f in maps] for maps in (teacher, student))
     spatial = [f[0, 0].numel() for f in teacher]
     return energy_loss_reference(energies_t, energies_s, spatial, normalized=normalized)
 
@@ -71,9 +68,7 @@ def _with_gradients(
     return loss.detach(), grads[:split], grads[split:]
 
 
-def _outputs(
-    teacher: list[Tensor], student: list[Tensor]
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+def _outputs(teacher: list[Tensor], student: list[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     d_teacher, d_student = ([torch.empty_like(e) for e in side] for side in (teacher, student))
     return teacher[0].new_empty(()), d_teacher, d_student
 
@@ -87,11 +82,19 @@ def _attention_loss(
     first, batch = teacher[0], teacher[0].shape[0]
     scratch = _workspace.scratch(first, len(teacher) * batch, first.dtype)
     core.attention_loss(
-        teacher=pointers(teacher), student=pointers(student), teacher_gradient=pointers(d_teacher),
-        student_gradient=pointers(d_student), channels=[t.shape[1] for t in teacher],
-        spatial=spatial, batch=batch, loss=pointer(loss), scratch=pointer(scratch),
-        counters=_workspace.counters(first, 1), normalized=normalized, **launch(first),
-    )  # fmt: skip
+        teacher=pointers(teacher),
+        student=pointers(student),
+        teacher_gradient=pointers(d_teacher),
+        student_gradient=pointers(d_student),
+        channels=[t.shape[1] for t in teacher],
+        spatial=spatial,
+        batch=batch,
+        loss=pointer(loss),
+        scratch=pointer(scratch),
+        counters=_workspace.counters(first, 1),
+        normalized=normalized,
+        **launch(first),
+    )
     return loss, d_teacher, d_student
 
 
@@ -100,9 +103,7 @@ class _AttentionLoss(torch.autograd.Function):
     def forward(ctx: Any, normalized: bool, layers: int, *maps: Tensor) -> Tensor:
         energies = attention_vectors(list(maps))
         spatial = [m[0, 0].numel() for m in maps[:layers]]
-        loss, grads_t, grads_s = _attention_loss(
-            energies[:layers], energies[layers:], spatial, normalized
-        )
+        loss, grads_t, grads_s = _attention_loss(energies[:layers], energies[layers:], spatial, normalized)
         ctx.wanted = [i for i in range(2 * layers) if ctx.needs_input_grad[2 + i]]
         gradients = [*grads_t, *grads_s]
         ctx.save_for_backward(*(maps[i] for i in ctx.wanted), *(gradients[i] for i in ctx.wanted))
@@ -121,12 +122,8 @@ class _AttentionLoss(torch.autograd.Function):
 
 class _EnergyLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, normalized: bool, layers: int, spatial: list[int], *energies: Tensor
-    ) -> Tensor:
-        loss, grads_t, grads_s = _attention_loss(
-            list(energies[:layers]), list(energies[layers:]), spatial, normalized
-        )
+    def forward(ctx: Any, normalized: bool, layers: int, spatial: list[int], *energies: Tensor) -> Tensor:
+        loss, grads_t, grads_s = _attention_loss(list(energies[:layers]), list(energies[layers:]), spatial, normalized)
         gradients = [*grads_t, *grads_s]
         ctx.wanted = [i for i in range(2 * layers) if ctx.needs_input_grad[3 + i]]
         ctx.save_for_backward(*(gradients[i] for i in ctx.wanted))
@@ -143,9 +140,8 @@ class _EnergyLoss(torch.autograd.Function):
 
 
 def attention_energy_loss(
-    teacher: Sequence[Tensor], student: Sequence[Tensor], spatial: Sequence[int], *,
-    normalized: bool = True,
-) -> Tensor:  # fmt: skip
+    teacher: Sequence[Tensor], student: Sequence[Tensor], spatial: Sequence[int], *, normalized: bool = True
+) -> Tensor:
     """:func:`attention_loss` from attention vectors that are there already.
 
     Args:
@@ -167,37 +163,29 @@ def attention_energy_loss(
     _checks.flag("normalized", normalized)
     if not teacher or not len(teacher) == len(student) == len(spatial):
         counts = len(teacher), len(student), len(spatial)
-        message = (
-            f"expected equally many teacher and student vectors and spatial sizes (at least 1), "
-            f"got {counts}"
+        raise ValueError(
+            f"expected equally many teacher and student vectors and spatial sizes (at least 1), got {counts}"
         )
-        raise ValueError(message)
     first = teacher[0]
     for index, (a_t, a_s) in enumerate(zip(teacher, student, strict=True)):
         _checks.floating(f"teacher[{index}]", a_t)
         _checks.floating(f"student[{index}]", a_s)
         same = a_t.shape == a_s.shape and a_t.dtype == a_s.dtype == first.dtype
         if not same or a_t.dim() != 2 or a_t.shape[0] != first.shape[0] or not a_t.numel():
-            message = (
+            raise ValueError(
                 f"vector {index}: teacher {tuple(a_t.shape)} {a_t.dtype} and student "
                 f"{tuple(a_s.shape)} {a_s.dtype} must both be [N, C], not empty, of one dtype, "
                 "with the same N for all vectors"
             )
-            raise ValueError(message)
         if a_t.dtype not in (torch.float32, torch.float64):
-            message = (
-                f"teacher[{index}] has dtype {a_t.dtype}; attention vectors are float32, or float64"
-            )
-            raise TypeError(message)
+            raise TypeError(f"teacher[{index}] has dtype {a_t.dtype}; attention vectors are float32, or float64")
         _checks.same_device(f"teacher[{index}]", a_t, "teacher[0]", first)
         _checks.same_device(f"student[{index}]", a_s, "teacher[0]", first)
     loss: Tensor = _EnergyLoss.apply(normalized, len(teacher), spatial, *teacher, *student)
     return loss
 
 
-def attention_loss(
-    teacher: Sequence[Tensor], student: Sequence[Tensor], *, normalized: bool = True
-) -> Tensor:
+def attention_loss(teacher: Sequence[Tensor], student: Sequence[Tensor], *, normalized: bool = True) -> Tensor:
     """Feature-alignment loss of Eq. 13-14 over all pairs of maps.
 
     Args:
@@ -223,24 +211,20 @@ def attention_loss(
     student = _checks.tensors("student", student)
     _checks.flag("normalized", normalized)
     if not teacher or len(teacher) != len(student):
-        message = (
-            "expected equally many teacher and student maps (at least 1), got "
-            f"{len(teacher)} and {len(student)}"
+        raise ValueError(
+            f"expected equally many teacher and student maps (at least 1), got {len(teacher)} and {len(student)}"
         )
-        raise ValueError(message)
     for index, (map_t, map_s) in enumerate(zip(teacher, student, strict=True)):
         check_map(f"teacher[{index}]", map_t)
         check_map(f"student[{index}]", map_s)
         _checks.same_device(f"teacher[{index}]", map_t, "teacher[0]", teacher[0])
         _checks.same_device(f"student[{index}]", map_s, "teacher[0]", teacher[0])
         if map_t.shape != map_s.shape or map_t.shape[0] != teacher[0].shape[0]:
-            message = (
+            raise ValueError(
                 f"map {index}: teacher {tuple(map_t.shape)} and student {tuple(map_s.shape)} must "
                 f"have one shape with batch {teacher[0].shape[0]}"
             )
-            raise ValueError(message)
         if (map_t.dtype == torch.float64) != (map_s.dtype == torch.float64):
-            message = f"map {index}: teacher is {map_t.dtype} and student {map_s.dtype}"
-            raise ValueError(message)
+            raise ValueError(f"map {index}: teacher is {map_t.dtype} and student {map_s.dtype}")
     loss: Tensor = _AttentionLoss.apply(normalized, len(teacher), *teacher, *student)
     return loss

@@ -12,9 +12,8 @@ from hast_cuda.ops.arithmetic import arithmetic_dtype, broadcast
 
 
 def affine(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-    bias: Tensor | None, eps: float,
-) -> Tensor:  # fmt: skip
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
     """Eval-mode BatchNorm ``weight*(x - running_mean)/sqrt(running_var + eps) + bias``."""
     scale = torch.rsqrt(running_var + eps)
     if weight is not None:
@@ -24,20 +23,13 @@ def affine(
 
 
 def parameters(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-    bias: Tensor | None,
-) -> list[Tensor | None]:  # fmt: skip
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> list[Tensor | None]:
     """The four vectors [C] in the arithmetic dtype of ``x``; errors name the one that is wrong."""
     if x.dim() < 2 or x.numel() == 0:
-        message = f"x has shape {tuple(x.shape)}; expected [N, C, ...] with at least one element"
-        raise ValueError(message)
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected [N, C, ...] with at least one element")
     dtype = arithmetic_dtype(x.dtype)
-    named = {
-        "running_mean": running_mean,
-        "running_var": running_var,
-        "weight": weight,
-        "bias": bias,
-    }
+    named = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     return [_parameter(name, value, x, dtype) for name, value in named.items()]
 
 
@@ -47,8 +39,7 @@ def _parameter(name: str, value: Any, x: Tensor, dtype: torch.dtype) -> Tensor |
     _checks.floating(name, value)
     _checks.same_device(name, value, "x", x)
     if value.shape != (x.shape[1],):
-        message = f"{name} has shape {tuple(value.shape)}; expected ({x.shape[1]},) as x.shape[1]"
-        raise ValueError(message)
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected ({x.shape[1]},) as x.shape[1]")
     ready: Tensor = value.to(dtype).contiguous()
     return ready
 
@@ -60,7 +51,4 @@ def check_alike(name: str, t: Tensor | None, x: Tensor) -> None:
     _checks.floating(name, t)
     _checks.same_device(name, t, "x", x)
     if t.shape != x.shape or t.dtype != x.dtype:
-        message = (
-            f"{name} is {tuple(t.shape)} {t.dtype}; expected {tuple(x.shape)} {x.dtype} like x"
-        )
-        raise ValueError(message)
+        raise ValueError(f"{name} is {tuple(t.shape)} {t.dtype}; expected {tuple(x.shape)} {x.dtype} like x")

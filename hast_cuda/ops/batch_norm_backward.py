@@ -26,21 +26,36 @@ def choose_gate(*, gated: bool, output_tells: bool, reads_x: bool, with_residual
     return GATE_BY_INPUT
 
 
-def upstream(
-    first: Tensor | None, second: Tensor | None = None
-) -> tuple[Tensor | None, Tensor | None]:
+def upstream(first: Tensor | None, second: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
     """The two gradients of an output that went two ways; the second is None unless both are."""
     return (second, None) if first is None else (first, second)
 
 
 def batch_norm_backward_reference(
-    dy: Tensor | None, dy2: Tensor | None, dmean: Tensor | None, dvar: Tensor | None,
-    denergy: Tensor | None, dmap: Tensor | None, x: Tensor, y: Tensor | None,
-    residual: Tensor | None, target: Tensor | None, mean: Tensor | None, running_mean: Tensor,
-    running_var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float,
-    bounds: Tensor | None, bits: int, activation: str | None, gate: int, need_residual: bool,
-    need_affine: bool, need_target: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    dy: Tensor | None,
+    dy2: Tensor | None,
+    dmean: Tensor | None,
+    dvar: Tensor | None,
+    denergy: Tensor | None,
+    dmap: Tensor | None,
+    x: Tensor,
+    y: Tensor | None,
+    residual: Tensor | None,
+    target: Tensor | None,
+    mean: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    bounds: Tensor | None,
+    bits: int,
+    activation: str | None,
+    gate: int,
+    need_residual: bool,
+    need_affine: bool,
+    need_target: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients (x, residual, weight, bias, target) of both BatchNorm ops; unwanted ones are empty.
 
     ``dx = a*du + dmean/n + 2*dvar*(x - mean)/n``, ``du = g + dmap + 2*denergy*(u - target)``,
@@ -59,9 +74,13 @@ def batch_norm_backward_reference(
     if passing is not None:
         bound = bounds if by_input else None
         g = fake_quantize_backward_reference(
-            g, passing, *((bound[0:1], bound[1:2]) if bound is not None else (passing,) * 2), bits,
-            activation=activation, clipped=bound is not None,
-        )  # fmt: skip
+            g,
+            passing,
+            *((bound[0:1], bound[1:2]) if bound is not None else (passing,) * 2),
+            bits,
+            activation=activation,
+            clipped=bound is not None,
+        )
     dresidual = g.to(x.dtype) if need_residual else x.new_empty(0)
     dtarget = x.new_empty(0)
     if dmap is not None:
@@ -88,22 +107,37 @@ def _gradients(
     x: Tensor, running_mean: Tensor, need_residual: bool, need_affine: bool, need_target: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Empty ones of x, residual, weight, bias and target; nothing where none is needed."""
-    dresidual, dtarget = (
-        torch.empty_like(x) if needed else x.new_empty(0) for needed in (need_residual, need_target)
-    )
+    dresidual, dtarget = (torch.empty_like(x) if needed else x.new_empty(0) for needed in (need_residual, need_target))
     dweight, dbias = (running_mean.new_empty(x.shape[1] if need_affine else 0) for _ in range(2))
     return torch.empty_like(x), dresidual, dweight, dbias, dtarget
 
 
 @operator(batch_norm_backward_reference, _gradients)
 def batch_norm_backward(
-    dy: Tensor | None, dy2: Tensor | None, dmean: Tensor | None, dvar: Tensor | None,
-    denergy: Tensor | None, dmap: Tensor | None, x: Tensor, y: Tensor | None,
-    residual: Tensor | None, target: Tensor | None, mean: Tensor | None, running_mean: Tensor,
-    running_var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float,
-    bounds: Tensor | None, bits: int, activation: str | None, gate: int, need_residual: bool,
-    need_affine: bool, need_target: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    dy: Tensor | None,
+    dy2: Tensor | None,
+    dmean: Tensor | None,
+    dvar: Tensor | None,
+    denergy: Tensor | None,
+    dmap: Tensor | None,
+    x: Tensor,
+    y: Tensor | None,
+    residual: Tensor | None,
+    target: Tensor | None,
+    mean: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    bounds: Tensor | None,
+    bits: int,
+    activation: str | None,
+    gate: int,
+    need_residual: bool,
+    need_affine: bool,
+    need_target: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients as :func:`batch_norm_backward_reference`, from one read of every operand."""
     x = _layout.dense(x)
     dy, dy2, dmap = (None if d is None else _layout.like(d.to(x.dtype), x) for d in (dy, dy2, dmap))
@@ -118,13 +152,35 @@ def batch_norm_backward(
         scratch = _workspace.scratch(x, count, torch.float64)
         counters = _workspace.counters(x, shape["channels"])
     core.batch_norm_backward(
-        x=pointer(x), y=pointer(y), residual=pointer(residual), target=pointer(target),
-        dy=pointer(dy), dy2=pointer(dy2), dmean=pointer(dmean), dvar=pointer(dvar),
-        denergy=pointer(denergy), dmap=pointer(dmap), mean=pointer(mean),
-        running_mean=pointer(running_mean), running_var=pointer(running_var),
-        weight=pointer(weight), bias=pointer(bias), eps=eps, range=pointer(bounds), bits=bits,
-        dx=dx, dresidual=dresidual, dtarget=dtarget, dweight=dweight, dbias=dbias,
-        scratch=pointer(scratch), counters=counters, images=x.shape[0],
-        activation=CODES[activation], gate=Gate(gate), **shape, **place,
-    )  # fmt: skip
+        x=pointer(x),
+        y=pointer(y),
+        residual=pointer(residual),
+        target=pointer(target),
+        dy=pointer(dy),
+        dy2=pointer(dy2),
+        dmean=pointer(dmean),
+        dvar=pointer(dvar),
+        denergy=pointer(denergy),
+        dmap=pointer(dmap),
+        mean=pointer(mean),
+        running_mean=pointer(running_mean),
+        running_var=pointer(running_var),
+        weight=pointer(weight),
+        bias=pointer(bias),
+        eps=eps,
+        range=pointer(bounds),
+        bits=bits,
+        dx=dx,
+        dresidual=dresidual,
+        dtarget=dtarget,
+        dweight=dweight,
+        dbias=dbias,
+        scratch=pointer(scratch),
+        counters=counters,
+        images=x.shape[0],
+        activation=CODES[activation],
+        gate=Gate(gate),
+        **shape,
+        **place,
+    )
     return results

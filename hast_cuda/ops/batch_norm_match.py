@@ -13,19 +13,20 @@ from hast_cuda.ops._registry import core, launch, operator, pointer
 from hast_cuda.ops.activations import CODES, activate, activation_code
 from hast_cuda.ops.arithmetic import arithmetic_dtype
 from hast_cuda.ops.batch_norm import affine, check_alike, parameters
-from hast_cuda.ops.batch_norm_backward import (
-    GATE_BY_OUTPUT,
-    batch_norm_backward,
-    choose_gate,
-    upstream,
-)
+from hast_cuda.ops.batch_norm_backward import GATE_BY_OUTPUT, batch_norm_backward, choose_gate, upstream
 
 
 def batch_norm_match_reference(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-    bias: Tensor | None, eps: float, *, activation: str | None = None,
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    activation: str | None = None,
     residual: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:
     """Eval-mode BatchNorm of ``x`` and the batch mean and biased variance that Eq. 3 compares."""
     dtype = arithmetic_dtype(x.dtype)
     wide = x.to(dtype)
@@ -43,9 +44,15 @@ def _outputs(x: Tensor, running_mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @operator(batch_norm_match_reference, _outputs)
 def _batch_norm_match(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-    bias: Tensor | None, eps: float, activation: str | None, residual: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str | None,
+    residual: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     x = _layout.dense(x)
     residual = None if residual is None else _layout.like(residual, x)
     shape, place = _layout.extents(x, 1), launch(x)
@@ -53,36 +60,46 @@ def _batch_norm_match(
     count = core.batch_norm_match_scratch(**shape, device=place["device"])
     scratch = _workspace.scratch(x, count, torch.float64)
     core.batch_norm_match(
-        x=pointer(x), residual=pointer(residual), y=pointer(y), mean=pointer(mean),
-        var=pointer(var), running_mean=pointer(running_mean), running_var=pointer(running_var),
-        weight=pointer(weight), bias=pointer(bias), eps=eps, activation=CODES[activation],
-        scratch=pointer(scratch), counters=_workspace.counters(x, shape["channels"]), **shape,
+        x=pointer(x),
+        residual=pointer(residual),
+        y=pointer(y),
+        mean=pointer(mean),
+        var=pointer(var),
+        running_mean=pointer(running_mean),
+        running_var=pointer(running_var),
+        weight=pointer(weight),
+        bias=pointer(bias),
+        eps=eps,
+        activation=CODES[activation],
+        scratch=pointer(scratch),
+        counters=_workspace.counters(x, shape["channels"]),
+        **shape,
         **place,
-    )  # fmt: skip
+    )
     return y, mean, var
 
 
 class _BatchNormMatch(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
-        bias: Tensor | None, eps: float, activation: str | None, residual: Tensor | None,
+        ctx: Any,
+        x: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        activation: str | None,
+        residual: Tensor | None,
         twice: bool,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        outputs = _batch_norm_match(
-            x, running_mean, running_var, weight, bias, eps, activation, residual
-        )
+    ) -> tuple[Tensor, ...]:
+        outputs = _batch_norm_match(x, running_mean, running_var, weight, bias, eps, activation, residual)
         y, mean, _ = outputs
         gate = choose_gate(
-            gated=activation is not None,
-            output_tells=True,
-            reads_x=True,
-            with_residual=residual is not None,
+            gated=activation is not None, output_tells=True, reads_x=True, with_residual=residual is not None
         )
         by_output = gate == GATE_BY_OUTPUT
-        ctx.save_for_backward(
-            x, y if by_output else None, mean, running_mean, running_var, weight, bias
-        )
+        ctx.save_for_backward(x, y if by_output else None, mean, running_mean, running_var, weight, bias)
         ctx.eps, ctx.activation, ctx.gate = eps, activation, gate
         ctx.set_materialize_grads(False)
         return (*outputs, y.detach()) if twice else outputs
@@ -96,24 +113,56 @@ class _BatchNormMatch(torch.autograd.Function):
         need_affine = (needs[3] or needs[4]) and dy is not None
         changed = bool(ctx.gate) or dy2 is not None
         dx, dresidual, dweight, dbias, _ = batch_norm_backward(
-            dy, dy2, grads[1], grads[2], None, None, x, y, None, None, mean, running_mean,
-            running_var, weight, bias, ctx.eps, None, 0, ctx.activation, ctx.gate,
-            need_residual and changed, need_affine, False,
-        )  # fmt: skip
+            dy,
+            dy2,
+            grads[1],
+            grads[2],
+            None,
+            None,
+            x,
+            y,
+            None,
+            None,
+            mean,
+            running_mean,
+            running_var,
+            weight,
+            bias,
+            ctx.eps,
+            None,
+            0,
+            ctx.activation,
+            ctx.gate,
+            need_residual and changed,
+            need_affine,
+            False,
+        )
         passed = dresidual if changed else dy  # where nothing stops it, no copy
         return (
-            dx if needs[0] else None, None, None,
+            dx if needs[0] else None,
+            None,
+            None,
             dweight if needs[3] and need_affine else None,
             dbias if needs[4] and need_affine else None,
-            None, None, passed if need_residual else None, None,
-        )  # fmt: skip
+            None,
+            None,
+            passed if need_residual else None,
+            None,
+        )
 
 
 def batch_norm_match(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None = None,
-    bias: Tensor | None = None, eps: float = 1e-5, *, activation: str | None = None,
-    residual: Tensor | None = None, twice: bool = False,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    twice: bool = False,
+) -> tuple[Tensor, ...]:
     """Eval-mode BatchNorm and, from the same read of ``x``, the batch statistics of Eq. 3.
 
     ``y = act(weight*(x - running_mean)/sqrt(running_var + eps) + bias + residual)``;

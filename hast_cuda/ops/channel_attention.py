@@ -21,9 +21,7 @@ def channel_attention_reference(feature: Tensor) -> Tensor:
     return feature.to(arithmetic_dtype(feature.dtype)).square().flatten(2).sum(2)
 
 
-def _gradients_reference(
-    coefficients: list[Tensor], maps: list[Tensor], scale: Tensor | None
-) -> list[Tensor]:
+def _gradients_reference(coefficients: list[Tensor], maps: list[Tensor], scale: Tensor | None) -> list[Tensor]:
     outputs = []
     for coefficient, item in zip(coefficients, maps, strict=True):
         factor = 2 * coefficient if scale is None else 2 * coefficient * scale
@@ -68,16 +66,12 @@ def _channel_attention(maps: list[Tensor]) -> list[Tensor]:
     maps = [_layout.dense(m) for m in maps]
     outputs = [a if m.numel() else a.zero_() for a, m in zip(_vectors(maps), maps, strict=True)]
     for members in _by_dtype(maps):
-        core.channel_attention(
-            energies=pointers([outputs[i] for i in members]), **_table([maps[i] for i in members])
-        )
+        core.channel_attention(energies=pointers([outputs[i] for i in members]), **_table([maps[i] for i in members]))
     return outputs
 
 
 @operator(_gradients_reference, lambda maps: [torch.empty_like(m) for m in maps])
-def _channel_attention_backward(
-    coefficients: list[Tensor], maps: list[Tensor], scale: Tensor | None
-) -> list[Tensor]:
+def _channel_attention_backward(coefficients: list[Tensor], maps: list[Tensor], scale: Tensor | None) -> list[Tensor]:
     maps = [_layout.dense(m) for m in maps]
     coefficients = [c.contiguous() for c in coefficients]
     outputs = [torch.empty_like(m) for m in maps]
@@ -86,9 +80,10 @@ def _channel_attention_backward(
         factor = None if scale is None else scale.to(arithmetic_dtype(own[0].dtype))
         core.channel_attention_backward(
             coefficients=pointers([coefficients[i] for i in members]),
-            gradients=pointers([outputs[i] for i in members]), scale=pointer(factor),
+            gradients=pointers([outputs[i] for i in members]),
+            scale=pointer(factor),
             **_table(own),
-        )  # fmt: skip
+        )
     return outputs
 
 
@@ -110,8 +105,7 @@ def check_map(name: str, feature: Tensor) -> None:
     """``feature`` is a map [N, C, ...] with elements."""
     _checks.floating(name, feature)
     if feature.dim() < 3 or feature.numel() == 0:
-        message = f"{name} has shape {tuple(feature.shape)}; expected [N, C, H, W], not empty"
-        raise ValueError(message)
+        raise ValueError(f"{name} has shape {tuple(feature.shape)}; expected [N, C, H, W], not empty")
 
 
 def channel_attention(feature: Tensor) -> Tensor:

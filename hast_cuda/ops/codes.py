@@ -14,9 +14,4 @@ Reduction = NewType("Reduction", int)  # of match_loss
 Device = NewType("Device", int)  # -1 for the CPU, else the CUDA device index
 Stream = NewType("Stream", int)  # a cudaStream_t
 
-DTYPES = {
-    torch.float32: DType(0),
-    torch.float16: DType(1),
-    torch.bfloat16: DType(2),
-    torch.float64: DType(3),
-}
+DTYPES = {torch.float32: DType(0), torch.float16: DType(1), torch.bfloat16: DType(2), torch.float64: DType(3)}

@@ -18,10 +18,7 @@ from hast_cuda.ops.arithmetic import arithmetic_dtype
 
 def distillation_loss_reference(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """Eq. 6: ``KL(softmax(t/T) || softmax(s/T))``, summed over classes, averaged over the batch."""
-    log_p, log_q = (
-        F.log_softmax(x.to(arithmetic_dtype(x.dtype)) / temperature, dim=1)
-        for x in (teacher, student)
-    )
+    log_p, log_q = (F.log_softmax(x.to(arithmetic_dtype(x.dtype)) / temperature, dim=1) for x in (teacher, student))
     return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
@@ -34,16 +31,10 @@ def _with_gradients(
         loss = distillation_loss_reference(leaves[0], leaves[1], temperature)
         d_teacher, d_student = torch.autograd.grad(loss, leaves)
     empty = loss.new_empty(0)
-    return (
-        loss.detach(),
-        d_teacher if need_teacher else empty,
-        d_student if need_student else empty.clone(),
-    )
+    return (loss.detach(), d_teacher if need_teacher else empty, d_student if need_student else empty.clone())
 
 
-def _outputs(
-    teacher: Tensor, student: Tensor, need_teacher: bool, need_student: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _outputs(teacher: Tensor, student: Tensor, need_teacher: bool, need_student: bool) -> tuple[Tensor, Tensor, Tensor]:
     loss = teacher.new_empty((), dtype=arithmetic_dtype(teacher.dtype))
     return (
         loss,
@@ -61,11 +52,18 @@ def _distillation_loss(
     rows, classes = teacher.shape
     scratch = _workspace.scratch(teacher, rows, torch.float64)
     core.distillation_loss(
-        teacher=pointer(teacher), student=pointer(student), teacher_gradient=pointer(d_teacher),
-        student_gradient=pointer(d_student), loss=pointer(loss), scratch=pointer(scratch),
-        counters=_workspace.counters(teacher, 1), temperature=temperature, rows=rows,
-        classes=classes, **launch(teacher),
-    )  # fmt: skip
+        teacher=pointer(teacher),
+        student=pointer(student),
+        teacher_gradient=pointer(d_teacher),
+        student_gradient=pointer(d_student),
+        loss=pointer(loss),
+        scratch=pointer(scratch),
+        counters=_workspace.counters(teacher, 1),
+        temperature=temperature,
+        rows=rows,
+        classes=classes,
+        **launch(teacher),
+    )
     return loss, d_teacher, d_student
 
 
@@ -118,13 +116,11 @@ def distillation_loss(teacher: Tensor, student: Tensor, temperature: float) -> T
     _checks.logits("student", student)
     _checks.same_device("student", student, "teacher", teacher)
     if teacher.shape != student.shape:
-        message = f"teacher {tuple(teacher.shape)} and student {tuple(student.shape)} differ"
-        raise ValueError(message)
+        raise ValueError(f"teacher {tuple(teacher.shape)} and student {tuple(student.shape)} differ")
     _checks.positive("temperature", temperature)
     if teacher.dtype != student.dtype:
         if torch.float64 in (teacher.dtype, student.dtype):
-            message = f"teacher is {teacher.dtype} and student {student.dtype}; convert one of them"
-            raise ValueError(message)
+            raise ValueError(f"teacher is {teacher.dtype} and student {student.dtype}; convert one of them")
         teacher, student = teacher.float(), student.float()
     loss: Tensor = _DistillationLoss.apply(teacher, student, float(temperature))
     return loss

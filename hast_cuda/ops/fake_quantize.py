@@ -17,9 +17,15 @@ from hast_cuda.ops.arithmetic import arithmetic_dtype, broadcast, integers, quan
 
 
 def fake_quantize_reference(
-    x: Tensor, lower: Tensor, upper: Tensor, bits: int, channel_axis: int | None = None,
-    *, real_zero_point: bool = False, activation: str | None = None,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    bits: int,
+    channel_axis: int | None = None,
+    *,
+    real_zero_point: bool = False,
+    activation: str | None = None,
+) -> Tensor:
     """``(q + z) / S`` of Eq. 2, rounded to the dtype of ``x``."""
     y = activate(x.to(arithmetic_dtype(x.dtype)), activation)
     scale, zero = (
@@ -30,10 +36,17 @@ def fake_quantize_reference(
 
 
 def fake_quantize_backward_reference(
-    grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, bits: int,
-    channel_axis: int | None = None, *, real_zero_point: bool = False,
-    activation: str | None = None, clipped: bool = False,
-) -> Tensor:  # fmt: skip
+    grad: Tensor,
+    x: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    bits: int,
+    channel_axis: int | None = None,
+    *,
+    real_zero_point: bool = False,
+    activation: str | None = None,
+    clipped: bool = False,
+) -> Tensor:
     """Straight-through gradient: ``grad`` where the activation (and a clipped grid) passes."""
     passes = torch.ones_like(x, dtype=torch.bool)
     if activation is not None:
@@ -43,41 +56,65 @@ def fake_quantize_backward_reference(
     if clipped:
         y = activate(x.to(arithmetic_dtype(x.dtype)), activation)
         scale, zero = quantizer_parameters(lower, upper, bits, real_zero_point=real_zero_point)
-        codes = torch.round(
-            broadcast(scale, x, channel_axis) * y - broadcast(zero, x, channel_axis)
-        )
+        codes = torch.round(broadcast(scale, x, channel_axis) * y - broadcast(zero, x, channel_axis))
         passes &= (codes >= -(2 ** (bits - 1))) & (codes <= 2 ** (bits - 1) - 1)
     return torch.where(passes, grad, torch.zeros((), dtype=grad.dtype, device=grad.device))
 
 
 @operator(fake_quantize_reference, like_x)
 def _fake_quantize(
-    x: Tensor, lower: Tensor, upper: Tensor, bits: int, channel_axis: int | None,
-    real_zero_point: bool, activation: str | None,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    bits: int,
+    channel_axis: int | None,
+    real_zero_point: bool,
+    activation: str | None,
+) -> Tensor:
     x = _layout.dense(x)
     y = torch.empty_like(x)
     core.fake_quantize(
-        x=pointer(x), y=pointer(y), lower=pointer(lower), upper=pointer(upper), bits=bits,
-        real_zero_point=real_zero_point, activation=CODES[activation],
-        **_layout.extents(x, channel_axis), **launch(x),
-    )  # fmt: skip
+        x=pointer(x),
+        y=pointer(y),
+        lower=pointer(lower),
+        upper=pointer(upper),
+        bits=bits,
+        real_zero_point=real_zero_point,
+        activation=CODES[activation],
+        **_layout.extents(x, channel_axis),
+        **launch(x),
+    )
     return y
 
 
 @operator(fake_quantize_backward_reference, like_x)
 def _fake_quantize_backward(
-    grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, bits: int, channel_axis: int | None,
-    real_zero_point: bool, activation: str | None, clipped: bool,
-) -> Tensor:  # fmt: skip
+    grad: Tensor,
+    x: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    bits: int,
+    channel_axis: int | None,
+    real_zero_point: bool,
+    activation: str | None,
+    clipped: bool,
+) -> Tensor:
     x = _layout.dense(x)
     dy = _layout.like(grad.to(x.dtype), x)
     dx = torch.empty_like(x)
     core.fake_quantize_backward(
-        x=pointer(x), dy=pointer(dy), dx=pointer(dx), lower=pointer(lower), upper=pointer(upper),
-        bits=bits, real_zero_point=real_zero_point, activation=CODES[activation], clipped=clipped,
-        **_layout.extents(x, channel_axis), **launch(x),
-    )  # fmt: skip
+        x=pointer(x),
+        dy=pointer(dy),
+        dx=pointer(dx),
+        lower=pointer(lower),
+        upper=pointer(upper),
+        bits=bits,
+        real_zero_point=real_zero_point,
+        activation=CODES[activation],
+        clipped=clipped,
+        **_layout.extents(x, channel_axis),
+        **launch(x),
+    )
     return dx
 
 
@@ -86,9 +123,16 @@ class FakeQuantizeFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, bits: int, channel_axis: int | None,
-        real_zero_point: bool, activation: str | None, clipped: bool,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+        bits: int,
+        channel_axis: int | None,
+        real_zero_point: bool,
+        activation: str | None,
+        clipped: bool,
+    ) -> Tensor:
         """Quantize; remember x (and the range) only where the gradient needs a mask."""
         ctx.settings = bits, channel_axis, real_zero_point, activation, clipped
         ctx.masked = clipped or activation is not None
@@ -111,31 +155,33 @@ def as_range(name: str, value: Tensor | float, x: Tensor, channels: int) -> Tens
     if not isinstance(value, Tensor):
         check_number(name, value)
         if not math.isfinite(value):
-            message = f"{name} must be finite; found NaN or infinity"
-            raise ValueError(message)
+            raise ValueError(f"{name} must be finite; found NaN or infinity")
         if torch.finfo(dtype).max < abs(value):
-            message = f"{name} is {value}, and the range is {dtype}: too large"
-            raise ValueError(message)
+            raise ValueError(f"{name} is {value}, and the range is {dtype}: too large")
         return torch.full((channels,), float(value), dtype=dtype, device=x.device)
     _checks.tensor(name, value)
     if value.dtype == torch.bool or value.dtype.is_complex:
-        message = f"{name} has dtype {value.dtype}; allowed: numbers, e.g. {dtype}"
-        raise TypeError(message)
+        raise TypeError(f"{name} has dtype {value.dtype}; allowed: numbers, e.g. {dtype}")
     _checks.same_device(name, value, "x", x)
     if value.numel() != channels:
-        message = (
+        raise ValueError(
             f"{name} has {value.numel()} values; expected {channels} "
             "(one per channel of channel_axis, or one for the whole tensor)"
         )
-        raise ValueError(message)
     return value.detach().to(dtype).reshape(channels).contiguous()
 
 
 def fake_quantize(
-    x: Tensor, lower: Tensor | float, upper: Tensor | float, bits: int,
-    channel_axis: int | None = None, *, zero_point: str = "integer", ste: str = "identity",
+    x: Tensor,
+    lower: Tensor | float,
+    upper: Tensor | float,
+    bits: int,
+    channel_axis: int | None = None,
+    *,
+    zero_point: str = "integer",
+    ste: str = "identity",
     activation: str | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Quantize and dequantize: ``x' = (q + z) / S``, ``q = clamp(round(S*x - z))`` (Eq. 1-2).
 
     Args:
@@ -173,7 +219,5 @@ def fake_quantize(
     channels = 1 if axis is None else x.shape[axis]
     low, high = as_range("lower", lower, x, channels), as_range("upper", upper, x, channels)
     _checks.ordered_range(low, high)
-    y: Tensor = FakeQuantizeFunction.apply(
-        x, low, high, bits, axis, zero_point == "real", activation, ste == "clipped"
-    )
+    y: Tensor = FakeQuantizeFunction.apply(x, low, high, bits, axis, zero_point == "real", activation, ste == "clipped")
     return y

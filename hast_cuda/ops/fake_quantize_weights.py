@@ -18,9 +18,12 @@ from hast_cuda.ops.fake_quantize import fake_quantize_reference
 
 
 def fake_quantize_weights_reference(
-    weights: Sequence[Tensor], bits: Sequence[int], *, real_zero_point: bool = False,
+    weights: Sequence[Tensor],
+    bits: Sequence[int],
+    *,
+    real_zero_point: bool = False,
     ranges: Sequence[Tensor | None] | None = None,
-) -> list[Tensor]:  # fmt: skip
+) -> list[Tensor]:
     """Every weight on its range [2, out], or on its minimum and maximum per channel (None)."""
     outputs = []
     for weight, width, ends in zip(weights, bits, ranges or [None] * len(weights), strict=True):
@@ -29,9 +32,7 @@ def fake_quantize_weights_reference(
             continue
         rows = weight.to(arithmetic_dtype(weight.dtype)).reshape(weight.shape[0], -1)
         lower, upper = rows.aminmax(dim=1) if ends is None or not ends.numel() else ends
-        outputs.append(
-            fake_quantize_reference(weight, lower, upper, width, 0, real_zero_point=real_zero_point)
-        )
+        outputs.append(fake_quantize_reference(weight, lower, upper, width, 0, real_zero_point=real_zero_point))
     return outputs
 
 
@@ -48,11 +49,15 @@ def _fake_quantize_weights(
     for members in groups.values():
         own = [dense[i] for i in members]
         core.fake_quantize_weights(
-            weights=pointers(own), outputs=pointers([outputs[i] for i in members]),
+            weights=pointers(own),
+            outputs=pointers([outputs[i] for i in members]),
             ranges=pointers([ranges[i] for i in members]) if ranges else [Pointer(0)] * len(own),
-            rows=[w.shape[0] for w in own], columns=[w.numel() // w.shape[0] for w in own],
-            bits=[bits[i] for i in members], real_zero_point=real_zero_point, **launch(own[0]),
-        )  # fmt: skip
+            rows=[w.shape[0] for w in own],
+            columns=[w.numel() // w.shape[0] for w in own],
+            bits=[bits[i] for i in members],
+            real_zero_point=real_zero_point,
+            **launch(own[0]),
+        )
     return outputs
 
 
@@ -60,9 +65,7 @@ class _FakeQuantizeWeights(torch.autograd.Function):
     """Identity straight-through gradient to every weight; nothing is saved."""
 
     @staticmethod
-    def forward(
-        ctx: Any, bits: list[int], real: bool, ranges: list[Tensor], *weights: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, bits: list[int], real: bool, ranges: list[Tensor], *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)  # a weight that no loss reaches gets None, not zeros
         return tuple(_fake_quantize_weights(list(weights), bits, real, ranges))
 
@@ -72,9 +75,12 @@ class _FakeQuantizeWeights(torch.autograd.Function):
 
 
 def fake_quantize_weights(
-    weights: Sequence[Tensor], bits: int | Sequence[int], *, zero_point: str = "integer",
+    weights: Sequence[Tensor],
+    bits: int | Sequence[int],
+    *,
+    zero_point: str = "integer",
     ranges: Sequence[Tensor | None] | None = None,
-) -> list[Tensor]:  # fmt: skip
+) -> list[Tensor]:
     """Fake-quantize all weights of a network in one launch, range = min and max per output channel.
 
     Args:
@@ -102,25 +108,20 @@ def fake_quantize_weights(
     weights = _checks.tensors("weights", weights)
     given: Any = bits
     if not isinstance(given, (int, Sequence)) or isinstance(given, (str, bytes)):
-        message = f"bits must be an int from 2 to 8 or a list of them, got {bits!r}"
-        raise TypeError(message)
+        raise TypeError(f"bits must be an int from 2 to 8 or a list of them, got {bits!r}")
     widths = [bits] * len(weights) if isinstance(bits, int) else list(bits)
     _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
     if len(widths) != len(weights):
-        message = f"bits has {len(widths)} entries for {len(weights)} weights"
-        raise ValueError(message)
+        raise ValueError(f"bits has {len(widths)} entries for {len(weights)} weights")
     for index, (weight, width) in enumerate(zip(weights, widths, strict=True)):
         _checks.floating(f"weights[{index}]", weight)
         _checks.bit_width(f"bits[{index}]", width)
         if weight.dim() == 0:
-            message = f"weights[{index}] is a scalar; expected [out_channels, ...]"
-            raise ValueError(message)
+            raise ValueError(f"weights[{index}] is a scalar; expected [out_channels, ...]")
     if not weights:
         return []
     grids = [] if ranges is None else _grids(ranges, weights)
-    outputs: tuple[Tensor, ...] = _FakeQuantizeWeights.apply(
-        widths, zero_point == "real", grids, *weights
-    )
+    outputs: tuple[Tensor, ...] = _FakeQuantizeWeights.apply(widths, zero_point == "real", grids, *weights)
     return list(outputs)
 
 
@@ -128,8 +129,7 @@ def _grids(ranges: Sequence[Tensor | None], weights: list[Tensor]) -> list[Tenso
     """Checked, contiguous; an empty tensor stands for None, which a list in an op cannot hold."""
     ranges = _checks.tensors("ranges", ranges)
     if len(ranges) != len(weights):
-        message = f"ranges has {len(ranges)} entries for {len(weights)} weights"
-        raise ValueError(message)
+        raise ValueError(f"ranges has {len(ranges)} entries for {len(weights)} weights")
     grids = []
     for index, (ends, weight) in enumerate(zip(ranges, weights, strict=True)):
         if ends is None:
@@ -139,8 +139,7 @@ def _grids(ranges: Sequence[Tensor | None], weights: list[Tensor]) -> list[Tenso
         _checks.floating(name, ends)
         _checks.same_device(name, ends, f"weights[{index}]", weight)
         if ends.shape != (2, weight.shape[0]):
-            message = f"{name} has shape {tuple(ends.shape)}; expected (2, {weight.shape[0]})"
-            raise ValueError(message)
+            raise ValueError(f"{name} has shape {tuple(ends.shape)}; expected (2, {weight.shape[0]})")
         grids.append(ends.detach().to(arithmetic_dtype(weight.dtype)).contiguous())
     _checks.ordered_ranges([grid for grid in grids if grid.numel()])
     return grids

@@ -61,22 +61,26 @@ def _hard_sample_loss(
     rows, classes = logits.shape
     scratch = _workspace.scratch(logits, 2 * rows, torch.float64)
     core.hard_sample_loss(
-        logits=pointer(logits), labels=pointer(labels), gradient=pointer(gradient),
-        loss=pointer(loss), difficulty=pointer(difficulty), scratch=pointer(scratch),
-        counters=_workspace.counters(logits, 1), exponent=exponent, detach=detach, rows=rows,
-        classes=classes, **launch(logits),
-    )  # fmt: skip
+        logits=pointer(logits),
+        labels=pointer(labels),
+        gradient=pointer(gradient),
+        loss=pointer(loss),
+        difficulty=pointer(difficulty),
+        scratch=pointer(scratch),
+        counters=_workspace.counters(logits, 1),
+        exponent=exponent,
+        detach=detach,
+        rows=rows,
+        classes=classes,
+        **launch(logits),
+    )
     return loss, difficulty, gradient
 
 
 class _HardSampleLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, exponent: float, detach: bool
-    ) -> tuple[Tensor, Tensor]:
-        loss, difficulty, gradient = _hard_sample_loss(
-            logits, labels, exponent, detach, ctx.needs_input_grad[0]
-        )
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, exponent: float, detach: bool) -> tuple[Tensor, Tensor]:
+        loss, difficulty, gradient = _hard_sample_loss(logits, labels, exponent, detach, ctx.needs_input_grad[0])
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(difficulty)
         ctx.dtype = logits.dtype
@@ -93,29 +97,21 @@ def check_classes(logits: Tensor, labels: Tensor, *, values: bool) -> None:
     """``labels`` are classes of the rows of ``logits``; ``values`` are read on the CPU alone."""
     _checks.tensor("labels", labels)
     if labels.dtype != torch.int64:
-        message = f"labels has dtype {labels.dtype}; allowed: int64"
-        raise TypeError(message)
+        raise TypeError(f"labels has dtype {labels.dtype}; allowed: int64")
     _checks.same_device("labels", labels, "logits", logits)
     rows, classes = logits.shape
     if labels.shape != (rows,):
-        message = f"labels has shape {tuple(labels.shape)}; expected [{rows}] as logits has rows"
-        raise ValueError(message)
+        raise ValueError(f"labels has shape {tuple(labels.shape)}; expected [{rows}] as logits has rows")
     if not (values and _checks.known_values(labels)):
         return
     lowest, highest = torch.aminmax(labels)
     if int(lowest) < 0 or int(highest) >= classes:
         index = int(((labels < 0) | (labels >= classes)).nonzero()[0])
-        message = f"labels[{index}] is {int(labels[index])}; allowed: 0 to {classes - 1}"
-        raise ValueError(message)
+        raise ValueError(f"labels[{index}] is {int(labels[index])}; allowed: 0 to {classes - 1}")
 
 
 def hard_sample_loss(
-    logits: Tensor,
-    labels: Tensor,
-    exponent: float,
-    *,
-    detach: bool = False,
-    check_labels: bool = True,
+    logits: Tensor, labels: Tensor, exponent: float, *, detach: bool = False, check_labels: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Eq. 8, ``mean_i d_i^gamma * CE_i`` with ``d = 1 - min(p_y, 1 - 1e-6)``, in one launch.
 

@@ -16,15 +16,17 @@ REDUCTIONS = ("mse", "norm", "relative")  # in the order of csrc/match_loss.h
 
 
 def match_loss_reference(
-    means: Sequence[Tensor], variances: Sequence[Tensor], running_means: Sequence[Tensor],
-    running_vars: Sequence[Tensor], *, reduction: str = "mse",
-) -> Tensor:  # fmt: skip
+    means: Sequence[Tensor],
+    variances: Sequence[Tensor],
+    running_means: Sequence[Tensor],
+    running_vars: Sequence[Tensor],
+    *,
+    reduction: str = "mse",
+) -> Tensor:
     """Eq. 3 over all layers: mean squared gaps ("mse", as released), as printed ("norm"), or
     mean squared gaps in units of the layer's mean variance or its root ("relative")."""
     terms = []
-    for mean, var, running_mean, running_var in zip(
-        means, variances, running_means, running_vars, strict=True
-    ):
+    for mean, var, running_mean, running_var in zip(means, variances, running_means, running_vars, strict=True):
         gap_mean, gap_var = mean - running_mean, var - running_var
         if reduction == "norm":
             terms.append(torch.linalg.vector_norm(gap_mean) + torch.linalg.vector_norm(gap_var))
@@ -38,15 +40,16 @@ def match_loss_reference(
 
 
 def _with_gradient(
-    means: list[Tensor], variances: list[Tensor], running_means: list[Tensor],
-    running_vars: list[Tensor], reduction: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    means: list[Tensor],
+    variances: list[Tensor],
+    running_means: list[Tensor],
+    running_vars: list[Tensor],
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         leaves = [t.detach().requires_grad_() for t in (*means, *variances)]
         split = len(means)
-        loss = match_loss_reference(
-            leaves[:split], leaves[split:], running_means, running_vars, reduction=reduction
-        )
+        loss = match_loss_reference(leaves[:split], leaves[split:], running_means, running_vars, reduction=reduction)
         grads = torch.autograd.grad(loss, leaves)
     packed = torch.stack((torch.cat(grads[:split]), torch.cat(grads[split:])))
     return loss.detach(), packed.nan_to_num(0.0)  # the norm has no gradient at 0: use 0 there
@@ -58,16 +61,24 @@ def _outputs(means: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 @operator(_with_gradient, _outputs)
 def _match_loss(
-    means: list[Tensor], variances: list[Tensor], running_means: list[Tensor],
-    running_vars: list[Tensor], reduction: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    means: list[Tensor],
+    variances: list[Tensor],
+    running_means: list[Tensor],
+    running_vars: list[Tensor],
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
     loss, gradient = _outputs(means)
     core.match_loss(
-        means=pointers(means), variances=pointers(variances),
-        running_means=pointers(running_means), running_vars=pointers(running_vars),
-        channels=[m.numel() for m in means], loss=pointer(loss), gradient=pointer(gradient),
-        reduction=Reduction(REDUCTIONS.index(reduction)), **launch(loss),
-    )  # fmt: skip
+        means=pointers(means),
+        variances=pointers(variances),
+        running_means=pointers(running_means),
+        running_vars=pointers(running_vars),
+        channels=[m.numel() for m in means],
+        loss=pointer(loss),
+        gradient=pointer(gradient),
+        reduction=Reduction(REDUCTIONS.index(reduction)),
+        **launch(loss),
+    )
     return loss, gradient
 
 
@@ -89,9 +100,13 @@ class _MatchLoss(torch.autograd.Function):
 
 
 def match_loss(
-    means: Sequence[Tensor], variances: Sequence[Tensor], running_means: Sequence[Tensor],
-    running_vars: Sequence[Tensor], *, reduction: str = "mse",
-) -> Tensor:  # fmt: skip
+    means: Sequence[Tensor],
+    variances: Sequence[Tensor],
+    running_means: Sequence[Tensor],
+    running_vars: Sequence[Tensor],
+    *,
+    reduction: str = "mse",
+) -> Tensor:
     """BatchNorm-statistic loss of Eq. 3 over all layers in one launch, with closed-form gradients.
 
     Args:
@@ -116,36 +131,30 @@ def match_loss(
         True
     """
     _checks.choice("reduction", reduction, REDUCTIONS)
-    named = {
-        "means": means, "variances": variances, "running_means": running_means,
-        "running_vars": running_vars,
-    }  # fmt: skip
+    named = {"means": means, "variances": variances, "running_means": running_means, "running_vars": running_vars}
     groups = [_checks.tensors(name, values) for name, values in named.items()]
     layers = len(groups[0])
     if layers == 0 or any(len(g) != layers for g in groups):
         counts = [len(g) for g in groups]
-        message = (
-            "expected equally many (at least 1) means, variances, running_means and running_vars, "
-            f"got {counts}"
+        raise ValueError(
+            f"expected equally many (at least 1) means, variances, running_means and running_vars, got {counts}"
         )
-        raise ValueError(message)
     dtype = getattr(groups[0][0], "dtype", None)
     for index, row in enumerate(zip(*groups, strict=True)):
         first = row[0]
         for name, t in zip(named, row, strict=True):
             _checks.floating(f"{name}[{index}]", t)
-        if any(
-            t.shape != first.shape or t.dtype != dtype or t.device != groups[0][0].device
-            for t in row
-        ) or first.dim() != 1 or not first.numel():  # fmt: skip
-            message = (
+        if (
+            any(t.shape != first.shape or t.dtype != dtype or t.device != groups[0][0].device for t in row)
+            or first.dim() != 1
+            or not first.numel()
+        ):
+            raise ValueError(
                 f"layer {index}: all four statistics (means, variances, running_means and "
                 "running_vars) must be [C], not empty, of one dtype and device in all layers"
             )
-            raise ValueError(message)
         if dtype not in (torch.float32, torch.float64):
-            message = f"means[{index}] has dtype {dtype}; statistics are float32, or float64"
-            raise TypeError(message)
+            raise TypeError(f"means[{index}] has dtype {dtype}; statistics are float32, or float64")
     flat = [t.contiguous() for group in groups for t in group]
     loss: Tensor = _MatchLoss.apply(reduction, layers, *flat)
     return loss

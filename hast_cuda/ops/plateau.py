@@ -11,9 +11,8 @@ from hast_cuda.ops._registry import core, launch, operator, pointer
 
 
 def plateau_step_reference(
-    state: Tensor, rate: Tensor, loss: Tensor, patience: int, factor: float, threshold: float,
-    minimum: float,
-) -> None:  # fmt: skip
+    state: Tensor, rate: Tensor, loss: Tensor, patience: int, factor: float, threshold: float, minimum: float
+) -> None:
     """One step of torch's ReduceLROnPlateau; ``state`` is float64 [learning rate, best, bad]."""
     learning_rate, best, bad = state.clone()
     current = loss.double()
@@ -30,18 +29,21 @@ def plateau_step_reference(
 
 @operator(plateau_step_reference, lambda: None, mutates=["state", "rate"])
 def _plateau_step_(
-    state: Tensor, rate: Tensor, loss: Tensor, patience: int, factor: float, threshold: float,
-    minimum: float,
-) -> None:  # fmt: skip
+    state: Tensor, rate: Tensor, loss: Tensor, patience: int, factor: float, threshold: float, minimum: float
+) -> None:
     core.plateau_step(
-        state=pointer(state), rate=pointer(rate), loss=pointer(loss), patience=patience,
-        factor=factor, threshold=threshold, minimum=minimum, **launch(loss),
-    )  # fmt: skip
+        state=pointer(state),
+        rate=pointer(rate),
+        loss=pointer(loss),
+        patience=patience,
+        factor=factor,
+        threshold=threshold,
+        minimum=minimum,
+        **launch(loss),
+    )
 
 
-def new_plateau_state(
-    learning_rate: float, *, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
+def new_plateau_state(learning_rate: float, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """(state, rate) for :func:`plateau_step`.
 
     Returns:
@@ -58,9 +60,8 @@ def new_plateau_state(
 
 
 def plateau_step(
-    state: Tensor, rate: Tensor, loss: Tensor, *, patience: int, factor: float, threshold: float,
-    minimum: float,
-) -> None:  # fmt: skip
+    state: Tensor, rate: Tensor, loss: Tensor, *, patience: int, factor: float, threshold: float, minimum: float
+) -> None:
     """One step of ``ReduceLROnPlateau`` (mode min, relative threshold), in place, in one launch.
 
     Better means ``loss < best * (1 - threshold)``; NaN is not better. After more than ``patience``
@@ -86,15 +87,11 @@ def plateau_step(
     ):
         _checks.tensor(name, tensor)
         if tensor.dtype != dtype:
-            message = f"{name} has dtype {tensor.dtype}; allowed: {dtype}"
-            raise TypeError(message)
+            raise TypeError(f"{name} has dtype {tensor.dtype}; allowed: {dtype}")
         if tensor.shape != shape or not tensor.is_contiguous():
-            message = f"{name} has shape {tuple(tensor.shape)}; expected {shape}, contiguous"
-            raise ValueError(message)
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {shape}, contiguous")
         _checks.same_device(name, tensor, "loss", loss)
     check_whole("patience", patience)
-    for name, value in (
-        ("patience", patience), ("factor", factor), ("threshold", threshold), ("minimum", minimum),
-    ):  # fmt: skip
+    for name, value in (("patience", patience), ("factor", factor), ("threshold", threshold), ("minimum", minimum)):
         _checks.not_negative(name, value)
     _plateau_step_(state, rate, loss.detach(), patience, factor, threshold, minimum)

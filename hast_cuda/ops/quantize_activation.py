@@ -11,9 +11,17 @@ from hast_cuda.ops.update_range import EMA, update_range_
 
 
 def quantize_activation(
-    x: Tensor, state: Tensor, bits: int, *, activation: str | None = None, observe: bool = False,
-    ema: str = "corrected", beta: float = 0.9, ste: str = "identity", zero_point: str = "integer",
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    state: Tensor,
+    bits: int,
+    *,
+    activation: str | None = None,
+    observe: bool = False,
+    ema: str = "corrected",
+    beta: float = 0.9,
+    ste: str = "identity",
+    zero_point: str = "integer",
+) -> Tensor:
     """Activation, range tracking and quantization of one tensor; the range never leaves the device.
 
     Args:
@@ -58,7 +66,5 @@ def quantize_activation(
     # A later update must not change the range that this call's clipped gradient will look at.
     bounds = state.clone() if observe and clipped else state.detach()
     lower, upper, _ = bounds.split_with_sizes((1, 1, 3))
-    y: Tensor = FakeQuantizeFunction.apply(
-        x, lower, upper, bits, None, zero_point == "real", activation, clipped
-    )
+    y: Tensor = FakeQuantizeFunction.apply(x, lower, upper, bits, None, zero_point == "real", activation, clipped)
     return y

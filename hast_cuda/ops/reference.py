@@ -8,29 +8,19 @@ All are differentiable by autograd except where a straight-through gradient repl
 from __future__ import annotations
 
 from hast_cuda.ops.activations import activate
-from hast_cuda.ops.arithmetic import (
-    RANGE_FLOOR,
-    arithmetic_dtype,
-    broadcast,
-    quantize_integers,
-    quantizer_parameters,
-)
+from hast_cuda.ops.arithmetic import RANGE_FLOOR, arithmetic_dtype, broadcast, quantize_integers, quantizer_parameters
 from hast_cuda.ops.attention_loss import ENERGY_FLOOR
 from hast_cuda.ops.attention_loss import attention_loss_reference as attention_loss
 from hast_cuda.ops.attention_loss import energy_loss_reference as energy_loss
 from hast_cuda.ops.batch_norm import affine
-from hast_cuda.ops.batch_norm_activation import (
-    batch_norm_activation_reference as batch_norm_activation,
-)
+from hast_cuda.ops.batch_norm_activation import batch_norm_activation_reference as batch_norm_activation
 from hast_cuda.ops.batch_norm_backward import batch_norm_backward_reference as batch_norm_backward
 from hast_cuda.ops.batch_norm_match import batch_norm_match_reference as batch_norm_match
 from hast_cuda.ops.channel_attention import channel_attention_reference as channel_attention
 from hast_cuda.ops.distillation_loss import distillation_loss_reference as distillation_loss
 from hast_cuda.ops.fake_quantize import fake_quantize_backward_reference as fake_quantize_backward
 from hast_cuda.ops.fake_quantize import fake_quantize_reference as fake_quantize
-from hast_cuda.ops.fake_quantize_weights import (
-    fake_quantize_weights_reference as fake_quantize_weights,
-)
+from hast_cuda.ops.fake_quantize_weights import fake_quantize_weights_reference as fake_quantize_weights
 from hast_cuda.ops.hard_sample_loss import LARGEST_PROBABILITY, label_log_probability
 from hast_cuda.ops.hard_sample_loss import hard_sample_loss_reference as hard_sample_loss
 from hast_cuda.ops.match_loss import match_loss_reference as match_loss

@@ -17,9 +17,8 @@ EMA = ("corrected", "released")
 
 
 def update_range_reference(
-    x: Tensor, state: Tensor, *, activation: str | None = None, beta: float = 0.9,
-    released: bool = False,
-) -> None:  # fmt: skip
+    x: Tensor, state: Tensor, *, activation: str | None = None, beta: float = 0.9, released: bool = False
+) -> None:
     """One step of the moving average of (min, max); ``state`` is [lower, upper, m_l, m_u, beta^t].
 
     Corrected form: ``m = beta*m + (1-beta)*v``, range ``m / (1 - beta^t)``. The ``released`` form
@@ -38,19 +37,23 @@ def update_range_reference(
 
 
 @operator(update_range_reference, lambda: None, mutates=["state"])
-def update_range_(
-    x: Tensor, state: Tensor, activation: str | None, beta: float, released: bool
-) -> None:
+def update_range_(x: Tensor, state: Tensor, activation: str | None, beta: float, released: bool) -> None:
     """One step of the moving average, in place; see :func:`update_range_reference`."""
     x = _layout.dense(x)
     place = launch(x)
     count = core.update_range_scratch(size=x.numel(), device=place["device"])
     scratch = _workspace.scratch(x, count, state.dtype)
     core.update_range(
-        x=pointer(x), state=pointer(state), size=x.numel(), activation=CODES[activation],
-        beta=beta, released=released, scratch=pointer(scratch),
-        counters=_workspace.counters(x, 1), **place,
-    )  # fmt: skip
+        x=pointer(x),
+        state=pointer(state),
+        size=x.numel(),
+        activation=CODES[activation],
+        beta=beta,
+        released=released,
+        scratch=pointer(scratch),
+        counters=_workspace.counters(x, 1),
+        **place,
+    )
 
 
 def new_range_state(dtype: torch.dtype = torch.float32, device: Any = None) -> Tensor:
@@ -65,7 +68,6 @@ def new_range_state(dtype: torch.dtype = torch.float32, device: Any = None) -> T
         tensor([0., 0., 0., 0., 1.])
     """
     if dtype not in (torch.float32, torch.float64):
-        message = f"dtype is {dtype}; allowed: torch.float32, torch.float64"
-        raise TypeError(message)
+        raise TypeError(f"dtype is {dtype}; allowed: torch.float32, torch.float64")
     device = None if device is None else as_device(device, meta=True)
     return torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0], dtype=dtype, device=device)

@@ -83,8 +83,7 @@ def correct_biases(student: nn.Module, model: nn.Module) -> nn.Module:
     try:
         inputs = input_distributions(model)
     except CannotMergeError as reason:
-        message = f"expected inputs are unknown: {reason}; use the network without bias correction"
-        raise ValueError(message) from reason
+        raise ValueError(f"expected inputs are unknown: {reason}; use the network without bias correction") from reason
     modules = dict(model.named_modules())
     for name, layer in student.named_modules():
         if not isinstance(layer, (FakeQuantConv2d, FakeQuantLinear)):
@@ -92,11 +91,10 @@ def correct_biases(student: nn.Module, model: nn.Module) -> nn.Module:
         source = modules.get(name)
         exact = getattr(source, "weight", None)
         if not isinstance(exact, Tensor) or exact.shape != layer.weight.shape:
-            message = (
+            raise ValueError(
                 f"layer {name!r} of the student has no counterpart in model; give the network that "
                 "hast_cuda.quantize made the student of"
             )
-            raise ValueError(message)
         expected = _expected(inputs.get(name, []), layer)
         if expected is not None:
             error = (layer.quantized_weight() - exact.to(layer.weight.device)).double().cpu()

@@ -46,8 +46,7 @@ class PostTrainingConfig:
         check_range("range_width", self.range_width, 0)
         for name in ("equalize", "absorb_biases"):
             if getattr(self, name) and not self.fold:
-                message = f"{name}=True works on folded networks: set fold=True as well"
-                raise ValueError(message)
+                raise ValueError(f"{name}=True works on folded networks: set fold=True as well")
 
 
 @typed

@@ -39,12 +39,10 @@ def squant(model: nn.Module) -> nn.Module:
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, QuantizedWeight)}
     if not layers:
-        message = "the network has no quantized layer: give what hast_cuda.quantize returns"
-        raise ValueError(message)
+        raise ValueError("the network has no quantized layer: give what hast_cuda.quantize returns")
     for name, layer in layers.items():
         if not bool(torch.isfinite(layer.weight).all()):
-            message = f"the weights of {name!r} contain NaN or infinity"
-            raise ValueError(message)
+            raise ValueError(f"the weights of {name!r} contain NaN or infinity")
     done: dict[int, Tensor | None] = {}
     for layer in layers.values():
         if id(layer.weight) in done:  # shared with another layer: its grid as well
@@ -62,9 +60,7 @@ def _round(layer: QuantizedWeight) -> None:
     weight, bits = layer.weight, layer.weight_bits
     dtype = arithmetic_dtype(weight.dtype)
     lower, upper = layer.weight_range.to(dtype).unsqueeze(-1).unbind()
-    scale, zero = quantizer_parameters(
-        lower, upper, bits, real_zero_point=layer.zero_point == "real"
-    )
+    scale, zero = quantizer_parameters(lower, upper, bits, real_zero_point=layer.zero_point == "real")
     exact = scale * weight.to(dtype).flatten(1) - zero
     kernels = exact.reshape(*weight.shape[:2], -1)
     codes = flipped_codes(kernels, bits).reshape(exact.shape)
@@ -82,9 +78,7 @@ def flipped_codes(exact: Tensor, bits: int) -> Tensor:
     return codes.reshape(exact.shape)
 
 
-def flip(
-    codes: Tensor, exact: Tensor, candidates: Tensor, low: int, high: int
-) -> tuple[Tensor, Tensor]:
+def flip(codes: Tensor, exact: Tensor, candidates: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
     """One stage: in every row, move as many codes by one as the residuals' sum has units.
 
     With ``e = sum of r``, ``k = round(|e|)``: of the candidates whose code can move against e, on

@@ -33,8 +33,7 @@ def launched() -> int:
         return 1
     text = os.environ["WORLD_SIZE"]
     if not (text.isdecimal() and text.isascii() and int(text)):
-        message = f"WORLD_SIZE is {text!r}; torchrun sets it to the number of processes"
-        raise ValueError(message)
+        raise ValueError(f"WORLD_SIZE is {text!r}; torchrun sets it to the number of processes")
     return int(text)
 
 
@@ -63,8 +62,7 @@ def join(device: torch.device | str = "cpu", *, backend: str | None = None) -> W
     count = launched()
     if not dist.is_available():
         if count > 1:
-            message = f"WORLD_SIZE is {count}, but this torch was built without torch.distributed"
-            raise ValueError(message)
+            raise ValueError(f"WORLD_SIZE is {count}, but this torch was built without torch.distributed")
         return World(device=device)
     if count == 1 and not dist.is_initialized():
         return World(device=device)
@@ -93,8 +91,7 @@ def _step_timeout() -> timedelta:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        message = f"{TIMEOUT} is {text!r}; it must be a positive number of seconds"
-        raise ValueError(message)
+        raise ValueError(f"{TIMEOUT} is {text!r}; it must be a positive number of seconds")
     return timedelta(seconds=seconds)
 
 
@@ -103,12 +100,11 @@ def _meet(count: int) -> None:
     try:
         dist.init_process_group("gloo", timeout=timeout)
     except RuntimeError as error:
-        message = (
+        raise RankLostError(
             f"not all of the {count} processes (WORLD_SIZE) met at MASTER_ADDR:MASTER_PORT within "
             f"{timeout.total_seconds():.0f} s: {str(error).splitlines()[0]}. Start them together, "
             "best with torchrun"
-        )
-        raise RankLostError(message) from error
+        ) from error
     atexit.register(_leave)
 
 
@@ -121,19 +117,17 @@ def _own_gpu(device: torch.device) -> torch.device:
     if device.index is None:
         local = os.environ.get("LOCAL_RANK")
         if local is None:
-            message = (
+            raise ValueError(
                 "LOCAL_RANK is not set, so it is unknown which GPU is this process's: start with "
                 "torchrun, or name a device with its number"
             )
-            raise ValueError(message)
         device = torch.device("cuda", int(local))
     gpus = torch.cuda.device_count()
     if (device.index or 0) >= gpus:
-        message = (
+        raise ValueError(
             f"this process is to use {device}, but torch sees {gpus} GPUs: start at most {gpus} "
             "processes here (--nproc-per-node)"
         )
-        raise ValueError(message)
     torch.cuda.set_device(device)
     return device
 
@@ -142,8 +136,7 @@ def _refuse_shared_gpus(world: World) -> None:
     places = world.gather((socket.gethostname(), str(world.device)))
     twice = next((place for place in places if places.count(place) > 1), None)
     if twice is not None:
-        message = (
+        raise ValueError(
             f"several processes use {twice[1]}, and NCCL wants a GPU for each: give the device as "
             '"cuda", without a number, and start at most as many processes as there are GPUs'
         )
-        raise ValueError(message)

@@ -63,11 +63,10 @@ class World:
             return self.device
         found = as_device(device)
         if self.size > 1 and found not in (self.device, torch.device(self.device.type)):
-            message = (
+            raise ValueError(
                 f"device is {str(device)!r}, but the world says that rank {self.rank} of "
                 f"{self.size} computes on {self.device}: leave device out"
             )
-            raise ValueError(message)
         return self.device if self.size > 1 else found
 
     def say(self, text: object) -> None:
@@ -132,12 +131,11 @@ class World:
             for name in {**everyone[0], **theirs}:
                 ours, other = everyone[0].get(name), theirs.get(name)
                 if ours != other:
-                    message = (
+                    raise ValueError(
                         f"the processes were given different work: {name} is {ours!r} on rank 0 "
                         f"and {other!r} on rank {rank}; start all with the same arguments, files "
                         "and versions"
                     )
-                    raise ValueError(message)
 
     def share(self, tensors: Mapping[str, Tensor] | None, source: int = 0) -> dict[str, Tensor]:
         """The named tensors of rank ``source``, on every rank: its own there, else on the CPU.
@@ -185,12 +183,11 @@ class World:
         except RuntimeError as error:
             # without gloo's source file and line
             reason = re.sub(r"^\[[^\]]*:\d+\] ", "", str(error).strip()).splitlines()[0]
-            message = (
+            raise RankLostError(
                 f"rank {self.rank} of {self.size} lost another process, which died or stood still "
                 f"({reason}). See what that one printed, then give the same command again, with "
                 f"any number of processes: the run continues. {TIMEOUT} is the patience in seconds"
-            )
-            raise RankLostError(message) from error
+            ) from error
 
 
 def _portable(error: Exception | None) -> Exception | None:

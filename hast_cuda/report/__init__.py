@@ -13,12 +13,7 @@ from hast_cuda.report.analysis_plots import (
     draw_statistics,
     inception_loss,
 )
-from hast_cuda.report.plots import (
-    draw_accuracies,
-    draw_images,
-    draw_learning_rate,
-    draw_loss_curves,
-)
+from hast_cuda.report.plots import draw_accuracies, draw_images, draw_learning_rate, draw_loss_curves
 from hast_cuda.report.results import ACCURACIES
 from hast_cuda.report.write import Context, write_comparison, write_report
 

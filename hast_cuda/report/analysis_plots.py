@@ -24,9 +24,10 @@ PAIRS = {
     "alignment_distillation": "feature alignment and distillation (FA, KL)",
 }
 SYMBOLS = {
-    "difficulty_exponent": "$\\gamma$ of Eq. 8", "perturbation": "$\\epsilon$ of Eq. 10",
+    "difficulty_exponent": "$\\gamma$ of Eq. 8",
+    "perturbation": "$\\epsilon$ of Eq. 10",
     "feature_weight": "$\\lambda$ of Eq. 12",
-}  # fmt: skip
+}
 Sweep = Mapping[float, Sequence[float]]
 
 
@@ -81,9 +82,11 @@ def draw_error_by_difficulty(rates: Mapping[str, ErrorRates], path: Path) -> Non
         axis.set_zorder(behind.get_zorder() + 1)
         axis.patch.set_visible(False)
         axis.set(
-            xlim=(0, 1), xlabel="difficulty under the full-precision network, 1 - p(label)",
-            ylim=(-3, 103), ylabel="error rate, %",
-        )  # fmt: skip
+            xlim=(0, 1),
+            xlabel="difficulty under the full-precision network, 1 - p(label)",
+            ylim=(-3, 103),
+            ylabel="error rate, %",
+        )
         axis.grid(alpha=0.3)
         axis.legend()
 
@@ -109,9 +112,8 @@ def draw_difficulty(
             text = f"{label(name)} ({sum(histogram.counts)})"
             axis.plot(_centres(histogram.edges), heights, marker="o", label=text)
         axis.set(
-            xlim=(0, 1), xlabel=f"difficulty under {network}, 1 - p(label)",
-            yscale="log", ylabel="fraction of images",
-        )  # fmt: skip
+            xlim=(0, 1), xlabel=f"difficulty under {network}, 1 - p(label)", yscale="log", ylabel="fraction of images"
+        )
         plain_log_labels(axis.yaxis)
         axis.grid(alpha=0.3, which="both")
         axis.legend(title="images (number)")
@@ -192,11 +194,13 @@ def draw_sensitivity(sweeps: Mapping[str, Sweep], path: Path) -> None:
         for axis, (name, sweep) in zip(axes, sweeps.items(), strict=True):
             xs, seeds = sorted(sweep), max(map(len, sweep.values()))
             axis.errorbar(
-                xs, [statistics.fmean(sweep[x]) for x in xs],
+                xs,
+                [statistics.fmean(sweep[x]) for x in xs],
                 yerr=[statistics.stdev(sweep[x]) if len(sweep[x]) > 1 else 0.0 for x in xs],
-                marker="o", capsize=3,
+                marker="o",
+                capsize=3,
                 label=f"mean and deviation, {seeds} seeds" if seeds > 1 else "one seed",
-            )  # fmt: skip
+            )
             axis.set_xlabel(SYMBOLS.get(name, name))
             axis.grid(alpha=0.3)
             axis.legend()
@@ -204,9 +208,7 @@ def draw_sensitivity(sweeps: Mapping[str, Sweep], path: Path) -> None:
 
 
 @typed
-def draw_cosines(
-    cosines: Mapping[str, Sequence[float]], path: Path, iterations: Sequence[int] | None = None
-) -> None:
+def draw_cosines(cosines: Mapping[str, Sequence[float]], path: Path, iterations: Sequence[int] | None = None) -> None:
     """Cosine of the gradients of two losses, one curve per pair, batch by batch (Figure 6a).
 
     Args:

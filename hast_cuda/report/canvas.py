@@ -17,11 +17,21 @@ INK, PAPER = "#1c2125", "#fdfdfe"
 # Far enough from black and from white to be seen on either.
 COLORS = ("#3b7dd8", "#dd7423", "#2f9e66", "#c0519c", "#8a6fd1", "#a98f1c", "#5f7d8c", "#c9453f")
 _THEME: dict[str, Any] = {
-    "figure.facecolor": PAPER, "axes.facecolor": PAPER, "savefig.facecolor": PAPER,
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "grid.color": INK,
-    "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
-    "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "hast_cuda",
-}  # fmt: skip
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "grid.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hast_cuda",
+}
 
 
 def pyplot() -> Any:
@@ -54,13 +64,9 @@ def drawing(
     """
     path = as_path("path", path)
     kind = "svg" if path.suffix == ".svg" else "png"
-    options: dict[str, Any] = (
-        {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 110, "bbox_inches": "tight"}
-    )
+    options: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 110, "bbox_inches": "tight"}
     plt = pyplot()
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, layout="constrained", squeeze=False, **given
-    )
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **given)
     try:
         yield axes
         with warnings.catch_warnings(), replace_file(path) as temporary:

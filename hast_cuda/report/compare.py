@@ -14,9 +14,18 @@ from hast_cuda.report.results import drop_of, missing
 from hast_cuda.report.words import bits_name, duration, method_name, network_name, number, shown
 
 _HEADER = (
-    "run", "network", "method", "bits", "full precision, %", "rounded, %", "last iteration, %",
-    "best seen, %", "drop, points", "test images", "time",
-)  # fmt: skip
+    "run",
+    "network",
+    "method",
+    "bits",
+    "full precision, %",
+    "rounded, %",
+    "last iteration, %",
+    "best seen, %",
+    "drop, points",
+    "test images",
+    "time",
+)
 _TEXTS = 4
 
 
@@ -29,21 +38,19 @@ def comparison(runs: Sequence[RunFacts], folder: Path) -> Document:
         if not facts.finished
     ]
     tests = {name: _test(facts) for name, facts in named.items() if facts.result is not None}
-    notes: list[Block] = [Text(
-        "Last iteration is the result of a run; best seen was chosen by test accuracy. Drop: full "
-        "precision minus last iteration."
-    )]  # fmt: skip
+    notes: list[Block] = [
+        Text(
+            "Last iteration is the result of a run; best seen was chosen by test accuracy. Drop: full "
+            "precision minus last iteration."
+        )
+    ]
     if len(set(tests.values())) > 1:
         notes.append(Warn("The runs were not tested on the same images: compare drops with care."))
     table = Table(_HEADER, [_row(name, facts) for name, facts in named.items()], numbers=_TEXTS)
     return Document(
         f"{len(runs)} runs compared",
         unfinished,
-        [
-            Section("Runs", [table, *notes]),
-            curves_section(named, folder),
-            _settings(named),
-        ],
+        [Section("Runs", [table, *notes]), curves_section(named, folder), _settings(named)],
     )
 
 
@@ -69,19 +76,20 @@ def _row(name: str, facts: RunFacts) -> list[str]:
     result = facts.result or {}
     keys = ("full_precision", "rounded", "quantized", "quantized_best_epoch")
     return [
-        name, network_name(facts), method_name(facts), bits_name(facts),
-        *(number(result.get(key)) for key in keys), number(drop_of(facts)),
+        name,
+        network_name(facts),
+        method_name(facts),
+        bits_name(facts),
+        *(number(result.get(key)) for key in keys),
+        number(drop_of(facts)),
         number(result.get("num_test_images"), ".0f"),
         duration(sum(facts.seconds.values())) if facts.seconds else "-",
-    ]  # fmt: skip
+    ]
 
 
 def _settings(named: Mapping[str, RunFacts]) -> Section:
     """Every value of config.json, and of the environment, that is not the same in all runs."""
-    flat = {
-        name: _flat("", facts.config) | _flat("environment", facts.environment)
-        for name, facts in named.items()
-    }
+    flat = {name: _flat("", facts.config) | _flat("environment", facts.environment) for name, facts in named.items()}
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     rows = [
         (key, *(values.get(key, "-") for values in flat.values()))

@@ -57,8 +57,7 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.header):
-                message = f"a row has {len(row)} cells, the header {len(self.header)}: {row}"
-                raise ValueError(message)
+                raise ValueError(f"a row has {len(row)} cells, the header {len(self.header)}: {row}")
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,8 @@ from hast_cuda.report.document import Block, Section, Table, Text
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.words import amount, number, shown
 
-_FILES = (
-    "kind", "file", "operators", "size", "of float", "bits per weight", "latency", "float latency",
-)  # fmt: skip
-_CHECKS = (
-    "kind", "checked on", "same class, %", "top-1, %", "PyTorch's top-1, %", "cosine",
-    "largest difference",
-)  # fmt: skip
+_FILES = ("kind", "file", "operators", "size", "of float", "bits per weight", "latency", "float latency")
+_CHECKS = ("kind", "checked on", "same class, %", "top-1, %", "PyTorch's top-1, %", "cosine", "largest difference")
 
 
 def exports_section(facts: RunFacts) -> Section | None:
@@ -42,19 +37,28 @@ def _file(record: dict[str, Any]) -> list[str]:
     if isinstance(size, (int, float)) and isinstance(whole, (int, float)) and whole:
         of_float = f"{100 * size / whole:.1f} %"
     return [
-        shown(record.get("kind")), shown(record.get("file")), shown(record.get("nodes")),
-        amount(size), of_float, number(record.get("weight_bits")),
-        _latency(latency, "milliseconds"), _latency(latency, "float_milliseconds"),
-    ]  # fmt: skip
+        shown(record.get("kind")),
+        shown(record.get("file")),
+        shown(record.get("nodes")),
+        amount(size),
+        of_float,
+        number(record.get("weight_bits")),
+        _latency(latency, "milliseconds"),
+        _latency(latency, "float_milliseconds"),
+    ]
 
 
 def _check(record: dict[str, Any]) -> list[str]:
     checks = _part(record, "checks")
     return [
-        shown(record.get("kind")), _images(checks), number(checks.get("top1_agreement")),
-        number(checks.get("top1")), number(checks.get("student_top1")),
-        number(checks.get("cosine"), ".6f"), number(checks.get("largest_difference"), ".2g"),
-    ]  # fmt: skip
+        shown(record.get("kind")),
+        _images(checks),
+        number(checks.get("top1_agreement")),
+        number(checks.get("top1")),
+        number(checks.get("student_top1")),
+        number(checks.get("cosine"), ".6f"),
+        number(checks.get("largest_difference"), ".2g"),
+    ]
 
 
 def _part(record: dict[str, Any], name: str) -> dict[str, Any]:

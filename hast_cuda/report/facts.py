@@ -51,9 +51,7 @@ class RunFacts:
     @property
     def wanted_batches(self) -> int:
         """Shards of images that the run makes itself."""
-        own = self.recipe is None or (
-            self.recipe.images == "synthetic" and not self.config.get("images")
-        )
+        own = self.recipe is None or (self.recipe.images == "synthetic" and not self.config.get("images"))
         return -(-self.synthesis.num_images // self.synthesis.batch_size) if own else 0
 
     @property
@@ -79,14 +77,19 @@ def read_facts(run: Path) -> RunFacts:
     result = directory.result()
     progress = directory.recall()
     return RunFacts(
-        path=run, config=config, environment=_read(run / "environment.json") or {},
-        recipe=recipe, synthesis=recipe.synthesis if recipe else read_synthesis_config(run),
-        result=result, seconds=dict((result or progress).get("seconds", {})),
-        records=directory.read_log(), images=read_first_images(run, IMAGES),
+        path=run,
+        config=config,
+        environment=_read(run / "environment.json") or {},
+        recipe=recipe,
+        synthesis=recipe.synthesis if recipe else read_synthesis_config(run),
+        result=result,
+        seconds=dict((result or progress).get("seconds", {})),
+        records=directory.read_log(),
+        images=read_first_images(run, IMAGES),
         batches=len(image_store(run).finished()),
         histograms=_histograms(run / "analysis" / "difficulty.json"),
         exports=[_read(p) or {} for p in sorted((run / "exports").glob("*.json"))],
-    )  # fmt: skip
+    )
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -100,9 +103,6 @@ def _histograms(path: Path) -> dict[str, Histogram]:
     """What ``hast-cuda analyze difficulty`` has written."""
     found = (_read(path) or {}).get("difficulty", {})
     try:
-        return {
-            str(name): Histogram(tuple(h["edges"]), tuple(h["counts"])) for name, h in found.items()
-        }
+        return {str(name): Histogram(tuple(h["edges"]), tuple(h["counts"])) for name, h in found.items()}
     except (AttributeError, KeyError, TypeError) as error:
-        message = f"{path} holds no histograms ({error!r}); make it anew with analyze difficulty"
-        raise ValueError(message) from error
+        raise ValueError(f"{path} holds no histograms ({error!r}); make it anew with analyze difficulty") from error

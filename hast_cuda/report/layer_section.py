@@ -51,10 +51,7 @@ def layer_section(facts: RunFacts, teacher: nn.Module | None, problem: str) -> S
         against += " after its BatchNorm layers were folded"
         against += " and its channels equalized" if config.equalize else ""
     blocks: list[Block] = [
-        Text(
-            f"{weights} weights and {activations} activations are quantized; biases and BatchNorm "
-            "are not."
-        ),
+        Text(f"{weights} weights and {activations} activations are quantized; biases and BatchNorm are not."),
         Text(
             f"Weight error: ||Q(w) - w|| / ||w||, where w are the weights of {against} and Q(w) "
             "those that the quantized network computes with, fine-tuning included."
@@ -86,17 +83,21 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_tensors(path)[0]
     except DamagedFileError as error:
-        message = f"{path} is corrupt ({error}); delete it and run again to make it anew"
-        raise ValueError(message) from error
+        raise ValueError(f"{path} is corrupt ({error}); delete it and run again to make it anew") from error
 
 
 def _table(rows: Sequence[LayerRow], *, with_error: bool) -> Table:
     header = ["layer", "type", "weight bits", "activation bits", "activation range"]
     cells = [
-        [row.name or "(root)", row.kind, _bits(row.weight_bits), _bits(row.act_bits),
-         "-" if row.act_range is None else "{:.3g} to {:.3g}".format(*row.act_range)]
+        [
+            row.name or "(root)",
+            row.kind,
+            _bits(row.weight_bits),
+            _bits(row.act_bits),
+            "-" if row.act_range is None else "{:.3g} to {:.3g}".format(*row.act_range),
+        ]
         for row in rows
-    ]  # fmt: skip
+    ]
     if not with_error:
         return Table(header, cells, numbers=2)
     for cell, row in zip(cells, rows, strict=True):

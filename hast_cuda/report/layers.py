@@ -52,9 +52,7 @@ def layer_rows(student: nn.Module, prepared: nn.Module) -> list[LayerRow]:
             weight = before[row.name].weight
             assert isinstance(weight, Tensor)
             error = relative_error(module.quantized_weight(), weight)
-        rows.append(
-            LayerRow(row.name, row.kind, row.weight_bits, row.act_bits, found, error, row.note)
-        )
+        rows.append(LayerRow(row.name, row.kind, row.weight_bits, row.act_bits, found, error, row.note))
     return rows
 
 

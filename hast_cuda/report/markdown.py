@@ -9,18 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from hast_cuda.report.document import (
-    Block,
-    Code,
-    Document,
-    Facts,
-    Numbers,
-    Pictures,
-    Sheet,
-    Table,
-    Text,
-    Warn,
-)
+from hast_cuda.report.document import Block, Code, Document, Facts, Numbers, Pictures, Sheet, Table, Text, Warn
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w))")  # "_" inside a word is just that
 

@@ -7,19 +7,7 @@ import itertools
 from collections.abc import Iterator
 from html import escape
 
-from hast_cuda.report.document import (
-    Block,
-    Code,
-    Document,
-    Facts,
-    Numbers,
-    Picture,
-    Pictures,
-    Sheet,
-    Table,
-    Text,
-    Warn,
-)
+from hast_cuda.report.document import Block, Code, Document, Facts, Numbers, Picture, Pictures, Sheet, Table, Text, Warn
 from hast_cuda.report.inline_svg import inline_svg
 from hast_cuda.report.style import STYLE
 
@@ -56,9 +44,7 @@ def _block(block: Block, ids: Iterator[str]) -> str:
             inner = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>\n" for k, v in pairs)
             return f'<dl class="facts">\n{inner}</dl>\n'
         case Numbers(pairs):
-            inner = "".join(
-                f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>\n" for k, v in pairs
-            )
+            inner = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>\n" for k, v in pairs)
             return f'<dl class="figures">\n{inner}</dl>\n'
         case Table():
             return _table(block)
@@ -77,13 +63,10 @@ def _picture(picture: Picture, prefix: str) -> str:
 def _table(table: Table) -> str:
     """In a box that scrolls by itself, so that the page does not."""
     head = "".join(
-        f'<th scope="col"{_side(table, column)}>{escape(cell)}</th>'
-        for column, cell in enumerate(table.header)
+        f'<th scope="col"{_side(table, column)}>{escape(cell)}</th>' for column, cell in enumerate(table.header)
     )
     body = "".join(
-        "<tr>"
-        + "".join(_cell(table, line, column, cell) for column, cell in enumerate(row))
-        + "</tr>\n"
+        "<tr>" + "".join(_cell(table, line, column, cell) for column, cell in enumerate(row)) + "</tr>\n"
         for line, row in enumerate(table.rows)
     )
     return (

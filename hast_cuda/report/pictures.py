@@ -37,9 +37,7 @@ def images_section(facts: RunFacts, spec: InputSpec | None, folder: Path) -> Sec
         )
     path = folder / "images.png"
     draw_images(images, labels, spec, path, rows=-(-len(images) // 10), columns=10)
-    cells = [
-        (_png(image, spec), str(int(label))) for image, label in zip(images, labels, strict=True)
-    ]
+    cells = [(_png(image, spec), str(int(label))) for image, label in zip(images, labels, strict=True)]
     return Section("Synthetic images", [Text(note), Sheet(cells, path, "Synthetic images")])
 
 
@@ -70,9 +68,7 @@ def difficulty_section(facts: RunFacts, teacher: nn.Module | None, folder: Path)
     """
     found, note = facts.histograms, "From analysis/difficulty.json."
     if not found and teacher is not None and facts.images is not None:
-        batches = zip(
-            facts.images.images.split(BATCH), facts.images.labels.split(BATCH), strict=True
-        )
+        batches = zip(facts.images.images.split(BATCH), facts.images.labels.split(BATCH), strict=True)
         judged = judge(teacher, batches)
         found = {"synthetic": difficulty_histogram(judged.difficulty)}
         note = f"Of the first {len(judged.difficulty)} images (at most {IMAGES} are judged)."
@@ -82,10 +78,13 @@ def difficulty_section(facts: RunFacts, teacher: nn.Module | None, folder: Path)
     path = folder / "difficulty.svg"
     draw_difficulty(filled, path)
     spoken = "; ".join(f"{k}: {sum(h.counts)} images, {h.counts}" for k, h in filled.items())
-    return Section("Difficulty", [
-        Text(f"1 minus the full-precision network's probability of the label. {note}"),
-        Pictures([Picture(path, f"Histogram of difficulty; {spoken}")]),
-    ])  # fmt: skip
+    return Section(
+        "Difficulty",
+        [
+            Text(f"1 minus the full-precision network's probability of the label. {note}"),
+            Pictures([Picture(path, f"Histogram of difficulty; {spoken}")]),
+        ],
+    )
 
 
 def curves_section(runs: Mapping[str, RunFacts], folder: Path) -> Section:
@@ -94,10 +93,7 @@ def curves_section(runs: Mapping[str, RunFacts], folder: Path) -> Section:
     pictures = []
     for index, (phase, name) in enumerate(panels(curves.values())):
         path = folder / f"curve-{index}.svg"
-        chosen = {
-            run: {phase: {name: phases.get(phase, {}).get(name, [])}}
-            for run, phases in curves.items()
-        }
+        chosen = {run: {phase: {name: phases.get(phase, {}).get(name, [])}} for run, phases in curves.items()}
         draw_loss_curves(chosen, path)
         pictures.append(Picture(path, f"{phase}: {name} over the iterations"))
     logged = bool(pictures)
@@ -108,8 +104,7 @@ def curves_section(runs: Mapping[str, RunFacts], folder: Path) -> Section:
         pictures.append(Picture(path, "Learning rate of fine-tuning over the iterations"))
     blocks: list[Block] = [Text("Nothing was logged: no loop has run.")]
     if logged:
-        blocks = [Text(
-            "Losses carry the weights of the objective; those of synthesis are means over the "
-            "batches of images."
-        )]  # fmt: skip
+        blocks = [
+            Text("Losses carry the weights of the objective; those of synthesis are means over the batches of images.")
+        ]
     return Section("Curves", [*blocks, Pictures(pictures)] if pictures else blocks)

@@ -12,14 +12,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_images, check_range
 from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.report.canvas import (
-    drawing,
-    label,
-    plain_log_labels,
-    pyplot,
-    require,
-    require_numbers,
-)
+from hast_cuda.report.canvas import drawing, label, plain_log_labels, pyplot, require, require_numbers
 
 Curves = Mapping[str, Mapping[str, Curve]]
 COLUMNS = 3
@@ -67,13 +60,9 @@ def draw_images(
     check_range("rows", rows, 1, 100)
     check_range("columns", columns, 1, 100)
     if images.dim() != 4 or images.shape[1] != spec.channels:
-        raise ValueError(
-            f"images is {list(images.shape)}; expected [N, {spec.channels}, H, W], as spec has"
-        )
+        raise ValueError(f"images is {list(images.shape)}; expected [N, {spec.channels}, H, W], as spec has")
     if labels.dim() != 1 or labels.is_meta or len(labels) < len(images):
-        raise ValueError(
-            f"labels is {list(labels.shape)}; expected a label for each of {len(images)} images"
-        )
+        raise ValueError(f"labels is {list(labels.shape)}; expected a label for each of {len(images)} images")
     mean, std = (images.new_tensor(v).view(-1, 1, 1) for v in (spec.mean, spec.std))
     height = images.shape[2] / images.shape[3]  # of a column's width; one axis draws in no time
     step = height + 0.3
@@ -149,9 +138,7 @@ def draw_learning_rate(configs: Mapping[str, FinetuneConfig], path: Path) -> Non
             if config.iterations:
                 at = range(0, config.iterations, max(1, config.iterations // POINTS))
                 axis.plot(at, [config.rate(i) for i in at], color=f"C{index}", label=label(name))
-        axis.set(
-            title="fine-tuning: learning rate", xlabel="iteration", ylabel="learning rate",
-        )  # fmt: skip
+        axis.set(title="fine-tuning: learning rate", xlabel="iteration", ylabel="learning rate")
         axis.set_ylim(bottom=0)
         axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
         axis.grid(alpha=0.3)

@@ -26,11 +26,7 @@ def accuracies_of(facts: RunFacts) -> dict[str, float]:
     Without fine-tuning the last three are one number, which is called the quantized network's.
     """
     result = facts.result or {}
-    found = {
-        label: float(result[key])
-        for label, key, _ in ACCURACIES
-        if isinstance(result.get(key), (int, float))
-    }
+    found = {label: float(result[key]) for label, key, _ in ACCURACIES if isinstance(result.get(key), (int, float))}
     tuned = facts.recipe is not None and facts.recipe.finetune.iterations > 0
     if found and not tuned:
         last = found.get("last iteration")
@@ -81,10 +77,7 @@ def missing(facts: RunFacts) -> list[str]:
     if steps:
         found.append(f"Fine-tuning has logged {facts.iteration} of {steps} steps.")
     absent = [n for n in ("student.safetensors", "result.json") if not (facts.path / n).exists()]
-    return [
-        *found,
-        f"Missing: {' and '.join(absent)}, so there are no final accuracies and no layers yet.",
-    ]
+    return [*found, f"Missing: {' and '.join(absent)}, so there are no final accuracies and no layers yet."]
 
 
 def accuracy_section(facts: RunFacts, folder: Path) -> Section:
@@ -95,10 +88,9 @@ def accuracy_section(facts: RunFacts, folder: Path) -> Section:
     full = found.get("full precision")
     notes = {label: f" ({note})" if note else "" for label, _, note in ACCURACIES}
     rows = [
-        (label + notes.get(label, ""), number(value),
-         "-" if full is None else number(value - full, "+.2f"))
+        (label + notes.get(label, ""), number(value), "-" if full is None else number(value - full, "+.2f"))
         for label, value in found.items()
-    ]  # fmt: skip
+    ]
     path = folder / "accuracy.svg"
     draw_accuracies(found, path)
     spoken = ", ".join(f"{label} {value:.2f} %" for label, value in found.items())
@@ -109,10 +101,12 @@ def accuracy_section(facts: RunFacts, folder: Path) -> Section:
         Pictures([Picture(path, f"Top-1 accuracy: {spoken}")]),
     ]
     if "best seen" in found:
-        blocks.append(Text(
-            "The last iteration is the result: nothing about it was chosen by test accuracy. The "
-            f"best seen was {CHOSEN}, and is here because published figures often are."
-        ))  # fmt: skip
+        blocks.append(
+            Text(
+                "The last iteration is the result: nothing about it was chosen by test accuracy. The "
+                f"best seen was {CHOSEN}, and is here because published figures often are."
+            )
+        )
     return Section("Accuracy", blocks)
 
 
@@ -120,14 +114,14 @@ def _without(facts: RunFacts) -> list[Block]:
     if facts.recipe is None:
         return [Text("This run made images only; no network was quantized.")]
     if facts.result is not None:
-        return [Text(
-            "Not measured: the run was given no test images. Give some with --data, or measure "
-            "the finished network with hast-cuda evaluate --run."
-        )]  # fmt: skip
+        return [
+            Text(
+                "Not measured: the run was given no test images. Give some with --data, or measure "
+                "the finished network with hast-cuda evaluate --run."
+            )
+        ]
     seen = [r for r in facts.records if r.get("phase") == "test" and "top1" in r]
     if not seen:
         return [Text("Nothing was measured yet.")]
     last = seen[-1]
-    return [Text(
-        f"So far: {number(last['top1'])} % top-1 after {number(last.get('iteration'), 'd')} steps."
-    )]  # fmt: skip
+    return [Text(f"So far: {number(last['top1'])} % top-1 after {number(last.get('iteration'), 'd')} steps.")]

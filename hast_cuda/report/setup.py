@@ -12,9 +12,20 @@ from hast_cuda.report.words import duration, method_name, network_name, shown
 
 # Entries of config.json that have a line of their own.
 _KNOWN = (
-    "bits", "seed", "method", "preset", "network", "data", "test_limit", "images", "train_data",
-    "shape", "recipe", "execution", "synthesis",
-)  # fmt: skip
+    "bits",
+    "seed",
+    "method",
+    "preset",
+    "network",
+    "data",
+    "test_limit",
+    "images",
+    "train_data",
+    "shape",
+    "recipe",
+    "execution",
+    "synthesis",
+)
 
 
 def setup_section(facts: RunFacts) -> Section:
@@ -59,9 +70,7 @@ def _bits(bits: dict[str, Any]) -> list[tuple[str, str]]:
         where = {"relu": "outputs of ReLU and ReLU6", "all": "inputs of all layers"}
         pairs.append(("Placement", f"{placement}: {where.get(placement, 'unknown')}"))
     if isinstance(overrides, dict) and overrides:
-        pairs.append(
-            ("Exceptions", "; ".join(f"{k}: {_override(o)}" for k, o in overrides.items()))
-        )
+        pairs.append(("Exceptions", "; ".join(f"{k}: {_override(o)}" for k, o in overrides.items())))
     return pairs
 
 
@@ -82,8 +91,7 @@ def _images(facts: RunFacts) -> str:
         return f"given: {shown(given)}"
     if kind == "synthetic":
         return (
-            f"{made.num_images} made from the network, {made.batch_size} at a time, "
-            f"{made.iterations} iterations each"
+            f"{made.num_images} made from the network, {made.batch_size} at a time, {made.iterations} iterations each"
         )
     return {
         "none": "none",
@@ -134,12 +142,10 @@ def seconds_section(facts: RunFacts) -> Section:
     total = sum(facts.seconds.values())
     shares = [s / total if total else 0.0 for s in facts.seconds.values()]
     rows = [(name, duration(s)) for name, s in facts.seconds.items()]
-    return Section("Time", [
-        Table(
-            ("phase", "time"), [*rows, ("all", duration(total))], shares={1: [*shares, None]}
-        ),
-        Text(
-            "All attempts count, a killed one but for its last seconds; loading the network does "
-            "not."
-        ),
-    ])  # fmt: skip
+    return Section(
+        "Time",
+        [
+            Table(("phase", "time"), [*rows, ("all", duration(total))], shares={1: [*shares, None]}),
+            Text("All attempts count, a killed one but for its last seconds; loading the network does not."),
+        ],
+    )

@@ -95,10 +95,7 @@ def _page(path: Path) -> Path:
 
 
 def _write(document: Document, page: Path) -> Path:
-    texts = {
-        page: to_html(document),
-        page.with_suffix(".md"): to_markdown(document, page.parent),
-    }
+    texts = {page: to_html(document), page.with_suffix(".md"): to_markdown(document, page.parent)}
     for path, text in texts.items():
         with replace_file(path) as temporary:
             # A file name that is no text must not cost the page.

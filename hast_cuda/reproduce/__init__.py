@@ -11,16 +11,7 @@ from hast_cuda.reproduce.figure6 import measure_figure6
 from hast_cuda.reproduce.figures import FIGURES
 from hast_cuda.reproduce.lines import lines_of, order_note
 from hast_cuda.reproduce.runner import Outcome, Setting, image_key, recipe_of, run_row
-from hast_cuda.reproduce.tables import (
-    NETWORKS,
-    TABLES,
-    Published,
-    Row,
-    Table,
-    paper_source,
-    published,
-    rows_of,
-)
+from hast_cuda.reproduce.tables import NETWORKS, TABLES, Published, Row, Table, paper_source, published, rows_of
 from hast_cuda.reproduce.written import write_figure, write_table
 
 __all__ = [

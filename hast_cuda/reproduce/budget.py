@@ -28,22 +28,24 @@ def apply_budget(recipe: Recipe, budget: str) -> Recipe:
         return _limited(recipe)
     match = re.fullmatch(r"(\d+(?:\.\d+)?)%", budget)
     if not match or not 0 < float(match.group(1)) <= 100:
-        message = f'budget is {budget!r}; allowed: "full", "small", or a share such as "10%"'
-        raise ValueError(message)
+        raise ValueError(f'budget is {budget!r}; allowed: "full", "small", or a share such as "10%"')
     return _scaled(recipe, float(match.group(1)) / 100)
 
 
 def _limited(recipe: Recipe) -> Recipe:
     made, tuned = recipe.synthesis, recipe.finetune
-    return change(recipe, {
-        "synthesis.num_images": min(made.num_images, SMALL["images"]),
-        "synthesis.iterations": min(made.iterations, SMALL["synthesis"]),
-        "finetune.iterations": min(tuned.iterations, SMALL["finetune"]),
-        "finetune.batch_size": min(tuned.batch_size, SMALL["batch"]),
-        "finetune.calibration_updates": min(tuned.calibration_updates, 50),
-        "finetune.evaluations": 2,
-        "generator.warmup": min(recipe.generator.warmup, SMALL["warmup"]),
-    })  # fmt: skip
+    return change(
+        recipe,
+        {
+            "synthesis.num_images": min(made.num_images, SMALL["images"]),
+            "synthesis.iterations": min(made.iterations, SMALL["synthesis"]),
+            "finetune.iterations": min(tuned.iterations, SMALL["finetune"]),
+            "finetune.batch_size": min(tuned.batch_size, SMALL["batch"]),
+            "finetune.calibration_updates": min(tuned.calibration_updates, 50),
+            "finetune.evaluations": 2,
+            "generator.warmup": min(recipe.generator.warmup, SMALL["warmup"]),
+        },
+    )
 
 
 def _scaled(recipe: Recipe, share: float) -> Recipe:
@@ -53,6 +55,4 @@ def _scaled(recipe: Recipe, share: float) -> Recipe:
         "finetune.iterations": recipe.finetune.iterations,
         "generator.warmup": recipe.generator.warmup,
     }
-    return change(
-        recipe, {name: max(1, round(n * share)) if n else 0 for name, n in counts.items()}
-    )
+    return change(recipe, {name: max(1, round(n * share)) if n else 0 for name, n in counts.items()})

@@ -20,10 +20,15 @@ BATCH = 256
 HARD = 0.5  # images above this difficulty are called hard in the table
 FULL = "full precision"
 HEADER = (
-    "row", "top-1 on its training images", "top-1 on test images", "gap",
-    "mean difficulty of its images", "the same, for the student", "hard images, %",
+    "row",
+    "top-1 on its training images",
+    "top-1 on test images",
+    "gap",
+    "mean difficulty of its images",
+    "the same, for the student",
+    "hard images, %",
     "error on hard test images, %",
-)  # fmt: skip
+)
 
 _DIFFICULTY = (
     f"Hard images have a difficulty (Eq. 7) over {HARD} under the full-precision network. In "
@@ -53,9 +58,7 @@ class _Seen:
         return [100 * float((~judged.wrong).double().mean()) for judged in found]
 
 
-def measure_figure2(
-    rows: Sequence[Row], setting: Setting, seeds: Sequence[int], say: Say
-) -> Drawing:
+def measure_figure2(rows: Sequence[Row], setting: Setting, seeds: Sequence[int], say: Say) -> Drawing:
     """Top-1 on training and test images, errors by difficulty, difficulty of the images (Figure 2).
 
     Difficulty ``1 - p_y`` (Eq. 7) is measured under the full-precision network; that of the
@@ -95,9 +98,7 @@ def _pairs(images: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
     return zip(images.split(BATCH), labels.split(BATCH), strict=True)
 
 
-def _judge(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], setting: Setting
-) -> Judged:
+def _judge(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], setting: Setting) -> Judged:
     return judge(network, batches, device=setting.device)
 
 
@@ -109,30 +110,25 @@ def _drawing(found: dict[str, _Seen], absent: dict[str, str], hard: Judged) -> D
     gaps: dict[str, tuple[float, float]] = {}
     lines: list[list[str]] = []
     data: dict[str, Any] = {}
-    data["test"] = {
-        "difficulty": asdict(own["test"]), "errors": {FULL: asdict(rates[FULL])},
-    }  # fmt: skip
+    data["test"] = {"difficulty": asdict(own["test"]), "errors": {FULL: asdict(rates[FULL])}}
     lines.append(_line(FULL, None, _mean(~hard.wrong), [hard.difficulty], None, hard, is_hard))
     for name, seen in found.items():
-        test = Judged(
-            hard.difficulty.repeat(len(seen.test)), torch.cat([j.wrong for j in seen.test])
-        )
+        test = Judged(hard.difficulty.repeat(len(seen.test)), torch.cat([j.wrong for j in seen.test]))
         train_top1, test_top1 = seen.top1(seen.own), seen.top1(seen.test)
         gaps[name] = (sum(train_top1) / len(train_top1), sum(test_top1) / len(test_top1))
         rates[name] = error_by_difficulty(test.difficulty, test.wrong)
         student = torch.cat([j.difficulty for j in seen.own])
-        own[name], taught[name] = (
-            difficulty_histogram(student), difficulty_histogram(torch.cat(seen.taught))
-        )  # fmt: skip
+        own[name], taught[name] = (difficulty_histogram(student), difficulty_histogram(torch.cat(seen.taught)))
         lines.append(
-            _line(name, gaps[name][0], gaps[name][1], seen.taught, student, test,
-                  is_hard.repeat(len(seen.test)))
-        )  # fmt: skip
+            _line(name, gaps[name][0], gaps[name][1], seen.taught, student, test, is_hard.repeat(len(seen.test)))
+        )
         data[name] = {
-            "top1_training_images": train_top1, "top1_test_images": test_top1,
-            "difficulty": asdict(taught[name]), "difficulty_student": asdict(own[name]),
+            "top1_training_images": train_top1,
+            "top1_test_images": test_top1,
+            "difficulty": asdict(taught[name]),
+            "difficulty_student": asdict(own[name]),
             "errors": asdict(rates[name]),
-        }  # fmt: skip
+        }
     lines += [[name, why, *["-"] * (len(HEADER) - 2)] for name, why in absent.items()]
     pictures = {
         "figure2b.png": lambda path: report.draw_error_by_difficulty(rates, path),
@@ -145,17 +141,26 @@ def _drawing(found: dict[str, _Seen], absent: dict[str, str], hard: Judged) -> D
 
 
 def _line(
-    name: str, train: float | None, test: float, taught: Sequence[Tensor],
-    student: Tensor | None, judged: Judged, is_hard: Tensor,
-) -> list[str]:  # fmt: skip
+    name: str,
+    train: float | None,
+    test: float,
+    taught: Sequence[Tensor],
+    student: Tensor | None,
+    judged: Judged,
+    is_hard: Tensor,
+) -> list[str]:
     difficulty = torch.cat(list(taught))
     errors = judged.wrong[is_hard]
     return [
-        name, number(train), number(test), number(None if train is None else train - test),
+        name,
+        number(train),
+        number(test),
+        number(None if train is None else train - test),
         number(float(difficulty.double().mean()), ".3f"),
         number(None if student is None else float(student.double().mean()), ".3f"),
-        number(_mean(difficulty > HARD)), number(_mean(errors) if len(errors) else None),
-    ]  # fmt: skip
+        number(_mean(difficulty > HARD)),
+        number(_mean(errors) if len(errors) else None),
+    ]
 
 
 def _mean(flags: Tensor) -> float:

@@ -18,9 +18,15 @@ BATCH = 256
 HARD = 0.5
 PAPER = {"IL": 0.2, "HIL": 0.7}  # difficulties that the text of Section 3.3 names
 HEADER = (
-    "row", "gamma", "images", "mean difficulty", "hard images, %", "mean cross entropy",
-    "mean loss (Eq. 8)", "difficulty in the paper",
-)  # fmt: skip
+    "row",
+    "gamma",
+    "images",
+    "mean difficulty",
+    "hard images, %",
+    "mean cross entropy",
+    "mean loss (Eq. 8)",
+    "difficulty in the paper",
+)
 NOTE = (
     f"Hard images have a difficulty over {HARD}. The paper names two difficulties, not how they "
     "were found; the weight of the loss (beta of Eq. 9) and the number of iterations matter to "
@@ -28,9 +34,7 @@ NOTE = (
 )
 
 
-def measure_figure4(
-    rows: Sequence[Row], setting: Setting, seeds: Sequence[int], say: Say
-) -> Drawing:
+def measure_figure4(rows: Sequence[Row], setting: Setting, seeds: Sequence[int], say: Say) -> Drawing:
     """Difficulty of images made with the inception loss (Eq. 5) and the weighted one (Eq. 8).
 
     Nothing is fine-tuned. Difficulty, cross entropy and loss are those of the finished images under
@@ -52,9 +56,7 @@ def measure_figure4(
     for row in rows:
         chosen = recipe_of(row, setting)
         if chosen.images != "synthetic":
-            raise ValueError(
-                f'figure4 compares optimised images; those of {row.name} are "{chosen.images}"'
-            )
+            raise ValueError(f'figure4 compares optimised images; those of {row.name} are "{chosen.images}"')
         found = []
         for seed in seeds:
             say(f"{row.name}, seed {seed}")
@@ -67,17 +69,26 @@ def measure_figure4(
         # A float32 probability below 2^-24 leaves a difficulty of 1, and a loss without end.
         entropy = -torch.log1p(-difficulty.clamp(max=1 - 2**-24))
         values = {
-            "gamma": gamma, "images": len(difficulty), "difficulty": float(difficulty.mean()),
+            "gamma": gamma,
+            "images": len(difficulty),
+            "difficulty": float(difficulty.mean()),
             "hard_percent": 100 * float((difficulty > HARD).double().mean()),
             "cross_entropy": float(entropy.mean()),
             "loss": float((difficulty**gamma * entropy).mean()),
-        }  # fmt: skip
+        }
         exponents[row.name], marks[row.name] = gamma, values["difficulty"]
         data[row.name] = values
-        lines.append([
-            row.name, f"{gamma:g}", str(len(difficulty)), number(values["difficulty"], ".3f"),
-            number(values["hard_percent"]), number(values["cross_entropy"], ".4f"),
-            number(values["loss"], ".4f"), number(PAPER.get(row.name), ".1f"),
-        ])  # fmt: skip
+        lines.append(
+            [
+                row.name,
+                f"{gamma:g}",
+                str(len(difficulty)),
+                number(values["difficulty"], ".3f"),
+                number(values["hard_percent"]),
+                number(values["cross_entropy"], ".4f"),
+                number(values["loss"], ".4f"),
+                number(PAPER.get(row.name), ".1f"),
+            ]
+        )
     pictures = {"figure4.png": lambda path: report.draw_inception(exponents, marks, path)}
     return Drawing(HEADER, lines, data, pictures, [NOTE])

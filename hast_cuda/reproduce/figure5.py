@@ -22,8 +22,7 @@ def draw_figure5(outcomes: Sequence[Outcome], path: Path) -> None:
     sweeps: dict[str, dict[float, list[float]]] = {}
     for outcome in outcomes:
         if len(outcome.row.changes) != 1:
-            message = f"row {outcome.row.name} changes {len(outcome.row.changes)} values, not one"
-            raise ValueError(message)
+            raise ValueError(f"row {outcome.row.name} changes {len(outcome.row.changes)} values, not one")
         ((name, value),) = outcome.row.changes.items()
         if outcome.results:
             sweep = sweeps.setdefault(name.partition(".")[2], {})

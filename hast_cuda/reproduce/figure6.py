@@ -25,17 +25,12 @@ BATCH, BATCHES = 64, 4  # images per gradient, gradients per measurement
 STEPS = 30  # of Lanczos
 CE_KL, FA_KL = "cross_entropy_distillation", "alignment_distillation"
 LOSSES = {"CE": "cross_entropy", "KL": "distillation", "FA": "alignment"}
-HEADER = (
-    "row", "losses", "cosine at the start", "at the end", "mean", "lowest", "highest",
-    "in the paper",
-)  # fmt: skip
+HEADER = ("row", "losses", "cosine at the start", "at the end", "mean", "lowest", "highest", "in the paper")
 PAPER = {CE_KL: "negative throughout", FA_KL: "positive"}
 TERMS = {CE_KL: "CE and KL", FA_KL: "FA and KL"}
 
 
-def measure_figure6(
-    rows: Sequence[Row], setting: Setting, seeds: Sequence[int], say: Say
-) -> Drawing:
+def measure_figure6(rows: Sequence[Row], setting: Setting, seeds: Sequence[int], say: Say) -> Drawing:
     """Cosine of the gradients of a row's two losses along its fine-tuning; Hessians (Figure 6).
 
     (a) Each row is fine-tuned from its calibrated student, and measured at the start and ten times
@@ -73,10 +68,18 @@ def measure_figure6(
         name = f"{row.name} ({TERMS[pair]})"
         curves[name] = curve
         data[row.name] = {"losses": pair, "iterations": iterations, "cosines": found}
-        lines.append([
-            row.name, TERMS[pair], number(curve[0]), number(curve[-1]),
-            number(sum(curve) / len(curve)), number(min(curve)), number(max(curve)), PAPER[pair],
-        ])  # fmt: skip
+        lines.append(
+            [
+                row.name,
+                TERMS[pair],
+                number(curve[0]),
+                number(curve[-1]),
+                number(sum(curve) / len(curve)),
+                number(min(curve)),
+                number(max(curve)),
+                PAPER[pair],
+            ]
+        )
     data["hessian"] = {name: asdict(spectrum) for name, spectrum in spectra.items()}
     tops = ", ".join(f"{n} {s.largest()[0].value:.4g}" for n, s in spectra.items())
     note = (
@@ -99,8 +102,7 @@ def pair_of(name: str, recipe: Recipe) -> str:
     """
     tuning = recipe.finetune
     if recipe.images != "synthetic":
-        message = f'figure6 measures on optimised images; those of {name} are "{recipe.images}"'
-        raise ValueError(message)
+        raise ValueError(f'figure6 measures on optimised images; those of {name} are "{recipe.images}"')
     two = bool(tuning.label_weight) != bool(tuning.feature_weight)
     if not two or not tuning.distillation_weight or not tuning.iterations:
         raise ValueError(
@@ -118,7 +120,7 @@ class _Tuned:
         chosen = recipe_of(row, setting)
         self.config: FinetuneConfig = change(
             chosen, {"finetune.evaluations": min(POINTS, chosen.finetune.iterations)}
-        ).finetune  # fmt: skip
+        ).finetune
         start = change(chosen, {"finetune.iterations": 0})
         beginning = Row(f"{row.name} start", row.method, row.changes, row.image_share)
         done = run_seed(beginning, start, setting, seed)
@@ -128,22 +130,24 @@ class _Tuned:
         self.labels: Tensor = done.images.labels
 
         def cosine(student: nn.Module) -> float:
-            batches = list(
-                zip(self.images.split(BATCH), self.labels.split(BATCH), strict=True)
-            )[:BATCHES]  # fmt: skip
-            values = gradient_cosines(
-                setting.teacher, student, batches, self.config, device=setting.device
-            )[pair]
+            batches = list(zip(self.images.split(BATCH), self.labels.split(BATCH), strict=True))[:BATCHES]
+            values = gradient_cosines(setting.teacher, student, batches, self.config, device=setting.device)[pair]
             return sum(values) / len(values)
 
         first = cosine(done.student)
         tuned = finetune(
-            setting.teacher, done.student, self.images, self.config,
-            labels=labels_for(self.config, done.images), seed=seed, device=setting.device,
+            setting.teacher,
+            done.student,
+            self.images,
+            self.config,
+            labels=labels_for(self.config, done.images),
+            seed=seed,
+            device=setting.device,
             evaluate=cosine,  # what is asked at every evaluation; its "accuracies" are cosines here
-            execution=setting.execution, world=setting.world,
+            execution=setting.execution,
+            world=setting.world,
             checkpoint=CheckpointFile(folder / "checkpoints" / "figure6.safetensors"),
-        )  # fmt: skip
+        )
         self.student = tuned.student
         self.iterations = [0, *(iteration for iteration, _ in tuned.accuracies)]
         self.cosines = [first, *(value for _, value in tuned.accuracies)]
@@ -151,9 +155,8 @@ class _Tuned:
     def spectra(self, setting: Setting) -> dict[str, Spectrum]:
         """Of each loss, on the first batch."""
         losses = StudentLosses(
-            setting.teacher, self.student, self.images[:BATCH], self.labels[:BATCH], self.config,
-            device=setting.device,
-        )  # fmt: skip
+            setting.teacher, self.student, self.images[:BATCH], self.labels[:BATCH], self.config, device=setting.device
+        )
         return {
             name: hessian_spectrum(Hessian(getattr(losses, loss), losses.parameters), steps=STEPS)
             for name, loss in LOSSES.items()

@@ -12,9 +12,5 @@ from hast_cuda.reproduce.figure5 import draw_figure5
 from hast_cuda.reproduce.figure6 import measure_figure6
 from hast_cuda.reproduce.runner import Outcome
 
-FIGURES: dict[str, Measure] = {
-    "figure2": measure_figure2,
-    "figure4": measure_figure4,
-    "figure6": measure_figure6,
-}
+FIGURES: dict[str, Measure] = {"figure2": measure_figure2, "figure4": measure_figure4, "figure6": measure_figure6}
 PICTURES: dict[str, Callable[[Sequence[Outcome], Path], None]] = {"figure5": draw_figure5}

@@ -10,9 +10,18 @@ from hast_cuda.reproduce.runner import Outcome
 from hast_cuda.reproduce.tables import FULL_PRECISION, Published
 
 HEADER = (
-    "row", "top-1, last iteration", "spread", "seeds", "best seen", "before fine-tuning", "paper",
-    "difference", "drop from full precision", "paper's drop", "seconds without images",
-)  # fmt: skip
+    "row",
+    "top-1, last iteration",
+    "spread",
+    "seeds",
+    "best seen",
+    "before fine-tuning",
+    "paper",
+    "difference",
+    "drop from full precision",
+    "paper's drop",
+    "seconds without images",
+)
 
 
 def lines_of(outcomes: Sequence[Outcome], paper: dict[str, Published]) -> list[list[str]]:
@@ -43,32 +52,41 @@ def _paper(value: Published | None) -> str:
 
 
 def _line(
-    name: str, top1: Sequence[float], extra: dict[str, float], value: Published | None,
-    full: float | None, paper_drop: float | None,
-) -> list[str]:  # fmt: skip
+    name: str,
+    top1: Sequence[float],
+    extra: dict[str, float],
+    value: Published | None,
+    full: float | None,
+    paper_drop: float | None,
+) -> list[str]:
     mean, best, start = statistics.fmean(top1), extra.get("best"), extra.get("start")
     return [
-        name, number(mean), number(statistics.stdev(top1) if len(top1) > 1 else None),
-        str(len(top1)), number(best), number(start), _paper(value),
+        name,
+        number(mean),
+        number(statistics.stdev(top1) if len(top1) > 1 else None),
+        str(len(top1)),
+        number(best),
+        number(start),
+        _paper(value),
         number(None if value is None else mean - value.top1, "+.2f"),
-        number(None if full is None else full - mean), number(paper_drop),
+        number(None if full is None else full - mean),
+        number(paper_drop),
         number(extra.get("seconds"), ".0f"),
-    ]  # fmt: skip
+    ]
 
 
 def order_note(outcomes: Sequence[Outcome], paper: dict[str, Published]) -> str | None:
     """Whether rows come in the paper's order, and which pairs do not."""
     found = {
         o.row.name: statistics.fmean(r["quantized"] for r in o.results)
-        for o in outcomes if o.results and o.row.name in paper
-    }  # fmt: skip
+        for o in outcomes
+        if o.results and o.row.name in paper
+    }
     if len(found) < 2:
         return None
     ours = sorted(found, key=lambda n: -found[n])
     theirs = sorted(found, key=lambda n: -paper[n].top1)
-    turned = [
-        f"{a} / {b}" for i, a in enumerate(theirs) for b in theirs[i + 1 :] if found[a] < found[b]
-    ]
+    turned = [f"{a} / {b}" for i, a in enumerate(theirs) for b in theirs[i + 1 :] if found[a] < found[b]]
     pairs = len(found) * (len(found) - 1) // 2
     verdict = "the same order" if not turned else f"{len(turned)} of {pairs} pairs the other way"
     note = f"Best first: {'; '.join(ours)}. The paper's: {'; '.join(theirs)}. So {verdict}"
@@ -80,5 +98,6 @@ def divergence_notes(outcomes: Sequence[Outcome]) -> list[str]:
     return [
         f"{o.row.name}, {'seed' if len(o.diverged) == 1 else 'seeds'} "
         f"{', '.join(map(str, o.diverged))}: {'; '.join(dict.fromkeys(o.diverged.values()))}."
-        for o in outcomes if o.diverged
-    ]  # fmt: skip
+        for o in outcomes
+        if o.diverged
+    ]

@@ -66,9 +66,7 @@ class Outcome:
 
 def recipe_of(row: Row, setting: Setting) -> Recipe:
     """The recipe of a row: its method's preset, changed, at the budget."""
-    found = apply_budget(
-        change(recipe(row.method, setting.preset, setting.dataset), row.changes), setting.budget
-    )
+    found = apply_budget(change(recipe(row.method, setting.preset, setting.dataset), row.changes), setting.budget)
     count = max(1, round(found.synthesis.num_images * row.image_share))
     return change(found, {"synthesis.num_images": count})
 
@@ -96,9 +94,15 @@ def images_for(chosen: Recipe, setting: Setting, seed: int) -> tuple[Images | No
     key = image_key(setting.teacher, setting.shape, chosen.synthesis, seed)
     name = f"images/{key}-{setting.device.type}"
     found = synthesize(
-        setting.teacher, setting.shape, chosen.synthesis, seed=seed, device=setting.device,
-        store=ImageStore(setting.out / name), execution=setting.execution, world=setting.world,
-    )  # fmt: skip
+        setting.teacher,
+        setting.shape,
+        chosen.synthesis,
+        seed=seed,
+        device=setting.device,
+        store=ImageStore(setting.out / name),
+        execution=setting.execution,
+        world=setting.world,
+    )
     return found, f"../../{name}"
 
 
@@ -118,20 +122,28 @@ def run_seed(row: Row, chosen: Recipe, setting: Setting, seed: int) -> Quantizat
     """One run of a row; a finished one is read."""
     images, folder = images_for(chosen, setting, seed)
     return zero_shot_quantize(
-        setting.teacher, setting.shape, Bits(setting.bits, setting.bits, setting.placement),
-        recipe=chosen, seed=seed, images=images,
-        out=run_folder(row, setting, seed), test=setting.test, execution=setting.execution,
+        setting.teacher,
+        setting.shape,
+        Bits(setting.bits, setting.bits, setting.placement),
+        recipe=chosen,
+        seed=seed,
+        images=images,
+        out=run_folder(row, setting, seed),
+        test=setting.test,
+        execution=setting.execution,
         world=setting.world,
         describe={
-            "method": row.method, "row": row.name, "preset": setting.preset,
-            "budget": setting.budget, "images": folder, **setting.describe,
+            "method": row.method,
+            "row": row.name,
+            "preset": setting.preset,
+            "budget": setting.budget,
+            "images": folder,
+            **setting.describe,
         },
-    )  # fmt: skip
+    )
 
 
-def run_row(
-    row: Row, setting: Setting, seeds: Sequence[int], say: Callable[[str], None]
-) -> Outcome:
+def run_row(row: Row, setting: Setting, seeds: Sequence[int], say: Callable[[str], None]) -> Outcome:
     """All seeds of one row. A run whose loss is not finite is a finding, and ends only itself."""
     chosen = recipe_of(row, setting)
     absent = missing(chosen, setting)

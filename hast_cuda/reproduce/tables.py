@@ -46,8 +46,7 @@ NO_SDP = {"finetune.perturbation": 0.0}
 NO_FA = {"finetune.feature_weight": 0.0}
 
 _COMPARISON = tuple(
-    Row(name, name)
-    for name in ("real_data", "squant", "gdfq", "ait", "zeroq_il", "dsg_il", "intraq", "hast")
+    Row(name, name) for name in ("real_data", "squant", "gdfq", "ait", "zeroq_il", "dsg_il", "intraq", "hast")
 )
 
 
@@ -103,10 +102,7 @@ TABLES = {
     ),
     "table8": Table(
         "Number of synthetic images",
-        (
-            Row("IntraQ, 5120", "intraq"),
-            *(Row(str(n), "hast", image_share=n / 5120) for n in (256, 1280, 2560, 5120)),
-        ),
+        (Row("IntraQ, 5120", "intraq"), *(Row(str(n), "hast", image_share=n / 5120) for n in (256, 1280, 2560, 5120))),
     ),
     "figure5": Table(
         "Sensitivity to gamma (Eq. 8), epsilon (Eq. 10) and lambda (Eq. 12)",
@@ -124,10 +120,7 @@ TABLES = {
         "Inception loss without (IL, Eq. 5) and with (HIL, Eq. 8) the weight of difficulty",
         (Row("IL", "hast", NO_HSS), Row("HIL", "hast")),
     ),
-    "figure6": Table(
-        "Gradients and curvature of the losses",
-        (Row("intraq", "intraq"), Row("hast", "hast")),
-    ),
+    "figure6": Table("Gradients and curvature of the losses", (Row("intraq", "intraq"), Row("hast", "hast"))),
 }
 
 

@@ -36,8 +36,7 @@ def facts_of(setting: Setting, seeds: int) -> dict[str, str]:
     facts = {
         "network": setting.model,
         "test images": f"{len(setting.test)} of {setting.dataset}",
-        "bits": f"{setting.bits} for weights and activations"
-        + (everywhere if setting.placement == "all" else ""),
+        "bits": f"{setting.bits} for weights and activations" + (everywhere if setting.placement == "all" else ""),
         "preset": setting.preset,
         "budget": setting.budget,
         "seeds": ", ".join(map(str, range(seeds))),
@@ -50,9 +49,8 @@ def facts_of(setting: Setting, seeds: int) -> dict[str, str]:
 
 
 def write_table(
-    table: str, outcomes: Sequence[Outcome], setting: Setting, seeds: int,
-    paper: dict[str, Published],
-) -> str:  # fmt: skip
+    table: str, outcomes: Sequence[Outcome], setting: Setting, seeds: int, paper: dict[str, Published]
+) -> str:
     """Write the rows so far in every format, and their picture; returns the Markdown."""
     order = order_note(outcomes, paper)
     notes = [*([] if order is None else [order]), *divergence_notes(outcomes), READING]
@@ -74,9 +72,8 @@ def write_figure(figure: str, drawing: Drawing, setting: Setting, seeds: int) ->
 
 
 def _write(
-    stem: str, table: str, cells: Table, notes: Sequence[str], rows: dict[str, Any],
-    setting: Setting, seeds: int,
-) -> str:  # fmt: skip
+    stem: str, table: str, cells: Table, notes: Sequence[str], rows: dict[str, Any], setting: Setting, seeds: int
+) -> str:
     """Each file whole or not at all; empty cells of the CSV are what was not measured."""
     title, facts = f"{table}: {TABLES[table].title}", facts_of(setting, seeds)
     notes = [*notes, f"Paper: {paper_source()}"]
@@ -86,9 +83,11 @@ def _write(
     csv.writer(buffer, lineterminator="\n").writerows(lines)
     raw = {"title": title, "facts": facts, "notes": notes, "rows": rows}
     texts = {
-        "md": to_markdown(document, setting.out), "html": to_html(document),
-        "csv": buffer.getvalue(), "json": json.dumps(raw, indent=1, default=str) + "\n",
-    }  # fmt: skip
+        "md": to_markdown(document, setting.out),
+        "html": to_html(document),
+        "csv": buffer.getvalue(),
+        "json": json.dumps(raw, indent=1, default=str) + "\n",
+    }
     setting.out.mkdir(parents=True, exist_ok=True)
     for ending, text in texts.items():
         with replace_file(setting.out / f"{stem}.{ending}") as temporary:

@@ -45,11 +45,15 @@ def environment(device: torch.device, ranks: int = 1) -> dict[str, Any]:
     device = as_device(device, meta=True)
     on_gpu = device.type == "cuda"
     return {
-        "hast_cuda": VERSION, "build": build_info(), "torch": torch.__version__,
-        "python": platform.python_version(), "device": str(device),
+        "hast_cuda": VERSION,
+        "build": build_info(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if on_gpu else _processor(),
-        "threads": torch.get_num_threads(), "ranks": ranks,
-    }  # fmt: skip
+        "threads": torch.get_num_threads(),
+        "ranks": ranks,
+    }
 
 
 def _processor() -> str:
@@ -118,9 +122,14 @@ class RunDirectory(RunReader):
 
     @typed
     def __init__(
-        self, path: Path | str, config: dict[str, Any], device: torch.device, *,
-        tensorboard: bool = False, ranks: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        path: Path | str,
+        config: dict[str, Any],
+        device: torch.device,
+        *,
+        tensorboard: bool = False,
+        ranks: int = 1,
+    ) -> None:
         path = as_path("path", path)
         check_range("ranks", ranks, 1)
         events = TensorBoardLog(path / "tensorboard") if tensorboard else None
@@ -128,9 +137,7 @@ class RunDirectory(RunReader):
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise NotADirectoryError(
-                f"run directory {path} is a file; give --out another name"
-            ) from error
+            raise NotADirectoryError(f"run directory {path} is a file; give --out another name") from error
         except PermissionError as error:
             raise PermissionError(
                 f"run directory {path} cannot be created; give --out a place you may write to"
@@ -144,9 +151,7 @@ class RunDirectory(RunReader):
             self.close()
             raise
 
-    def _begin(
-        self, config: dict[str, Any], where: dict[str, Any], events: TensorBoardLog | None
-    ) -> None:
+    def _begin(self, config: dict[str, Any], where: dict[str, Any], events: TensorBoardLog | None) -> None:
         """Compare with what is there, clear up after a kill, and describe this attempt."""
         if self.config.exists():
             config = self._compared(config)
@@ -168,8 +173,7 @@ class RunDirectory(RunReader):
         """An existing directory, to read from; FileNotFoundError if there is none."""
         run = RunReader(as_path("path", path))
         if not run.config.exists():
-            message = f"{path} is not a run directory (no config.json)"
-            raise FileNotFoundError(message)
+            raise FileNotFoundError(f"{path} is not a run directory (no config.json)")
         return run
 
     def _compared(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -181,16 +185,12 @@ class RunDirectory(RunReader):
                 then, now = (image_folder(self.path, c).resolve() for c in (old, config))
                 if then == now:  # by the name of the earlier version
                     config["images"] = old["images"]
-        differences = [
-            f"{WORDS.get(key, key)}: there {a!r}, now {b!r}"
-            for key, a, b in _differences("", old, config)
-        ]
+        differences = [f"{WORDS.get(key, key)}: there {a!r}, now {b!r}" for key, a, b in _differences("", old, config)]
         if differences:
-            message = (
+            raise ValueError(
                 f"{self.path} holds a run with another configuration; give another --out, or the "
                 "same network, images and options:\n  " + "\n  ".join(differences)
             )
-            raise ValueError(message)
         return config
 
     @typed
@@ -204,8 +204,7 @@ class RunDirectory(RunReader):
     def _check_presence(self) -> None:
         """Shards and checkpoints make their folders: a run must not go on in what was deleted."""
         if not self.config.exists():
-            message = f"run directory {self.path} was removed or emptied meanwhile; run again"
-            raise FileNotFoundError(message)
+            raise FileNotFoundError(f"run directory {self.path} was removed or emptied meanwhile; run again")
 
     @typed
     def show(self, images: Tensor) -> None:

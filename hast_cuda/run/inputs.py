@@ -60,12 +60,10 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> InputSpec:
         with torch.no_grad(), eval_mode(teacher):
             logits = teacher(torch.zeros(1, *size, device=device))
     except RuntimeError as error:
-        message = f"the network does not take images of shape {size}: {error}"
-        raise ValueError(message) from error
+        raise ValueError(f"the network does not take images of shape {size}: {error}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        message = f"the network gives {shape}; expected logits [N, classes]"
-        raise ValueError(message)
+        raise ValueError(f"the network gives {shape}; expected logits [N, classes]")
     return InputSpec(*size, logits.shape[1])
 
 
@@ -81,25 +79,19 @@ def check_images(images: Images, shape: InputSpec) -> None:
         raise ValueError(f"there are {len(found)} images and {len(labels)} labels")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= shape.num_classes:
-        raise ValueError(
-            f"labels go from {low} to {high}; the network has {shape.num_classes} classes"
-        )
+        raise ValueError(f"labels go from {low} to {high}; the network has {shape.num_classes} classes")
     if not bool(torch.isfinite(found).all()):
         raise ValueError("images contain NaN or infinity; delete the shards and run again")
 
 
-def check_source(
-    recipe: Recipe, teacher: nn.Module, images: Images | None, shape: InputSpec
-) -> None:
+def check_source(recipe: Recipe, teacher: nn.Module, images: Images | None, shape: InputSpec) -> None:
     """ValueError, before any work, if images are missing, unwanted or do not fit."""
     if images is not None:
         if recipe.images in ("generated", "none"):
-            message = f'images were given, but those of this recipe are "{recipe.images}"'
-            raise ValueError(message)
+            raise ValueError(f'images were given, but those of this recipe are "{recipe.images}"')
         check_images(images, shape)
     elif recipe.images == "real":
-        message = "this recipe trains on real images and none were given (--train-data)"
-        raise ValueError(message)
+        raise ValueError("this recipe trains on real images and none were given (--train-data)")
     made = recipe.images in ("synthetic", "generated") and images is None
     if made or recipe.finetune.calibration == "generator":
         require_batch_norm(teacher)

@@ -28,11 +28,11 @@ def lock_run(directory: Path) -> BaseFileLock:
         with explained(directory / NAME):
             lock.acquire()
     except Timeout:
-        message = (
+        raise BlockingIOError(
+            errno.EWOULDBLOCK,
             f"run directory {directory} is in use by another process, or by this one: wait until "
-            "it has ended, stop it, or give --out another name"
-        )
-        raise BlockingIOError(errno.EWOULDBLOCK, message) from None
+            "it has ended, stop it, or give --out another name",
+        ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise

@@ -18,8 +18,7 @@ def append(path: Path, record: dict[str, Any]) -> None:
     try:
         line = (json.dumps(record) + "\n").encode()
     except (TypeError, ValueError) as error:
-        message = f"a record of {path.name} cannot hold what it was given: {error}"
-        raise TypeError(message) from error
+        raise TypeError(f"a record of {path.name} cannot hold what it was given: {error}") from error
     with explained(path):
         number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
@@ -52,8 +51,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     if (size := path.stat().st_size) > LONGEST:
-        message = f"{path} has {size} bytes, more than the {LONGEST} that a log may have; delete it"
-        raise ValueError(message)
+        raise ValueError(f"{path} has {size} bytes, more than the {LONGEST} that a log may have; delete it")
     found = []
     try:
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
@@ -63,8 +61,7 @@ def read(path: Path) -> list[dict[str, Any]]:
                 continue  # a line that the process did not live to finish
             found.append(_checked(record, number))
     except ValueError as error:
-        message = f"{path} is not the log of a run ({error}); delete it, or make it anew"
-        raise ValueError(message) from error
+        raise ValueError(f"{path} is not the log of a run ({error}); delete it, or make it anew") from error
     return found
 
 

@@ -44,13 +44,24 @@ class QuantizationResult:
 
 @typed
 def zero_shot_quantize(
-    teacher: nn.Module, shape: InputSpec | tuple[int, int, int], bits: Bits | None = None, *,
-    recipe: Recipe | str = "default", dataset: str | None = None, method: str = "hast",
-    seed: int = 0, device: torch.device | str | None = None, out: Path | str | None = None,
-    images: Images | None = None, test: ImageSet | None = None,
-    describe: Mapping[str, Any] | None = None, evaluation_batch: int = 256,
-    execution: Execution | None = None, tensorboard: bool = False, world: World | None = None,
-) -> QuantizationResult:  # fmt: skip
+    teacher: nn.Module,
+    shape: InputSpec | tuple[int, int, int],
+    bits: Bits | None = None,
+    *,
+    recipe: Recipe | str = "default",
+    dataset: str | None = None,
+    method: str = "hast",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    out: Path | str | None = None,
+    images: Images | None = None,
+    test: ImageSet | None = None,
+    describe: Mapping[str, Any] | None = None,
+    evaluation_batch: int = 256,
+    execution: Execution | None = None,
+    tensorboard: bool = False,
+    world: World | None = None,
+) -> QuantizationResult:
     """Quantize ``teacher`` without its data: synthesise, calibrate, fine-tune (Algorithm 1).
 
     Several processes that torchrun started, each with this call, share the work and get the same
@@ -110,9 +121,7 @@ def zero_shot_quantize(
         recipe = methods.recipe(method, recipe, dataset_like(shape) if dataset is None else dataset)
     check_source(recipe, teacher, images, shape)
     world, execution = _world(world, device), execution or Execution()
-    work = Work(
-        teacher, shape, bits, recipe, described, seed, test, world, execution, out, evaluation_batch
-    )
+    work = Work(teacher, shape, bits, recipe, described, seed, test, world, execution, out, evaluation_batch)
     with convolution_rules(work.execution), work.opened(images, tensorboard=tensorboard) as found:
         if found is not None:
             return QuantizationResult(work.student, work.finished(images), found)
@@ -129,9 +138,7 @@ def _world(world: World | None, device: torch.device | str | None) -> World:
     asked = world.device if device is None else as_device(device)
     numbers = {asked.index, world.device.index} - {None}  # "cuda" is whichever GPU the world has
     if asked.type != world.device.type or len(numbers) > 1:
-        message = (
-            f"device is {str(device)!r}, but the processes of world compute on "
-            f"{str(world.device)!r}: leave device out"
+        raise ValueError(
+            f"device is {str(device)!r}, but the processes of world compute on {str(world.device)!r}: leave device out"
         )
-        raise ValueError(message)
     return world

@@ -104,9 +104,7 @@ def _found(run: Path | str, what: str, *path: str) -> dict[str, Any]:
         return dict(found)
     except (KeyError, TypeError, ValueError) as error:
         verb = "synthesize" if path == ("synthesis",) else "quantize"
-        raise ValueError(
-            f"{run} holds no {what} (config.json: {error!r}): make it with {verb}"
-        ) from error
+        raise ValueError(f"{run} holds no {what} (config.json: {error!r}): make it with {verb}") from error
 
 
 def settings(kind: Callable[..., C], values: dict[str, Any], run: Path | str) -> C:

@@ -53,9 +53,7 @@ def load(path: Path | str, network: nn.Module | str | None = None) -> nn.Module:
     return load_packed(path, base)
 
 
-def _architecture(
-    given: nn.Module | str | None, described: Mapping[str, Any], path: Path
-) -> nn.Module:
+def _architecture(given: nn.Module | str | None, described: Mapping[str, Any], path: Path) -> nn.Module:
     if isinstance(given, nn.Module):
         return given
     named = described.get("network")
@@ -95,8 +93,7 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
     config_path, weights = run / "config.json", run / "student.safetensors"
     for path in (config_path, weights):
         if not path.exists():
-            message = f"{path} does not exist: {run} is not a finished run directory"
-            raise FileNotFoundError(message)
+            raise FileNotFoundError(f"{path} does not exist: {run} is not a finished run directory")
     try:
         config = read_config(run)
         bits, recipe = config["bits"], config.get("recipe", {})
@@ -106,12 +103,15 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
             teacher = prepare(teacher, settings(PostTrainingConfig, before, run))
         overrides = {name: settings(Override, o, run) for name, o in bits["overrides"].items()}
         student = quantize(
-            teacher, bits["weights"], bits["activations"], placement=bits["placement"],
-            overrides=overrides, ste=tuning.ste,
-        )  # fmt: skip
+            teacher,
+            bits["weights"],
+            bits["activations"],
+            placement=bits["placement"],
+            overrides=overrides,
+            ste=tuning.ste,
+        )
     except (KeyError, TypeError, AttributeError) as error:
-        message = f"{config_path} is not the configuration of a run ({error!r})"
-        raise ValueError(message) from error
+        raise ValueError(f"{config_path} is not the configuration of a run ({error!r})") from error
     return load_weights(student, weights).eval()
 
 
@@ -120,11 +120,10 @@ def load_weights(student: nn.Module, weights: Path) -> nn.Module:
     try:
         student.load_state_dict(load_tensors(weights)[0])
     except (DamagedFileError, RuntimeError) as error:
-        message = (
+        raise ValueError(
             f"{weights} is corrupt or belongs to another network: {error}. Of a corrupt one: "
             "delete it, and the command of the run makes it again from what else it kept"
-        )
-        raise ValueError(message) from error
+        ) from error
     return student
 
 
@@ -142,7 +141,6 @@ def save_student(student: nn.Module, path: Path | str, described: Mapping[str, A
     """
     check_values("student", student)
     tensors = {  # clone: safetensors refuses tensors that share memory (a shared module)
-        k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for k, v in student.state_dict().items()
+        k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in student.state_dict().items()
     }
     save_tensors(as_path("path", path), tensors, {k: str(v) for k, v in described.items()})

@@ -26,8 +26,7 @@ def require_tensorboard() -> Any:
     try:
         from torch.utils import tensorboard  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
-        message = "event files need tensorboard: pip install 'hast_cuda[tensorboard]'"
-        raise ImportError(message) from error
+        raise ImportError("event files need tensorboard: pip install 'hast_cuda[tensorboard]'") from error
     return tensorboard
 
 
@@ -71,11 +70,7 @@ class TensorBoardLog:
 
     def result(self, result: Mapping[str, Any]) -> None:
         """Write the accuracies of ``result.json``, after as many iterations as it says."""
-        values = {
-            f"result/{name}": float(result[name])
-            for name in _RESULTS
-            if result.get(name) is not None
-        }
+        values = {f"result/{name}": float(result[name]) for name in _RESULTS if result.get(name) is not None}
         self._scalars(self.path, values, int(result["finetune_iterations"]))
 
     def sheet(self, images: Tensor) -> None:

@@ -28,9 +28,7 @@ def open_together(
 
     def open_directory() -> None:
         if out is not None:
-            opened.append(
-                RunDirectory(out, config, world.device, tensorboard=tensorboard, ranks=world.size)
-            )
+            opened.append(RunDirectory(out, config, world.device, tensorboard=tensorboard, ranks=world.size))
 
     world.on_first(open_directory)
     with opened[0] if opened else nullcontext() as run:
@@ -47,12 +45,16 @@ def check_same_work(world: World, config: Mapping[str, Any], **others: Any) -> N
         others: more that must be equal, such as the run directory.
     """
     if world.size > 1:
-        world.agree({
-            **{WORDS.get(k, k): v for k, v in _flat(plain({**config, **others})).items()},
-            "hast_cuda's version": VERSION, "its build": build_info(),
-            "torch's version": torch.__version__, "Python's version": platform.python_version(),
-            "the kind of device": world.device.type,
-        })  # fmt: skip
+        world.agree(
+            {
+                **{WORDS.get(k, k): v for k, v in _flat(plain({**config, **others})).items()},
+                "hast_cuda's version": VERSION,
+                "its build": build_info(),
+                "torch's version": torch.__version__,
+                "Python's version": platform.python_version(),
+                "the kind of device": world.device.type,
+            }
+        )
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

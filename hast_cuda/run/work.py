@@ -61,25 +61,35 @@ class Work:
     def __post_init__(self) -> None:
         self.device, bits = self.world.device, self.bits
         self.prepared = prepare(self.teacher, self.recipe.posttraining)
-        self.student = quantize(
-            self.prepared, bits.weights, bits.activations, placement=bits.placement,
-            overrides=bits.overrides, ema=self.recipe.finetune.ema, ste=self.recipe.finetune.ste,
-        ).to(self.device).eval()  # fmt: skip
+        self.student = (
+            quantize(
+                self.prepared,
+                bits.weights,
+                bits.activations,
+                placement=bits.placement,
+                overrides=bits.overrides,
+                ema=self.recipe.finetune.ema,
+                ste=self.recipe.finetune.ste,
+            )
+            .to(self.device)
+            .eval()
+        )
         self.phases = Phases(None)
         self.store = None if self.out is None else ImageStore(self.out / "images")
 
     @contextmanager
-    def opened(
-        self, images: Images | None, *, tensorboard: bool
-    ) -> Iterator[dict[str, Any] | None]:
+    def opened(self, images: Images | None, *, tensorboard: bool) -> Iterator[dict[str, Any] | None]:
         """The run directory is there, and locked; gives the result of a finished run.
 
         Rank 0's phases go on with those of the attempts before.
         """
         config = {
-            **self.described, "shape": self.shape.shape(), "recipe": self.recipe,
-            "execution": self.execution, KEY: fingerprints(self.teacher, images, self.test),
-        }  # fmt: skip
+            **self.described,
+            "shape": self.shape.shape(),
+            "recipe": self.recipe,
+            "execution": self.execution,
+            KEY: fingerprints(self.teacher, images, self.test),
+        }
 
         def find() -> dict[str, Any] | None:
             self.phases = Phases(self.run)
@@ -116,26 +126,44 @@ class Work:
 
     def _synthesize(self) -> Images:
         return synthesize(
-            self.teacher, self.shape, self.recipe.synthesis, seed=self.seed, device=self.device,
-            log=self._log, store=self.store, execution=self.execution, world=self.world,
-        )  # fmt: skip
+            self.teacher,
+            self.shape,
+            self.recipe.synthesis,
+            seed=self.seed,
+            device=self.device,
+            log=self._log,
+            store=self.store,
+            execution=self.execution,
+            world=self.world,
+        )
 
     def calibrate(self, images: Images | None) -> dict[str, float | None]:
         """Find the ranges, and shrink them if the recipe says so; accuracies on the way."""
         recipe, shape = self.recipe, self.shape
         if recipe.images == "generated":
             self.trainer = GeneratorTrainer(
-                self.teacher, shape.size, shape.num_classes, recipe.generator,
-                batch_size=recipe.finetune.batch_size, seed=self.seed, device=self.device,
-            )  # fmt: skip
+                self.teacher,
+                shape.size,
+                shape.num_classes,
+                recipe.generator,
+                batch_size=recipe.finetune.batch_size,
+                seed=self.seed,
+                device=self.device,
+            )
 
         def find_ranges() -> None:
             calibrate_student(
-                self.teacher, self.student, None if images is None else images.images,
-                recipe.finetune, num_classes=shape.num_classes, seed=self.seed, device=self.device,
-                trainer=self.trainer, width=recipe.posttraining.range_width,
+                self.teacher,
+                self.student,
+                None if images is None else images.images,
+                recipe.finetune,
+                num_classes=shape.num_classes,
+                seed=self.seed,
+                device=self.device,
+                trainer=self.trainer,
+                width=recipe.posttraining.range_width,
                 execution=self.execution,
-            )  # fmt: skip
+            )
             finish(self.student, self.prepared.to(self.device), recipe.posttraining)
 
         with self.phases("calibration"):
@@ -155,9 +183,7 @@ class Work:
         """Shrink the ranges on a batch of images; a generator takes training steps for it."""
         kept = "Images are kept." if images is not None else "Nothing is kept."
         setting, device = "finetune.shrink_ranges", self.device
-        with explained_memory(
-            "the range search", SEARCH_IMAGES, setting, kept, device, optional=True
-        ):
+        with explained_memory("the range search", SEARCH_IMAGES, setting, kept, device, optional=True):
             if images is not None:
                 batch = images.images
             else:
@@ -173,32 +199,39 @@ class Work:
             return []
         with self.phases("finetuning"):
             done = finetune(
-                self.teacher, self.student, source, config, labels=labels_for(config, images),
-                seed=self.seed, device=self.device, log=self._log,
+                self.teacher,
+                self.student,
+                source,
+                config,
+                labels=labels_for(config, images),
+                seed=self.seed,
+                device=self.device,
+                log=self._log,
                 evaluate=None if self.test is None else self._top1,
                 checkpoint=None if self.run is None else CheckpointFile(self.run.checkpoint),
-                execution=self.execution, world=self.world,
-            )  # fmt: skip
+                execution=self.execution,
+                world=self.world,
+            )
         return [top1 for _, top1 in done.accuracies]
 
-    def conclude(
-        self, accuracies: dict[str, float | None], seen: list[float], images: Images | None
-    ) -> dict[str, Any]:
+    def conclude(self, accuracies: dict[str, float | None], seen: list[float], images: Images | None) -> dict[str, Any]:
         """Write the student and ``result.json``; returns the latter."""
 
         def write() -> dict[str, Any]:
             start = accuracies["start_of_finetuning"]
-            result: dict[str, Any] = plain({
-                **self.described,
-                **accuracies,
-                "quantized": seen[-1] if seen else start,
-                "quantized_best_epoch": max(seen) if seen else start,
-                "num_test_images": None if self.test is None else len(self.test),
-                "num_images": None if images is None else len(images),
-                "synthesis_iterations": self.recipe.synthesis.iterations,
-                "finetune_iterations": self.recipe.finetune.iterations,
-                "seconds": self.phases.seconds,
-            })  # fmt: skip
+            result: dict[str, Any] = plain(
+                {
+                    **self.described,
+                    **accuracies,
+                    "quantized": seen[-1] if seen else start,
+                    "quantized_best_epoch": max(seen) if seen else start,
+                    "num_test_images": None if self.test is None else len(self.test),
+                    "num_images": None if images is None else len(images),
+                    "synthesis_iterations": self.recipe.synthesis.iterations,
+                    "finetune_iterations": self.recipe.finetune.iterations,
+                    "seconds": self.phases.seconds,
+                }
+            )
             if self.run is not None:
                 save_student(self.student, self.run.student, self.described)
                 self.run.finish(result)

@@ -20,9 +20,7 @@ from hast_cuda.synthesis.store import ImageStore
 Log = Callable[[dict[str, float | int | str]], None]
 
 
-def agree_on_images(
-    world: World, teacher: nn.Module, shape: InputSpec, config: SynthesisConfig, seed: int
-) -> None:
+def agree_on_images(world: World, teacher: nn.Module, shape: InputSpec, config: SynthesisConfig, seed: int) -> None:
     """ValueError on every rank unless all are to make the same images."""
     if world.size > 1:
         weights = fingerprint(teacher.state_dict())
@@ -30,9 +28,7 @@ def agree_on_images(
         world.agree(given | asdict(config))
 
 
-def read_stored(
-    store: ImageStore | None, batches: Sequence[Tensor], shape: InputSpec
-) -> dict[int, Tensor]:
+def read_stored(store: ImageStore | None, batches: Sequence[Tensor], shape: InputSpec) -> dict[int, Tensor]:
     """Images of whole stored batches, by number; what killed processes left is removed."""
     if store is None:
         return {}
@@ -51,12 +47,11 @@ def _read(store: ImageStore, index: int, labels: Tensor, shape: InputSpec) -> Te
         warn_caller(f"{error}. It is made again now", RuntimeWarning)
         return None
     if tuple(batch.images.shape) != expected or not torch.equal(batch.labels, labels):
-        message = (
+        raise ValueError(
             f"shard {store.path(index)} belongs to another run: its images are "
             f"{list(batch.images.shape)} (here {list(expected)}) or its labels differ; give "
             "another directory, or the options it was made with"
         )
-        raise ValueError(message)
     return batch.images
 
 
@@ -71,9 +66,8 @@ def assign_batches(count: int, stored: set[int], world: World, *, dependent: boo
 
 
 def gather_images(
-    own: dict[int, Tensor], labels: Sequence[Tensor], owner: Sequence[int],
-    store: ImageStore | None, world: World,
-) -> Tensor:  # fmt: skip
+    own: dict[int, Tensor], labels: Sequence[Tensor], owner: Sequence[int], store: ImageStore | None, world: World
+) -> Tensor:
     """All images, [N, C, H, W] on the CPU of every rank; waits for the slowest.
 
     Rank 0 writes the batches of others that are not in its ``store``: it may be on another disk.
@@ -83,9 +77,7 @@ def gather_images(
     results = []
     for index, rank in enumerate(owner):
         images = own.get(index)
-        results.append(
-            world.share(images if images is None else {"images": images}, rank)["images"]
-        )
+        results.append(world.share(images if images is None else {"images": images}, rank)["images"])
         theirs = world.first and rank != world.rank
         if store is not None and theirs and not _whole(store, index):
             store.save(index, Images(results[-1], labels[index]))

@@ -6,13 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hast_cuda.checks.typed import check_fields
-from hast_cuda.checks.values import (
-    check_choice,
-    check_number,
-    check_positive,
-    check_range,
-    check_scale,
-)
+from hast_cuda.checks.values import check_choice, check_number, check_positive, check_range, check_scale
 
 CHOICES = {
     "schedule": ("plateau", "cosine"),
@@ -34,13 +28,11 @@ FRACTIONS = ("slack_percentile", "soft_target", "augment_probability")
 def check_margins(value: Sequence[float]) -> None:
     """``value`` is a (lower, upper) pair of cosine distances."""
     if not isinstance(value, (tuple, list)):
-        message = f"margins must be a pair of numbers, got {value!r}"
-        raise TypeError(message)
+        raise TypeError(f"margins must be a pair of numbers, got {value!r}")
     for number in value:
         check_number("margins", number)
     if len(value) != 2 or not 0 <= value[0] <= value[1] <= 2:
-        message = f"margins is {value}; allowed: (lower, upper) with 0 <= lower <= upper <= 2"
-        raise ValueError(message)
+        raise ValueError(f"margins is {value}; allowed: (lower, upper) with 0 <= lower <= upper <= 2")
 
 
 @dataclass(frozen=True)
@@ -121,11 +113,9 @@ class SynthesisConfig:
         check_margins(self.margins)
         check_scale("crop_scale", self.crop_scale)
         if self.layer_emphasis and self.statistics != "sample":
-            message = 'layer_emphasis weighs images one by one; it needs statistics="sample"'
-            raise ValueError(message)
+            raise ValueError('layer_emphasis weighs images one by one; it needs statistics="sample"')
         if not (self.match_weight or self.label_weight):
-            message = "match_weight and label_weight are both 0; one must count"
-            raise ValueError(message)
+            raise ValueError("match_weight and label_weight are both 0; one must count")
 
     @property
     def has_margins(self) -> bool:

@@ -23,14 +23,10 @@ def draw_labels(config: SynthesisConfig, num_classes: int, seed: int) -> Tensor:
     random = generator(seed, "labels")
     if not config.balanced_labels:
         return torch.randint(num_classes, (config.num_images,), generator=random)
-    return torch.arange(config.num_images)[
-        torch.randperm(config.num_images, generator=random)
-    ].remainder(num_classes)
+    return torch.arange(config.num_images)[torch.randperm(config.num_images, generator=random)].remainder(num_classes)
 
 
-def draw_noise(
-    config: SynthesisConfig, shape: tuple[int, int, int, int], seed: int, batch: int
-) -> Tensor:
+def draw_noise(config: SynthesisConfig, shape: tuple[int, int, int, int], seed: int, batch: int) -> Tensor:
     """Where the images of one batch start, as ``config.noise`` says; ``shape`` float32."""
     random = generator(seed, "noise", batch)
     if config.noise == "gaussian":

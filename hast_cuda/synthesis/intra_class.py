@@ -15,9 +15,7 @@ from hast_cuda.synthesis.matching import Matching
 
 
 @torch.no_grad()
-def find_classifier(
-    model: nn.Module, shape: tuple[int, int, int], device: torch.device
-) -> nn.Module:
+def find_classifier(model: nn.Module, shape: tuple[int, int, int], device: torch.device) -> nn.Module:
     """The last module with a weight of two or more dimensions that a forward on zeros reaches."""
     reached: list[Any] = []
     hooks = [
@@ -33,12 +31,11 @@ def find_classifier(
     classes = logits.shape[1]
     if not reached or len(reached[-1].weight) != classes:
         last = f"{type(reached[-1]).__name__} with {len(reached[-1].weight)}" if reached else "none"
-        message = (
+        raise ValueError(
             f"margins need the features before the classifier, a layer with {classes} outputs that "
             f"is reached last; the last one with a weight here is {last}. Give the network such a "
             "layer as a module, or set margins to (0, 2)"
         )
-        raise ValueError(message)
     found: nn.Module = reached[-1]
     return found
 
@@ -62,14 +59,11 @@ class ClassifierTap:
         """[N, D] float32 of the last forward, forgotten here: it holds the graph."""
         found, self.found = self.found, None
         if found is None:
-            message = "the classifier was not reached: run a forward pass first"
-            raise ValueError(message)
+            raise ValueError("the classifier was not reached: run a forward pass first")
         return found
 
 
-def margin_loss(
-    features: Tensor, references: Tensor, known: Tensor, margins: tuple[float, float]
-) -> Tensor:
+def margin_loss(features: Tensor, references: Tensor, known: Tensor, margins: tuple[float, float]) -> Tensor:
     """Mean over the ``known`` of ``max(0, lower - D) + max(0, D - upper)``, D the cosine distance.
 
     ``features`` and ``references``, the mean features of the images' classes, are [N, D] float32;
@@ -81,11 +75,10 @@ def margin_loss(
         _checks.floating(name, value)
         _checks.same_device(name, value, "features", features)
         if features.dim() != 2 or value.shape != shape:
-            message = (
+            raise ValueError(
                 f"{name} has shape {tuple(value.shape)} beside features {tuple(features.shape)}; "
                 "expected [N, D] features and references, [N] known"
             )
-            raise ValueError(message)
     check_margins(margins)
     lower, upper = margins
     distance = 1 - F.cosine_similarity(features, references, dim=1)
@@ -98,9 +91,8 @@ class ClassFeatures:
     from a store count as they did when they were made."""
 
     def __init__(
-        self, matching: Matching, shape: tuple[int, int, int], execution: Execution,
-        device: torch.device,
-    ) -> None:  # fmt: skip
+        self, matching: Matching, shape: tuple[int, int, int], execution: Execution, device: torch.device
+    ) -> None:
         self.matching, self.execution, self.device = matching, execution, device
         self.tap = ClassifierTap(find_classifier(matching.statistics.model, shape, device))
         matching.statistics.after_recomputing.append(self.tap.forget)

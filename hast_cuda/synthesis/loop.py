@@ -29,9 +29,7 @@ from hast_cuda.synthesis.store import ImageStore
 LOG_EVERY = 50  # iterations between reads of the device
 
 
-def synthesize_batch(
-    step: SynthesisStep, labels: Tensor, seed: int, index: int, log: Log, progress: Any
-) -> Tensor:
+def synthesize_batch(step: SynthesisStep, labels: Tensor, seed: int, index: int, log: Log, progress: Any) -> Tensor:
     """One batch of noise optimised by Eq. 9, or its configuration's; [N, C, H, W] on the CPU."""
     config, (count, channels, height, width) = step.config, step.images.shape
     noise = draw_noise(config, (count, channels, height, width), seed, index)
@@ -51,11 +49,7 @@ def synthesize_batch(
             step.guard.check(iteration + 1)
         if iteration % every == 0 or last:
             found = step.metrics | {"learning_rate": step.schedule.learning_rate}
-            place: dict[str, float | int | str] = {
-                "phase": "synthesis",
-                "batch": index,
-                "iteration": iteration,
-            }
+            place: dict[str, float | int | str] = {"phase": "synthesis", "batch": index, "iteration": iteration}
             log(place | {name: float(value) for name, value in found.items()})
     step.guard.check(config.iterations, step.images.detach())
     return step.images.detach().clone(memory_format=torch.contiguous_format).cpu()
@@ -63,10 +57,17 @@ def synthesize_batch(
 
 @typed
 def synthesize(
-    teacher: nn.Module, shape: InputSpec, config: SynthesisConfig, *, seed: int = 0,
-    device: torch.device | str | None = None, store: ImageStore | None = None,
-    log: Log = lambda _: None, execution: Execution | None = None, world: World | None = None,
-) -> Images:  # fmt: skip
+    teacher: nn.Module,
+    shape: InputSpec,
+    config: SynthesisConfig,
+    *,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    store: ImageStore | None = None,
+    log: Log = lambda _: None,
+    execution: Execution | None = None,
+    world: World | None = None,
+) -> Images:
     """Make ``config.num_images`` images from ``teacher`` alone (Algorithm 1, first loop).
 
     Args:

@@ -64,10 +64,7 @@ class Matching:
                 layer.register_forward_pre_hook(self._record)
             statistics.after_recomputing.append(self.samples.clear)
         self._weights: dict[torch.Size, Tensor] = {}  # by shape: a new constant is a launch
-        self.stored = {
-            layer: (layer.running_mean, self._spread(layer.running_var))
-            for layer in statistics.layers
-        }
+        self.stored = {layer: (layer.running_mean, self._spread(layer.running_var)) for layer in statistics.layers}
         # Per layer (None is the image), of mean and spread, 0-d; none where missing.
         self.units: dict[nn.Module | None, tuple[Tensor, Tensor]] = {}
         self.slack: dict[nn.Module | None, tuple[Tensor, Tensor]] = {}
@@ -96,8 +93,7 @@ class Matching:
         """The gaps of the last forward, in the order of the layers, then the image's if matched."""
         found = self._found()
         if not found:
-            message = "no BatchNorm layer was reached: run a forward pass first"
-            raise ValueError(message)
+            raise ValueError("no BatchNorm layer was reached: run a forward pass first")
         gaps = []
         for layer, (mean, var) in found.items():
             stored_mean, stored_spread = (s.to(mean.dtype) for s in self.stored[layer])

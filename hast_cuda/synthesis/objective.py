@@ -43,8 +43,7 @@ def soft_label_loss(
     _checks.floating("targets", targets)
     _checks.same_device("targets", targets, "logits", logits)
     if targets.shape != labels.shape:
-        message = f"targets has shape {tuple(targets.shape)}; expected {tuple(labels.shape)}"
-        raise ValueError(message)
+        raise ValueError(f"targets has shape {tuple(targets.shape)}; expected {tuple(labels.shape)}")
     p = torch.softmax(logits.float(), dim=1).gather(1, labels[:, None])[:, 0]
     d = 1 - p.detach().clamp(max=LARGEST_PROBABILITY)
     return (p - targets).square().mean(), d.mean()
@@ -65,9 +64,8 @@ def percentile(values: Tensor, fraction: float) -> Tensor:
 
 @torch.no_grad()
 def measure_slack(
-    matching: Matching, shape: tuple[int, int, int, int], execution: Execution,
-    device: torch.device, seed: int,
-) -> dict[nn.Module | None, tuple[Tensor, Tensor]]:  # fmt: skip
+    matching: Matching, shape: tuple[int, int, int, int], execution: Execution, device: torch.device, seed: int
+) -> dict[nn.Module | None, tuple[Tensor, Tensor]]:
     """Per layer the slack of mean and spread, 0-d, from ``|statistic of N(0, 1) images - stored|``:
     the ``slack_percentile`` over channels and rows."""
     config = matching.config
@@ -100,9 +98,13 @@ class Objective:
 
 
 def make_objective(
-    statistics: BatchStatistics, shape: tuple[int, int, int, int], config: SynthesisConfig,
-    execution: Execution, device: torch.device, seed: int = 0,
-) -> Objective:  # fmt: skip
+    statistics: BatchStatistics,
+    shape: tuple[int, int, int, int],
+    config: SynthesisConfig,
+    execution: Execution,
+    device: torch.device,
+    seed: int = 0,
+) -> Objective:
     """The objective that ``config`` names for batches of ``shape``; measures DSG's slack."""
     matching = Matching(statistics, config)
     if config.slack_percentile:

@@ -43,9 +43,8 @@ class PlateauSchedule(Schedule):
     """
 
     def __init__(
-        self, learning_rate: float, *, patience: int = 50, minimum: float = 1e-4,
-        device: torch.device | str = "cpu",
-    ) -> None:  # fmt: skip
+        self, learning_rate: float, *, patience: int = 50, minimum: float = 1e-4, device: torch.device | str = "cpu"
+    ) -> None:
         super().__init__(learning_rate, minimum)
         self.state, self.rate = new_plateau_state(learning_rate, device=device)
         self.learning_rate, self.best, self.bad = self.state.unbind()
@@ -66,9 +65,8 @@ class CosineSchedule(Schedule):
     """``minimum + (lr - minimum) * (1 + cos(pi*t / iterations)) / 2``, t kept on the device."""
 
     def __init__(
-        self, learning_rate: float, iterations: int, *, minimum: float = 1e-4,
-        device: torch.device | str = "cpu",
-    ) -> None:  # fmt: skip
+        self, learning_rate: float, iterations: int, *, minimum: float = 1e-4, device: torch.device | str = "cpu"
+    ) -> None:
         super().__init__(learning_rate, minimum)
         self.learning_rate = torch.tensor(learning_rate, dtype=torch.float64, device=device)
         self.rate, self.iterations = self.learning_rate.float(), iterations

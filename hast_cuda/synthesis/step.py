@@ -29,9 +29,8 @@ class SynthesisStep:
     device. :attr:`metrics` holds what the last one found."""
 
     def __init__(
-        self, objective: Objective, shape: tuple[int, int, int, int], execution: Execution,
-        device: torch.device,
-    ) -> None:  # fmt: skip
+        self, objective: Objective, shape: tuple[int, int, int, int], execution: Execution, device: torch.device
+    ) -> None:
         self.matching, self.execution = objective.matching, execution
         self.config = config = objective.matching.config
         self.distance = None
@@ -44,9 +43,7 @@ class SynthesisStep:
         self.crops = torch.zeros(shape[0], 5, device=device)
         self.schedule = make_schedule(config, device)
         graphs = device.type == "cuda"
-        self.optimizer = torch.optim.Adam(
-            [self.images], self.schedule.rate, fused=True, capturable=graphs
-        )
+        self.optimizer = torch.optim.Adam([self.images], self.schedule.rate, fused=True, capturable=graphs)
         self.guard = FiniteGuard("synthesis", device)
         names = ("loss", "match", "label", "difficulty")
         self.metrics = {name: torch.zeros((), device=device) for name in names}
@@ -56,9 +53,7 @@ class SynthesisStep:
         self.plain = Replayed(lambda: self._run(crop=False), device, execution.cuda_graphs)
         self.cropped = Replayed(lambda: self._run(crop=True), device, execution.cuda_graphs)
 
-    def start(
-        self, noise: Tensor, labels: Tensor, what: str, targets: Tensor | None = None
-    ) -> None:
+    def start(self, noise: Tensor, labels: Tensor, what: str, targets: Tensor | None = None) -> None:
         """Begin a batch: new images and targets of p_y [N], the optimizer as if never used."""
         with torch.no_grad():
             self.images.copy_(noise)

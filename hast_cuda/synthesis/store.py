@@ -64,18 +64,16 @@ class ImageStore:
             if labels.dim() != 1 or len(images) != len(labels) or not len(images):
                 raise DamagedFileError(f"{len(images)} images and {labels.numel()} labels")
         except (DamagedFileError, KeyError) as error:
-            message = f"shard {path} is corrupt ({error}); delete it and run again to make it anew"
-            raise DamagedFileError(message) from error
+            raise DamagedFileError(
+                f"shard {path} is corrupt ({error}); delete it and run again to make it anew"
+            ) from error
         return Images(images, labels)
 
     def load_all(self) -> Images:
         """All batches in order; ValueError if there are none or one is missing."""
         indices = sorted(self.finished())
         if not indices or indices != list(range(len(indices))):
-            message = (
-                f"{self.directory} holds batches {indices}; expected 0, 1, 2, ... without gaps"
-            )
-            raise ValueError(message)
+            raise ValueError(f"{self.directory} holds batches {indices}; expected 0, 1, 2, ... without gaps")
         batches = [self.load(index) for index in indices]
         images, labels = ([getattr(b, name) for b in batches] for name in ("images", "labels"))
         return Images(torch.cat(images), torch.cat(labels))

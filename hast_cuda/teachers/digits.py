@@ -33,8 +33,7 @@ class BasicBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                nn.BatchNorm2d(out_channels),
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
         # One module per activation, so that replacing modules reaches every one of them.
         self.activ = nn.ReLU()
@@ -60,15 +59,9 @@ class DigitsResNet(nn.Module):
     in_size = (8, 8)
     num_classes = 10
 
-    def __init__(
-        self,
-        widths: tuple[int, int, int] = WIDTHS,
-        blocks_per_stage: int = BLOCKS_PER_STAGE,
-    ) -> None:
+    def __init__(self, widths: tuple[int, int, int] = WIDTHS, blocks_per_stage: int = BLOCKS_PER_STAGE) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(1, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
         blocks: list[nn.Module] = []
         channels = widths[0]
         for stage, width in enumerate(widths):

@@ -65,9 +65,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         "missing": [k for k in counted if k not in state],
         "unexpected": [k for k in state if k not in expected],
         "of another shape": [
-            f"{k} (file {list(v.shape)}, network {list(x.shape)})"
-            for k, (v, x) in common.items()
-            if v.shape != x.shape
+            f"{k} (file {list(v.shape)}, network {list(x.shape)})" for k, (v, x) in common.items() if v.shape != x.shape
         ],
     }
     if any(misfits.values()):
@@ -75,9 +73,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         sizes = not misfits["missing"] and not misfits["unexpected"]
         model = "check num_classes and the width of the model"
         fix = model if sizes else "give the model whose state dict this is"
-        raise ValueError(
-            f"weights={source} do not fit {type(network).__name__}: {found}. Fix: {fix}"
-        )
+        raise ValueError(f"weights={source} do not fit {type(network).__name__}: {found}. Fix: {fix}")
     mixed = [
         f"{k} (file {state[k].dtype}, network {expected[k].dtype})"
         for k in counted
@@ -88,9 +84,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     floats = {k: v for k, v in state.items() if v.is_floating_point()}
     broken = [k for k, v in floats.items() if not v.float().isfinite().all()]
     if broken:
-        raise ValueError(
-            f"weights={source} contain NaN or infinity in {_first(broken)}: export them again"
-        )
+        raise ValueError(f"weights={source} contain NaN or infinity in {_first(broken)}: export them again")
     network.load_state_dict(state, strict=False)
 
 
@@ -109,9 +103,20 @@ def _read_torch(path: Path) -> object:
             "safetensors.torch.save_file(network.state_dict(), 'weights.safetensors')"
         ) from error
     except (
-        RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
-        OverflowError, MemoryError, AssertionError, OSError, zipfile.BadZipFile, struct.error,
-    ) as error:  # fmt: skip
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        MemoryError,
+        AssertionError,
+        OSError,
+        zipfile.BadZipFile,
+        struct.error,
+    ) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
             f"weights={path} is not a torch state dict ({reason}). Fix: save "
@@ -124,9 +129,7 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
-        raise ValueError(
-            f"weights={path} holds a {type(content).__name__}; it must hold a state dict"
-        )
+        raise ValueError(f"weights={path} holds a {type(content).__name__}; it must hold a state dict")
     # Only texts are shown: nested tuples can share parts and be endless to write out.
     strange = [type(k).__name__ for k in content if not isinstance(k, str)]
     if strange:

@@ -31,10 +31,7 @@ _SMALL = ("_cifar10", "_cifar100", "_svhn")
 
 @typed
 def load_teacher(
-    model: str | nn.Module,
-    *,
-    weights: Path | str | None = None,
-    num_classes: int | None = None,
+    model: str | nn.Module, *, weights: Path | str | None = None, num_classes: int | None = None
 ) -> nn.Module:
     """A pretrained network in eval mode, on the CPU unless ``model`` is a network elsewhere.
 
@@ -83,11 +80,7 @@ def load_teacher(
 
 @typed
 def input_spec(
-    model: str,
-    *,
-    normalization: str | None = None,
-    image_size: int | None = None,
-    num_classes: int | None = None,
+    model: str, *, normalization: str | None = None, image_size: int | None = None, num_classes: int | None = None
 ) -> InputSpec:
     """The images that a network expects.
 
@@ -141,9 +134,7 @@ def build_network(model: str, num_classes: int | None = None) -> nn.Module:
     """
     if model == DIGITS:
         return DigitsResNet().eval()
-    network = (
-        _import_network(model) if ":" in model else _build(model, num_classes, pretrained=False)
-    )
+    network = _import_network(model) if ":" in model else _build(model, num_classes, pretrained=False)
     return network.eval()
 
 
@@ -195,8 +186,7 @@ def _build(name: str, num_classes: int | None, *, pretrained: bool) -> nn.Module
         nearest = difflib.get_close_matches(name, model_names(), n=5)
         hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
         raise ValueError(
-            f"model={name!r} is not a classifier of pytorchcv, 'digits' or "
-            f"'package.module:callable'{hint}"
+            f"model={name!r} is not a classifier of pytorchcv, 'digits' or 'package.module:callable'{hint}"
         )
     sizes = {"num_classes": num_classes} if num_classes is not None and not pretrained else {}
     try:
@@ -227,8 +217,7 @@ def _download(name: str) -> Path:
         return Path(store.get_model_file(model_name=name))
     except (OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
         raise RuntimeError(
-            f"could not download pytorchcv's weights of {name} ({error}): check the connection, "
-            f"or {fix}"
+            f"could not download pytorchcv's weights of {name} ({error}): check the connection, or {fix}"
         ) from error
 
 

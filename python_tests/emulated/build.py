@@ -20,10 +20,16 @@ HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 DEFINES = ["-DHAST_WITH_CUDA", '-DHAST_CUDA_VERSION="emulated"', '-DHAST_CUDA_ARCHITECTURES="none"']
 FLAGS = [
-    "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off",
+    "-std=c++17",
+    "-O1",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
     # longjmp between stacks looks like an attack to fortified libraries
-    "-U_FORTIFY_SOURCE", "-Wno-unknown-pragmas", '-DHAST_VERSION="emulated"',
-]  # fmt: skip
+    "-U_FORTIFY_SOURCE",
+    "-Wno-unknown-pragmas",
+    '-DHAST_VERSION="emulated"',
+]
 # As CMakeLists.txt has them: vectorised sums are other sums than serial ones.
 TWIN_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
 AVX2_FLAGS = ["-mavx2", "-mfma", "-mf16c"]
@@ -41,11 +47,7 @@ def sources(csrc: Path = CSRC) -> list[tuple[Path, str]]:
     """Every file of the module with the backend it is compiled for."""
     host = [(path, "host") for path in sorted(csrc.glob("bindings*.cpp"))]
     kernels = [(path, "cuda") for path in sorted(csrc.glob("*.cu"))]
-    twins = [
-        (csrc / f"{path.stem}.cpp", "cpu_baseline")
-        for path, _ in kernels
-        if (csrc / f"{path.stem}.cpp").exists()
-    ]
+    twins = [(csrc / f"{path.stem}.cpp", "cpu_baseline") for path, _ in kernels if (csrc / f"{path.stem}.cpp").exists()]
     tables = [(csrc / "backend_table.cpp", backend) for backend in ("cuda", "cpu_baseline")]
     return [*host, *kernels, *twins, *tables, (csrc / "backend.cpp", "host")]
 
@@ -59,9 +61,13 @@ def run_compiler(command: Sequence[str | Path]) -> None:
 
 
 def compile_module(
-    folder: Path, kernel_flags: Sequence[str] = (), csrc: Path = CSRC, reuse: Path | None = None,
-    *, twin_flags: Sequence[str] = (),
-) -> Path:  # fmt: skip
+    folder: Path,
+    kernel_flags: Sequence[str] = (),
+    csrc: Path = CSRC,
+    reuse: Path | None = None,
+    *,
+    twin_flags: Sequence[str] = (),
+) -> Path:
     """Compile the core with emulated CUDA kernels; objects found in ``reuse`` are taken from there.
 
     ``kernel_flags`` are for kernels alone, CUDA and CPU, whose objects are never reused with them;
@@ -80,9 +86,8 @@ def compile_module(
             return reuse / name
         backend_define = f"-DHAST_BACKEND={backend}"
         run_compiler(
-            [*FLAGS, *twin, *flags, *DEFINES, *includes, backend_define,
-             "-x", "c++", "-c", source, "-o", folder / name]
-        )  # fmt: skip
+            [*FLAGS, *twin, *flags, *DEFINES, *includes, backend_define, "-x", "c++", "-c", source, "-o", folder / name]
+        )
         return folder / name
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

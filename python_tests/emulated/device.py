@@ -17,11 +17,20 @@ from hast_cuda.ops import _registry, _workspace
 _OPS = [
     importlib.import_module(f"hast_cuda.ops.{stem}")
     for stem in (
-        "fake_quantize", "fake_quantize_weights", "update_range", "batch_norm_match",
-        "batch_norm_activation", "batch_norm_backward", "match_loss", "channel_attention",
-        "attention_loss", "distillation_loss", "hard_sample_loss", "plateau",
+        "fake_quantize",
+        "fake_quantize_weights",
+        "update_range",
+        "batch_norm_match",
+        "batch_norm_activation",
+        "batch_norm_backward",
+        "match_loss",
+        "channel_attention",
+        "attention_loss",
+        "distillation_loss",
+        "hard_sample_loss",
+        "plateau",
     )
-]  # fmt: skip
+]
 COUNTERS = 4096
 
 

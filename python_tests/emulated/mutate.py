@@ -25,17 +25,29 @@ from emulated.mistakes import MISTAKES, Mistake
 
 ROOT = Path(__file__).parents[2]
 TESTS = [
-    "fake_quantize", "fake_quantize_weights", "quantize_activation", "batch_norm_match",
-    "batch_norm_activation", "batch_norm_backward", "channel_attention", "distillation_loss",
-    "hard_sample_loss", "plateau", "emulated",
-]  # fmt: skip
+    "fake_quantize",
+    "fake_quantize_weights",
+    "quantize_activation",
+    "batch_norm_match",
+    "batch_norm_activation",
+    "batch_norm_backward",
+    "channel_attention",
+    "distillation_loss",
+    "hard_sample_loss",
+    "plateau",
+    "emulated",
+]
 TESTED_WITH = {
-    "attention_loss": "channel_attention", "batch_norm_gate": "batch_norm_activation",
-    "cuda_channel_sums": "batch_norm_match", "cuda_extremes": "fake_quantize_weights",
+    "attention_loss": "channel_attention",
+    "batch_norm_gate": "batch_norm_activation",
+    "cuda_channel_sums": "batch_norm_match",
+    "cuda_extremes": "fake_quantize_weights",
     "cuda_rows": "distillation_loss",
-    "lane_sums": "batch_norm_match", "match_loss": "batch_norm_match",
-    "slabs": "batch_norm_match", "update_range": "quantize_activation",
-}  # fmt: skip
+    "lane_sums": "batch_norm_match",
+    "match_loss": "batch_norm_match",
+    "slabs": "batch_norm_match",
+    "update_range": "quantize_activation",
+}
 
 
 def build_with(mistake: Mistake, folder: Path, plain: Path) -> Path:
@@ -65,16 +77,32 @@ def test_files(mistake: Mistake) -> list[Path]:
 def first_failure(module: Path, mistake: Mistake) -> str | None:
     """The test, or what the sanitizer calls it, that ends a run of the op tests."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-s", "-x", "--tb=no",
-         "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-k",
-         sanitizer.SELECTED if mistake.sanitized else "emulated or baseline",
-         *test_files(mistake)],
-        cwd=module.parent, capture_output=True, text=True, check=False,
-        env={
-            **(sanitizer.environment() if mistake.sanitized else os.environ),
-            "HAST_EMULATED_MODULE": str(module),
-        },
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-n",
+            "0",
+            "-q",
+            "-s",
+            "-x",
+            "--tb=no",
+            "-p",
+            "no:cacheprovider",
+            "-c",
+            ROOT / "pyproject.toml",
+            "--rootdir",
+            ROOT,
+            "-k",
+            sanitizer.SELECTED if mistake.sanitized else "emulated or baseline",
+            *test_files(mistake),
+        ],
+        cwd=module.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**(sanitizer.environment() if mistake.sanitized else os.environ), "HAST_EMULATED_MODULE": str(module)},
+    )
     if done.returncode == 0:
         return None
     if -done.returncode in (signal.SIGTERM, signal.SIGKILL):

@@ -13,30 +13,45 @@ from emulated.build import compiler
 # WHOLE has it, for the slow test.
 FLAGS = [
     "-fsanitize=address,alignment,bounds,bool,shift,signed-integer-overflow",
-    "-fno-sanitize-recover=all", "-g1", "-DHAST_SANITIZED",
-]  # fmt: skip
+    "-fno-sanitize-recover=all",
+    "-g1",
+    "-DHAST_SANITIZED",
+]
 # float-cast-overflow, a number that its integer cannot hold, is not part of `undefined`; nor is
 # float-divide-by-zero, which IEEE 754 defines and 0/0 of an empty reduction needs.
-WHOLE = [
-    "-fsanitize=address,undefined,float-cast-overflow",
-    "-fno-sanitize-recover=all", "-g1", "-DHAST_SANITIZED",
-]  # fmt: skip
+WHOLE = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-g1", "-DHAST_SANITIZED"]
 # Needs code that the compiler vectorises as the real build does: the sanitizers keep it from that,
 # and sums are then other sums.
 UNVECTORISED = "not far_from_the_running_mean"
 # Both layouts that kernels tell apart, unaligned pointers, every size of element; shapes 0, 2, 4
 # and 6 are aligned, 1x1, ragged and of many channels. No names of kernels: new ones come along.
 _LEFT_OUT = [
-    "transposed", "shape1", "shape3", "shape5", "dtype2", "relu6", "real", "released", "1000003",
-    "opcheck", "gradcheck", "test_same_bits", "test_more_images", "used_twice", "q8",
-    "compiles", "test_schedule", "saturate", "is_not_finite",
-    "(hard_sample_loss and (0.5 or 1.0))", "(distillation_loss and 1.0)",
-    "(batch_norm_activation and dtype3)", "fuzz",
+    "transposed",
+    "shape1",
+    "shape3",
+    "shape5",
+    "dtype2",
+    "relu6",
+    "real",
+    "released",
+    "1000003",
+    "opcheck",
+    "gradcheck",
+    "test_same_bits",
+    "test_more_images",
+    "used_twice",
+    "q8",
+    "compiles",
+    "test_schedule",
+    "saturate",
+    "is_not_finite",
+    "(hard_sample_loss and (0.5 or 1.0))",
+    "(distillation_loss and 1.0)",
+    "(batch_norm_activation and dtype3)",
+    "fuzz",
     "(batch and shape6 and (dtype1 or dtype3))",  # a quarter of the time, the slow tests have them
-]  # fmt: skip
-SELECTED = " and ".join(
-    ["(emulated or baseline)", UNVECTORISED, *(f"not {word}" for word in _LEFT_OUT)]
-)
+]
+SELECTED = " and ".join(["(emulated or baseline)", UNVECTORISED, *(f"not {word}" for word in _LEFT_OUT)])
 
 
 def _library(name: str) -> str | None:

@@ -18,9 +18,8 @@ SYMBOL = re.compile(r"^(\w+) (\w+) [bBu] _ZZN(?:4hast4cuda|12_GLOBAL__N_1)", re.
 def register_shared_memory(library: Path) -> int:
     """Poison the shared memory of a loaded library from now on; how many variables that is."""
     symbols = subprocess.run(
-        ["nm", "--print-size", "--defined-only", str(library)],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        ["nm", "--print-size", "--defined-only", str(library)], capture_output=True, text=True, check=True
+    ).stdout
     own = re.search(rf"^(\w+) .*{REGISTER}$", symbols, re.MULTILINE)
     assert own is not None, f"{library} was not built over the shim"
     function = getattr(ctypes.CDLL(str(library)), REGISTER)

@@ -10,29 +10,49 @@ import re
 from fuzzing.calls import fresh, run
 from hast_cuda.cli import main
 
-_NUMBERS = ["", "nan", "inf", "-inf", "1e999", "2.5", "x", "0x10", "1,5", "9" * 30, "-", "0", "-1",
-            "-9999999999", "1", "9"]  # fmt: skip
-_TEXTS = ["", "x", "ü🙂", "a" * 5000, "--", "'; rm", "%s", "\n", "*"]
-_MODELS = [
+_NUMBERS = [
     "",
-    ":",
-    "a:b",
-    "os:getcwd",
-    "networks:nothing",
-    "..x:y",
-    "resnet999",
-    "ü",
-    "x:y:z",
-    "os:",
+    "nan",
+    "inf",
+    "-inf",
+    "1e999",
+    "2.5",
+    "x",
+    "0x10",
+    "1,5",
+    "9" * 30,
+    "-",
+    "0",
+    "-1",
+    "-9999999999",
+    "1",
+    "9",
 ]
+_TEXTS = ["", "x", "ü🙂", "a" * 5000, "--", "'; rm", "%s", "\n", "*"]
+_MODELS = ["", ":", "a:b", "os:getcwd", "networks:nothing", "..x:y", "resnet999", "ü", "x:y:z", "os:"]
 _NORMS = ["", "x", "/", "1,2,3/0,0,0", "nan,0,0/1,1,1", "1/1", "0.5,0.5/0.1,0.1", "1e999,0,0/1,1,1"]
 _SETTINGS = [
-    "", "=", "x=1", "synthesis=1", "synthesis.x=1", "finetune.iterations=x", "synthesis.margins=1",
-    "finetune.learning_rate=nan", "finetune.learning_rate=1e999", "synthesis.margins=[2,1]",
-    "finetune.decay_at=[\"x\"]", "finetune.momentum=true", "synthesis.schedule=", "a.b.c=1",
-    "synthesis.num_images=" + "9" * 30, "finetune.batch_size=-1", "finetune.perturbation=[",
-    "generator.latent_size=" + "9" * 12, "posttraining.rounding=up", "synthesis.crop_scale=[NaN,1]",
-]  # fmt: skip
+    "",
+    "=",
+    "x=1",
+    "synthesis=1",
+    "synthesis.x=1",
+    "finetune.iterations=x",
+    "synthesis.margins=1",
+    "finetune.learning_rate=nan",
+    "finetune.learning_rate=1e999",
+    "synthesis.margins=[2,1]",
+    'finetune.decay_at=["x"]',
+    "finetune.momentum=true",
+    "synthesis.schedule=",
+    "a.b.c=1",
+    "synthesis.num_images=" + "9" * 30,
+    "finetune.batch_size=-1",
+    "finetune.perturbation=[",
+    "generator.latent_size=" + "9" * 12,
+    "posttraining.rounding=up",
+    "synthesis.crop_scale=[NaN,1]",
+]
 _TINY = "--model networks:tiny --normalization cifar10 --image-size 8 --num-classes 5"
 _SMALL = f"{_TINY} --num-images 8 --synthesis-iterations 1 --batch-size 8 --device cpu --out NEW"
 _TUNED = f"""{_SMALL} --finetune-iterations 1 --set finetune.calibration_updates=1
@@ -67,16 +87,25 @@ def values() -> dict[str, list[str]]:
     places = ["/dev/null", "/proc/nothing", "a" * 300, str(file), str(file / "x")]
     paths = [*places, "", "/proc/self/mem", "nowhere/x", "ü 🙂/x", "a/" * 3000, str(directory)]
     by_kind = [
-        (_NUMBERS, """image-size num-classes num-images synthesis-iterations batch-size seed bits
+        (
+            _NUMBERS,
+            """image-size num-classes num-images synthesis-iterations batch-size seed bits
             finetune-iterations checkpoint-segments weight-bits act-bits test-limit batch seeds bins
-            batches steps vectors"""),
-        (_TEXTS, """method preset cuda-graphs precision placement full-precision to dataset methods
-            rows"""),
+            batches steps vectors""",
+        ),
+        (
+            _TEXTS,
+            """method preset cuda-graphs precision placement full-precision to dataset methods
+            rows""",
+        ),
         (["", "gpu", "cuda:99", "cuda:-1", "meta", "mps", "cpu:x", "ü"], "device"),
         (["", "%", "x%", "-5%", "nan%", "1e999%", "0%", "101%", "small "], "budget"),
-        (paths, "data images train-data weights run others"), (places, "out"), (_MODELS, "model"),
-        (_NORMS, "normalization"), (_SETTINGS, "set"),
-    ]  # fmt: skip
+        (paths, "data images train-data weights run others"),
+        (places, "out"),
+        (_MODELS, "model"),
+        (_NORMS, "normalization"),
+        (_SETTINGS, "set"),
+    ]
     return {option: found for found, options in by_kind for option in options.split()}
 
 

@@ -38,27 +38,80 @@ def pool() -> list[Any]:
     images, pair = torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])
     batches = [(images, torch.tensor([0, 99])), (images, pair.float()), (images[:, :2], pair)]
     return [
-        None, True, 1j, b"x", object(), nn.Linear, lambda: None, np.ones(3), torch.float32,
-        *NUMBERS, *TEXTS,
+        None,
+        True,
+        1j,
+        b"x",
+        object(),
+        nn.Linear,
+        lambda: None,
+        np.ones(3),
+        torch.float32,
+        *NUMBERS,
+        *TEXTS,
         *map(Path, [".", "/", "/dev/null", "/proc/self/mem", "a\0b", "x" * 300, "ü/🙂"]),
         *map(torch.device, ["meta", "cuda:99", "mps"]),
-        torch.zeros(()), torch.zeros(0), torch.zeros(2, 3), torch.zeros(2, 3, 0, 4),
-        torch.full((2, 3, 8, 8), NAN), torch.full((2, 3, 8, 8), INFINITY), images.to("meta"),
+        torch.zeros(()),
+        torch.zeros(0),
+        torch.zeros(2, 3),
+        torch.zeros(2, 3, 0, 4),
+        torch.full((2, 3, 8, 8), NAN),
+        torch.full((2, 3, 8, 8), INFINITY),
+        images.to("meta"),
         *(images.to(d) for d in (torch.int64, torch.complex64, torch.float64, torch.float16)),
-        torch.zeros(2, 4, 8, 8), torch.zeros(1, 1, 1, 1), torch.eye(3).to_sparse(),
-        torch.tensor([-1, 99]), torch.tensor([True, False]), images[:, :, ::2],
-        nn.Identity(), nn.Sequential(), Broken(), nn.Linear(2, 2), nn.Linear(2, 2, device="meta"),
+        torch.zeros(2, 4, 8, 8),
+        torch.zeros(1, 1, 1, 1),
+        torch.eye(3).to_sparse(),
+        torch.tensor([-1, 99]),
+        torch.tensor([True, False]),
+        images[:, :, ::2],
+        nn.Identity(),
+        nn.Sequential(),
+        Broken(),
+        nn.Linear(2, 2),
+        nn.Linear(2, 2, device="meta"),
         nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)),
         nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).half(),
-        (), (1, 2), (3, 8), (3, 8, 8, 8), (0, 8, 8), (-3, 8, 8), (3, 2**40, 2**40), (3.0, 8, 8),
-        ("3", 8, 8), (NAN, NAN), (1, 0), (NAN, 0.5, 0.5),
-        [], [None], ["a"], ["x", "x"], [3], [3, 2**70], [""], ["\0"], [torch.zeros(0)],
-        [torch.zeros(2)], [torch.zeros(2, 2)], iter([]), iter([3]), [(None, None)],
-        *([batch] for batch in batches), [{"phase": "a", "iteration": "x"}],
+        (),
+        (1, 2),
+        (3, 8),
+        (3, 8, 8, 8),
+        (0, 8, 8),
+        (-3, 8, 8),
+        (3, 2**40, 2**40),
+        (3.0, 8, 8),
+        ("3", 8, 8),
+        (NAN, NAN),
+        (1, 0),
+        (NAN, 0.5, 0.5),
+        [],
+        [None],
+        ["a"],
+        ["x", "x"],
+        [3],
+        [3, 2**70],
+        [""],
+        ["\0"],
+        [torch.zeros(0)],
+        [torch.zeros(2)],
+        [torch.zeros(2, 2)],
+        iter([]),
+        iter([3]),
+        [(None, None)],
+        *([batch] for batch in batches),
+        [{"phase": "a", "iteration": "x"}],
         [{"phase": 3, "iteration": 2**70, "batch": None}],
-        {}, {"a": 1}, {1: 2}, {"": None}, {"x": 1}, {"x": NAN}, {"x": []}, {"x": object()},
-        {"x": {1, 2}}, {"ü\0": [NAN, 1.0]},
-    ]  # fmt: skip
+        {},
+        {"a": 1},
+        {1: 2},
+        {"": None},
+        {"x": 1},
+        {"x": NAN},
+        {"x": []},
+        {"x": object()},
+        {"x": {1, 2}},
+        {"ü\0": [NAN, 1.0]},
+    ]
 
 
 def allows(hint: Any, value: Any) -> bool:
@@ -97,9 +150,11 @@ def odd(hint: Any) -> list[Any]:
 def drawn(hint: Any) -> st.SearchStrategy[Any]:
     """One of :func:`odd`, or another number, text or tensor."""
     more: list[tuple[Any, st.SearchStrategy[Any]]] = [
-        (1, st.integers(-3, 12)), (0.5, st.floats()), ("x", st.text(max_size=9)),
+        (1, st.integers(-3, 12)),
+        (0.5, st.floats()),
+        ("x", st.text(max_size=9)),
         (torch.ones(1), any_tensors()),
-    ]  # fmt: skip
+    ]
     kinds = [strategy for example, strategy in more if allows(hint, example)]
     return st.one_of(st.sampled_from(odd(hint)), *kinds)
 
@@ -126,17 +181,25 @@ _FACTORS = [NAN, -1.0, INFINITY, 10**400]
 _CHOICES = ["", "ReLU", "real ", "nonsense"]
 # What no op takes for an argument of that name, though the annotation does.
 WRONG: dict[str, list[Any]] = {
-    "bits": [-4, 0, 1, 9, 2**70], "eps": [*_FACTORS, -1e-5], "beta": [*_FACTORS, 1.0],
-    "temperature": [*_FACTORS, 0], "exponent": _FACTORS, "patience": _FACTORS[:3],
-    "factor": _FACTORS, "threshold": _FACTORS, "minimum": _FACTORS,
-    "channel_axis": [7, -9, 2**70], "zero_point": _CHOICES, "ste": _CHOICES, "ema": _CHOICES,
-    "activation": _CHOICES, "reduction": _CHOICES,
-}  # fmt: skip
+    "bits": [-4, 0, 1, 9, 2**70],
+    "eps": [*_FACTORS, -1e-5],
+    "beta": [*_FACTORS, 1.0],
+    "temperature": [*_FACTORS, 0],
+    "exponent": _FACTORS,
+    "patience": _FACTORS[:3],
+    "factor": _FACTORS,
+    "threshold": _FACTORS,
+    "minimum": _FACTORS,
+    "channel_axis": [7, -9, 2**70],
+    "zero_point": _CHOICES,
+    "ste": _CHOICES,
+    "ema": _CHOICES,
+    "activation": _CHOICES,
+    "reduction": _CHOICES,
+}
 
 
-def tried(
-    data: st.DataObject, op: Callable[..., Any], good: dict[str, Any], **wrong: list[Any]
-) -> list[Any]:
+def tried(data: st.DataObject, op: Callable[..., Any], good: dict[str, Any], **wrong: list[Any]) -> list[Any]:
     """[the answer] to good arguments; or [], once every wrong value of one of them is refused."""
     flaw = data.draw(st.one_of(st.none(), st.sampled_from(sorted(good))))
     if flaw is None:

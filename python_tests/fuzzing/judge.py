@@ -17,10 +17,7 @@ import hast_cuda
 from hast_cuda.networks import CannotMergeError
 
 PACKAGE = Path(hast_cuda.__file__).parent
-DOCUMENTED = (
-    ValueError, TypeError, RuntimeError, OSError, ImportError, FloatingPointError,
-    CannotMergeError,
-)  # fmt: skip
+DOCUMENTED = (ValueError, TypeError, RuntimeError, OSError, ImportError, FloatingPointError, CannotMergeError)
 SECONDS = 20  # no call here has work for longer
 ROOM = 2**31  # bytes that a call may take beyond what the process has
 outcomes: Counter[str] = Counter()  # of all calls of the session
@@ -31,8 +28,7 @@ class HungError(BaseException):
 
 
 def _ring(_signal: int, _frame: FrameType | None) -> None:
-    message = f"no answer after {SECONDS} s"
-    raise HungError(message)
+    raise HungError(f"no answer after {SECONDS} s")
 
 
 @contextmanager
@@ -75,9 +71,7 @@ def _check(error: Exception, names: set[str]) -> None:
     assert not isinstance(error, NotImplementedError), _report(error, "not of a documented type")
     if isinstance(error, OSError) and error.errno:
         return  # the system's word, about a file
-    assert PACKAGE in Path(_origin(error.__traceback__)).parents, _report(
-        error, "not written by this package"
-    )
+    assert PACKAGE in Path(_origin(error.__traceback__)).parents, _report(error, "not written by this package")
     assert len(text) >= 12, _report(error, "its message says nothing")
     said = [name for name in names if name in text]  # most are not, and patterns cost time
     assert any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in said), _report(

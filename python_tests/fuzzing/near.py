@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_EPS = {
-    torch.float32: 1e-5, torch.float64: 1e-10, torch.float16: 2e-3, torch.bfloat16: 2e-2,
-}  # fmt: skip
+_EPS = {torch.float32: 1e-5, torch.float64: 1e-10, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
 def equal(found: Tensor, expected: Tensor) -> None:

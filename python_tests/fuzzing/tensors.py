@@ -75,9 +75,7 @@ def shapes(least: int, most: int, *, empty: bool = True, largest: int = 6) -> st
 
 
 @st.composite
-def tensors(
-    draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype, *, odd: bool = True
-) -> Tensor:
+def tensors(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype, *, odd: bool = True) -> Tensor:
     """A tensor of that shape and dtype; ``odd`` values and layouts too."""
     seed = draw(st.integers(0, 2**20))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
