@@ -114,9 +114,10 @@ class Start(NamedTuple):
     """What a task starts from."""
 
     teacher: nn.Module
-    shape: InputSpec
+    spec: InputSpec
     recipe: Recipe
     world: World
+    test: ImageSet | None
 
 
 @dataclass(frozen=True)
@@ -134,17 +135,23 @@ class Task:
     tensorboard: bool = False
     """Write losses, accuracies and a sheet of images to OUT/tensorboard, too."""
 
-    def start(self) -> Start:
-        """All that there is before any work; ValueError unless the network takes such images."""
+    def start(self, data: str | None = None, limit: int | None = None) -> Start:
+        """All that there is before any work; ValueError unless the network takes such images.
+
+        Args:
+            data: labelled test images.
+            limit: use only this many of them.
+        """
         if self.tensorboard:
             require_tensorboard()
         spec = self.network.spec()
         recipe = self.budget.recipe(spec)
         world = join(as_device(self.budget.device, auto=True))
+        test = labelled_images(data, spec, limit)
         with world.first_goes_first():  # weights may have to be downloaded
             teacher = self.network.load()
         infer_shape(teacher, spec.size)
-        return Start(teacher, shape_of(spec), recipe, world)
+        return Start(teacher, spec, recipe, world, test)
 
 
 def shape_of(spec: InputSpec) -> InputSpec:

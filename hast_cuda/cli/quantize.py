@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from hast_cuda.checks.values import as_device
-from hast_cuda.cli.options import Flat, Network, Task, labelled_images, training_images
+from hast_cuda.cli.options import Flat, Network, Task, labelled_images, shape_of, training_images
 from hast_cuda.data import Images
 from hast_cuda.data import evaluate as top1
 from hast_cuda.networks import require_batch_norm
@@ -45,9 +45,7 @@ def quantize(
         images: directory with synthetic images of an earlier run, instead of making new ones.
         train_data: labelled training images, for the method real_data alone.
     """
-    spec = task.network.spec()
-    test = labelled_images(data, spec, test_limit)
-    teacher, shape, recipe, world = task.start()
+    teacher, spec, recipe, world, test = task.start(data, test_limit)
     ready: Images | None = None
     if train_data is not None:
         if images is not None or recipe.images != "real":
@@ -70,7 +68,7 @@ def quantize(
     overrides = {name: Override() for name in full_precision}
     done = zero_shot_quantize(
         teacher,
-        shape,
+        shape_of(spec),
         Bits(weight_bits, act_bits, placement, overrides),
         recipe=recipe,
         seed=task.budget.seed,
@@ -103,7 +101,7 @@ def synthesize(task: Annotated[Task, Flat]) -> None:
     Args:
         task: the network, and what to make of it.
     """
-    teacher, shape, recipe, world = task.start()
+    teacher, spec, recipe, world, _ = task.start()
     require_batch_norm(teacher)
     config = {
         "network": task.network,
@@ -116,7 +114,7 @@ def synthesize(task: Annotated[Task, Flat]) -> None:
     with open_together(world, task.out, config, tensorboard=task.tensorboard) as run:
         found = make_images(
             teacher,
-            shape,
+            shape_of(spec),
             recipe.synthesis,
             seed=task.budget.seed,
             device=world.device,
