@@ -28,7 +28,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     path = build_broken(folder / "broken.so", ["-shared"])
     loaded = ctypes.CDLL(str(path))
     loaded.run.restype = ctypes.c_char_p
-    assert register_shared_memory(path) == 4  # one per kernel that has some
+    assert register_shared_memory(path) == 7  # as many as stand in the file and what it uses
     return loaded
 
 
@@ -39,23 +39,49 @@ def run(library: ctypes.CDLL, kernel: str) -> tuple[str, Tensor, Tensor]:
     return error.decode(), x, y
 
 
-@pytest.mark.parametrize("order", ["forward", "reverse", "7", "8"])
-def test_a_good_kernel_is_right_in_every_order(
-    library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, order: str
-) -> None:
-    monkeypatch.setenv("HAST_EMULATED_ORDER", order)
-    error, x, y = run(library, "with_barrier")
-    assert error == ""
-    assert torch.equal(y, x.flip(0))
-
-
+@pytest.mark.parametrize("kernel", ["with_barrier", "missing_barrier"])
 @pytest.mark.parametrize("order", ["forward", "reverse", "7"])
 def test_a_missing_barrier_gives_wrong_values(
+    library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, order: str, kernel: str
+) -> None:
+    monkeypatch.setenv("HAST_EMULATED_ORDER", order)
+    error, x, y = run(library, kernel)
+    assert error == ""
+    assert torch.equal(y, x.flip(0)) == (kernel == "with_barrier")
+
+
+def right_sums(library: ctypes.CDLL, kernel: str) -> list[bool]:
+    """Of sixteen launches, those that give the sum of x."""
+    library.hast_emulated_restart()
+    launches = [run(library, kernel) for _ in range(16)]
+    assert all(error == "" for error, _, _ in launches)
+    return [bool(torch.isclose(y[0], x.sum())) for _, x, y in launches]
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse", "0", "7"])
+def test_a_sum_over_blocks_is_right_in_every_order(
     library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     monkeypatch.setenv("HAST_EMULATED_ORDER", order)
-    _, x, y = run(library, "missing_barrier")
-    assert not torch.equal(y, x.flip(0))
+    assert all(right_sums(library, "sum_over_blocks"))
+
+
+@pytest.mark.parametrize("kernel", ["highest_block_is_last", "block_0_is_first", "counted_before_written"])
+def test_blocks_that_trust_in_their_order_give_wrong_values(
+    library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, kernel: str
+) -> None:
+    assert not all(right_sums(library, kernel))
+    monkeypatch.setenv("HAST_EMULATED_ORDER", "forward")
+    assert all(right_sums(library, kernel))
+
+
+@pytest.mark.parametrize("kernel", ["waits_for_another_block", "all_blocks_wait"])
+def test_a_wait_for_another_block_is_an_error(
+    library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, kernel: str
+) -> None:
+    monkeypatch.setenv("HAST_EMULATED_PATIENCE", "1")
+    assert "waits for what never comes" in run(library, kernel)[0]
+    assert all(right_sums(library, "sum_over_blocks"))  # the emulator recovers
 
 
 @pytest.mark.parametrize(
@@ -71,6 +97,12 @@ def test_divergence_is_an_error(library: ctypes.CDLL, kernel: str, message: str)
     error, _, _ = run(library, kernel)
     assert any(part in error for part in message.split("|")), error
     assert run(library, "with_barrier")[0] == ""  # the emulator recovers
+
+
+def test_shared_memory_is_of_one_block(library: ctypes.CDLL) -> None:
+    error, _, y = run(library, "shared_memory_of_another_block")
+    assert error == ""
+    assert bool(y.isnan().all())
 
 
 @pytest.mark.parametrize("kernel", ["one_element_unwritten", "shared_memory_unwritten"])
@@ -89,7 +121,7 @@ def test_outputs_and_scratch_of_ops_start_as_nan(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("order", ["reverse", "1", "2"])
-def test_every_reduction_is_independent_of_the_thread_order(
+def test_every_reduction_is_independent_of_the_order(
     device: torch.device, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     x = torch.randn(5, 33, 6, 7, device=device)

@@ -16,11 +16,9 @@ from conftest import OP_TESTS
 from emulated import sanitizer
 from emulated.broken import build_broken
 from emulated.build import AVX2_FLAGS, compile_module, compiler
+from emulated.op_tests import run_op_tests
 from gates import cannot_run
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
-FILES = [HERE / f"{name}.py" for name in sorted(OP_TESTS - {"test_emulated"})]
 MISTAKES = [
     ("read_past_the_end", "heap-buffer-overflow"),
     ("write_past_the_end", "heap-buffer-overflow"),
@@ -64,6 +62,7 @@ def test_planted_mistakes_are_found(program: Path, kernel: str, message: str) ->
     find(program, kernel, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "message"), MISTAKES + ONLY_WHOLE)
 def test_the_whole_sanitizer_finds_more(whole_program: Path, kernel: str, message: str) -> None:
     find(whole_program, kernel, message)
@@ -109,7 +108,7 @@ def test_tensors_have_red_zones(tmp_path: Path) -> None:
 
 def test_ops_stay_inside_their_tensors(tmp_path: Path, emulated_path: Path) -> None:
     module = compile_module(tmp_path, sanitizer.FLAGS, reuse=emulated_path.parent)
-    run_op_tests(module, sanitizer.SELECTED)
+    check_ops(module, sanitizer.SELECTED)
 
 
 @pytest.mark.slow
@@ -122,37 +121,12 @@ def test_every_op_test_under_every_check(
     tmp_path: Path, emulated_path: Path, devices: str, twin_flags: list[str]
 ) -> None:
     module = compile_module(tmp_path, sanitizer.WHOLE, reuse=emulated_path.parent, twin_flags=twin_flags)
-    run_op_tests(module, f"({devices}) and {sanitizer.UNVECTORISED}")
+    check_ops(module, f"({devices}) and {sanitizer.UNVECTORISED}", "-m", "slow or not slow")
 
 
-def run_op_tests(module: Path, selected: str) -> None:
-    """Some op tests in a process that has loaded ``module``; none may fail or be found wrong."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-n",
-            "0",
-            "-q",
-            "-s",
-            "-x",
-            "--tb=short",
-            "-p",
-            "no:cacheprovider",
-            "-c",
-            ROOT / "pyproject.toml",
-            "--rootdir",
-            ROOT,
-            "-k",
-            selected,
-            *FILES,
-        ],
-        cwd=module.parent,  # away from the source tree, which has no compiled core
-        env={**sanitizer.environment(), "HAST_EMULATED_MODULE": str(module)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def check_ops(module: Path, selected: str, *options: str) -> None:
+    """No op test may fail or be found wrong."""
+    names = sorted(OP_TESTS - {"test_emulated"})
+    done = run_op_tests(module, selected, names, *options, sanitized=True)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[:6000]}"
     assert sanitizer.finding(done.stderr) is None, done.stderr

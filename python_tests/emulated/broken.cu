@@ -1,16 +1,18 @@
 // Kernels with planted mistakes: the tests of the emulator must notice every one.
 //
-// As a library: run(name, x, y) on 64 floats each. As a program (HAST_BROKEN_PROGRAM): the name is
-// its argument, for the mistakes that end a process.
+// As a library: run(name, x, y) on 64 floats each, in one block or eight. As a program
+// (HAST_BROKEN_PROGRAM): the name is its argument, for the mistakes that end a process.
+#include <math.h>
 #include <stdio.h>
 
+#include "common/cuda_reduce.h"
 #include "common/cuda_vector.h"
 
 namespace {
 
 using namespace hast;
 
-constexpr unsigned kThreads = 64;
+constexpr unsigned kThreads = 64, kBlocks = 8;
 
 // reversed[i] = x[n - 1 - i] through shared memory, without the barrier in between.
 __global__ void missing_barrier(const float* x, float* y) {
@@ -117,11 +119,83 @@ __global__ void no_bits_to_count(const float* x, float* y) {
   y[threadIdx.x] = static_cast<float>(__builtin_clz(static_cast<unsigned>(x[0])));
 }
 
+// The sum of x in y[0] over blocks, as the kernels do it: partial sums, then the last block.
+float partials[kBlocks];
+unsigned counter;
+
+__device__ float partial_sum(const float* x) {
+  __shared__ float values[kThreads];
+  values[threadIdx.x] = x[threadIdx.x];
+  __syncthreads();
+  float sum = 0.0f;
+  for (unsigned i = blockIdx.x; i < kThreads; i += kBlocks) sum += values[i];
+  __syncthreads();
+  return sum;
+}
+
+__device__ void add_partials(float* y) {
+  if (threadIdx.x != 0) return;
+  float sum = 0.0f;
+  for (const float partial : partials) sum += partial;
+  y[0] = sum;
+}
+
+__global__ void sum_over_blocks(const float* x, float* y) {
+  const float sum = partial_sum(x);
+  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+  if (is_last_block(&counter, kBlocks)) add_partials(y);
+}
+
+__global__ void highest_block_is_last(const float* x, float* y) {
+  const float sum = partial_sum(x);
+  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+  if (blockIdx.x == kBlocks - 1) add_partials(y);
+}
+
+__global__ void counted_before_written(const float* x, float* y) {
+  const float sum = partial_sum(x);
+  const bool last = is_last_block(&counter, kBlocks);
+  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+  if (last) add_partials(y);
+}
+
+__global__ void block_0_is_first(const float* x, float* y) {
+  const float sum = partial_sum(x);
+  if (threadIdx.x != 0) return;
+  if (blockIdx.x == 0) y[0] = 0.0f;
+  y[0] += sum;
+}
+
+__global__ void waits_for_another_block(const float* x, float* y) {
+  if (threadIdx.x == 0) {
+    while (blockIdx.x > 0 && *static_cast<volatile unsigned*>(&counter) == 0) continue;
+    atomicInc(&counter, kBlocks - 1);
+  }
+  __syncthreads();
+  y[threadIdx.x] = x[threadIdx.x];
+}
+
+__global__ void all_blocks_wait(const float* x, float* y) {
+  if (threadIdx.x == 0) atomicInc(&counter, kBlocks);
+  do __syncthreads();
+  while (*static_cast<volatile unsigned*>(&counter) < kBlocks);
+  y[threadIdx.x] = x[threadIdx.x];
+}
+
+__global__ void shared_memory_of_another_block(const float* x, float* y) {
+  __shared__ float values[kThreads];
+  if (blockIdx.x % 2 == 0) values[threadIdx.x] = x[threadIdx.x];
+  __syncthreads();
+  if (blockIdx.x % 2 == 1) y[threadIdx.x] = values[threadIdx.x];
+}
+
 struct Named {
   const char* name;
   void (*kernel)(const float*, float*);
+  unsigned blocks;
 };
-#define NAMED(kernel) {#kernel, kernel}
+#define NAMED(kernel) {#kernel, kernel, 1}
+#define NAMED_BLOCKS(kernel) {#kernel, kernel, kBlocks}
 constexpr Named kKernels[] = {
     NAMED(with_barrier),
     NAMED(missing_barrier),
@@ -143,6 +217,13 @@ constexpr Named kKernels[] = {
     NAMED(no_value_of_its_type),
     NAMED(pointer_beyond_memory),
     NAMED(no_bits_to_count),
+    NAMED_BLOCKS(sum_over_blocks),
+    NAMED_BLOCKS(highest_block_is_last),
+    NAMED_BLOCKS(counted_before_written),
+    NAMED_BLOCKS(block_0_is_first),
+    NAMED_BLOCKS(waits_for_another_block),
+    NAMED_BLOCKS(all_blocks_wait),
+    NAMED_BLOCKS(shared_memory_of_another_block),
 };
 
 }  // namespace
@@ -151,7 +232,9 @@ extern "C" const char* run(const char* name, const float* x, float* y) {
   for (const Named& entry : kKernels) {
     if (strcmp(entry.name, name) != 0) continue;
     const auto kernel = entry.kernel;
-    HAST_LAUNCH(kernel, dim3(1), dim3(kThreads), 0, nullptr, x, y);
+    counter = 0;
+    for (float& partial : partials) partial = NAN;
+    HAST_LAUNCH(kernel, dim3(entry.blocks), dim3(kThreads), 0, nullptr, x, y);
     return cudaGetErrorString(cudaGetLastError());
   }
   return "no kernel of that name";

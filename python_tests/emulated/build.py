@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -43,19 +45,39 @@ def compiler() -> str | None:
     return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 
-def sources(csrc: Path = CSRC) -> list[tuple[Path, str]]:
-    """Every file of the module with the backend it is compiled for."""
-    host = [(path, "host") for path in sorted(csrc.glob("bindings*.cpp"))]
-    kernels = [(path, "cuda") for path in sorted(csrc.glob("*.cu"))]
-    twins = [(csrc / f"{path.stem}.cpp", "cpu_baseline") for path, _ in kernels if (csrc / f"{path.stem}.cpp").exists()]
-    tables = [(csrc / "backend_table.cpp", backend) for backend in ("cuda", "cpu_baseline")]
-    return [*host, *kernels, *twins, *tables, (csrc / "backend.cpp", "host")]
+def sources(csrc: Path = CSRC) -> list[tuple[list[Path], str]]:
+    """Every translation unit of the module with the backend it is compiled for."""
+    host = [*sorted(csrc.glob("bindings*.cpp")), csrc / "backend.cpp"]
+    kernels = sorted(csrc.glob("*.cu"))
+    twins = [twin for path in kernels if (twin := path.with_suffix(".cpp")).exists()]
+    tables = [([csrc / "backend_table.cpp"], backend) for backend in ("cuda", "cpu_baseline")]
+    return [
+        (host, "host"),  # as one: pybind11 takes longer to read than the bindings to compile
+        *(([path], "cuda") for path in kernels),
+        *(([path], "cpu_baseline") for path in twins),
+        *tables,
+    ]
 
 
-def run_compiler(command: Sequence[str | Path]) -> None:
-    """Run it; a failure shows the compiler's message."""
+def fingerprint(unit: Sequence[Path], csrc: Path, flags: Sequence[str]) -> str:
+    """Of the flags and the text of a translation unit, with what it includes of the project."""
+    seen: dict[Path, bytes] = {}
+    waiting = list(unit)
+    while waiting:
+        path = waiting.pop()
+        if path not in seen:
+            seen[path] = path.read_bytes()
+            names = re.findall(rb'#include ["<]([^">]+)[">]', seen[path])
+            found = [folder / name.decode() for name in names for folder in (csrc, HERE)]
+            waiting += [path for path in found if path.is_file()]
+    text = [" ".join(flags).encode(), *(seen[path] for path in sorted(seen))]
+    return hashlib.sha256(b"\0".join(text)).hexdigest()[:16]
+
+
+def run_compiler(command: Sequence[str | Path], text: str = "") -> None:
+    """Run it on files or on ``text``; a failure shows the compiler's message."""
     command = [str(compiler()), *map(str, command)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
@@ -68,26 +90,29 @@ def compile_module(
     *,
     twin_flags: Sequence[str] = (),
 ) -> Path:
-    """Compile the core with emulated CUDA kernels; objects found in ``reuse`` are taken from there.
+    """Compile the core with emulated CUDA kernels.
 
-    ``kernel_flags`` are for kernels alone, CUDA and CPU, whose objects are never reused with them;
-    ``twin_flags`` for the CPU's, e.g. another instruction set.
+    Objects that ``folder`` or ``reuse`` has of the same text with the same flags stay as they are.
+
+    ``kernel_flags`` are for kernels alone, CUDA and CPU; ``twin_flags`` for the CPU's, e.g. another
+    instruction set.
     """
     includes = [f"-I{path}" for path in (HERE, csrc, pybind11.get_include())]
     includes.append(f"-I{sysconfig.get_paths()['include']}")
 
-    def compile_one(job: tuple[Path, str]) -> Path:
-        source, backend = job
-        flags = [] if backend == "host" else list(kernel_flags)
-        twin = [*TWIN_FLAGS, *twin_flags] if backend == "cpu_baseline" else []
-        name = f"{source.name}.{backend}.o"
-        own = flags or (twin_flags and backend == "cpu_baseline")
-        if reuse is not None and not own and (reuse / name).exists():
-            return reuse / name
-        backend_define = f"-DHAST_BACKEND={backend}"
-        run_compiler(
-            [*FLAGS, *twin, *flags, *DEFINES, *includes, backend_define, "-x", "c++", "-c", source, "-o", folder / name]
-        )
+    def compile_one(job: tuple[list[Path], str]) -> Path:
+        unit, backend = job
+        flags = [*FLAGS, *DEFINES, f"-DHAST_BACKEND={backend}"]
+        if backend == "cpu_baseline":
+            flags += [*TWIN_FLAGS, *twin_flags]
+        if backend != "host":
+            flags += kernel_flags
+        name = f"{unit[0].name}.{backend}.{fingerprint(unit, csrc, flags)}.o"
+        for found in (folder / name, (reuse or folder) / name):
+            if found.exists():
+                return found
+        text = "".join(f'#include "{path}"\n' for path in unit)
+        run_compiler([*flags, *includes, "-x", "c++", "-c", "-", "-o", folder / name], text)
         return folder / name
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

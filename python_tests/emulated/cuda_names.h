@@ -1,8 +1,23 @@
 // The names that CUDA gives to what the emulator does. Included by cuda_shim.h only.
 #pragma once
 
+#include "launch.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+#define HAST_JOINED(name, line) name##line
+#define HAST_SCOPE(line) HAST_JOINED(hast_scope_, line)
+#define __shared__                             \
+  static emulated::Scope HAST_SCOPE(__LINE__); \
+  emulated::enter(HAST_SCOPE(__LINE__));       \
+  static
+
 #define threadIdx (emulated::machine.current->index)
-#define blockIdx (emulated::machine.block)
+#define blockIdx (emulated::machine.block->index)
 #define blockDim (emulated::machine.block_size)
 #define gridDim (emulated::machine.grid_size)
 #define HAST_LAUNCH(kernel, grid, block, shared, stream, ...) \
@@ -27,6 +42,7 @@ inline void __threadfence() {}
 inline unsigned atomicInc(unsigned* counter, unsigned limit) {
   const unsigned old = *counter;
   *counter = old >= limit ? 0 : old + 1;
+  emulated::end_turn();
   return old;
 }
 

@@ -16,6 +16,15 @@ class Mistake(NamedTuple):
 
 
 PLANE = "unit * kWarps + threadIdx.x / kWarp"
+INDEX = "(gridDim.y == blocks ? blockIdx.y : blockIdx.x)"
+LAST = "atomicInc(counter, blocks - 1) == blocks - 1"
+COUNT = "is_last_block(args.counters, gridDim.x)"
+WRITE = """  if (threadIdx.x == 0) {
+    volatile F* own = partial + 2 * static_cast<int64_t>(blockIdx.x);
+    own[0] = extremes.minimum();
+    own[1] = extremes.maximum();
+  }
+"""
 MISTAKES = [
     # CUDA
     Mistake("fake_quantize.cu", "rest < length; rest", "rest + 1 < length; rest", "tail one short"),
@@ -80,6 +89,22 @@ MISTAKES = [
         "atomicInc(counter, blocks - 1)",
         "atomicInc(counter, blocks)",
         "counter not back at zero",
+    ),
+    Mistake(
+        "common/cuda_reduce.h", LAST, f"{INDEX} + 1 == blocks", "block of the highest index taken for the last one"
+    ),
+    Mistake("common/cuda_reduce.h", LAST, f"{INDEX} == 0", "first block taken for the last one"),
+    Mistake(
+        "common/cuda_reduce.h",
+        "__threadfence();\n  __syncthreads();",
+        "__threadfence();",
+        "block counted before all of its threads have written",
+    ),
+    Mistake(
+        "update_range.cu",
+        f"{WRITE}  if (!{COUNT}) return;",
+        f"  const bool last = {COUNT};\n{WRITE}  if (!last) return;",
+        "block counted before its extremes are written",
     ),
     Mistake("match_loss.cu", "__syncthreads();", ";", "barrier dropped"),
     Mistake("channel_attention.cu", PLANE, f"{PLANE} + 1", "plane index one too high"),

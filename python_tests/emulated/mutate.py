@@ -1,18 +1,17 @@
 """Plants one mistake after the other in a copy of csrc/ and runs the op tests on it.
 
-``python python_tests/emulated/mutate.py [WORD]`` prints what caught each (all, or those whose line
-has WORD); exit status 1 if one survives. The tests run on the emulated CUDA kernels and on their
-CPU twins, both built from the copy; under the sanitizer where a mistake says so. The package must
-be importable with its core (an editable install).
+``python python_tests/emulated/mutate.py [WORD]`` prints a row of a Markdown table for each (all, or
+those whose line has WORD): file, mistake, the first test that fails; exit status 1 if one survives.
+The tests run on the emulated CUDA kernels and on their CPU twins, whichever the mistake is in;
+under the sanitizer where it says so. The package must be importable with its core (an editable
+install).
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,10 +19,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from emulated import sanitizer
-from emulated.build import CSRC, compile_module, sources
+from emulated.build import CSRC, compile_module
 from emulated.mistakes import MISTAKES, Mistake
+from emulated.op_tests import run_op_tests
 
-ROOT = Path(__file__).parents[2]
 TESTS = [
     "fake_quantize",
     "fake_quantize_weights",
@@ -42,6 +41,7 @@ TESTED_WITH = {
     "batch_norm_gate": "batch_norm_activation",
     "cuda_channel_sums": "batch_norm_match",
     "cuda_extremes": "fake_quantize_weights",
+    "cuda_reduce": "batch_norm_match",
     "cuda_rows": "distillation_loss",
     "lane_sums": "batch_norm_match",
     "match_loss": "batch_norm_match",
@@ -50,68 +50,48 @@ TESTED_WITH = {
 }
 
 
-def build_with(mistake: Mistake, folder: Path, plain: Path) -> Path:
-    """The module of ``csrc`` in ``folder``; objects that the mistake cannot touch come from it."""
-    objects = folder / "objects"
-    shutil.rmtree(objects, ignore_errors=True)
-    shutil.rmtree(folder / "reuse", ignore_errors=True)
-    objects.mkdir()
-    shutil.copytree(plain, folder / "reuse")
-    header = Path(mistake.file).suffix == ".h"
-    for source, backend in sources(folder / "csrc"):
-        if header or source.name == mistake.file:
-            (folder / "reuse" / f"{source.name}.{backend}.o").unlink()
-    flags = sanitizer.FLAGS if mistake.sanitized else []
-    return compile_module(objects, flags, folder / "csrc", folder / "reuse")
+def devices(mistake: Mistake) -> str:
+    """Where the mistake is, as pytest selects it."""
+    name = Path(mistake.file).name
+    if name.endswith(".cu") or name.startswith("cuda_"):
+        return "emulated"
+    return "baseline" if name.endswith(".cpp") else "(emulated or baseline)"
 
 
-def test_files(mistake: Mistake) -> list[Path]:
-    """Tests of the op first; those of the emulator plant mistakes that the sanitizer would find."""
-    stem = Path(mistake.file).stem
-    own = [name for name in TESTS if TESTED_WITH.get(stem, stem).startswith(name)]
-    wanted = TESTS[:-1] if mistake.sanitized else TESTS
-    rest = [name for name in wanted if name not in own]
-    return [ROOT / "python_tests" / f"test_{name}.py" for name in (*own, *rest)]
-
-
-def first_failure(module: Path, mistake: Mistake) -> str | None:
-    """The test, or what the sanitizer calls it, that ends a run of the op tests."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-n",
-            "0",
-            "-q",
-            "-s",
-            "-x",
-            "--tb=no",
-            "-p",
-            "no:cacheprovider",
-            "-c",
-            ROOT / "pyproject.toml",
-            "--rootdir",
-            ROOT,
-            "-k",
-            sanitizer.SELECTED if mistake.sanitized else "emulated or baseline",
-            *test_files(mistake),
-        ],
-        cwd=module.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**(sanitizer.environment() if mistake.sanitized else os.environ), "HAST_EMULATED_MODULE": str(module)},
-    )
-    if done.returncode == 0:
+def first_failure(module: Path, mistake: Mistake, tests: list[str]) -> str | None:
+    """The test, or what the sanitizer calls it, that ends a run of ``tests``."""
+    names = [f"test_{name}" for name in tests]
+    selected = devices(mistake)
+    if mistake.sanitized:
+        selected += f" and {sanitizer.SELECTED}"
+    done = run_op_tests(module, selected, names, sanitized=mistake.sanitized)
+    if done.returncode in (0, 5):  # all passed, none selected
         return None
     if -done.returncode in (signal.SIGTERM, signal.SIGKILL):
         message = f"the tests were killed from outside (signal {-done.returncode})"
         raise RuntimeError(message)  # not by the mistake
     if found := sanitizer.finding(done.stderr):
         return f"sanitizer: {found}"
-    failed = re.search(r"(?:FAILED|ERROR) \S+?::(\w+)", done.stdout)
-    return failed[1] if failed else f"exit status {done.returncode}"
+    if failed := re.search(r"(?:FAILED|ERROR) \S+?::(\w+)", done.stdout):
+        return f"`{failed[1]}`"
+    return f"signal {-done.returncode}" if done.returncode < 0 else f"exit {done.returncode}"
+
+
+def caught_by(mistake: Mistake, folder: Path) -> str | None:
+    """What fails with the mistake in ``folder``'s copy of the sources: tests of the op first."""
+    path = folder / "csrc" / mistake.file
+    source = path.read_text(encoding="utf-8")
+    if mistake.old not in source:
+        return "OUTDATED"
+    path.write_text(source.replace(mistake.old, mistake.new, 1), encoding="utf-8")
+    flags = ["-w", *(sanitizer.FLAGS if mistake.sanitized else [])]  # mistakes may look odd
+    module = compile_module(folder, flags, folder / "csrc")
+    path.write_text(source, encoding="utf-8")
+    stem = Path(mistake.file).stem
+    own = [name for name in TESTS if TESTED_WITH.get(stem, stem).startswith(name)]
+    # Tests of the emulator plant mistakes that the sanitizer would find.
+    rest = [name for name in TESTS if name not in own and not (mistake.sanitized and name == "emulated")]
+    return (own and first_failure(module, mistake, own)) or first_failure(module, mistake, rest)
 
 
 def main() -> int:
@@ -119,27 +99,18 @@ def main() -> int:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     survivors = 0
     with tempfile.TemporaryDirectory() as name:
-        folder, plain = Path(name), Path(name) / "plain"
-        plain.mkdir()
-        shutil.copytree(CSRC, folder / "csrc")
-        module = compile_module(plain, csrc=folder / "csrc")
-        if failed := first_failure(module, Mistake("fake_quantize.cu", "", "", "no mistake")):
+        shutil.copytree(CSRC, Path(name) / "csrc")
+        nothing = Mistake("common/portability.h", "", "", "no mistake")
+        if failed := caught_by(nothing, Path(name)):
             print(f"{failed} fails without any mistake")
             return 1
+        print("| file | mistake | caught by |\n|---|---|---|")
         for mistake in MISTAKES:
             if word not in f"{mistake.file}: {mistake.description}":
                 continue
-            path = folder / "csrc" / mistake.file
-            source = path.read_text(encoding="utf-8")
-            caught = "OUTDATED"
-            if mistake.old in source:
-                changed = source.replace(mistake.old, mistake.new, 1)
-                path.write_text(changed, encoding="utf-8")
-                module = build_with(mistake, folder, plain)
-                caught = first_failure(module, mistake) or "SURVIVED"
-                path.write_text(source, encoding="utf-8")
+            caught = caught_by(mistake, Path(name)) or "SURVIVED"
             survivors += caught in ("OUTDATED", "SURVIVED")
-            print(f"{caught:60s} {mistake.file}: {mistake.description}", flush=True)
+            print(f"| `{mistake.file}` | {mistake.description} | {caught} |", flush=True)
     return int(survivors > 0)
 
 

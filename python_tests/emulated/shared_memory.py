@@ -1,6 +1,7 @@
-"""Tells the emulator where __shared__ variables lie, so that it can poison them before every block.
+"""Tells the emulator where __shared__ variables lie: it poisons and keeps them for every block.
 
-They are static variables of the kernels; only the symbol table knows all of them.
+They are static variables of the kernels; only the symbol table knows all of them. The shim puts a
+number, the scope, before those of a function.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import subprocess
 from pathlib import Path
 
 REGISTER = "hast_emulated_shared"
-# Address, size, "in .bss", and a name local to a function of the kernels.
-SYMBOL = re.compile(r"^(\w+) (\w+) [bBu] _ZZN(?:4hast4cuda|12_GLOBAL__N_1)", re.MULTILINE)
+# Address, size, "in .bss", and a name local to a function.
+SYMBOL = re.compile(r"^(\w+) (\w+) [bBu] (_ZZ\w+)$", re.MULTILINE)
+SCOPE = re.compile(r"(_ZZ\w+E)\d+hast_scope_\d+$")
 
 
 def register_shared_memory(library: Path) -> int:
-    """Poison the shared memory of a loaded library from now on; how many variables that is."""
+    """Tell a loaded library where its shared variables are; how many there are."""
     symbols = subprocess.run(
         ["nm", "--print-size", "--defined-only", str(library)], capture_output=True, text=True, check=True
     ).stdout
@@ -26,7 +28,12 @@ def register_shared_memory(library: Path) -> int:
     address = ctypes.cast(function, ctypes.c_void_p).value
     assert address is not None
     base = address - int(own[1], 16)
-    variables = SYMBOL.findall(symbols)
-    for offset, size in variables:
-        function(ctypes.c_void_p(base + int(offset, 16)), ctypes.c_size_t(int(size, 16)))
-    return len(variables)
+    local = SYMBOL.findall(symbols)
+    scopes = [(base + int(at, 16), found[1]) for at, _, name in local if (found := SCOPE.match(name))]
+    registered = set()
+    for at, size, name in local:
+        for scope, function_name in scopes:
+            if name.startswith(function_name) and not SCOPE.match(name):
+                registered.add(name)
+                function(*map(ctypes.c_void_p, (scope, base + int(at, 16), int(size, 16))))
+    return len(registered)

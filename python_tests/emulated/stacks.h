@@ -1,7 +1,9 @@
 // Which stack is current, for AddressSanitizer; nothing without it (HAST_SANITIZED). Included by
-// cuda_shim.h only. leaving_to() stands before every switch, arrived() where the switch ends.
+// machine.h only. leaving_to() stands before every switch, jump() makes it, arrived() stands where
+// it ends.
 #pragma once
 
+#include <setjmp.h>
 #include <stddef.h>
 
 namespace emulated {
@@ -15,6 +17,7 @@ struct Stack {
 
 #ifdef HAST_SANITIZED
 
+#include <dlfcn.h>
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 
@@ -31,6 +34,15 @@ inline Stack arrived() {
   return left;
 }
 
+// The sanitizer's own takes the frames that it leaves for dead, clears their marks and asks the
+// kernel for the signal stack: wrong for fibers that go on, and slow.
+inline void jump(jmp_buf& target) {
+  using Function = void (*)(jmp_buf, int);
+  static const auto plain =
+      reinterpret_cast<Function>(dlsym(dlopen("libc.so.6", RTLD_LAZY), "_longjmp"));
+  plain(target, 1);
+}
+
 // Frames that were given up at an error have left marks.
 inline void forget_frames(const void* stacks, size_t size) {
   ASAN_UNPOISON_MEMORY_REGION(stacks, size);
@@ -44,6 +56,7 @@ namespace emulated {
 
 inline void leaving_to(const Stack&) {}
 inline Stack arrived() { return {}; }
+inline void jump(jmp_buf& target) { _longjmp(target, 1); }
 inline void forget_frames(const void*, size_t) {}
 
 }  // namespace emulated
