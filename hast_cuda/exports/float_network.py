@@ -16,6 +16,7 @@ from hast_cuda.checks.values import as_path, check_values
 from hast_cuda.exports.placement import PLAIN, QuantizedLayer
 from hast_cuda.files.whole import replace_file
 from hast_cuda.networks.swap import swap_modules
+from hast_cuda.networks.tracing import is_own
 from hast_cuda.nn import FakeQuantActivation
 
 
@@ -55,7 +56,7 @@ def plain_copy(student: nn.Module, convert: Callable[[str, nn.Module], nn.Module
     """A copy without quantized or merged modules, each replaced by what ``convert`` gives."""
     plain = swap_modules(copy.deepcopy(student), convert)
     for name, module in plain.named_modules():
-        if type(module).__module__.startswith(("hast_cuda.nn", "hast_cuda.merged")):
+        if is_own(module):
             raise ValueError(
                 f"{name!r} is a {type(module).__name__}, which has no plain counterpart: give what "
                 "hast_cuda.quantize returned, not what the loops made of it"
