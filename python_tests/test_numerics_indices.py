@@ -50,42 +50,27 @@ def test_a_product_of_32_bits_does_not_compile(tmp_path: Path) -> None:
     assert "deleted" in done.stderr
 
 
+PLACE = {"dtype": FLOAT32, "device": CUDA, "stream": 0}
+STATISTICS = {"running_mean": 16, "running_var": 16, "weight": 0, "bias": 0, "eps": 1e-5}
+REDUCED = {"scratch": 16, "counters": 16, "activation": NO_ACTIVATION, **STATISTICS, **PLACE}
+
+
 def attention(core: Any) -> None:
     """A channels-last map of 2^37 images of two channels and two pixels."""
-    core.channel_attention([16], [16], [HUGE], [2], [2], [True], FLOAT32, CUDA, 0)
+    shape = {"batches": [HUGE], "channels": [2], "spatial": [2], "channels_last": [True]}
+    core.channel_attention(maps=[16], energies=[16], **shape, **PLACE)
 
 
 def activation(core: Any, channels_last: bool) -> None:
-    core.batch_norm_activation(
-        16,
-        0,
-        0,
-        16,
-        16,
-        0,
-        16,
-        16,
-        0,
-        0,
-        1e-5,
-        0,
-        4,
-        16,
-        16,
-        FLOAT32,
-        HUGE,
-        2,
-        512,
-        channels_last,
-        NO_ACTIVATION,
-        CUDA,
-        0,
-    )
+    shape = {"images": HUGE, "channels": 2, "spatial": 512, "channels_last": channels_last}
+    outputs = {"y": 16, "energy": 16, "map": 0}
+    core.batch_norm_activation(x=16, residual=0, target=0, **outputs, range=0, bits=4, **shape, **REDUCED)
 
 
 def statistics(core: Any) -> None:
     """More planes' channels than a grid has blocks."""
-    core.batch_norm_match(16, 0, 16, 16, 16, 16, 16, 0, 0, 1e-5, 16, 16, FLOAT32, 1, HUGE, 2, NO_ACTIVATION, CUDA, 0)
+    outputs, shape = {"y": 16, "mean": 16, "var": 16}, {"outer": 1, "channels": HUGE, "inner": 2}
+    core.batch_norm_match(x=16, residual=0, **outputs, **shape, **REDUCED)
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_student_of_a_run(tmp_path: Path, config: PostTrainingConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ste", "message"), [("straight", "ste is 'straight'; allowed"), (5, "has ste='5' in config.json; expected")]
+    ("ste", "message"), [("straight", "ste is 'straight'; allowed"), (5, "ste must be a str, got int 5")]
 )
 def test_student_of_a_run_with_a_gradient_that_cannot_be(tmp_path: Path, ste: object, message: str) -> None:
     student = batch_norm_ranges(hc.quantize(tiny(), 3, 3))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import check_number
+from hast_cuda.checks.values import check_flag, check_number
 from hast_cuda.ops import new_range_state, quantize_activation
 from hast_cuda.ops.activations import activation_code
 from hast_cuda.ops.update_range import EMA
@@ -61,6 +61,7 @@ class FakeQuantActivation(nn.Module):
         _checks.choice("ema", ema, EMA)
         _checks.choice("ste", ste, _checks.STE)
         _checks.decay(beta)
+        check_flag("inplace", inplace)
         self.bits, self.activation, self.beta, self.ema, self.ste = bits, activation, beta, ema, ste
         self.inplace = inplace
         self.register_buffer("range_state", new_range_state())

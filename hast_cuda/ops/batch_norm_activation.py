@@ -20,19 +20,11 @@ from hast_cuda.ops.fake_quantize import fake_quantize_reference
 
 
 def batch_norm_activation_reference(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    *,
-    activation: str | None = None,
-    residual: Tensor | None = None,
-    bounds: Tensor | None = None,
-    bits: int = 4,
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
+    bias: Tensor | None, eps: float, *, activation: str | None = None,
+    residual: Tensor | None = None, bounds: Tensor | None = None, bits: int = 4,
     target: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """``Q(act(u + residual))`` with ``u`` the eval-mode BatchNorm, Eq. 14 of ``u - target``, and u.
 
     Under autograd the quantizer is straight-through: the gradient of the identity.
@@ -57,53 +49,24 @@ def _outputs(x: Tensor, running_mean: Tensor, with_energy: bool, with_map: bool)
 
 
 def _wanted_reference(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    activation: str | None,
-    residual: Tensor | None,
-    bounds: Tensor | None,
-    bits: int,
-    with_energy: bool,
-    target: Tensor | None,
-    with_map: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
+    bias: Tensor | None, eps: float, activation: str | None, residual: Tensor | None,
+    bounds: Tensor | None, bits: int, with_energy: bool, target: Tensor | None, with_map: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     y, energy, normalized = batch_norm_activation_reference(
-        x,
-        running_mean,
-        running_var,
-        weight,
-        bias,
-        eps,
-        activation=activation,
-        residual=residual,
-        bounds=bounds,
-        bits=bits,
-        target=target,
-    )
+        x, running_mean, running_var, weight, bias, eps, activation=activation,
+        residual=residual, bounds=bounds, bits=bits, target=target,
+    )  # fmt: skip
     _, no_energy, no_map = _outputs(x, running_mean, with_energy=False, with_map=False)
     return y, energy if with_energy else no_energy, normalized if with_map else no_map
 
 
 @operator(_wanted_reference, _outputs)
 def _batch_norm_activation(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    activation: str | None,
-    residual: Tensor | None,
-    bounds: Tensor | None,
-    bits: int,
-    with_energy: bool,
-    target: Tensor | None,
-    with_map: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
+    bias: Tensor | None, eps: float, activation: str | None, residual: Tensor | None,
+    bounds: Tensor | None, bits: int, with_energy: bool, target: Tensor | None, with_map: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     x = _layout.dense(x)
     residual, target = (None if t is None else _layout.like(t, x) for t in (residual, target))
     (images, channels), place = x.shape[:2], launch(x)
@@ -113,71 +76,33 @@ def _batch_norm_activation(
     scratch, counters = None, Pointer(0)
     if with_energy and channels_last:
         count = core.batch_norm_activation_scratch(
-            images=images, channels=channels, spatial=spatial, channels_last=channels_last, device=place["device"]
-        )
+            images=images, channels=channels, spatial=spatial, channels_last=channels_last,
+            device=place["device"],
+        )  # fmt: skip
         scratch = _workspace.scratch(x, count, torch.float64)
         counters = _workspace.counters(x, images * -(-channels // _workspace.NARROWEST_TILE))
     core.batch_norm_activation(
-        x=pointer(x),
-        residual=pointer(residual),
-        target=pointer(target),
-        y=y,
-        energy=energy,
-        map=normalized,
-        running_mean=pointer(running_mean),
-        running_var=pointer(running_var),
-        weight=pointer(weight),
-        bias=pointer(bias),
-        eps=eps,
-        range=pointer(bounds),
-        bits=bits,
-        scratch=pointer(scratch),
-        counters=counters,
-        images=images,
-        channels=channels,
-        spatial=spatial,
-        channels_last=channels_last,
-        activation=CODES[activation],
-        **place,
-    )
+        x=pointer(x), residual=pointer(residual), target=pointer(target), y=y, energy=energy,
+        map=normalized, running_mean=pointer(running_mean), running_var=pointer(running_var),
+        weight=pointer(weight), bias=pointer(bias), eps=eps, range=pointer(bounds), bits=bits,
+        scratch=pointer(scratch), counters=counters, images=images, channels=channels,
+        spatial=spatial, channels_last=channels_last, activation=CODES[activation], **place,
+    )  # fmt: skip
     return results
 
 
 class _BatchNormActivation(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        eps: float,
-        activation: str | None,
-        residual: Tensor | None,
-        bounds: Tensor | None,
-        bits: int,
-        clipped: bool,
-        with_energy: bool,
-        target: Tensor | None,
-        with_map: bool,
-        twice: bool,
-    ) -> tuple[Tensor, ...]:
+        ctx: Any, x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None,
+        bias: Tensor | None, eps: float, activation: str | None, residual: Tensor | None,
+        bounds: Tensor | None, bits: int, clipped: bool, with_energy: bool, target: Tensor | None,
+        with_map: bool, twice: bool,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         outputs = _batch_norm_activation(
-            x,
-            running_mean,
-            running_var,
-            weight,
-            bias,
-            eps,
-            activation,
-            residual,
-            bounds,
-            bits,
-            with_energy,
-            target,
-            with_map,
-        )
+            x, running_mean, running_var, weight, bias, eps, activation, residual, bounds, bits,
+            with_energy, target, with_map,
+        )  # fmt: skip
         gate = choose_gate(
             gated=activation is not None or clipped,
             output_tells=bounds is None,  # 0 may be a small positive value, rounded
@@ -186,16 +111,12 @@ class _BatchNormActivation(torch.autograd.Function):
         )
         by_input = gate == GATE_BY_INPUT
         ctx.save_for_backward(
-            x,
-            running_mean,
-            running_var,
-            weight,
-            bias,
+            x, running_mean, running_var, weight, bias,
             outputs[0] if gate == GATE_BY_OUTPUT else None,
             residual if by_input else None,
             bounds if clipped else None,
             target,
-        )
+        )  # fmt: skip
         ctx.settings = eps, activation, gate, bits
         ctx.set_materialize_grads(False)
         return (*outputs, outputs[0].detach()) if twice else outputs
@@ -213,68 +134,26 @@ class _BatchNormActivation(torch.autograd.Function):
         need_target = needs[12] and denergy is not None
         changed = bool(gate) or dy2 is not None
         dx, dresidual, dweight, dbias, dtarget = batch_norm_backward(
-            dy,
-            dy2,
-            None,
-            None,
-            denergy,
-            dmap,
-            x,
-            y,
-            residual,
-            None if denergy is None else target,
-            None,
-            running_mean,
-            running_var,
-            weight,
-            bias,
-            eps,
-            bounds,
-            bits,
-            activation,
-            gate,
-            need_residual and changed,
-            need_affine,
+            dy, dy2, None, None, denergy, dmap, x, y, residual,
+            None if denergy is None else target, None, running_mean, running_var, weight, bias,
+            eps, bounds, bits, activation, gate, need_residual and changed, need_affine,
             need_target,
-        )
+        )  # fmt: skip
         passed = dresidual if changed else dy  # where nothing stops it, no copy
         return (
-            dx if needs[0] else None,
-            None,
-            None,
-            dweight if needs[3] else None,
-            dbias if needs[4] else None,
-            None,
-            None,
-            passed if need_residual else None,
-            None,
-            None,
-            None,
-            None,
-            dtarget if need_target else None,
-            None,
-            None,
-        )
+            dx if needs[0] else None, None, None, dweight if needs[3] else None,
+            dbias if needs[4] else None, None, None, passed if need_residual else None,
+            None, None, None, None, dtarget if need_target else None, None, None,
+        )  # fmt: skip
 
 
 def batch_norm_activation(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *,
-    activation: str | None = None,
-    residual: Tensor | None = None,
-    state: Tensor | None = None,
-    bits: int = 4,
-    ste: str = "identity",
-    energy: bool = False,
-    target: Tensor | None = None,
-    normalized: bool = False,
-    twice: bool = False,
-) -> tuple[Any, ...]:
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None = None,
+    bias: Tensor | None = None, eps: float = 1e-5, *, activation: str | None = None,
+    residual: Tensor | None = None, state: Tensor | None = None, bits: int = 4,
+    ste: str = "identity", energy: bool = False, target: Tensor | None = None,
+    normalized: bool = False, twice: bool = False,
+) -> tuple[Any, ...]:  # fmt: skip
     """Eval-mode BatchNorm and what follows it, from one read of ``x`` (Eq. 1-2 and 14).
 
     ``u = weight*(x - running_mean)/sqrt(running_var + eps) + bias``,
@@ -329,17 +208,7 @@ def batch_norm_activation(
         _checks.range_state(state, x)
         bounds = state.detach()[:2]
     y, energies, u, *again = _BatchNormActivation.apply(
-        x,
-        *ready,
-        eps,
-        activation,
-        residual,
-        bounds,
-        bits,
-        state is not None and ste == "clipped",
-        energy,
-        target,
-        normalized,
-        twice,
-    )
+        x, *ready, eps, activation, residual, bounds, bits, state is not None and ste == "clipped",
+        energy, target, normalized, twice,
+    )  # fmt: skip
     return y, energies if energy else None, *([u] if normalized else []), *again

@@ -167,6 +167,9 @@ def misaligned(x: Tensor) -> Tensor:
     return flat.view(x.shape) if x.numel() else flat
 
 
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
 def wrong_tensors(x: Tensor) -> list[Any]:
     """What no op takes in the place of ``x``."""
     return [
@@ -208,6 +211,8 @@ def tried(data: st.DataObject, op: Callable[..., Any], good: dict[str, Any], **w
         return [found]
     usual, values = good[flaw], [*wrong.get(flaw, []), *WRONG.get(flaw, [])]
     values += wrong_tensors(usual) if isinstance(usual, Tensor) else []
+    if flaw in ("lower", "upper"):  # ends of a range are numbers of any kind
+        values = [v for v in values if not (isinstance(v, Tensor) and v.dtype in INTEGERS)]
     for value in [*forbidden(typing.get_type_hints(op)[flaw]), *values]:
         call = {**good, flaw: value}
         answered, _ = attempt(functools.partial(op, **call), call)
