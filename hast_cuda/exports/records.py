@@ -11,13 +11,20 @@ from typing import Any
 class Check:
     """An exported network beside the PyTorch student, on the same images."""
 
-    images: int  # how many were compared
-    source: str  # "given", "synthetic" or "noise"
-    top1_agreement: float  # percent of images on which both choose the same class
-    top1: float | None  # percent, of the exported network, where the images have true labels
-    student_top1: float | None  # percent, of the student
-    cosine: float  # mean over the images of the cosine between both logits
-    largest_difference: float  # largest absolute difference of a logit
+    images: int
+    """How many were compared."""
+    source: str
+    """"given", "synthetic" or "noise"."""
+    top1_agreement: float
+    """Percent of images on which both choose the same class."""
+    top1: float | None
+    """Percent, of the exported network, where the images have true labels."""
+    student_top1: float | None
+    """Percent, of the student."""
+    cosine: float
+    """Mean over the images of the cosine between both logits."""
+    largest_difference: float
+    """Largest absolute difference of a logit."""
 
     def passed(self) -> bool:
         """At most one image in a thousand, or one at all, is classified otherwise."""
@@ -29,26 +36,40 @@ class Check:
 class Latency:
     """Median time of a batch in onnxruntime on the CPU."""
 
-    batch: int  # images per run
-    threads: int  # of onnxruntime
-    milliseconds: float  # of the exported network
-    float_milliseconds: float  # of the full-precision one with BatchNorm, optimised alike
+    batch: int
+    """Images per run."""
+    threads: int
+    """Of onnxruntime."""
+    milliseconds: float
+    """Of the exported network."""
+    float_milliseconds: float
+    """Of the full-precision one with BatchNorm, optimised alike."""
 
 
 @dataclass
 class Exported:
     """One file, its sizes and its proof: what ``exports/<kind>.json`` of a run holds."""
 
-    kind: str  # a key of hast_cuda.exports.KINDS
+    kind: str
+    """A key of hast_cuda.exports.KINDS."""
     file: Path
-    bytes: int  # of the file
-    float_bytes: int  # of the network's parameters as float32
-    weight_bits: float | None = None  # stored per quantized weight; None: weights are float32
-    nodes: dict[str, int] = field(default_factory=dict)  # ONNX: how many operators of each kind
-    integer_layers: int | None = None  # ONNX: layers that multiply integers in the graph itself
-    float_layers: dict[str, str] = field(default_factory=dict)  # "onnx-ort": the others, and why
-    checks: Check | None = None  # beside the quantized network; None: not compared
-    latency: Latency | None = None  # ONNX: measured by whoever asks for it
+    """Where it is."""
+    bytes: int
+    """Of the file."""
+    float_bytes: int
+    """Of the network's parameters as float32."""
+    weight_bits: float | None = None
+    """Stored per quantized weight; None: weights are float32."""
+    nodes: dict[str, int] = field(default_factory=dict)
+    """ONNX: how many operators of each kind."""
+    integer_layers: int | None = None
+    """ONNX: layers that multiply integers in the graph itself."""
+    float_layers: dict[str, str] = field(default_factory=dict)
+    """"onnx-ort": the others, and why."""
+    checks: Check | None = None
+    """Beside the quantized network; None: not compared."""
+    latency: Latency | None = None
+    """ONNX: measured by whoever asks for it."""
 
     def record(self) -> dict[str, Any]:
         """As JSON values, the file by its name alone."""
