@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     network = train(options.seed, options.epochs)
     accuracy = evaluate(network, load_images(DIGITS, spec=input_spec(DIGITS)))
     training = {
-        "network": "hast_cuda.demo.DigitsResNet",
+        "network": "hast_cuda.teachers.digits.DigitsResNet",
         "data": "UCI optical recognition of handwritten digits, as in scikit-learn (CC BY 4.0)",
         "held_out_top1_percent": round(accuracy, 2),
         "seed": options.seed,
