@@ -12,7 +12,7 @@ from hast_cuda.moments import batch_norm_ranges
 from hast_cuda.moments.distribution import Distribution
 from hast_cuda.moments.range_search import smallest_error_range
 from hast_cuda.nn import activation_quantizers
-from hast_cuda.posttraining import fold_batch_norms
+from hast_cuda.posttraining import correct_biases, fold_batch_norms
 
 
 def ranges(model: nn.Module) -> dict[str, tuple[float, float]]:
@@ -192,6 +192,32 @@ def test_unknown_distributions_are_refused_and_change_nothing(network: nn.Module
     with pytest.raises(ValueError, match=message):
         batch_norm_ranges(model)
     assert ranges(model) == before
+    assert all(q.observing for q in activation_quantizers(model).values())
+
+
+class NormAct(nn.BatchNorm2d):
+    """Activates, too."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).sigmoid()
+
+
+def hooked() -> nn.BatchNorm2d:
+    """One whose hook doubles its output."""
+    norm = nn.BatchNorm2d(3)
+    norm.register_forward_hook(lambda _module, _args, output: 2 * output)
+    return norm
+
+
+@pytest.mark.parametrize("norm", [NormAct(3), hooked()])
+def test_a_batch_norm_that_does_more_is_refused(norm: nn.Module) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), norm, nn.Conv2d(3, 2, 1)).eval()
+    model = hc.quantize(network, 4, 4, placement="all")
+    message = rf"layer '1' \({type(norm).__name__}\) has running statistics but .* calibrate with images"
+    with pytest.raises(ValueError, match=message):
+        batch_norm_ranges(model)
+    with pytest.raises(ValueError, match=message):
+        correct_biases(model, network)
     assert all(q.observing for q in activation_quantizers(model).values())
 
 

@@ -43,8 +43,8 @@ def batch_norm_ranges(model: nn.Module, width: float = 6.0) -> nn.Module:
         ``model`` itself.
 
     Raises:
-        ValueError: torch.fx cannot follow the network, or no statistics reach a quantizer; no range
-            is changed then.
+        ValueError: torch.fx cannot follow the network, a BatchNorm does more than that, or no
+            statistics reach a quantizer; no range is changed then.
 
     Example:
         >>> import hast_cuda as hc

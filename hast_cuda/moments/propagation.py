@@ -9,11 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.moments.distribution import Distribution, concatenate
 from hast_cuda.moments.mapped_distribution import mapped
 from hast_cuda.networks.output_moments import output_moments
-from hast_cuda.networks.statistics import has_running_statistics
+from hast_cuda.networks.statistics import has_running_statistics, is_plain_batch_norm
 from hast_cuda.networks.taps import Tap
 from hast_cuda.networks.tracing import ADD, ADD_METHODS, trace
 from hast_cuda.nn.activation import FakeQuantActivation
@@ -87,7 +88,11 @@ def input_distributions(model: nn.Module) -> dict[str, list[Known]]:
     BatchNorm gives N(beta, gamma^2); a convolution or linear layer gives what it remembers
     (:func:`hast_cuda.networks.output_moments.output_moments`); sums, activation functions, pooling,
     flattening, dropout, concatenation, slices of positions and channels of zeros are followed. The
-    image is N(0, 1). CannotMergeError if torch.fx cannot follow the network.
+    image is N(0, 1).
+
+    Raises:
+        CannotMergeError: torch.fx cannot follow the network.
+        ValueError: a BatchNorm that does more, such as an activation of its own.
     """
     traced, _ = trace(model)
     modules = dict(traced.named_modules())
@@ -100,8 +105,10 @@ def input_distributions(model: nn.Module) -> dict[str, list[Known]]:
             image = Distribution.of(torch.zeros(1), torch.ones(1))
             known[node] = None if known else image  # further inputs are no images
         elif node.op == "call_module":
-            inputs.setdefault(str(node.target), []).append(x)
-            known[node] = _of_module(modules[str(node.target)], x)
+            name = str(node.target)
+            inputs.setdefault(name, []).append(x)
+            _refuse_more_than_batch_norm(name, modules[name])
+            known[node] = _of_module(modules[name], x)
         elif node.op == "call_function":
             known[node] = _of_function(node, x, known)
         elif node.op == "call_method":
@@ -119,7 +126,7 @@ def _elementwise(node: fx.Node, function: Callable[..., Tensor], x: Distribution
 
 
 def _of_module(module: nn.Module, x: Known) -> Known:
-    if has_running_statistics(module):
+    if is_plain_batch_norm(module):
         return _normalized(module)
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         moments = output_moments(module)
@@ -136,16 +143,25 @@ def _of_module(module: nn.Module, x: Known) -> Known:
     return x if flat or isinstance(module, _KEEPING_MODULES) else None
 
 
-def _normalized(norm: nn.Module) -> Known:
-    """N(beta, gamma^2); None for a layer that has no such parameters."""
+def _refuse_more_than_batch_norm(name: str, module: nn.Module) -> None:
+    """N(beta, gamma^2) would be what its BatchNorm gives, not what comes out."""
+    if has_running_statistics(module) and not is_plain_batch_norm(module):
+        raise ValueError(
+            f"layer {name!r} ({type(module).__name__}) has running statistics but a forward or hooks of its own, "
+            "which may do more than BatchNorm (an activation, say): write it as nn.BatchNorm2d and what follows "
+            "it, or calibrate with images (hast_cuda.calibrate) and leave bias correction out"
+        )
+
+
+def _normalized(norm: _BatchNorm) -> Distribution:
+    """N(beta, gamma^2)."""
     mean = norm.running_mean
-    gamma, beta = getattr(norm, "weight", None), getattr(norm, "bias", None)
     assert isinstance(mean, Tensor)
-    gamma = torch.ones_like(mean) if gamma is None else gamma
-    beta = torch.zeros_like(mean) if beta is None else beta
-    if not (isinstance(gamma, Tensor) and gamma.shape == mean.shape == beta.shape):
-        return None
-    return Distribution.of(beta, gamma)
+    gamma: Tensor | None = norm.weight  # None without affine parameters
+    beta: Tensor | None = norm.bias
+    return Distribution.of(
+        torch.zeros_like(mean) if beta is None else beta, torch.ones_like(mean) if gamma is None else gamma
+    )
 
 
 def _of_function(node: fx.Node, x: Known, known: dict[fx.Node, Known]) -> Known:

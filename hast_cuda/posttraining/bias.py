@@ -73,7 +73,8 @@ def correct_biases(student: nn.Module, model: nn.Module) -> nn.Module:
         ``student`` itself.
 
     Raises:
-        ValueError: torch.fx cannot follow the network; the student is not one of ``model``.
+        ValueError: torch.fx cannot follow the network; a BatchNorm does more than that; the student
+            is not one of ``model``.
 
     Example:
         >>> import hast_cuda as hc
