@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from hast_cuda.data import Images, ImageSet
 from hast_cuda.methods import Recipe
 from hast_cuda.nn import Override
-from hast_cuda.ranks import World
 from hast_cuda.run import Bits, RunDirectory, infer_shape, load_student
 from hast_cuda.run.origins import KEY
 
@@ -114,15 +113,6 @@ def test_infer_shape_restores_the_mode(device: torch.device) -> None:
     assert not teacher.features[1].training
     assert infer_shape(teacher.eval(), SHAPE) == shape
     assert not teacher.training
-
-
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda", 0)])
-def test_a_device_that_is_not_that_of_the_processes(
-    device: torch.device | str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ValueError, match=r"device is 'cuda.*compute on 'cpu': leave device out"):
-        run(None, device=device, world=World())
 
 
 def test_another_configuration_shows_the_difference(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from hast_cuda.data import InputSpec
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks import launch as ranks
+from hast_cuda.ranks.world import world_on
+from hast_cuda.run import zero_shot_quantize
 from hast_cuda.synthesis import SynthesisConfig, synthesize
 from hast_cuda.synthesis.batches import assign_batches
 
@@ -38,14 +40,22 @@ def test_batches_go_round_and_dependent_ones_stay() -> None:
 def test_the_world_says_where_to_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     second = World(1, 2, torch.device("cuda:1"))
-    assert second.device_for(None) == second.device_for("cuda") == second.device
-    assert World().device_for(None) == torch.device("cpu")
-    assert World().device_for("cuda:1") == torch.device("cuda:1")
-    message = "device is 'cuda:0', but the world says that rank 1 of 2 computes on cuda:1"
-    with pytest.raises(ValueError, match=message):
-        finetune(tiny(), tiny(), torch.randn(2, CHANNELS, SIZE, SIZE), FinetuneConfig(), device="cuda:0", world=second)
-    with pytest.raises(ValueError, match=message):
-        synthesize(tiny(), InputSpec(CHANNELS, SIZE, SIZE, CLASSES), SynthesisConfig(), device="cuda:0", world=second)
+    assert world_on(second, None) is world_on(second, "cuda") is world_on(second, "cuda:1") is second
+    assert world_on(None, None) == World()
+    assert world_on(None, "cuda:1") == World(device=torch.device("cuda:1"))
+    shape = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
+    for world, device, own in (
+        (second, "cuda:0", "rank 1 of 2 computes on 'cuda:1'"),
+        (World(), "cuda", "rank 0 of 1 computes on 'cpu'"),
+        (World(), torch.device("cuda", 0), "rank 0 of 1 computes on 'cpu'"),
+    ):
+        message = f"device is '{device}', but the world says that {own}: leave device out"
+        with pytest.raises(ValueError, match=message):
+            finetune(tiny(), tiny(), torch.randn(2, *shape.size), FinetuneConfig(), device=device, world=world)
+        with pytest.raises(ValueError, match=message):
+            synthesize(tiny(), shape, SynthesisConfig(), device=device, world=world)
+        with pytest.raises(ValueError, match=message):
+            zero_shot_quantize(tiny(), shape, device=device, world=world)
 
 
 def test_one_process_asks_nobody(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.ranks import World
+from hast_cuda.ranks.world import world_on
 
 LOG_EVERY = 50  # iterations between reads of the device
 Log = Callable[[dict[str, float | int | str]], None]
@@ -105,8 +106,8 @@ def finetune(
         >>> finetune(teacher, student, images, config).student is student
         True
     """
-    world, execution = world or World(), execution or Execution()
-    device = world.device_for(device)
+    world, execution = world_on(world, device), execution or Execution()
+    device = world.device
     batches = make_batches(images, labels, config, seed, device, world)
     agree_on_steps(world, batches, config, seed)
     check_values("student", student)

@@ -57,18 +57,6 @@ class World:
         """Whether this is rank 0, which writes, prints and evaluates."""
         return self.rank == 0
 
-    def device_for(self, device: torch.device | str | None) -> torch.device:
-        """``device``, which must be this process's if there are several; None is this process's."""
-        if device is None:
-            return self.device
-        found = as_device(device)
-        if self.size > 1 and found not in (self.device, torch.device(self.device.type)):
-            raise ValueError(
-                f"device is {str(device)!r}, but the world says that rank {self.rank} of "
-                f"{self.size} computes on {self.device}: leave device out"
-            )
-        return self.device if self.size > 1 else found
-
     def say(self, text: object) -> None:
         """Print on rank 0."""
         if self.first:
@@ -188,6 +176,21 @@ class World:
                 f"({reason}). See what that one printed, then give the same command again, with "
                 f"any number of processes: the run continues. {TIMEOUT} is the patience in seconds"
             ) from error
+
+
+def world_on(world: World | None, device: torch.device | str | None) -> World:
+    """``world``, or without one this process alone on ``device``, by default the CPU.
+
+    ValueError if both are given and ``device`` is not the world's; "cuda" is whichever GPU that has.
+    """
+    if world is None:
+        return World(device=as_device("cpu" if device is None else device))
+    if device is not None and as_device(device) not in (world.device, torch.device(world.device.type)):
+        raise ValueError(
+            f"device is {str(device)!r}, but the world says that rank {world.rank} of {world.size} "
+            f"computes on {str(world.device)!r}: leave device out"
+        )
+    return world
 
 
 def _portable(error: Exception | None) -> Exception | None:

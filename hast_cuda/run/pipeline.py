@@ -12,12 +12,13 @@ from torch import nn
 
 from hast_cuda import methods
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import as_device, as_path, check_choice, check_image_size, check_range
+from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_range
 from hast_cuda.data import Images, ImageSet, InputSpec
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.methods import Recipe
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.ranks import World, join
+from hast_cuda.ranks.world import world_on
 from hast_cuda.run.inputs import Bits, check_source, infer_shape
 from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.run.work import Work
@@ -120,7 +121,8 @@ def zero_shot_quantize(
         described = {"method": method, "preset": recipe, **described}
         recipe = methods.recipe(method, recipe, dataset_like(shape) if dataset is None else dataset)
     check_source(recipe, teacher, images, shape)
-    world, execution = _world(world, device), execution or Execution()
+    world = join("cpu" if device is None else device) if world is None else world_on(world, device)
+    execution = execution or Execution()
     work = Work(teacher, shape, bits, recipe, described, seed, test, world, execution, out, evaluation_batch)
     with convolution_rules(work.execution), work.opened(images, tensorboard=tensorboard) as found:
         if found is not None:
@@ -129,16 +131,3 @@ def zero_shot_quantize(
         accuracies = work.calibrate(images)
         seen = work.finetune(images)
         return QuantizationResult(work.student, images, work.conclude(accuracies, seen, images))
-
-
-def _world(world: World | None, device: torch.device | str | None) -> World:
-    """The processes; ValueError if ``device`` names another device than theirs."""
-    if world is None:
-        return join("cpu" if device is None else device)
-    asked = world.device if device is None else as_device(device)
-    numbers = {asked.index, world.device.index} - {None}  # "cuda" is whichever GPU the world has
-    if asked.type != world.device.type or len(numbers) > 1:
-        raise ValueError(
-            f"device is {str(device)!r}, but the processes of world compute on {str(world.device)!r}: leave device out"
-        )
-    return world

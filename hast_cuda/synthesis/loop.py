@@ -18,6 +18,7 @@ from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.ranks import World
+from hast_cuda.ranks.world import world_on
 from hast_cuda.synthesis import batches as _batches
 from hast_cuda.synthesis.batches import Log
 from hast_cuda.synthesis.config import SynthesisConfig
@@ -101,8 +102,8 @@ def synthesize(
         >>> synthesize(hc.load_teacher("digits"), hc.InputSpec(1, 8, 8, 10), config).images.shape
         torch.Size([4, 1, 8, 8])
     """
-    world, execution = world or World(), execution or Execution()
-    device = world.device_for(device)
+    world, execution = world_on(world, device), execution or Execution()
+    device = world.device
     frozen, segments = frozen_copy(teacher, device), execution.checkpoint_segments
     frozen = execution.network(frozen)
     statistics = BatchStatistics(frozen, merge=execution.merge, segments=segments)
