@@ -13,9 +13,8 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, check_images, explained_forward
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.objective import direct_alignment, loss_terms
-from hast_cuda.merged.followed import follow
+from hast_cuda.merged.followed import Followed, follow
 from hast_cuda.networks.swap import swap_modules
-from hast_cuda.networks.taps import FeatureTap
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.ops import reference
 from hast_cuda.ops.hard_sample_loss import check_classes
@@ -119,12 +118,12 @@ class StudentLosses:
         self.student = twice_differentiable(fused)
         self.parameters = list(self.student.parameters())
         self.images, self.labels = images.to(device), labels.to(device)
-        self._tap = FeatureTap(self.student, layers)
-        teacher_tap = FeatureTap(frozen, layers)
+        known, self._followed = (Followed(m, layers, merge=False, maps=True) for m in (frozen, self.student))
         with torch.no_grad(), explained_forward("images", images):
-            self._logits, self._maps = self._see(frozen, teacher_tap)
+            seen = known(self.images)
+        known.remove()
+        self._logits, self._maps = seen.logits, seen.maps
         check_classes(self._logits, self.labels, values=True)
-        teacher_tap.remove()
         self._energies = [reference.channel_attention(m) for m in self._maps]
         self._compare(frozen, fused, layers)
 
@@ -140,7 +139,7 @@ class StudentLosses:
 
     def alignment(self) -> Tensor:
         """FA of Eq. 13, or of the maps themselves, summed over layers, without lambda."""
-        _, maps = self._see(self.student, self._tap)
+        maps = self._followed(self.images).maps
         if self.config.alignment == "direct":
             return direct_alignment(self._maps, maps)
         return reference.energy_loss(
@@ -149,12 +148,6 @@ class StudentLosses:
             [m[0, 0].numel() for m in maps],
             normalized=self.config.normalized_attention,
         )
-
-    def _see(self, network: nn.Module, tap: FeatureTap) -> tuple[Tensor, list[Tensor]]:
-        tap.active = True
-        logits = network(self.images)
-        tap.active = False
-        return logits, tap.take()
 
     @torch.no_grad()
     def _compare(self, teacher: nn.Module, student: nn.Module, layers: list[str]) -> None:
