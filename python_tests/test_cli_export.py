@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hast_cuda.cli import main
+from hast_cuda.cli.options import Network
 from hast_cuda.exports import KINDS, Check
 
 pytest.importorskip("onnx")
@@ -23,8 +24,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_run_becomes_files_with_proof(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_becomes_files_with_proof(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loads, load = [], Network.load
+    monkeypatch.setattr(Network, "load", lambda network: loads.append(network) or load(network))
     assert main(["export", str(run), "--to", "onnx-ort", "packed"]) == 0
+    assert len(loads) == 1  # the page takes the one of the files
     record = json.loads((run / "exports" / "onnx-ort.json").read_text())
     top1 = json.loads((run / "result.json").read_text())["quantized"]
     assert record["file"] == "student.ort.onnx"

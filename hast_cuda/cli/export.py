@@ -19,7 +19,7 @@ from hast_cuda.exports.records import Exported
 from hast_cuda.exports.verify import measure, plain_onnx, require_onnxruntime
 from hast_cuda.files.whole import write_json
 from hast_cuda.posttraining import prepare
-from hast_cuda.run import load_student, read_config, read_images, read_recipe
+from hast_cuda.run import load_student, read_config, read_recipe
 from hast_cuda.run.directory import environment, plain
 from hast_cuda.run.settings import image_store
 
@@ -81,7 +81,7 @@ def export(
     if report and importlib.util.find_spec("matplotlib") is None:
         print("no page: pip install 'hast_cuda[demo]', then hast-cuda report")
     elif report:
-        print(f"page: {write_page(run, given)}")
+        print(f"page: {write_page(run, given, loaded=(teacher, spec))}")
 
 
 def _images(run: Path, config: dict[str, Any], data: str | None, limit: int | None, spec: InputSpec) -> AnyImages:
@@ -92,8 +92,9 @@ def _images(run: Path, config: dict[str, Any], data: str | None, limit: int | No
     test = labelled_images(named if isinstance(named, str) else None, spec, limit)
     if test is not None:
         return test
-    if image_store(run).finished():
-        return read_images(run)
+    store = image_store(run)
+    if store.finished():
+        return store.load_all()
     return torch.randn(_NOISE, *spec.size, generator=torch.Generator().manual_seed(0))
 
 

@@ -45,20 +45,26 @@ def report(
     print(f"written: {write_comparison((run, *others), out)}")
 
 
-def write_page(run: Path, given: dict[str, Any] | None = None, out: Path | None = None) -> Path:
+def write_page(
+    run: Path,
+    given: dict[str, Any] | None = None,
+    out: Path | None = None,
+    loaded: tuple[nn.Module, InputSpec] | None = None,
+) -> Path:
     """The page of one run.
 
     Args:
         run: run directory.
         given: fields of :class:`Network` that replace what the run names.
         out: of the page.
+        loaded: the network and its input, of a caller that has them already.
 
     Raises:
         As :func:`hast_cuda.report.write_report`; and if a network was given that cannot be loaded
         or is not that of the run. If one that the run names cannot be loaded the page says so.
     """
     facts, given = read_facts(run), given or {}
-    teacher, spec, problem = _teacher(facts, given)
+    teacher, spec, problem = (*loaded, "") if loaded else _teacher(facts, given)
     command, remarks = _command(facts)
     return write_report(run, Context(teacher, problem, spec, command, remarks), out)
 
