@@ -78,7 +78,12 @@ def build_info() -> dict[str, str]:
 
 
 def cuda_devices() -> int | None:
-    """How many CUDA devices the core can use; None where nothing was compiled."""
+    """How many CUDA devices the core can use; None where nothing was compiled.
+
+    Example:
+        >>> cuda_devices() in (None, torch.cuda.device_count())
+        True
+    """
     return core.cuda_device_count() if COMPILED else None
 
 

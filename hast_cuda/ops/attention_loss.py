@@ -156,6 +156,12 @@ def attention_energy_loss(
     Raises:
         TypeError: wrong dtype. ValueError: no vectors, or pairs that differ in shape, dtype or
             device.
+
+    Example:
+        >>> maps = [torch.randn(2, 8, 5, 5), torch.randn(2, 8, 5, 5)]
+        >>> teacher, student = ([hc.channel_attention(m)] for m in maps)
+        >>> torch.equal(attention_energy_loss(teacher, student, [25]), hc.attention_loss(maps[:1], maps[1:]))
+        True
     """
     teacher = _checks.tensors("teacher", teacher)
     student = _checks.tensors("student", student)

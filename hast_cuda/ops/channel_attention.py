@@ -138,6 +138,10 @@ def channel_attentions(features: Sequence[Tensor]) -> list[Tensor]:
     Raises:
         TypeError: no list, wrong dtype. ValueError: as :func:`channel_attention`; maps on different
             devices.
+
+    Example:
+        >>> [a.shape for a in channel_attentions([torch.randn(2, 8, 5, 5), torch.randn(2, 4, 3, 3)])]
+        [torch.Size([2, 8]), torch.Size([2, 4])]
     """
     features = _checks.tensors("features", features)
     for index, feature in enumerate(features):

@@ -52,6 +52,10 @@ def new_plateau_state(learning_rate: float, *, device: torch.device | str = "cpu
 
     Raises:
         TypeError, ValueError: learning_rate is no number above 0; no such device.
+
+    Example:
+        >>> new_plateau_state(0.5)
+        (tensor([0.5000,    inf, 0.0000], dtype=torch.float64), tensor(0.5000))
     """
     _checks.positive("learning_rate", learning_rate)
     device = as_device(device, meta=True)
@@ -78,6 +82,13 @@ def plateau_step(
 
     Raises:
         TypeError: wrong dtype. ValueError: shapes or devices that do not fit, patience < 0.
+
+    Example:
+        >>> state, rate = hc.ops.new_plateau_state(0.5)
+        >>> for loss in (2.0, 3.0):
+        ...     plateau_step(state, rate, torch.tensor(loss), patience=0, factor=0.5, threshold=0.0, minimum=0.0)
+        >>> rate
+        tensor(0.2500)
     """
     _checks.floating("loss", loss)
     for name, tensor, dtype, shape in (
