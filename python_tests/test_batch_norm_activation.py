@@ -70,35 +70,25 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     }
 
 
+def norm(t: dict[str, Tensor]) -> list[Tensor]:
+    """Running mean and variance, weight and bias."""
+    return [t[name] for name in ("mean", "var", "weight", "bias")]
+
+
 def run(function: Any, t: dict[str, Tensor], case: Case, *, oracle: bool) -> dict[str, Tensor]:
     """Outputs and every gradient by name."""
     names = ["x", *["weight", "bias"] * case.affine, *["residual"] * case.residual]
     names += ["target"] * case.target
     leaves = {n: t[n].detach().requires_grad_() for n in names}
     weight, bias = (leaves.get(n, t[n]) for n in ("weight", "bias"))
-    common = {n: leaves.get(n) for n in ("residual", "target")}
-    common["activation"] = case.activation
+    settings: dict[str, Any] = {n: leaves.get(n) for n in ("residual", "target")}
+    settings |= {"activation": case.activation, "bits": case.bits or 4}
     if oracle:
-        bounds = None if case.bits is None else t["state"][:2]
-        y, energy, *more = function(
-            leaves["x"], t["mean"], t["var"], weight, bias, 1e-5, **common, bounds=bounds, bits=case.bits or 4
-        )
+        settings["bounds"] = None if case.bits is None else t["state"][:2]
     else:
-        state = None if case.bits is None else t["state"]
-        y, energy, *more = function(
-            leaves["x"],
-            t["mean"],
-            t["var"],
-            weight,
-            bias,
-            1e-5,
-            **common,
-            state=state,
-            bits=case.bits or 4,
-            ste=case.ste,
-            energy=case.energy,
-            normalized=case.normalized,
-        )
+        settings["state"] = None if case.bits is None else t["state"]
+        settings |= {name: getattr(case, name) for name in ("ste", "energy", "normalized")}
+    y, energy, *more = function(leaves["x"], t["mean"], t["var"], weight, bias, 1e-5, **settings)
     total = (y * t["dy"].to(y.dtype)).sum()
     found = {"y": y.detach()}
     if case.energy:
@@ -115,7 +105,7 @@ def run(function: Any, t: dict[str, Tensor], case: Case, *, oracle: bool) -> dic
 def clip_upstream(t: dict[str, Tensor], case: Case) -> None:
     """A clipped quantizer is the identity with the upstream gradient stopped outside the range."""
     shape = {"activation": case.activation, "residual": t["residual"] if case.residual else None}
-    v = reference.batch_norm_activation(t["x"], t["mean"], t["var"], t["weight"], t["bias"], 1e-5, **shape)[0]
+    v = reference.batch_norm_activation(t["x"], *norm(t), 1e-5, **shape)[0]
     bounds = t["state"][0:1], t["state"][1:2]
     t["dy"] = reference.fake_quantize_backward(t["dy"].to(v.dtype), v, *bounds, case.bits or 4, clipped=True)
 
@@ -161,25 +151,14 @@ def test_equals_its_parts(device: torch.device, layout: str) -> None:
     t = inputs((6, 24, 12, 10), torch.float64, device)
     x, residual = arrange(t["x"], layout), arrange(t["residual"], layout)
     y, energy = batch_norm_activation(
-        x,
-        t["mean"],
-        t["var"],
-        t["weight"],
-        t["bias"],
-        residual=residual,
-        activation="relu",
-        state=t["state"],
-        bits=4,
-        energy=True,
+        x, *norm(t), residual=residual, activation="relu", state=t["state"], bits=4, energy=True
     )
-    u, _, _ = hc.batch_norm_match(x, t["mean"], t["var"], t["weight"], t["bias"])
+    u, _, _ = hc.batch_norm_match(x, *norm(t))
     parts = hc.quantize_activation(u + residual, t["state"], 4, activation="relu")
     torch.testing.assert_close(y, parts)
     torch.testing.assert_close(energy, hc.channel_attention(u))
     target = arrange(t["target"], "contiguous")  # its layout may be another
-    _, distance, same, _ = batch_norm_activation(
-        x, t["mean"], t["var"], t["weight"], t["bias"], energy=True, target=target, normalized=True, twice=True
-    )
+    _, distance, same, _ = batch_norm_activation(x, *norm(t), energy=True, target=target, normalized=True, twice=True)
     torch.testing.assert_close(same, u)
     torch.testing.assert_close(distance, hc.channel_attention(u - target))
 
@@ -188,37 +167,13 @@ def test_more_images_and_channels_than_one_block(device: torch.device) -> None:
     for shape in ((40, 160, 2, 3), (3, 300, 40, 40), (2, 4, 130, 130)):
         for layout in ("contiguous", "channels_last"):
             t = inputs(shape, torch.float32, device)
-            x = arrange(t["x"], layout).requires_grad_()
-            weight = t["weight"].clone().requires_grad_()
-            y, energy, u = batch_norm_activation(
-                x,
-                t["mean"],
-                t["var"],
-                weight,
-                t["bias"],
-                activation="relu",
-                energy=True,
-                target=t["target"],
-                normalized=True,
-            )
-            torch.autograd.backward([y, energy, u], [t["dy"], t["denergy"], t["du"]])
-            exact = x.detach().double().requires_grad_()
-            wide = weight.detach().double().requires_grad_()
-            outputs = reference.batch_norm_activation(
-                exact,
-                t["mean"].double(),
-                t["var"].double(),
-                wide,
-                t["bias"].double(),
-                1e-5,
-                activation="relu",
-                target=t["target"].double(),
-            )
-            torch.autograd.backward(outputs, [t[n].double() for n in ("dy", "denergy", "du")])
-            energy64 = outputs[1]
-            torch.testing.assert_close(energy.double(), energy64, rtol=1e-5, atol=1e-5)
-            torch.testing.assert_close(x.grad.double(), exact.grad, rtol=1e-4, atol=1e-4)
-            torch.testing.assert_close(weight.grad.double(), wide.grad, rtol=1e-4, atol=1e-2)
+            t["x"] = arrange(t["x"], layout)
+            exact = {name: value.double() for name, value in t.items()}
+            case = Case(energy=True, target=True, normalized=True)
+            found = run(batch_norm_activation, t, case, oracle=False)
+            expected = run(reference.batch_norm_activation, exact, case, oracle=True)
+            for name, rtol, atol in (("energy", 1e-5, 1e-5), ("dx", 1e-4, 1e-4), ("dweight", 1e-4, 1e-2)):
+                torch.testing.assert_close(found[name].double(), expected[name], rtol=rtol, atol=atol)
 
 
 def test_one_pixel_and_no_space(device: torch.device) -> None:
@@ -246,19 +201,9 @@ def test_gradcheck(device: torch.device, case: Case) -> None:
 
     def function(*values: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(names, values, strict=True))
-        return batch_norm_activation(
-            given["x"],
-            t["mean"],
-            t["var"],
-            given["weight"],
-            given["bias"],
-            1e-3,
-            activation=case.activation,
-            residual=given.get("residual"),
-            target=given.get("target"),
-            energy=True,
-            normalized=case.normalized,
-        )
+        settings = {name: given.get(name) for name in ("residual", "target")}
+        settings |= {"activation": case.activation, "normalized": case.normalized}
+        return batch_norm_activation(given["x"], *norm(t | given), 1e-3, energy=True, **settings)
 
     assert torch.autograd.gradcheck(function, [t[n].requires_grad_() for n in names])
 
@@ -290,33 +235,10 @@ def test_opcheck(device: torch.device) -> None:
         torch.ops.hast_cuda.batch_norm_activation.default,
         (x, c, c, c, None, 1e-5, "relu", x.clone(), bounds, 4, True, x.clone(), True),
     )
+    given, maps = (x, None, None, None, energy, x.clone()), (x.clone(), None, x.clone(), x.clone())
     torch.library.opcheck(
         torch.ops.hast_cuda.batch_norm_backward.default,
-        (
-            x,
-            None,
-            None,
-            None,
-            energy,
-            x.clone(),
-            x.clone(),
-            None,
-            x.clone(),
-            x.clone(),
-            None,
-            c,
-            c,
-            c,
-            c,
-            1e-5,
-            bounds,
-            4,
-            "relu",
-            2,
-            True,
-            True,
-            True,
-        ),
+        (*given, *maps, None, c, c, c, c, 1e-5, bounds, 4, "relu", 2, True, True, True),
     )
 
 
@@ -352,24 +274,15 @@ def test_refusals(call: Any, error: type[Exception], message: str) -> None:
 def test_output_used_twice_gets_the_sum_of_both_gradients(device: torch.device, case: Case, layout: str) -> None:
     t = inputs((3, 12, 6, 5), torch.float64, device)
     t["x"] = arrange(t["x"], layout)
-    state = None if case.bits is None else t["state"]
+    settings = {name: getattr(case, name) for name in ("activation", "ste", "energy", "normalized")}
+    settings |= {"state": None if case.bits is None else t["state"], "bits": case.bits or 4}
+    settings["target"] = t["target"] if case.target else None
     found = []
     for twice in (False, True):
         leaves = [t[n].detach().requires_grad_() for n in ("x", "weight", "bias", "residual")]
+        residual = leaves[3] if case.residual else None
         y, energy, *more = batch_norm_activation(
-            leaves[0],
-            t["mean"],
-            t["var"],
-            *leaves[1:3],
-            activation=case.activation,
-            state=state,
-            bits=case.bits or 4,
-            ste=case.ste,
-            energy=case.energy,
-            twice=twice,
-            residual=leaves[3] if case.residual else None,
-            target=t["target"] if case.target else None,
-            normalized=case.normalized,
+            leaves[0], t["mean"], t["var"], *leaves[1:3], twice=twice, residual=residual, **settings
         )
         other = more[-1] if twice else y
         assert torch.equal(y, other)

@@ -25,31 +25,8 @@ def test_nothing_stops_the_gradient_without_an_activation(
     x, dy = (arrange(torch.randn(SHAPE, device=device), layout) for _ in range(2))
     mean, dvar = torch.zeros(5, device=device), torch.rand(5, device=device)
     var = torch.rand(5, device=device) + 0.5
-    dx, *_ = OP.batch_norm_backward(
-        dy,
-        None,
-        None,
-        dvar if statistics else None,
-        None,
-        None,
-        x,
-        x,
-        None,
-        None,
-        mean,
-        mean,
-        var,
-        None,
-        None,
-        0.0,
-        None,
-        0,
-        None,
-        gate,
-        False,
-        False,
-        False,
-    )
+    given, norm = (dy, None, None, dvar if statistics else None, None, None), (mean, mean, var, None, None, 0.0)
+    dx, *_ = OP.batch_norm_backward(*given, x, x, None, None, *norm, None, 0, None, gate, False, False, False)
     expected = dy / var.sqrt()[:, None, None]
     if statistics:
         expected = expected + 2 * dvar[:, None, None] * x / (x.numel() // 5)
@@ -65,28 +42,9 @@ def test_gradient_of_the_target_alone(device: torch.device, channels_last: bool)
     spatial = space[0] * space[1]
     mean, var = torch.zeros(channels, device=device), torch.ones(channels, device=device)
     denergy = torch.randn(images, channels, device=device)
-    absent = dict.fromkeys(
-        (
-            "y",
-            "residual",
-            "dy",
-            "dy2",
-            "dmean",
-            "dvar",
-            "dmap",
-            "mean",
-            "weight",
-            "bias",
-            "range",
-            "dx",
-            "dresidual",
-            "dweight",
-            "dbias",
-            "scratch",
-            "counters",
-        ),
-        Pointer(0),
-    )
+    absent = "y residual dy dy2 dmean dvar dmap mean weight bias range dx dresidual dweight dbias scratch counters"
+    outer, inner = (images * spatial, 1) if channels_last else (images, spatial)
+    extents = {"outer": outer, "channels": channels, "inner": inner}
     OP.core.batch_norm_backward(
         x=pointer(x),
         target=pointer(target),
@@ -96,13 +54,11 @@ def test_gradient_of_the_target_alone(device: torch.device, channels_last: bool)
         running_var=pointer(var),
         eps=0.0,
         bits=0,
-        outer=images * spatial if channels_last else images,
-        channels=channels,
-        inner=1 if channels_last else spatial,
         images=images,
         activation=CODES[None],
         gate=Gate(0),
-        **absent,
+        **extents,
+        **dict.fromkeys(absent.split(), Pointer(0)),
         **launch(x),
     )
     scale = denergy[:, None, None] if channels_last else denergy[:, :, None, None]

@@ -217,33 +217,10 @@ def test_norm_gradient_is_zero_at_zero(device: torch.device) -> None:
 def test_opcheck(device: torch.device) -> None:
     x, c = torch.randn(3, 4, 5, 5, device=device), torch.rand(4, device=device)
     torch.library.opcheck(torch.ops.hast_cuda.batch_norm_match.default, (x, c, c, c, None, 1e-5, "relu", x.clone()))
+    given, norm = (x, x.clone(), c, None, None, None), (c, c, c, c, None, 1e-5)
     torch.library.opcheck(
         torch.ops.hast_cuda.batch_norm_backward.default,
-        (
-            x,
-            x.clone(),
-            c,
-            None,
-            None,
-            None,
-            x,
-            x.clone(),
-            None,
-            None,
-            c,
-            c,
-            c,
-            c,
-            None,
-            1e-5,
-            None,
-            0,
-            "relu",
-            1,
-            True,
-            True,
-            False,
-        ),
+        (*given, x, x.clone(), None, None, *norm, None, 0, "relu", 1, True, True, False),
     )
     torch.library.opcheck(torch.ops.hast_cuda.match_loss.default, ([c], [c], [c], [c], "mse"))
 

@@ -133,18 +133,16 @@ class _BatchNormActivation(torch.autograd.Function):
         need_affine = needs[3] or needs[4]
         need_target = needs[12] and denergy is not None
         changed = bool(gate) or dy2 is not None
+        given, norm = (dy, dy2, None, None, denergy, dmap), (running_mean, running_var, weight, bias, eps)
+        maps = x, y, residual, None if denergy is None else target
+        needed = need_residual and changed, need_affine, need_target
         dx, dresidual, dweight, dbias, dtarget = batch_norm_backward(
-            dy, dy2, None, None, denergy, dmap, x, y, residual,
-            None if denergy is None else target, None, running_mean, running_var, weight, bias,
-            eps, bounds, bits, activation, gate, need_residual and changed, need_affine,
-            need_target,
-        )  # fmt: skip
+            *given, *maps, None, *norm, bounds, bits, activation, gate, *needed
+        )
         passed = dresidual if changed else dy  # where nothing stops it, no copy
-        return (
-            dx if needs[0] else None, None, None, dweight if needs[3] else None,
-            dbias if needs[4] else None, None, None, passed if need_residual else None,
-            None, None, None, None, dtarget if need_target else None, None, None,
-        )  # fmt: skip
+        found: dict[int, Any] = {0: dx, 3: dweight, 4: dbias}  # by argument of forward
+        found |= ({7: passed} if need_residual else {}) | ({12: dtarget} if need_target else {})
+        return tuple(found.get(index) if need else None for index, need in enumerate(needs))
 
 
 def batch_norm_activation(

@@ -112,43 +112,16 @@ class _BatchNormMatch(torch.autograd.Function):
         need_residual = needs[7] and dy is not None
         need_affine = (needs[3] or needs[4]) and dy is not None
         changed = bool(ctx.gate) or dy2 is not None
+        given = dy, dy2, grads[1], grads[2], None, None
+        norm = mean, running_mean, running_var, weight, bias, ctx.eps
+        needed = need_residual and changed, need_affine, False
         dx, dresidual, dweight, dbias, _ = batch_norm_backward(
-            dy,
-            dy2,
-            grads[1],
-            grads[2],
-            None,
-            None,
-            x,
-            y,
-            None,
-            None,
-            mean,
-            running_mean,
-            running_var,
-            weight,
-            bias,
-            ctx.eps,
-            None,
-            0,
-            ctx.activation,
-            ctx.gate,
-            need_residual and changed,
-            need_affine,
-            False,
+            *given, x, y, None, None, *norm, None, 0, ctx.activation, ctx.gate, *needed
         )
         passed = dresidual if changed else dy  # where nothing stops it, no copy
-        return (
-            dx if needs[0] else None,
-            None,
-            None,
-            dweight if needs[3] and need_affine else None,
-            dbias if needs[4] and need_affine else None,
-            None,
-            None,
-            passed if need_residual else None,
-            None,
-        )
+        found: dict[int, Tensor | None] = {0: dx}  # by argument of forward
+        found |= ({3: dweight, 4: dbias} if need_affine else {}) | ({7: passed} if need_residual else {})
+        return tuple(found.get(index) if need else None for index, need in enumerate(needs))
 
 
 def batch_norm_match(
