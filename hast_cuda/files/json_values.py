@@ -53,6 +53,16 @@ def parse(text: str, *, finite: bool = True) -> Any:
         raise ValueError("too many brackets inside each other") from error
 
 
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Values of nested objects by dotted name; an empty object inside is a value."""
+    if prefix and (not isinstance(value, dict) or not value):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):

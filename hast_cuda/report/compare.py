@@ -5,28 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from hast_cuda.files.json_values import flat
 from hast_cuda.report.document import Block, Document, Section, Table, Text, Warn
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.pictures import curves_section
 from hast_cuda.report.results import drop_of, missing
 from hast_cuda.report.words import bits_name, duration, method_name, network_name, number, shown
 
-_HEADER = (
-    "run",
-    "network",
-    "method",
-    "bits",
-    "full precision, %",
-    "rounded, %",
-    "last iteration, %",
-    "best seen, %",
-    "drop, points",
-    "test images",
-    "time",
-)
-_TEXTS = 4
+_TEXTS = 4  # columns
 
 
 def comparison(runs: Sequence[RunFacts], folder: Path) -> Document:
@@ -46,7 +33,8 @@ def comparison(runs: Sequence[RunFacts], folder: Path) -> Document:
     ]
     if len(set(tests.values())) > 1:
         notes.append(Warn("The runs were not tested on the same images: compare drops with care."))
-    table = Table(_HEADER, [_row(name, facts) for name, facts in named.items()], numbers=_TEXTS)
+    rows = [_row(name, facts) for name, facts in named.items()]
+    table = Table(tuple(rows[0]), [tuple(row.values()) for row in rows], numbers=_TEXTS)
     return Document(
         f"{len(runs)} runs compared",
         unfinished,
@@ -72,41 +60,31 @@ def _test(facts: RunFacts) -> str:
     return shown([facts.config.get("data"), (facts.result or {}).get("num_test_images")])
 
 
-def _row(name: str, facts: RunFacts) -> list[str]:
+def _row(name: str, facts: RunFacts) -> dict[str, str]:
+    """Cells by column."""
     result = facts.result or {}
-    keys = ("full_precision", "rounded", "quantized", "quantized_best_epoch")
-    return [
-        name,
-        network_name(facts),
-        method_name(facts),
-        bits_name(facts),
-        *(number(result.get(key)) for key in keys),
-        number(drop_of(facts)),
-        number(result.get("num_test_images"), ".0f"),
-        duration(sum(facts.seconds.values())) if facts.seconds else "-",
-    ]
+    return {
+        "run": name,
+        "network": network_name(facts),
+        "method": method_name(facts),
+        "bits": bits_name(facts),
+        "full precision, %": number(result.get("full_precision")),
+        "rounded, %": number(result.get("rounded")),
+        "last iteration, %": number(result.get("quantized")),
+        "best seen, %": number(result.get("quantized_best_epoch")),
+        "drop, points": number(drop_of(facts)),
+        "test images": number(result.get("num_test_images"), ".0f"),
+        "time": duration(sum(facts.seconds.values())) if facts.seconds else "-",
+    }
 
 
 def _settings(named: Mapping[str, RunFacts]) -> Section:
     """Every value of config.json, and of the environment, that is not the same in all runs."""
-    flat = {name: _flat("", facts.config) | _flat("environment", facts.environment) for name, facts in named.items()}
-    keys = dict.fromkeys(key for values in flat.values() for key in values)
-    rows = [
-        (key, *(values.get(key, "-") for values in flat.values()))
-        for key in keys
-        if len({values.get(key, "-") for values in flat.values()}) > 1
-    ]
+    found = [flat(facts.config) | flat(facts.environment, "environment") for facts in named.values()]
+    keys = dict.fromkeys(key for values in found for key in values)
+    rows = [(key, *(shown(values[key]) if key in values else "-" for values in found)) for key in keys]
+    rows = [row for row in rows if len(set(row[1:])) > 1]
     if not rows:
         return Section("Settings that differ", [Text("None: the runs have the same settings.")])
     table = Table(("setting", *named), rows, numbers=len(named) + 1)
     return Section("Settings that differ", [table])
-
-
-def _flat(prefix: str, value: Any) -> dict[str, str]:
-    """Dotted names and shown values."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: shown(value)} if prefix else {}
-    found: dict[str, str] = {}
-    for key, inner in value.items():
-        found |= _flat(f"{prefix}.{key}" if prefix else str(key), inner)
-    return found

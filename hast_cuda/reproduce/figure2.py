@@ -19,16 +19,7 @@ from hast_cuda.reproduce.tables import Row
 BATCH = 256
 HARD = 0.5  # images above this difficulty are called hard in the table
 FULL = "full precision"
-HEADER = (
-    "row",
-    "top-1 on its training images",
-    "top-1 on test images",
-    "gap",
-    "mean difficulty of its images",
-    "the same, for the student",
-    "hard images, %",
-    "error on hard test images, %",
-)
+OWN = "top-1 on its training images"
 
 _DIFFICULTY = (
     f"Hard images have a difficulty (Eq. 7) over {HARD} under the full-precision network. In "
@@ -108,7 +99,7 @@ def _drawing(found: dict[str, _Seen], absent: dict[str, str], hard: Judged) -> D
     own = {"test": difficulty_histogram(hard.difficulty)}
     taught = dict(own)
     gaps: dict[str, tuple[float, float]] = {}
-    lines: list[list[str]] = []
+    lines: list[dict[str, str]] = []
     data: dict[str, Any] = {}
     data["test"] = {"difficulty": asdict(own["test"]), "errors": {FULL: asdict(rates[FULL])}}
     lines.append(_line(FULL, None, _mean(~hard.wrong), [hard.difficulty], None, hard, is_hard))
@@ -129,7 +120,7 @@ def _drawing(found: dict[str, _Seen], absent: dict[str, str], hard: Judged) -> D
             "difficulty_student": asdict(own[name]),
             "errors": asdict(rates[name]),
         }
-    lines += [[name, why, *["-"] * (len(HEADER) - 2)] for name, why in absent.items()]
+    lines += [dict.fromkeys(lines[0], "-") | {"row": name, OWN: why} for name, why in absent.items()]
     pictures = {
         "figure2b.png": lambda path: report.draw_error_by_difficulty(rates, path),
         "figure2c.png": lambda path: report.draw_difficulty(own, path, "the student"),
@@ -137,7 +128,8 @@ def _drawing(found: dict[str, _Seen], absent: dict[str, str], hard: Judged) -> D
     }
     if gaps:
         pictures["figure2a.png"] = lambda path: report.draw_gaps(gaps, path)
-    return Drawing(HEADER, lines, data, pictures, [_DIFFICULTY, _FINDING])
+    cells = [list(line.values()) for line in lines]
+    return Drawing(tuple(lines[0]), cells, data, pictures, [_DIFFICULTY, _FINDING])
 
 
 def _line(
@@ -148,19 +140,20 @@ def _line(
     student: Tensor | None,
     judged: Judged,
     is_hard: Tensor,
-) -> list[str]:
+) -> dict[str, str]:
+    """Cells by column."""
     difficulty = torch.cat(list(taught))
     errors = judged.wrong[is_hard]
-    return [
-        name,
-        number(train),
-        number(test),
-        number(None if train is None else train - test),
-        number(float(difficulty.double().mean()), ".3f"),
-        number(None if student is None else float(student.double().mean()), ".3f"),
-        number(_mean(difficulty > HARD)),
-        number(_mean(errors) if len(errors) else None),
-    ]
+    return {
+        "row": name,
+        OWN: number(train),
+        "top-1 on test images": number(test),
+        "gap": number(None if train is None else train - test),
+        "mean difficulty of its images": number(float(difficulty.double().mean()), ".3f"),
+        "the same, for the student": number(None if student is None else float(student.double().mean()), ".3f"),
+        "hard images, %": number(_mean(difficulty > HARD)),
+        "error on hard test images, %": number(_mean(errors) if len(errors) else None),
+    }
 
 
 def _mean(flags: Tensor) -> float:

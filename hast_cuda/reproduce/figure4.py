@@ -17,16 +17,6 @@ from hast_cuda.reproduce.tables import Row
 BATCH = 256
 HARD = 0.5
 PAPER = {"IL": 0.2, "HIL": 0.7}  # difficulties that the text of Section 3.3 names
-HEADER = (
-    "row",
-    "gamma",
-    "images",
-    "mean difficulty",
-    "hard images, %",
-    "mean cross entropy",
-    "mean loss (Eq. 8)",
-    "difficulty in the paper",
-)
 NOTE = (
     f"Hard images have a difficulty over {HARD}. The paper names two difficulties, not how they "
     "were found; the weight of the loss (beta of Eq. 9) and the number of iterations matter to "
@@ -51,7 +41,7 @@ def measure_figure4(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
     """
     exponents: dict[str, float] = {}
     marks: dict[str, float] = {}
-    lines: list[list[str]] = []
+    lines: list[dict[str, str]] = []
     data: dict[str, Any] = {}
     for row in rows:
         chosen = recipe_of(row, setting)
@@ -79,16 +69,16 @@ def measure_figure4(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
         exponents[row.name], marks[row.name] = gamma, values["difficulty"]
         data[row.name] = values
         lines.append(
-            [
-                row.name,
-                f"{gamma:g}",
-                str(len(difficulty)),
-                number(values["difficulty"], ".3f"),
-                number(values["hard_percent"]),
-                number(values["cross_entropy"], ".4f"),
-                number(values["loss"], ".4f"),
-                number(PAPER.get(row.name), ".1f"),
-            ]
+            {
+                "row": row.name,
+                "gamma": f"{gamma:g}",
+                "images": str(len(difficulty)),
+                "mean difficulty": number(values["difficulty"], ".3f"),
+                "hard images, %": number(values["hard_percent"]),
+                "mean cross entropy": number(values["cross_entropy"], ".4f"),
+                "mean loss (Eq. 8)": number(values["loss"], ".4f"),
+                "difficulty in the paper": number(PAPER.get(row.name), ".1f"),
+            }
         )
     pictures = {"figure4.png": lambda path: report.draw_inception(exponents, marks, path)}
-    return Drawing(HEADER, lines, data, pictures, [NOTE])
+    return Drawing(tuple(lines[0]), [list(line.values()) for line in lines], data, pictures, [NOTE])

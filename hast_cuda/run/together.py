@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hast_cuda.checks.typed import typed
+from hast_cuda.files.json_values import flat
 from hast_cuda.files.versions import VERSION
 from hast_cuda.ops import build_info
 from hast_cuda.ranks import World
@@ -47,7 +48,7 @@ def check_same_work(world: World, config: Mapping[str, Any], **others: Any) -> N
     if world.size > 1:
         world.agree(
             {
-                **{WORDS.get(k, k): v for k, v in _flat(plain({**config, **others})).items()},
+                **{WORDS.get(k, k): v for k, v in flat(plain({**config, **others})).items()},
                 "hast_cuda's version": VERSION,
                 "its build": build_info(),
                 "torch's version": torch.__version__,
@@ -55,13 +56,3 @@ def check_same_work(world: World, config: Mapping[str, Any], **others: Any) -> N
                 "the kind of device": world.device.type,
             }
         )
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Values of nested dicts by dotted name."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= _flat(item, f"{prefix}.{key}" if prefix else key)
-    return found
