@@ -90,13 +90,10 @@ class FusedBatchNorm2d(nn.Module):
         assert norm.running_var is not None
         state = None if quantizer is None else quantizer.state_for(x)
         target, self.target = self.target, None
+        parts = norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps
         y, energy, *more = batch_norm_activation(
             x,
-            norm.running_mean,
-            norm.running_var,
-            norm.weight,
-            norm.bias,
-            norm.eps,
+            *parts,
             activation=activation,
             residual=residual,
             state=state,

@@ -45,13 +45,10 @@ class MatchedBatchNorm2d(nn.BatchNorm2d):
         if self.running_mean is None or self.running_var is None:
             raise ValueError("MatchedBatchNorm2d needs running statistics (track_running_stats=True)")
         fused = fits(residual, input)
+        parts = self.running_mean, self.running_var, self.weight, self.bias, self.eps
         y, self.batch_mean, self.batch_var, *again = batch_norm_match(
             input,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.eps,
+            *parts,
             activation=self.activation if fused else None,
             residual=residual if fused else None,
             twice=fused and self.twice,

@@ -27,15 +27,9 @@ class FusedActivation:
     methods: tuple[str, ...] = ()
 
 
+_RELUS = (F.relu, torch.relu, F.relu_, torch.relu_)
 FUSED = (
-    FusedActivation(
-        "relu",
-        codes.Activation(1),
-        float("inf"),
-        nn.ReLU,
-        (F.relu, torch.relu, F.relu_, torch.relu_),
-        ("relu", "relu_"),
-    ),
+    FusedActivation("relu", codes.Activation(1), float("inf"), nn.ReLU, _RELUS, ("relu", "relu_")),
     FusedActivation("relu6", codes.Activation(2), 6.0, nn.ReLU6, (F.relu6,)),
 )
 # Of every name; None is no activation.
