@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -55,3 +55,14 @@ def covering(strength: int = 2, /, **axes: Sequence[Any]) -> pytest.MarkDecorato
         for index, case in enumerate(cases)
     ]
     return pytest.mark.parametrize(list(axes), parameters)
+
+
+def refused(*refusals: tuple[Callable[[], object], type[Exception], str]) -> Callable[..., None]:
+    """A test: each of the calls raises its error with a message that matches."""
+
+    @pytest.mark.parametrize(("call", "error", "message"), refusals)
+    def test(call: Callable[[], object], error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            call()
+
+    return test

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from networks import CHANNELS, SIZE, TinyNet, tiny
+from networks import CHANNELS, SIZE, TinyNet, pictures, tiny
 from torch import Tensor, nn
 
 import hast_cuda.methods as all_methods
@@ -104,8 +104,7 @@ def two_classes() -> OnePixel:
 
 def labelled(count: int, classes: int) -> Images:
     """Images as those of a data set."""
-    images = torch.randn(count, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
-    return Images(images, torch.arange(count) % classes)
+    return Images(pictures(count), torch.arange(count) % classes)
 
 
 def all_finite(network: nn.Module) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
 
 import hast_cuda as hc
 
 Inputs = list[Tensor]
+CUDA = torch.device("cuda", 0)
+NEEDS_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 SHAPES = [(8, 16, 14, 14), (3, 7, 5, 3)]  # vector and scalar paths
 
 
@@ -177,3 +180,21 @@ STREAM_CASES = [*OP_CASES, OpCase("quantize_activation-first", _activations, _ob
 def copies(inputs: Inputs) -> Inputs:
     """Equal inputs with storage of their own."""
     return [t.detach().clone().requires_grad_(t.requires_grad) for t in inputs]
+
+
+def assert_equal(found: Inputs, expected: Inputs) -> None:
+    """Equal bits in every tensor."""
+    for index, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert torch.equal(a, b), f"output {index} differs"
+
+
+@torch.no_grad()
+def fill(targets: Inputs, sources: Inputs) -> None:
+    """Overwrite ``targets`` in place."""
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
+
+
+def each(cases: list[OpCase]) -> pytest.MarkDecorator:
+    """Parametrize a test by cases."""
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)

@@ -52,6 +52,38 @@ def without_batch_norm() -> nn.Module:
     ).eval()
 
 
+class Branching(nn.Module):
+    """Control flow that depends on the data, which torch.fx cannot follow; [N, 3, H, W] -> [N, 4]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        return (self.relu(y) if x.detach().sum() > 0 else y).mean((2, 3))
+
+
+class DoubledNorm(nn.BatchNorm2d):
+    """A BatchNorm that does more."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * 2
+
+
+def hooked_norm(channels: int) -> nn.BatchNorm2d:
+    """One whose hook doubles its output."""
+    norm = nn.BatchNorm2d(channels)
+    norm.register_forward_hook(lambda _module, _args, output: 2 * output)
+    return norm
+
+
+def pictures(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """The same images for TinyNet at every call."""
+    random = torch.Generator().manual_seed(5)
+    return torch.randn(count, CHANNELS, SIZE, SIZE, generator=random).to(device)
+
+
 def snapshot(network: nn.Module) -> dict[str, Tensor]:
     """A copy of the state dict."""
     return {k: v.detach().clone() for k, v in network.state_dict().items()}

@@ -9,25 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from networks import CHANNELS, CLASSES, SIZE, tiny
-from torch import Tensor
+from test_run import RECIPE as RECIPE_OF_RUN
+from test_run import real_images, run
 
-from hast_cuda.data import ImageSet
-from hast_cuda.data.input_spec import InputSpec
-from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.methods import Recipe
-from hast_cuda.run import Bits, zero_shot_quantize
-from hast_cuda.synthesis import SynthesisConfig
+from hast_cuda.run import Bits
 
-SHAPE = (CHANNELS, SIZE, SIZE)
-SPEC = InputSpec(*SHAPE, CLASSES, (0.5,) * 3, (0.25,) * 3)
-RECIPE = Recipe(
-    SynthesisConfig(num_images=12, batch_size=8, iterations=3, learning_rate=0.1),
-    FinetuneConfig(
-        iterations=4, batch_size=8, calibration_updates=2, calibration_batch_size=8, shrink_ranges=True, evaluations=2
-    ),
-)
+RECIPE = replace(RECIPE_OF_RUN, finetune=replace(RECIPE_OF_RUN.finetune, iterations=4))
 
 
 class Page(HTMLParser):
@@ -70,38 +57,16 @@ class Page(HTMLParser):
         return re.split(rf"<dt>{name}</dt><dd>", self.source)[1].split("</dd>")[0]
 
 
-def labelled() -> ImageSet:
-    pixels = torch.randint(256, (40, *SHAPE), generator=torch.Generator().manual_seed(11), dtype=torch.uint8)
-    return ImageSet(SPEC, torch.arange(40) % CLASSES, lambda i: pixels[torch.as_tensor(i)], 255, "noise")
-
-
 def make(out: Path, **changed: Any) -> dict[str, Any]:
     """A run with test images; its result."""
-    arguments: dict[str, Any] = {
-        "teacher": tiny(),
-        "shape": SHAPE,
-        "bits": Bits(3, 4),
-        "recipe": RECIPE,
-        "out": out,
-        "test": labelled(),
-        "seed": 4,
-        "describe": {"method": "hast", "network": "tiny"},
-    }
-    return zero_shot_quantize(**arguments | changed).result
+    usual = {"bits": Bits(3, 4), "recipe": RECIPE, "describe": {"method": "hast", "network": "tiny"}}
+    return run(out, **usual | changed).result
 
 
 def stopped(out: Path) -> None:
     """As :func:`make`, killed in the last evaluation."""
-    reads = iter(range(100))
-    images = labelled()
-
-    def read(indices: Any) -> Tensor:
-        if next(reads) == 5:  # fingerprint, teacher, rounded, shrunk, half-way, end
-            raise KeyboardInterrupt
-        return images.read(indices)
-
     with pytest.raises(KeyboardInterrupt):
-        make(out, test=replace(images, read=read))
+        make(out, test=real_images(killed_at=4))  # teacher, rounded, shrunk, half-way, end
 
 
 def self_contained(page: Page) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from edge_networks import TINY, small_recipe
-from networks import CHANNELS, CLASSES, SIZE, tiny
+from edge_networks import TINY, labelled, small_recipe
+from networks import CLASSES, tiny
 from rank_faults import every_fault
-from test_method_runs import SHAPE
+from test_method_runs import ROWS, SHAPE, setting
 from test_run import real_images
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.methods import Recipe, change
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks import launch as ranks
-from hast_cuda.reproduce import Row, Setting, run_row, runner
+from hast_cuda.reproduce import run_row, runner
 from hast_cuda.run import Bits, zero_shot_quantize
 from hast_cuda.synthesis import synthesize
 from hast_cuda.synthesis.step import SynthesisStep
@@ -58,9 +58,7 @@ def recipe_of(name: str) -> Recipe:
 
 def given_images() -> Images:
     """Images for the method that wants real ones."""
-    random = torch.Generator().manual_seed(3)
-    labels = torch.arange(COUNT) % CLASSES
-    return Images(torch.randn(COUNT, CHANNELS, SIZE, SIZE, generator=random), labels)
+    return labelled(COUNT, CLASSES)
 
 
 def quantize(name: str, out: Path | None, **changed: Any) -> Any:
@@ -201,27 +199,10 @@ def command(folder: Path, where: str, verb: str, *more: str) -> None:
     """The command line; "RANK" in its last words is the rank."""
     end_last(where)
     words = [word.replace("RANK", os.environ["RANK"]) for word in more]
-    given = [
-        verb,
-        "--model",
-        "digits",
-        "--num-images",
-        "4",
-        "--batch-size",
-        "4",
-        "--synthesis-iterations",
-        "2",
-        "--finetune-iterations",
-        "8",
-        "--set",
-        "finetune.calibration_updates=2",
-        "finetune.calibration_batch_size=4",
-        "--device",
-        "cpu",
-        "--out",
-        str(folder / "run"),
-    ]
-    if main([*given, *words]):
+    budget = "--num-images 4 --batch-size 4 --synthesis-iterations 2 --finetune-iterations 8"
+    settings = "--set finetune.calibration_updates=2 finetune.calibration_batch_size=4"
+    given = f"--model digits {budget} {settings} --device cpu --out".split()
+    if main([verb, *given, str(folder / "run"), *words]):
         raise SystemExit(1)
 
 
@@ -233,23 +214,9 @@ def rows(folder: Path) -> None:
         return change(recipe, TINY | {"synthesis.num_images": COUNT, "finetune.iterations": 3})
 
     runner.apply_budget = limited
-    setting = Setting(
-        teacher=tiny(),
-        model="tiny",
-        shape=SHAPE,
-        dataset="cifar10",
-        bits=3,
-        preset="default",
-        budget="full",
-        out=folder,
-        test=real_images(),
-        train=None,
-        describe={"network": "tiny"},
-        world=world,
-    )
-    found = {}
-    for row in (Row("1:1", "hast"), Row("1:0", "hast", {"finetune.perturbed_weight": 0.0})):
-        (result,) = run_row(row, setting, [0], world.say).results
+    given, found = setting(folder, world=world), {}
+    for row in ROWS:
+        (result,) = run_row(row, given, [0], world.say).results
         found[row.name] = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
     torch.save(found, folder / f"rows-{world.rank}.pt")
 

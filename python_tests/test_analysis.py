@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import CHANNELS, CLASSES, SIZE, tiny
+from networks import CLASSES, pictures, tiny
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -31,12 +31,8 @@ from hast_cuda.finetune.step import FinetuneStep
 LAYERS = ["features.1", "features.4"]
 
 
-def pictures(count: int = 12) -> Tensor:
-    return torch.randn(count, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
-
-
 def quantized(bits: int = 4) -> nn.Module:
-    return hc.calibrate(hc.quantize(tiny(), bits, bits), [pictures()])
+    return hc.calibrate(hc.quantize(tiny(), bits, bits), [pictures(12)])
 
 
 def labels(count: int = 12) -> Tensor:
@@ -61,7 +57,7 @@ def test_difficulties_refused(bad: Tensor) -> None:
 
 
 def test_judge() -> None:
-    network, x, y = tiny(), pictures(), labels()
+    network, x, y = tiny(), pictures(12), labels()
     found = judge(network, [(x[:5], y[:5]), (x[5:], y[5:])])
     probabilities = network(x).softmax(1)
     torch.testing.assert_close(found.difficulty, 1 - probabilities[torch.arange(12), y].detach())
@@ -77,7 +73,7 @@ def test_cosine_of_known_vectors() -> None:
 
 @pytest.mark.parametrize("alignment", ["relaxed", "direct"])
 def test_gradient_cosines_are_those_of_the_losses(alignment: str) -> None:
-    teacher, student, x, y = tiny(), quantized(), pictures(), labels()
+    teacher, student, x, y = tiny(), quantized(), pictures(12), labels()
     config = FinetuneConfig(alignment=alignment)
     found = gradient_cosines(teacher, student, [(x, y)], config, layers=LAYERS)
     student.requires_grad_(True)
@@ -156,7 +152,7 @@ class SquareOnce(torch.autograd.Function):
 def test_ops_without_a_second_derivative_are_refused() -> None:
     student = quantized().requires_grad_(True)
     with pytest.raises(NotTwiceDifferentiableError, match="no second derivative"):
-        Hessian(lambda: student(pictures()).square().sum(), list(student.parameters()))
+        Hessian(lambda: student(pictures(12)).square().sum(), list(student.parameters()))
     x = torch.randn(3, requires_grad=True)
     with pytest.raises(NotTwiceDifferentiableError, match="SquareOnce, differentiable once"):
         Hessian(lambda: SquareOnce.apply(x).sum(), [x])
@@ -165,9 +161,9 @@ def test_ops_without_a_second_derivative_are_refused() -> None:
 def test_the_twin_is_the_student() -> None:
     student = quantized()
     twin = twice_differentiable(student)
-    torch.testing.assert_close(twin(pictures()), student(pictures()))
-    loss = twin.requires_grad_(True)(pictures()).square().sum()
-    fused = student.requires_grad_(True)(pictures()).square().sum()
+    torch.testing.assert_close(twin(pictures(12)), student(pictures(12)))
+    loss = twin.requires_grad_(True)(pictures(12)).square().sum()
+    fused = student.requires_grad_(True)(pictures(12)).square().sum()
     found = torch.autograd.grad(loss, list(twin.parameters()))
     expected = torch.autograd.grad(fused, list(student.parameters()))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -177,7 +173,7 @@ def test_the_twin_is_the_student() -> None:
 @pytest.mark.parametrize(("label_weight", "alignment"), [(0.0, "direct"), (1.0, "relaxed")])
 def test_hessians_of_the_losses(name: str, label_weight: float, alignment: str) -> None:
     config = FinetuneConfig(label_weight=label_weight, alignment=alignment)
-    losses = StudentLosses(tiny(), quantized(), pictures(), labels(), config, layers=LAYERS)
+    losses = StudentLosses(tiny(), quantized(), pictures(12), labels(), config, layers=LAYERS)
     hessian = Hessian(getattr(losses, name), losses.parameters)
     v, w = (torch.randn(hessian.size) for _ in range(2))
     torch.testing.assert_close(  # symmetric

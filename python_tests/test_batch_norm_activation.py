@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import FORMATS, arrange, check_close, covering
+from cases import FORMATS, arrange, check_close, covering, refused
 from conftest import DTYPES, SHAPES
 from torch import Tensor
 
@@ -245,28 +245,22 @@ def test_opcheck(device: torch.device) -> None:
 X, C = torch.randn(2, 3, 4, 4), torch.ones(3)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: batch_norm_activation(X, C[:2], C), ValueError, r"running_mean has shape \(2,\)"),
-        (lambda: batch_norm_activation(X[:0], C, C), ValueError, "at least one element"),
-        (lambda: batch_norm_activation(X, C, C, residual=X[:1]), ValueError, "residual is"),
-        (
-            lambda: batch_norm_activation(X, C, C, energy=True, target=X.double()),
-            ValueError,
-            r"target is .* torch.float64; expected",
-        ),
-        (lambda: batch_norm_activation(X, C, C, target=X), ValueError, "energy is False"),
-        (lambda: batch_norm_activation(X.int(), C, C), TypeError, "x has dtype torch.int32"),
-        (lambda: batch_norm_activation(X, C, C, state=C), ValueError, "state is"),
-        (lambda: batch_norm_activation(X, C, C, state=hc.ops.new_range_state(), bits=9), ValueError, "bits is 9"),
-        (lambda: batch_norm_activation(X, C, C, ste="soft"), ValueError, "ste is 'soft'"),
-        (lambda: batch_norm_activation(X, C, C, activation="gelu"), ValueError, "activation is"),
-    ],
+test_refusals = refused(
+    (lambda: batch_norm_activation(X, C[:2], C), ValueError, r"running_mean has shape \(2,\)"),
+    (lambda: batch_norm_activation(X[:0], C, C), ValueError, "at least one element"),
+    (lambda: batch_norm_activation(X, C, C, residual=X[:1]), ValueError, "residual is"),
+    (
+        lambda: batch_norm_activation(X, C, C, energy=True, target=X.double()),
+        ValueError,
+        r"target is .* torch.float64; expected",
+    ),
+    (lambda: batch_norm_activation(X, C, C, target=X), ValueError, "energy is False"),
+    (lambda: batch_norm_activation(X.int(), C, C), TypeError, "x has dtype torch.int32"),
+    (lambda: batch_norm_activation(X, C, C, state=C), ValueError, "state is"),
+    (lambda: batch_norm_activation(X, C, C, state=hc.ops.new_range_state(), bits=9), ValueError, "bits is 9"),
+    (lambda: batch_norm_activation(X, C, C, ste="soft"), ValueError, "ste is 'soft'"),
+    (lambda: batch_norm_activation(X, C, C, activation="gelu"), ValueError, "activation is"),
 )
-def test_refusals(call: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        call()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FORMATS, arrange, check_close, covering
+from cases import FORMATS, arrange, check_close, covering, refused
 from conftest import DTYPES, SHAPES
 from torch import Tensor
 
@@ -228,24 +228,18 @@ def test_opcheck(device: torch.device) -> None:
 X, C = torch.randn(2, 3, 4, 4), torch.ones(3)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: hc.batch_norm_match(X, C[:2], C), ValueError, r"running_mean has shape \(2,\)"),
-        (lambda: hc.batch_norm_match(X[:0], C, C), ValueError, "at least one element"),
-        (lambda: hc.batch_norm_match(X[:, :0], C[:0], C[:0]), ValueError, "at least one element"),
-        (lambda: hc.batch_norm_match(X, C, C, residual=X[:1]), ValueError, "residual is"),
-        (lambda: hc.batch_norm_match(X.int(), C, C), TypeError, "x has dtype torch.int32"),
-        (lambda: hc.match_loss([], [], [], []), ValueError, "at least 1"),
-        (lambda: hc.match_loss([C], [C], [C], []), ValueError, "equally many"),
-        (lambda: hc.match_loss([C], [C], [C], [C[:2]]), ValueError, "layer 0: all four"),
-        (
-            lambda: hc.match_loss([C], [C], [C], [C], reduction="sum"),
-            ValueError,
-            "reduction is 'sum'; allowed: 'mse', 'norm'",
-        ),
-    ],
+test_refusals = refused(
+    (lambda: hc.batch_norm_match(X, C[:2], C), ValueError, r"running_mean has shape \(2,\)"),
+    (lambda: hc.batch_norm_match(X[:0], C, C), ValueError, "at least one element"),
+    (lambda: hc.batch_norm_match(X[:, :0], C[:0], C[:0]), ValueError, "at least one element"),
+    (lambda: hc.batch_norm_match(X, C, C, residual=X[:1]), ValueError, "residual is"),
+    (lambda: hc.batch_norm_match(X.int(), C, C), TypeError, "x has dtype torch.int32"),
+    (lambda: hc.match_loss([], [], [], []), ValueError, "at least 1"),
+    (lambda: hc.match_loss([C], [C], [C], []), ValueError, "equally many"),
+    (lambda: hc.match_loss([C], [C], [C], [C[:2]]), ValueError, "layer 0: all four"),
+    (
+        lambda: hc.match_loss([C], [C], [C], [C], reduction="sum"),
+        ValueError,
+        "reduction is 'sum'; allowed: 'mse', 'norm'",
+    ),
 )
-def test_refusals(call: object, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        call()  # type: ignore[operator]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from foldable import build, unit
+from networks import Branching, DoubledNorm, hooked_norm
 from torch import Tensor, nn
 
 import hast_cuda as hc
@@ -159,21 +160,10 @@ def test_width_0_uses_every_quantizers_own_bits(placement: str) -> None:
     assert all(low < high for low, high in zip(*uppers, strict=True))
 
 
-class DataDependent(nn.Module):
-    """A network that torch.fx cannot follow."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.relu = nn.Conv2d(3, 3, 1), nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.conv(x)) if x.sum() > 0 else x
-
-
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (DataDependent(), r"torch.fx cannot follow .*calibrate the network with images instead"),
+        (Branching(), r"torch.fx cannot follow .*calibrate the network with images instead"),
         (
             nn.Sequential(unit(3, 3, nn.ReLU(), kernel_size=1), nn.Conv2d(3, 2, 1), nn.ReLU()),
             r"in front of the quantizer '2' is unknown: .* calibrate the network with images",
@@ -195,21 +185,7 @@ def test_unknown_distributions_are_refused_and_change_nothing(network: nn.Module
     assert all(q.observing for q in activation_quantizers(model).values())
 
 
-class NormAct(nn.BatchNorm2d):
-    """Activates, too."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input).sigmoid()
-
-
-def hooked() -> nn.BatchNorm2d:
-    """One whose hook doubles its output."""
-    norm = nn.BatchNorm2d(3)
-    norm.register_forward_hook(lambda _module, _args, output: 2 * output)
-    return norm
-
-
-@pytest.mark.parametrize("norm", [NormAct(3), hooked()])
+@pytest.mark.parametrize("norm", [DoubledNorm(3), hooked_norm(3)])
 def test_a_batch_norm_that_does_more_is_refused(norm: nn.Module) -> None:
     network = nn.Sequential(nn.Conv2d(3, 3, 1), norm, nn.Conv2d(3, 2, 1)).eval()
     model = hc.quantize(network, 4, 4, placement="all")
@@ -234,5 +210,5 @@ def test_refused_values() -> None:
 
 
 def test_weights_only_needs_nothing() -> None:
-    model = hc.quantize(DataDependent(), 4, None)
+    model = hc.quantize(Branching(), 4, None)
     assert batch_norm_ranges(model) is model

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from foldable import build
-from networks import same_state, snapshot
+from networks import Branching, same_state, snapshot
 from torch import Tensor, nn
 
 import hast_cuda as hc
@@ -156,20 +156,8 @@ def test_unknown_inputs_are_left_alone() -> None:
     assert same_state(correct_biases(student, network), before)
 
 
-class DataDependent(nn.Module):
-    """A network that torch.fx cannot follow."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.conv(x) if x.sum() > 0 else x
-        return result
-
-
 def test_refused_networks() -> None:
-    network, odd = gaussian_network(), DataDependent()
+    network, odd = gaussian_network(), Branching()
     student = hc.quantize(network, 4, None)
     for model in (network[:2], nn.Sequential(*network[:2], nn.Conv2d(3, 8, 1))):
         with pytest.raises(ValueError, match="layer '2' of the student has no counterpart"):

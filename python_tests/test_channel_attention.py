@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FORMATS, arrange, check_close, covering
+from cases import FORMATS, arrange, check_close, covering, refused
 from conftest import DTYPES, SHAPES
 
 import hast_cuda as hc
@@ -97,18 +97,12 @@ def test_opcheck(device: torch.device) -> None:
 X = torch.randn(2, 3, 4, 4)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: hc.channel_attention(X[:, :, 0, 0]), ValueError, r"expected \[N, C, H, W\]"),
-        (lambda: hc.channel_attention(X[:0]), ValueError, "not empty"),
-        (lambda: hc.attention_loss([], []), ValueError, "at least 1"),
-        (lambda: hc.attention_loss([X], [X, X]), ValueError, "got 1 and 2"),
-        (lambda: hc.attention_loss([X], [X[:1]]), ValueError, "map 0: teacher"),
-        (lambda: hc.attention_loss([X], [X.double()]), ValueError, "map 0: teacher is"),
-        (lambda: hc.attention_loss([X.int()], [X]), TypeError, "teacher.0. has dtype"),
-    ],
+test_refusals = refused(
+    (lambda: hc.channel_attention(X[:, :, 0, 0]), ValueError, r"expected \[N, C, H, W\]"),
+    (lambda: hc.channel_attention(X[:0]), ValueError, "not empty"),
+    (lambda: hc.attention_loss([], []), ValueError, "at least 1"),
+    (lambda: hc.attention_loss([X], [X, X]), ValueError, "got 1 and 2"),
+    (lambda: hc.attention_loss([X], [X[:1]]), ValueError, "map 0: teacher"),
+    (lambda: hc.attention_loss([X], [X.double()]), ValueError, "map 0: teacher is"),
+    (lambda: hc.attention_loss([X.int()], [X]), TypeError, "teacher.0. has dtype"),
 )
-def test_refusals(call: object, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        call()  # type: ignore[operator]

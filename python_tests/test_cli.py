@@ -19,28 +19,13 @@ from hast_cuda.run.settings import name_for
 pytest.importorskip("sklearn")
 
 DIGITS = ("--model", "digits", "--device", "cpu")
-OWN = (
-    "--model",
-    "networks:tiny",
-    "--normalization",
-    "cifar10",
-    "--image-size",
-    "8",
-    "--num-classes",
-    "5",
-    "--device",
-    "cpu",
-)
+SIZED = ("--image-size", "8", "--num-classes", "5", "--device", "cpu")
+OWN = ("--model", "networks:tiny", "--normalization", "cifar10", *SIZED)
 NO_NORM = "networks:without_batch_norm"
 SMALL = ("--num-images", "8", "--synthesis-iterations", "2", "--batch-size", "8")
 TUNING = (
-    "--finetune-iterations",
-    "2",
-    "--set",
-    "finetune.calibration_updates=1",
-    "finetune.calibration_batch_size=8",
-    "finetune.evaluations=1",
-    "finetune.shrink_ranges=false",
+    *("--finetune-iterations", "2", "--set", "finetune.calibration_updates=1", "finetune.shrink_ranges=false"),
+    *("finetune.calibration_batch_size=8", "finetune.evaluations=1"),
 )
 DATA = ("--data", "digits", "--test-limit", "20")
 Cli = Callable[..., str]
@@ -164,18 +149,8 @@ def test_a_run_of_an_earlier_version_names_its_images_from_where_it_was_called(
 
 
 def test_the_table_is_that_of_the_prepared_network(hast: Cli, tmp_path: Path) -> None:
-    printed = hast(
-        "quantize",
-        "--model",
-        "foldable:Inverted",
-        *OWN[2:],
-        "--method",
-        "dfq",
-        "--set",
-        "posttraining.keep_relu6=false",
-        "--out",
-        tmp_path,
-    )
+    changed = ("--method", "dfq", "--set", "posttraining.keep_relu6=false")
+    printed = hast("quantize", "--model", "foldable:Inverted", *OWN[2:], *changed, "--out", tmp_path)
     assert "ReLU " in printed
     assert "ReLU6" not in printed
 
@@ -343,18 +318,7 @@ def test_analyses_of_a_run(hast: Cli, tmp_path: Path) -> None:
 
 
 def test_images_that_the_network_does_not_take_are_refused_first(refused: Cli, tmp_path: Path) -> None:
-    grey = [
-        "--model",
-        "networks:tiny",
-        "--normalization",
-        "0.5/0.5",
-        "--image-size",
-        "8",
-        "--num-classes",
-        "5",
-        "--device",
-        "cpu",
-    ]
+    grey = ("--model", "networks:tiny", "--normalization", "0.5/0.5", *SIZED)
     for verb in ("quantize", "synthesize"):
         line = refused(verb, *grey, "--out", tmp_path / verb)
         assert "the network does not take images of shape (1, 8, 8)" in line

@@ -11,6 +11,8 @@ import pytest
 import torch
 from networks import tiny
 from safetensors.torch import load_file
+from test_cli import OWN
+from test_cli import SMALL as SMALL_IMAGES
 
 from hast_cuda import cli, methods
 from hast_cuda.cli import main
@@ -24,39 +26,23 @@ from hast_cuda.run import Bits, RunDirectory, read_recipe
 
 pytest.importorskip("matplotlib")
 
-OWN = (
-    "--model",
-    "networks:tiny",
-    "--normalization",
-    "cifar10",
-    "--image-size",
-    "8",
-    "--num-classes",
-    "5",
-    "--device",
-    "cpu",
-)
 SMALL = (
-    "--num-images",
-    "8",
-    "--synthesis-iterations",
-    "2",
-    "--batch-size",
-    "8",
-    "--finetune-iterations",
-    "2",
-    "--set",
-    "finetune.calibration_updates=1",
-    "finetune.calibration_batch_size=8",
-    "finetune.evaluations=1",
-    "finetune.crop_scale=[0.5,0.9]",
-    "synthesis.schedule=plateau",
+    *SMALL_IMAGES,
+    *("--finetune-iterations", "2", "--set", "finetune.calibration_updates=1", "finetune.calibration_batch_size=8"),
+    *("finetune.evaluations=1", "finetune.crop_scale=[0.5,0.9]", "synthesis.schedule=plateau"),
 )
 NETWORK = Network("networks:tiny", None, "cifar10", 8, 5)
+RECIPE = methods.recipe("hast", "default", "cifar10")
+CONFIG = {"method": "hast", "preset": "default", "network": NETWORK, "bits": Bits(), "recipe": RECIPE}
 
 
 def call(*arguments: object) -> None:
     assert main([str(a) for a in arguments]) == 0
+
+
+def begun(path: Path, **changed: Any) -> None:
+    """A run directory before any work."""
+    RunDirectory(path, CONFIG | changed, torch.device("cpu"))
 
 
 def rebuilt(run: Path) -> str:
@@ -71,25 +57,8 @@ def rebuilt(run: Path) -> str:
 def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of quantize that nobody edits."""
     out = tmp_path_factory.mktemp("runs") / "first one"
-    call(
-        "quantize",
-        *OWN,
-        *SMALL,
-        "--out",
-        out,
-        "--weight-bits",
-        3,
-        "--act-bits",
-        5,
-        "--seed",
-        7,
-        "--placement",
-        "all",
-        "--full-precision",
-        "output",
-        "features.0",
-        "--no-merge",
-    )
+    bits = "--weight-bits 3 --act-bits 5 --placement all --full-precision output features.0"
+    call("quantize", *OWN, *SMALL, "--out", out, *bits.split(), "--seed", 7, "--no-merge")
     return out
 
 
@@ -167,19 +136,17 @@ def test_every_method_round_trips(method: str, preset: str, tmp_path: Path, monk
 
 
 def test_images_of_another_run(tmp_path: Path) -> None:
-    recipe = methods.recipe("hast", "default", "cifar10")
-    config = {"method": "hast", "preset": "default", "network": NETWORK, "recipe": recipe}
     (tmp_path / "images").mkdir()
     for given, expected in (("../images", str(tmp_path / "images")), ("else/where", "else/where")):
         run = tmp_path / given.replace("/", "-")
-        RunDirectory(run, config | {"bits": Bits(), "images": given}, torch.device("cpu"))
+        begun(run, images=given)
         arguments = command_of(run, Path("out"))
         assert arguments[arguments.index("--images") + 1] == expected
 
 
 def test_images_alone_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tmp_path / "images"
-    call("synthesize", *OWN, *SMALL[:6], "--set", "synthesis.noise=uniform", "--out", made)
+    call("synthesize", *OWN, *SMALL_IMAGES, "--set", "synthesis.noise=uniform", "--out", made)
     call("report", made)
     arguments = shlex.split(rebuilt(made))[1:]
     assert arguments[0] == "synthesize"
@@ -200,30 +167,19 @@ def test_images_alone_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_runs_without_a_command(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
-    config = {
-        "method": "hast",
-        "preset": "default",
-        "network": NETWORK,
-        "bits": Bits(),
-        "recipe": methods.recipe("hast", "default", "cifar10"),
-    }
-    RunDirectory(tmp_path, config | changed, torch.device("cpu"))
+    begun(tmp_path, **changed)
     with pytest.raises(ValueError, match=re.escape(message)):
         command_of(tmp_path, Path("out"))
 
 
 def test_page_without_a_command(tmp_path: Path) -> None:
-    recipe = methods.recipe("hast", "default", "cifar10")
-    config = {"network": NETWORK, "bits": Bits(), "recipe": recipe}
-    RunDirectory(tmp_path, config, torch.device("cpu"))
+    begun(tmp_path, method=None)
     call("report", tmp_path)
     assert "No command line makes this run: method None" in (tmp_path / "report.html").read_text()
 
 
 def test_what_the_run_does_not_say(tmp_path: Path) -> None:
-    recipe = methods.recipe("real_data", "default", "cifar10")
-    config = {"method": "real_data", "preset": "default", "network": NETWORK, "recipe": recipe}
-    RunDirectory(tmp_path, config | {"bits": Bits()}, torch.device("cpu"))
+    begun(tmp_path, method="real_data", recipe=methods.recipe("real_data", "default", "cifar10"))
     call("report", tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "Add --train-data" in text
@@ -283,9 +239,7 @@ def test_refusals(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HAST_CUDA_DEBUG", raising=False)
-    recipe = methods.recipe("hast", "default", "cifar10")
-    config = {"bits": Bits(), "recipe": recipe, "network": NETWORK}
-    RunDirectory(Path("run"), config, torch.device("cpu"))
+    begun(Path("run"))
     assert main(arguments) == 1
     (error,) = [x for x in capsys.readouterr().err.splitlines() if "hast-cuda: error: " in x]
     assert message in error

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import check_close, covering
+from cases import check_close, covering, refused
 from conftest import DTYPES
 from torch import Tensor
 
@@ -188,21 +188,15 @@ def test_compiles_without_a_break(device: torch.device) -> None:
 X = torch.randn(4, 3)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: hc.distillation_loss([1.0], X, 1.0), TypeError, "teacher must be a torch.Tensor"),
-        (lambda: hc.distillation_loss(X.long(), X, 1.0), TypeError, "teacher has dtype torch.int6"),
-        (lambda: hc.distillation_loss(X, X.long(), 1.0), TypeError, "student has dtype torch.int6"),
-        (lambda: hc.distillation_loss(X[0], X, 1.0), ValueError, r"teacher has shape \(3,\); exp"),
-        (lambda: hc.distillation_loss(X, X[:0], 1.0), ValueError, r"student has .* not empty"),
-        (lambda: hc.distillation_loss(X, X[:2], 1.0), ValueError, r"\(4, 3\) and student \(2, 3\)"),
-        (lambda: hc.distillation_loss(X, X.to("meta"), 1.0), ValueError, "student is on meta but"),
-        (lambda: hc.distillation_loss(X, X.double(), 1.0), ValueError, "student torch.float64; co"),
-        (lambda: hc.distillation_loss(X, X, 0.0), ValueError, "temperature is 0.0; it must be greater"),
-        (lambda: hc.distillation_loss(X, X, math.inf), ValueError, "temperature is inf"),
-    ],
+test_refusals = refused(
+    (lambda: hc.distillation_loss([1.0], X, 1.0), TypeError, "teacher must be a torch.Tensor"),
+    (lambda: hc.distillation_loss(X.long(), X, 1.0), TypeError, "teacher has dtype torch.int6"),
+    (lambda: hc.distillation_loss(X, X.long(), 1.0), TypeError, "student has dtype torch.int6"),
+    (lambda: hc.distillation_loss(X[0], X, 1.0), ValueError, r"teacher has shape \(3,\); exp"),
+    (lambda: hc.distillation_loss(X, X[:0], 1.0), ValueError, r"student has .* not empty"),
+    (lambda: hc.distillation_loss(X, X[:2], 1.0), ValueError, r"\(4, 3\) and student \(2, 3\)"),
+    (lambda: hc.distillation_loss(X, X.to("meta"), 1.0), ValueError, "student is on meta but"),
+    (lambda: hc.distillation_loss(X, X.double(), 1.0), ValueError, "student torch.float64; co"),
+    (lambda: hc.distillation_loss(X, X, 0.0), ValueError, "temperature is 0.0; it must be greater"),
+    (lambda: hc.distillation_loss(X, X, math.inf), ValueError, "temperature is inf"),
 )
-def test_refusals(call: Callable[[], object], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        call()

@@ -12,8 +12,8 @@ import torch
 
 import hast_cuda
 
-# Whose ``__all__`` is public. Those of `report` and `reproduce` want finished runs, which take more than
-# an example should; the tests of their pages, tables and figures make some.
+# Whose ``__all__`` is public. `report` is left out because it needs matplotlib, which is optional, and
+# `reproduce` because what it is for are runs of minutes: their doors are verbs, not calls.
 ROOMS = (
     "hast_cuda",
     "hast_cuda.analysis",

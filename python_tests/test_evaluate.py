@@ -51,17 +51,9 @@ def test_modes_are_restored_after_an_error() -> None:
     assert model.training
 
 
-def test_a_device_is_used_and_left() -> None:
+def test_a_device_is_used_and_left(device: torch.device) -> None:
     model = Table(torch.eye(3))
-    assert evaluate(model, image_set([0, 1, 2]), device="cpu") == 100
-    assert model.logits.device.type == "cpu"
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_model_returns_from_the_gpu() -> None:
-    model = Table(torch.eye(3))
-    assert evaluate(model, image_set([0, 1, 2]), device="cuda") == 100
+    assert evaluate(model, image_set([0, 1, 2]), device=device) == 100
     assert model.logits.device.type == "cpu"
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import refused
 from counting import count, synthesis_iteration
-from networks import CHANNELS, SIZE, snapshot, tiny
+from networks import CHANNELS, SIZE, Branching, pictures, snapshot, tiny
 from pytorchcv.model_provider import get_model
 from timing import peak_bytes
 from torch import Tensor, nn
@@ -37,13 +38,9 @@ OTHERS = {
 TOLERANCE = {"unmerged": 2e-3, "channels_last": 2e-3, "checkpointed": 1e-6, "bf16": 0.2}
 
 
-def pictures(device: torch.device) -> Tensor:
-    return torch.randn(16, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
-
-
 def tuned(device: torch.device, execution: Execution) -> nn.Module:
-    student = hc.calibrate(hc.quantize(tiny(), 4, 4), [pictures(device)])
-    return finetune(tiny(), student, pictures(device), FINETUNE, device=device, execution=execution).student
+    student = hc.calibrate(hc.quantize(tiny(), 4, 4), [pictures(16)])
+    return finetune(tiny(), student, pictures(16), FINETUNE, device=device, execution=execution).student
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -76,7 +73,7 @@ def test_bf16_computes_convolutions_in_bfloat16_and_statistics_in_float32() -> N
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda m, a, o: dtypes.append(o.dtype))
     with Execution(precision="bf16").autocast(torch.device("cpu")):
-        statistics.model(pictures(torch.device("cpu")))
+        statistics.model(pictures(16))
     assert dtypes == [torch.bfloat16] * 2
     assert {layer.batch_mean.dtype for layer in statistics.layers} == {torch.float32}
 
@@ -167,34 +164,17 @@ def test_checkpointing_costs_one_more_forward() -> None:
     assert 21 < cut.by_operator["aten::convolution"] <= 42
 
 
-class Branching(nn.Module):
-    """Cannot be traced."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Depends on the data."""
-        return self.norm(x) if x.detach().sum() > 0 else x
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Execution(precision="fp8"), "precision is 'fp8'"),
-        (lambda: Execution(cuda_graphs="yes"), "cuda_graphs is 'yes'"),
-        (lambda: Execution(checkpoint_segments=-1), "checkpoint_segments is -1"),
-        (lambda: Execution(checkpoint_segments=2, merge=False), "it needs merge"),
-        (
-            lambda: BatchStatistics(Branching().eval(), merge=True, segments=2),
-            "cannot be cut in segments .* torch.fx cannot follow",
-        ),
-    ],
+test_refusals = refused(
+    (lambda: Execution(precision="fp8"), ValueError, "precision is 'fp8'"),
+    (lambda: Execution(cuda_graphs="yes"), ValueError, "cuda_graphs is 'yes'"),
+    (lambda: Execution(checkpoint_segments=-1), ValueError, "checkpoint_segments is -1"),
+    (lambda: Execution(checkpoint_segments=2, merge=False), ValueError, "it needs merge"),
+    (
+        lambda: BatchStatistics(Branching().eval(), merge=True, segments=2),
+        ValueError,
+        "cannot be cut in segments .* torch.fx cannot follow",
+    ),
 )
-def test_refusals(make: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import tiny
+from networks import Branching, tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
@@ -222,17 +222,8 @@ def test_a_fixed_grid_is_exported_as_it_is(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    class Fickle(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.conv(x)
-            return y.mean((2, 3)) if float(y.sum()) > 0 else y.amax((2, 3))
-
     path = tmp_path / "a.onnx"
-    student = hc.quantize(Fickle(), 4, None)
+    student = hc.quantize(Branching(), 4, None)
     with pytest.raises(ValueError, match=r"torch.onnx cannot translate the network: \w+"):
         save_onnx(student, path, SHAPE)
     open_ranges = hc.quantize(_network(), 4, 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from cases import FORMATS, arrange, covering
@@ -185,21 +187,12 @@ X = torch.randn(2, 3)
         ((X.long(), 0.0, 1.0, 4), TypeError, "x has dtype torch.int64; allowed: float32"),
         (([1.0], 0.0, 1.0, 4), TypeError, "x must be a torch.Tensor, got list"),
         ((X, X.to("meta")[0, 0], 1.0, 4), ValueError, "lower is on meta but x is on cpu"),
+        ({"zero_point": "int"}, ValueError, "zero_point is 'int'; allowed: 'integer', 'real'"),
+        ({"ste": "none"}, ValueError, "ste is 'none'; allowed: 'identity', 'clipped'"),
+        ({"activation": "gelu"}, ValueError, "activation is 'gelu'; allowed: None, 'relu', 'relu6'"),
     ],
 )
-def test_refusals(arguments: tuple[object, ...], error: type[Exception], message: str) -> None:
+def test_refusals(arguments: Any, error: type[Exception], message: str) -> None:
+    positional, options = ((X, 0.0, 1.0, 4), arguments) if isinstance(arguments, dict) else (arguments, {})
     with pytest.raises(error, match=message):
-        hc.fake_quantize(*arguments)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"zero_point": "int"}, "zero_point is 'int'; allowed: 'integer', 'real'"),
-        ({"ste": "none"}, "ste is 'none'; allowed: 'identity', 'clipped'"),
-        ({"activation": "gelu"}, "activation is 'gelu'; allowed: None, 'relu', 'relu6'"),
-    ],
-)
-def test_refused_choices(options: dict[str, str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        hc.fake_quantize(X, 0.0, 1.0, 4, **options)  # type: ignore[arg-type]
+        hc.fake_quantize(*positional, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import refused
 from conftest import DTYPES
 from torch import Tensor
 
@@ -34,14 +35,6 @@ def test_weights_bit_equal_to_eager(device: torch.device, dtype: torch.dtype, ze
         assert torch.equal(y, expected)
 
 
-def test_more_weights_than_one_table_holds(device: torch.device) -> None:
-    weights = [torch.randn(1 + i % 5, 1 + i % 11, device=device) for i in range(301)]
-    weights[7] = torch.empty(0, 4, device=device)
-    outputs = hc.fake_quantize_weights(weights, 3)
-    for y, expected in zip(outputs, reference.fake_quantize_weights(weights, [3] * 301), strict=True):
-        assert torch.equal(y, expected)
-
-
 def grids_of(weights: list[Tensor]) -> list[Tensor | None]:
     """A grid that does not follow the weights for two of three, a point among them."""
     grids: list[Tensor | None] = []
@@ -69,14 +62,14 @@ def test_given_ranges_equal_fake_quantize(device: torch.device, dtype: torch.dty
             assert torch.equal(y, alone)
 
 
-def test_given_ranges_beyond_one_table(device: torch.device) -> None:
+@pytest.mark.parametrize("given", [False, True])
+def test_more_weights_than_one_table_holds(device: torch.device, given: bool) -> None:
     weights = [torch.randn(1 + i % 5, 1 + i % 11, device=device) for i in range(301)]
     weights[7] = torch.empty(0, 4, device=device)
-    grids = grids_of(weights)
+    grids = grids_of(weights) if given else None
     outputs = hc.fake_quantize_weights(weights, 3, ranges=grids)
     eager = reference.fake_quantize_weights(weights, [3] * 301, ranges=grids)
-    for y, expected in zip(outputs, eager, strict=True):
-        assert torch.equal(y, expected)
+    assert all(torch.equal(y, expected) for y, expected in zip(outputs, eager, strict=True))
 
 
 def test_given_ranges_of_another_dtype_or_layout_and_gradient(device: torch.device) -> None:
@@ -116,37 +109,27 @@ def test_opcheck(device: torch.device) -> None:
 X = torch.randn(4)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: hc.fake_quantize_weights([X], [3, 4]), ValueError, "2 entries for 1 weights"),
-        (lambda: hc.fake_quantize_weights([X[0]], 3), ValueError, "is a scalar"),
-        (lambda: hc.fake_quantize_weights([X.int()], 3), TypeError, "weights.0. has dtype"),
-        (lambda: hc.fake_quantize_weights([X], 12), ValueError, "bits.0. is 12"),
-        (lambda: hc.fake_quantize_weights([X], 4, ranges=[]), ValueError, "0 entries for 1 weig"),
-        (lambda: hc.fake_quantize_weights([X], 4, ranges=X), TypeError, "ranges must be a list"),
-        (lambda: hc.fake_quantize_weights([X], 4, ranges=[3]), TypeError, "ranges.0. must be a"),
-        (lambda: hc.fake_quantize_weights([X], 4, ranges=[X]), ValueError, r"expected \(2, 4\)"),
-        (
-            lambda: hc.fake_quantize_weights([X], 4, ranges=[torch.ones(2, 4).cumsum(0).flip(0)]),
-            ValueError,
-            "lower must not exceed upper",
-        ),
-        (
-            lambda: hc.fake_quantize_weights([X], 4, ranges=[torch.full((2, 4), float("nan"))]),
-            ValueError,
-            "must be finite",
-        ),
-        (
-            lambda: hc.fake_quantize_weights([X], 4, ranges=[torch.ones(2, 4, device="meta")]),
-            ValueError,
-            r"ranges\[0\] is on meta but weights\[0\] is on cpu",
-        ),
-    ],
+test_refusals = refused(
+    (lambda: hc.fake_quantize_weights([X], [3, 4]), ValueError, "2 entries for 1 weights"),
+    (lambda: hc.fake_quantize_weights([X[0]], 3), ValueError, "is a scalar"),
+    (lambda: hc.fake_quantize_weights([X.int()], 3), TypeError, "weights.0. has dtype"),
+    (lambda: hc.fake_quantize_weights([X], 12), ValueError, "bits.0. is 12"),
+    (lambda: hc.fake_quantize_weights([X], 4, ranges=[]), ValueError, "0 entries for 1 weig"),
+    (lambda: hc.fake_quantize_weights([X], 4, ranges=X), TypeError, "ranges must be a list"),
+    (lambda: hc.fake_quantize_weights([X], 4, ranges=[3]), TypeError, "ranges.0. must be a"),
+    (lambda: hc.fake_quantize_weights([X], 4, ranges=[X]), ValueError, r"expected \(2, 4\)"),
+    (
+        lambda: hc.fake_quantize_weights([X], 4, ranges=[torch.ones(2, 4).cumsum(0).flip(0)]),
+        ValueError,
+        "lower must not exceed upper",
+    ),
+    (lambda: hc.fake_quantize_weights([X], 4, ranges=[torch.full((2, 4), float("nan"))]), ValueError, "must be finite"),
+    (
+        lambda: hc.fake_quantize_weights([X], 4, ranges=[torch.ones(2, 4, device="meta")]),
+        ValueError,
+        r"ranges\[0\] is on meta but weights\[0\] is on cpu",
+    ),
 )
-def test_refusals(call: object, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        call()  # type: ignore[operator]
 
 
 def test_no_weights_is_no_work() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import CHANNELS, CLASSES, SIZE, same_state, snapshot, tiny
+from networks import CHANNELS, CLASSES, SIZE, pictures, same_state, snapshot, tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
@@ -42,11 +42,6 @@ CONFIG = FinetuneConfig(  # GDFQ's form of the loss
 GENERATOR = GeneratorConfig(warmup=5, decay_at=(0.5,))
 QIMERA = GeneratorConfig(warmup=5, superpose_probability=0.5, embedding_noise=1.0, latent_size=8)
 Records = list[dict[str, Any]]
-
-
-def pictures(count: int = 20) -> Tensor:
-    random = torch.Generator().manual_seed(5)
-    return torch.randn(count, CHANNELS, SIZE, SIZE, generator=random)
 
 
 def trainer(config: GeneratorConfig = GENERATOR, device: torch.device | str = "cpu", size: int = 8) -> GeneratorTrainer:
@@ -127,7 +122,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
 def test_a_checkpoint_without_the_generator(tmp_path: Path) -> None:
     file = CheckpointFile(tmp_path / "last.safetensors")
     config = replace(CONFIG, label_weight=0.0)
-    finetune(tiny(), ready(trainer()), pictures(), config, checkpoint=file)
+    finetune(tiny(), ready(trainer()), pictures(20), config, checkpoint=file)
     generator = trainer()
     with pytest.raises(ValueError, match="does not fit this run"):
         finetune(tiny(), ready(generator), generator, config, checkpoint=file)
@@ -148,7 +143,7 @@ def test_labels_follow_their_images(device: torch.device, kind: str) -> None:
     labels = torch.arange(20) % CLASSES
     if kind == "soft":
         labels = torch.randn(20, CLASSES).softmax(1)
-    images, labels = pictures().to(device), labels.to(device)
+    images, labels = pictures(20).to(device), labels.to(device)
     student = hc.calibrate(hc.quantize(tiny(device), 4, 4), [images]).requires_grad_(True)
     step = FinetuneStep(tiny(device).requires_grad_(False), student, [], CONFIG)
     update, batch = ReplayedStep(step, FiniteGuard("test", device)), StoredBatch(images, 3, labels)
@@ -176,9 +171,9 @@ def test_labels_follow_their_images(device: torch.device, kind: str) -> None:
     ],
 )
 def test_labels_that_do_not_fit(labels: Tensor | None, message: str) -> None:
-    student = hc.calibrate(hc.quantize(tiny(), 4, 4), [pictures()])
+    student = hc.calibrate(hc.quantize(tiny(), 4, 4), [pictures(20)])
     with pytest.raises(ValueError, match=message):
-        finetune(tiny(), student, pictures(), CONFIG, labels=labels)
+        finetune(tiny(), student, pictures(20), CONFIG, labels=labels)
 
 
 def test_generators_that_do_not_fit() -> None:

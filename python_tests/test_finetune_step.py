@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import CHANNELS, CLASSES, SIZE, outputs_of, same_state, snapshot, tiny
+from networks import CLASSES, outputs_of, pictures, same_state, snapshot, tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
@@ -19,14 +19,9 @@ LAYERS = ["features.1", "features.4"]
 CONFIG = FinetuneConfig(learning_rate=1e-5, weight_decay=0.0, perturbation=0.05)
 
 
-def pictures(device: torch.device) -> Tensor:
-    random = torch.Generator().manual_seed(5)
-    return torch.randn(8, CHANNELS, SIZE, SIZE, generator=random).to(device)
-
-
 def pair(device: torch.device) -> tuple[nn.Module, nn.Module]:
     teacher = tiny(device).requires_grad_(False)
-    return teacher, hc.calibrate(hc.quantize(tiny(device), 3, 3), [pictures(device)])
+    return teacher, hc.calibrate(hc.quantize(tiny(device), 3, 3), [pictures(8, device)])
 
 
 class Recorder(FinetuneStep):
@@ -90,7 +85,7 @@ def by_hand(
 def test_gradients_equal_two_separate_passes(device: torch.device, changed: dict[str, Any]) -> None:
     teacher, student = pair(device)
     teacher, student = teacher.double(), student.double()
-    x, labels = pictures(device).double(), torch.arange(8, device=device) % CLASSES
+    x, labels = pictures(8, device).double(), torch.arange(8, device=device) % CLASSES
     execution = Execution(merge=changed.get("merge", True))
     config = replace(CONFIG, **{k: v for k, v in changed.items() if k != "merge"})
     harder, expected = by_hand(teacher, copy.deepcopy(student), x, labels, config)
@@ -110,7 +105,7 @@ def test_pixels_without_a_gradient_stay(device: torch.device) -> None:
     for network in (teacher, student):
         network.get_submodule("features.0").weight.data[:, 1] = 0
     step = Recorder(teacher, student, LAYERS, CONFIG)
-    step(pictures(device))
+    step(pictures(8, device))
     clean, harder = step.seen
     assert torch.equal(clean[:, 1], harder[:, 1])
     assert (clean[:, 0] != harder[:, 0]).all()
@@ -119,7 +114,7 @@ def test_pixels_without_a_gradient_stay(device: torch.device) -> None:
 @pytest.mark.parametrize("changed", [{"perturbation": 0.0}, {"perturbed_weight": 0.0}])
 def test_without_perturbed_images_nothing_is_paid_for_them(device: torch.device, changed: dict[str, Any]) -> None:
     step = Recorder(*pair(device), LAYERS, replace(CONFIG, **changed))
-    step(pictures(device))
+    step(pictures(8, device))
     assert len(step.seen) == 1
     assert step.asked == (False, False)  # neither the image's gradient nor the teacher's graph
 
@@ -128,7 +123,7 @@ def test_feature_weight_zero_taps_nothing(device: torch.device) -> None:
     teacher, student = pair(device)
     step = FinetuneStep(teacher, student, LAYERS, replace(CONFIG, feature_weight=0.0))
     assert not any(m._forward_hooks for n in (teacher, student) for m in n.modules())
-    assert step(pictures(device))[1] == 0
+    assert step(pictures(8, device))[1] == 0
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -146,7 +141,7 @@ def test_updates_are_torchs_with_a_rate_per_step(device: torch.device, optimizer
     for number in range(1, 4):
         step.rate.fill_(1e-4 / number)
         torchs.param_groups[0]["lr"] = 1e-4 / number
-        step(pictures(device))
+        step(pictures(8, device))
         for mine, their in zip(student.parameters(), theirs, strict=True):
             assert mine.grad is not None
             their.grad = mine.grad.clone()
@@ -162,7 +157,7 @@ def test_gradient_is_clipped_on_request(device: torch.device) -> None:
     norms = []
     for limit in (0.0, 0.25):
         teacher, student = pair(device)
-        FinetuneStep(teacher, student, LAYERS, replace(CONFIG, max_grad_norm=limit))(pictures(device))
+        FinetuneStep(teacher, student, LAYERS, replace(CONFIG, max_grad_norm=limit))(pictures(8, device))
         norms.append(torch.stack([p.grad.norm() for p in student.parameters()]).norm().item())
     assert norms[0] > 1
     assert norms[1] == pytest.approx(0.25, rel=1e-3)

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 from foldable import build, kinds, unit
-from networks import same_state, snapshot
-from torch import Tensor, nn
+from networks import Branching, DoubledNorm, same_state, snapshot
+from torch import nn
 
 import hast_cuda as hc
 from hast_cuda.networks.output_moments import output_moments
@@ -75,14 +75,7 @@ def test_shared_weights_and_wrong_neighbours_are_left_alone() -> None:
     assert kinds(fold_batch_norms(quantized), nn.BatchNorm2d) == ["1"]
 
 
-class Unfoldable(nn.BatchNorm2d):
-    """A BatchNorm with a forward of its own."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input) * 2
-
-
-@pytest.mark.parametrize("norm", [Unfoldable(3), nn.BatchNorm2d(3, track_running_stats=False), nn.GroupNorm(3, 3)])
+@pytest.mark.parametrize("norm", [DoubledNorm(3), nn.BatchNorm2d(3, track_running_stats=False), nn.GroupNorm(3, 3)])
 def test_other_norms_stay(norm: nn.Module) -> None:
     network = nn.Sequential(nn.Conv2d(2, 3, 1), norm).eval()
     x = torch.randn(4, 2, 5, 5)
@@ -102,13 +95,6 @@ def test_relu6_is_replaced_only_when_asked_for() -> None:
     assert not torch.allclose(replaced(x * 50), network(x * 50))
 
 
-class DataDependent(nn.Module):
-    """A network that torch.fx cannot follow."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x if x.sum() > 0 else -x
-
-
 def test_untraceable_network_is_refused() -> None:
     with pytest.raises(ValueError, match=r"torch.fx cannot follow its forward .* without folding"):
-        fold_batch_norms(DataDependent())
+        fold_batch_norms(Branching())

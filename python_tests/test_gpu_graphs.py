@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu_cases import OP_CASES, Inputs, OpCase, copies
+from gpu_cases import CUDA, NEEDS_CUDA, OP_CASES, Inputs, OpCase, assert_equal, copies, each, fill
 from torch import Tensor
 
 import hast_cuda as hc
 from hast_cuda.ops import _workspace
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-CUDA = torch.device("cuda", 0)
-
-
-def ids(case: OpCase) -> str:
-    return case.name
-
-
-def fill(targets: Inputs, sources: Inputs) -> None:
-    with torch.no_grad():
-        for target, source in zip(targets, sources, strict=True):
-            target.copy_(source)
+pytestmark = NEEDS_CUDA
 
 
 def capture(case: OpCase, inputs: Inputs) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
@@ -38,7 +27,7 @@ def capture(case: OpCase, inputs: Inputs) -> tuple[torch.cuda.CUDAGraph, list[Te
     return graph, outputs
 
 
-@pytest.mark.parametrize("case", OP_CASES, ids=ids)
+@each(OP_CASES)
 def test_replay_equals_a_plain_call(case: OpCase) -> None:
     static = case.make(CUDA)
     graph, outputs = capture(case, static)
@@ -47,15 +36,11 @@ def test_replay_equals_a_plain_call(case: OpCase) -> None:
         fill(static, fresh)
         graph.replay()
         torch.cuda.synchronize()
-        expected = case.run(fresh)
-        for index, (a, b) in enumerate(zip(outputs, expected, strict=True)):
-            assert torch.equal(a, b), f"output {index} differs"
-        # what the op updates in place (a range state) went the same way
-        for a, b in zip(static, fresh, strict=True):
-            assert torch.equal(a, b)
+        assert_equal(outputs, case.run(fresh))
+        assert_equal(static, fresh)  # what the op updates in place (a range state) went the same way
 
 
-@pytest.mark.parametrize("case", OP_CASES, ids=ids)
+@each(OP_CASES)
 def test_replays_in_a_row_give_equal_bits(case: OpCase) -> None:
     static = case.make(CUDA)
     original = copies(static)
@@ -67,7 +52,7 @@ def test_replays_in_a_row_give_equal_bits(case: OpCase) -> None:
         results.append([o.clone() for o in outputs])
     torch.cuda.synchronize()
     for result in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+        assert_equal(result, results[0])
 
 
 def test_capture_without_counters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

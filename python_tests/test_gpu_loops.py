@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from networks import CHANNELS, SIZE, tiny
+from networks import CHANNELS, SIZE, pictures, tiny
 from torch import nn
 
 import hast_cuda as hc
@@ -23,7 +23,7 @@ FINETUNE = FinetuneConfig(iterations=9, batch_size=8, learning_rate=1e-5, max_gr
 
 
 def tuned(execution: Execution, config: FinetuneConfig = FINETUNE) -> nn.Module:
-    x = torch.randn(16, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+    x = pictures(16)
     student = hc.calibrate(hc.quantize(tiny(), 4, 4), [x])
     return finetune(tiny(), student, x, config, device="cuda", execution=execution).student
 
@@ -73,7 +73,7 @@ def test_generators_and_inundation_give_the_same_bits_in_a_graph() -> None:
     )
     for mode in ("off", "on"):
         trainer = GeneratorTrainer(tiny(), (CHANNELS, SIZE, SIZE), 5, batch_size=8, device="cuda", seed=1)
-        x = torch.randn(16, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+        x = pictures(16)
         student = hc.calibrate(hc.quantize(tiny(), 4, 4), [x])
         execution = Execution(cuda_graphs=mode)
         finetune(tiny(), student, trainer, config, device="cuda", execution=execution)

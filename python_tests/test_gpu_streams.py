@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_cases import OP_CASES, STREAM_CASES, OpCase, copies
-from torch import Tensor
+from gpu_cases import CUDA, NEEDS_CUDA, OP_CASES, STREAM_CASES, OpCase, assert_equal, copies, each, fill
 
 import hast_cuda as hc
 from hast_cuda.ops import _layout, _workspace
@@ -17,18 +16,7 @@ from hast_cuda.ops._registry import core, launch, pointer
 from hast_cuda.ops.activations import CODES
 from hast_cuda.ops.codes import Gate, Pointer
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-CUDA = torch.device("cuda", 0)
-
-
-def ids(case: OpCase) -> str:
-    return case.name
-
-
-def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
-    assert len(found) == len(expected)
-    for index, (a, b) in enumerate(zip(found, expected, strict=True)):
-        assert torch.equal(a, b), f"output {index} differs"
+pytestmark = NEEDS_CUDA
 
 
 def delay(stream: torch.cuda.Stream) -> None:
@@ -37,7 +25,7 @@ def delay(stream: torch.cuda.Stream) -> None:
         torch.cuda._sleep(20_000_000)
 
 
-@pytest.mark.parametrize("case", STREAM_CASES, ids=ids)
+@each(STREAM_CASES)
 def test_runs_on_the_current_stream(case: OpCase) -> None:
     inputs = case.make(CUDA)
     expected = case.run(copies(inputs))
@@ -46,15 +34,13 @@ def test_runs_on_the_current_stream(case: OpCase) -> None:
     stream = torch.cuda.Stream(CUDA)
     delay(stream)
     with torch.cuda.stream(stream):
-        with torch.no_grad():
-            for target, source in zip(late, inputs, strict=True):
-                target.copy_(source)  # only work queued behind this sees the right values
+        fill(late, inputs)  # only work queued behind this sees the right values
         found = case.run(late)
     stream.synchronize()
     assert_equal(found, expected)
 
 
-@pytest.mark.parametrize("case", STREAM_CASES, ids=ids)
+@each(STREAM_CASES)
 def test_two_streams_at_once(case: OpCase) -> None:
     inputs = [case.make(CUDA) for _ in range(2)]
     expected = [case.run(copies(i)) for i in inputs]
@@ -73,7 +59,7 @@ def test_two_streams_at_once(case: OpCase) -> None:
             assert_equal(a, b)
 
 
-@pytest.mark.parametrize("case", STREAM_CASES, ids=ids)
+@each(STREAM_CASES)
 def test_current_device_is_left_alone(case: OpCase) -> None:
     last = torch.device("cuda", torch.cuda.device_count() - 1)  # cuda:0 where there is only one
     with torch.cuda.device(0):
@@ -95,7 +81,7 @@ def sync_is_an_error() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("case", OP_CASES, ids=ids)
+@each(OP_CASES)
 def test_ops_do_not_synchronise(case: OpCase, request: pytest.FixtureRequest) -> None:
     inputs = case.make(CUDA)
     case.run(copies(inputs))  # the counters of a stream are made, once, with a synchronisation

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import check_close, covering
+from cases import check_close, covering, refused
 from conftest import DTYPES
 from torch import Tensor
 
@@ -202,23 +202,17 @@ def test_compiles_without_a_break(device: torch.device) -> None:
 X, Y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: hc.hard_sample_loss([1.0], Y, 2.0), TypeError, "logits must be a torch.Tensor"),
-        (lambda: hc.hard_sample_loss(X.long(), Y, 2.0), TypeError, "logits has dtype torch.int64"),
-        (lambda: hc.hard_sample_loss(X[0], Y, 2.0), ValueError, r"logits has shape \(3,\); expec"),
-        (lambda: hc.hard_sample_loss(X[:0], Y[:0], 2.0), ValueError, "not empty"),
-        (lambda: hc.hard_sample_loss(X, [0], 2.0), TypeError, "labels must be a torch.Tensor, got"),
-        (lambda: hc.hard_sample_loss(X, Y.int(), 2.0), TypeError, "labels has dtype torch.int32; "),
-        (lambda: hc.hard_sample_loss(X, Y[:3], 2.0), ValueError, r"\(3,\); expected \[4\]"),
-        (lambda: hc.hard_sample_loss(X, Y.to("meta"), 2.0), ValueError, "labels is on meta but lo"),
-        (lambda: hc.hard_sample_loss(X, Y + 1, 2.0), ValueError, r"labels\[2\] is 3; allowed: 0 t"),
-        (lambda: hc.hard_sample_loss(X, Y - 1, 2.0), ValueError, r"labels\[0\] is -1; allowed: 0"),
-        (lambda: hc.hard_sample_loss(X, Y, -0.5), ValueError, "exponent is -0.5; allowed: 0 or mo"),
-        (lambda: hc.hard_sample_loss(X, Y, math.nan), ValueError, "exponent is nan"),
-    ],
+test_refusals = refused(
+    (lambda: hc.hard_sample_loss([1.0], Y, 2.0), TypeError, "logits must be a torch.Tensor"),
+    (lambda: hc.hard_sample_loss(X.long(), Y, 2.0), TypeError, "logits has dtype torch.int64"),
+    (lambda: hc.hard_sample_loss(X[0], Y, 2.0), ValueError, r"logits has shape \(3,\); expec"),
+    (lambda: hc.hard_sample_loss(X[:0], Y[:0], 2.0), ValueError, "not empty"),
+    (lambda: hc.hard_sample_loss(X, [0], 2.0), TypeError, "labels must be a torch.Tensor, got"),
+    (lambda: hc.hard_sample_loss(X, Y.int(), 2.0), TypeError, "labels has dtype torch.int32; "),
+    (lambda: hc.hard_sample_loss(X, Y[:3], 2.0), ValueError, r"\(3,\); expected \[4\]"),
+    (lambda: hc.hard_sample_loss(X, Y.to("meta"), 2.0), ValueError, "labels is on meta but lo"),
+    (lambda: hc.hard_sample_loss(X, Y + 1, 2.0), ValueError, r"labels\[2\] is 3; allowed: 0 t"),
+    (lambda: hc.hard_sample_loss(X, Y - 1, 2.0), ValueError, r"labels\[0\] is -1; allowed: 0"),
+    (lambda: hc.hard_sample_loss(X, Y, -0.5), ValueError, "exponent is -0.5; allowed: 0 or mo"),
+    (lambda: hc.hard_sample_loss(X, Y, math.nan), ValueError, "exponent is nan"),
 )
-def test_refusals(call: Callable[[], object], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        call()

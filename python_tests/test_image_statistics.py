@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import CHANNELS, SIZE, tiny
-from torch import Tensor, nn
+from networks import CHANNELS, pictures, tiny
+from torch import nn
 
 from hast_cuda.analysis import reestimate_batch_norms, statistic_gaps
-
-
-def pictures(count: int = 12) -> Tensor:
-    return torch.randn(count, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
 
 
 def one_layer(mean: list[float], var: list[float]) -> nn.Sequential:
@@ -33,7 +29,7 @@ def test_gaps_by_hand() -> None:
 
 
 def test_gaps_do_not_depend_on_the_batches() -> None:
-    whole, parts = (statistic_gaps(tiny(), pictures(), batch_size=size) for size in (12, 5))
+    whole, parts = (statistic_gaps(tiny(), pictures(12), batch_size=size) for size in (12, 5))
     assert list(whole) == list(parts)
     for name, gap in whole.items():
         assert gap.mean == pytest.approx(parts[name].mean, rel=1e-5)
@@ -41,7 +37,7 @@ def test_gaps_do_not_depend_on_the_batches() -> None:
 
 
 def test_statistics_of_the_images_themselves_leave_no_gap() -> None:
-    images, network = pictures(), tiny()
+    images, network = pictures(12), tiny()
     anew = reestimate_batch_norms(network, images, batch_size=12)
     before, after = statistic_gaps(network, images), statistic_gaps(anew, images)
     for name, gap in after.items():
@@ -57,8 +53,8 @@ def test_statistics_of_the_images_themselves_leave_no_gap() -> None:
 def test_the_network_stays_as_it_was() -> None:
     network = tiny().train()
     before = {name: t.clone() for name, t in network.state_dict().items()}
-    statistic_gaps(network, pictures())
-    reestimate_batch_norms(network, pictures())
+    statistic_gaps(network, pictures(12))
+    reestimate_batch_norms(network, pictures(12))
     assert network.training
     assert all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
     assert not any(m._forward_pre_hooks for m in network.modules())
@@ -67,10 +63,10 @@ def test_the_network_stays_as_it_was() -> None:
 def test_errors() -> None:
     plain = nn.Sequential(nn.Conv2d(CHANNELS, 4, 3))
     with pytest.raises(ValueError, match="reaches no BatchNorm layer with running statistics"):
-        statistic_gaps(plain, pictures())
+        statistic_gaps(plain, pictures(12))
     with pytest.raises(ValueError, match="no BatchNorm layer with running statistics to estimate"):
-        reestimate_batch_norms(plain, pictures())
+        reestimate_batch_norms(plain, pictures(12))
     with pytest.raises(ValueError, match=r"images is \[0, "):
-        statistic_gaps(tiny(), pictures()[:0])
+        statistic_gaps(tiny(), pictures(12)[:0])
     with pytest.raises(ValueError, match="batch_size is 0"):
-        reestimate_batch_norms(tiny(), pictures(), batch_size=0)
+        reestimate_batch_norms(tiny(), pictures(12), batch_size=0)

@@ -30,27 +30,15 @@ def test_what_a_kill_leaves_behind_does_not_count(tmp_path: Path) -> None:
     assert len(store.load_all()) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", None])
-def test_corrupt_shard(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [({}, r"is corrupt \('labels'\)"), ({"labels": BATCH.labels[:1]}, r"corrupt .2 images and 1 labels")],
+)
+def test_shard_whose_parts_do_not_fit(tmp_path: Path, labels: dict[str, torch.Tensor], message: str) -> None:
+    """Other damage is in test_hostile_files.py and test_damaged_files.py."""
     store = ImageStore(tmp_path)
-    store.save(0, BATCH)
-    whole = store.path(0).read_bytes()
-    store.path(0).write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(ValueError, match=r"shard .*batch_00000.safetensors is corrupt .*delete it"):
-        store.load(0)
-
-
-def test_shard_without_labels(tmp_path: Path) -> None:
-    store = ImageStore(tmp_path)
-    save_file({"images": BATCH.images}, store.path(0))
-    with pytest.raises(ValueError, match=r"is corrupt \('labels'\)"):
-        store.load(0)
-
-
-def test_shard_whose_parts_disagree(tmp_path: Path) -> None:
-    store = ImageStore(tmp_path)
-    save_file({"images": BATCH.images, "labels": BATCH.labels[:1]}, store.path(0))
-    with pytest.raises(ValueError, match=r"corrupt .2 images and 1 labels"):
+    save_file({"images": BATCH.images, **labels}, store.path(0))
+    with pytest.raises(ValueError, match=message):
         store.load(0)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import DoubledNorm
 from torch import Tensor, nn
 
 from hast_cuda.merged import BatchStatistics, MatchedBatchNorm2d
@@ -100,13 +101,6 @@ def test_without_running_statistics_is_refused() -> None:
         norm(torch.zeros(2, 6, 3, 3))
 
 
-class Scaled(nn.BatchNorm2d):
-    """A BatchNorm with a forward of its own: read through a hook."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input) * 0.5
-
-
 class Frozen(nn.Module):
     """No BatchNorm by type, but running statistics that never change."""
 
@@ -140,7 +134,7 @@ def inputs_of_norms(model: nn.Sequential, x: Tensor) -> list[tuple[Tensor, Any]]
 
 @pytest.mark.parametrize("reduction", ["mse", "norm"])
 @pytest.mark.parametrize(
-    ("kind", "replaced"), [(nn.BatchNorm2d, True), (nn.SyncBatchNorm, True), (Scaled, False), (Frozen, False)]
+    ("kind", "replaced"), [(nn.BatchNorm2d, True), (nn.SyncBatchNorm, True), (DoubledNorm, False), (Frozen, False)]
 )
 def test_loss_and_image_gradient_equal_the_eager_formula(
     device: torch.device, kind: type[nn.Module], replaced: bool, reduction: str
@@ -149,7 +143,7 @@ def test_loss_and_image_gradient_equal_the_eager_formula(
     x = torch.randn(3, 2, 8, 8, device=device, dtype=torch.float64, requires_grad=True)
     eager_model = copy.deepcopy(model)
     if kind is nn.SyncBatchNorm:  # its own forward wants a GPU
-        eager_model[4] = Scaled(6).to(device, torch.float64)
+        eager_model[4] = DoubledNorm(6).to(device, torch.float64)
         eager_model[4].load_state_dict(model[4].state_dict())
         eager_model.eval()
     expected = eager_loss(inputs_of_norms(eager_model, x), reduction)
@@ -163,7 +157,7 @@ def test_loss_and_image_gradient_equal_the_eager_formula(
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", [nn.BatchNorm2d, Scaled, Frozen])
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, DoubledNorm, Frozen])
 def test_output_of_the_network_is_unchanged(device: torch.device, kind: type[nn.Module]) -> None:
     model = network(lived(kind(6))).to(device)  # type: ignore[call-arg]
     x = torch.randn(3, 2, 8, 8, device=device)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import outputs_of
+from networks import Branching, DoubledNorm, hooked_norm, outputs_of
 from pytorchcv.model_provider import get_model
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -217,19 +217,6 @@ def test_distances_from_another_network(merge: bool) -> None:
     assert found.positions == [256] * 3
 
 
-class Branching(nn.Module):
-    """Control flow that depends on the data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, H, W] -> [N, 4]."""
-        y = self.norm(self.conv(x))
-        return (torch.relu(y) if x.detach().sum() > 0 else y).mean((2, 3))
-
-
 class Block(nn.Module):
     """Ends with an activation; the sum is a module of its own."""
 
@@ -416,31 +403,11 @@ def test_hooks_are_not_lost() -> None:
     assert len(calls) == 2
 
 
-class NormAct(nn.BatchNorm2d):
-    """Activates, too."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.act = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> same."""
-        result: Tensor = self.act(super().forward(x)) * 2
-        return result
-
-
 def patched() -> nn.BatchNorm2d:
     """One object with another forward than its class."""
     norm = nn.BatchNorm2d(4)
     plain = norm.forward
     norm.forward = lambda x: 2 * plain(x)  # type: ignore[method-assign]
-    return norm
-
-
-def hooked() -> nn.BatchNorm2d:
-    """One whose hook doubles its output."""
-    norm = nn.BatchNorm2d(4)
-    norm.register_forward_hook(lambda _module, _args, output: 2 * output)
     return norm
 
 
@@ -458,7 +425,7 @@ class OwnNorm(nn.Module):
         return (x - mean) / (var + 1e-5).sqrt()
 
 
-@pytest.mark.parametrize("norm", [lambda: NormAct(4), patched, hooked, OwnNorm])
+@pytest.mark.parametrize("norm", [lambda: DoubledNorm(4), patched, lambda: hooked_norm(4), OwnNorm])
 def test_a_batch_norm_that_does_more_stays_as_it_is(norm: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(

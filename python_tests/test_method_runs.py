@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from edge_networks import TINY, small_recipe
-from networks import CHANNELS, CLASSES, SIZE, tiny
+from edge_networks import TINY, labelled, small_recipe
+from networks import CHANNELS, CLASSES, SIZE, pictures, tiny
 from test_run import real_images
 from torch import Tensor
 
 from hast_cuda import FakeQuantActivation, methods
 from hast_cuda.data import Images, InputSpec
-from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe, change
 from hast_cuda.reproduce import Outcome, Row, Setting, run_row
 from hast_cuda.reproduce import runner as reproduce_runner
@@ -27,17 +26,13 @@ SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
 
 
 def training() -> Images:
-    return Images(torch.randn(10, CHANNELS, SIZE, SIZE), torch.arange(10) % CLASSES)
+    return labelled(10, CLASSES)
 
 
 def outputs(network: torch.nn.Module) -> Tensor:
     with torch.no_grad():
-        found: Tensor = network.eval()(training_like())
+        found: Tensor = network.eval()(pictures(4))
     return found
-
-
-def training_like() -> Tensor:
-    return torch.randn(4, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.mark.parametrize("preset", ["default", "released"])
@@ -87,21 +82,14 @@ def test_images_that_do_not_belong(name: str, given: bool, message: str, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def setting(out: Path, train: Images | None = None) -> Setting:
-    return Setting(
-        teacher=tiny(),
-        model="tiny",
-        shape=SHAPE,
-        dataset="cifar10",
-        bits=3,
-        preset="default",
-        budget="full",
-        out=out,
-        test=real_images(),
-        train=train,
-        describe={"network": "tiny"},
-        execution=Execution(),
-    )
+ROWS = (Row("1:1", "hast"), Row("1:0", "hast", {"finetune.perturbed_weight": 0.0}))
+
+
+def setting(out: Path, **changed: Any) -> Setting:
+    """A table's setting on the tiny network."""
+    asked = {"dataset": "cifar10", "bits": 3, "preset": "default", "budget": "full", "describe": {"network": "tiny"}}
+    network = {"teacher": tiny(), "model": "tiny", "shape": SHAPE}
+    return Setting(**{**asked, **network, "out": out, "test": real_images(), "train": None, **changed})
 
 
 @pytest.fixture
@@ -115,13 +103,12 @@ def _tiny_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_tiny_budget")
 def test_rows_share_images_and_resume(tmp_path: Path) -> None:
     said: list[str] = []
-    rows = [Row("1:1", "hast"), Row("1:0", "hast", {"finetune.perturbed_weight": 0.0})]
-    outcomes = [run_row(row, setting(tmp_path), [0, 1], said.append) for row in rows]
+    outcomes = [run_row(row, setting(tmp_path), [0, 1], said.append) for row in ROWS]
     assert len(list((tmp_path / "images").iterdir())) == 2  # one set per seed
     runs = sorted(p.name for p in (tmp_path / "runs").iterdir())
     assert len(runs) == 4
     assert all(name[:3] == "1_0" or name[:3] == "1_1" for name in runs)
-    again = run_row(rows[0], setting(tmp_path), [0, 1], said.append)
+    again = run_row(ROWS[0], setting(tmp_path), [0, 1], said.append)
     assert again.results == outcomes[0].results
     assert outcomes[0].results != outcomes[1].results
 
@@ -149,7 +136,7 @@ def test_a_row_without_its_images_says_so(tmp_path: Path) -> None:
     absent = run_row(Row("real_data", "real_data"), setting(tmp_path), [0], lambda _: None)
     assert absent == Outcome(Row("real_data", "real_data"), [], absent.absent)
     assert absent.absent == "no training images given (--train-data)"
-    found = run_row(Row("real_data", "real_data"), setting(tmp_path, training()), [0], lambda _: None)
+    found = run_row(Row("real_data", "real_data"), setting(tmp_path, train=training()), [0], lambda _: None)
     (result,) = found.results
     assert result["num_images"] == 10
     config = json.loads((tmp_path / "runs" / "real_data-w3-seed0" / "config.json").read_text())

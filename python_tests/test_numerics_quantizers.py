@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from cases import refused
 from conftest import DTYPES
 from torch import Tensor
 
@@ -122,25 +121,21 @@ def test_what_a_half_type_cannot_hold_is_infinite_as_in_eager(device: torch.devi
     assert bool(hc.fake_quantize(x.float(), lower, upper, 2).isfinite().all())
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda: hc.fake_quantize(torch.ones(3), -3e38, 3e38, 4),
-            r"upper - lower is beyond the largest number of torch.float32",
-        ),
-        (lambda: hc.FakeQuantActivation(4).set_range(-2e38, 2e38), "beyond the largest number"),
-        # float32(beta) is 1, and the corrected average 0 / 0
-        (lambda: hc.FakeQuantActivation(4, beta=1 - 2.0**-26), r"beta is 0\.99.*in float32"),
-        (
-            lambda: hc.quantize_activation(torch.ones(3), new_range_state(), 4, beta=0.99999999),
-            "beta is 0.99999999; allowed",
-        ),
-    ],
+test_ranges_that_cannot_be_computed_with_are_refused = refused(
+    (
+        lambda: hc.fake_quantize(torch.ones(3), -3e38, 3e38, 4),
+        ValueError,
+        r"upper - lower is beyond the largest number of torch.float32",
+    ),
+    (lambda: hc.FakeQuantActivation(4).set_range(-2e38, 2e38), ValueError, "beyond the largest number"),
+    # float32(beta) is 1, and the corrected average 0 / 0
+    (lambda: hc.FakeQuantActivation(4, beta=1 - 2.0**-26), ValueError, r"beta is 0\.99.*in float32"),
+    (
+        lambda: hc.quantize_activation(torch.ones(3), new_range_state(), 4, beta=0.99999999),
+        ValueError,
+        "beta is 0.99999999; allowed",
+    ),
 )
-def test_ranges_that_cannot_be_computed_with_are_refused(call: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()
 
 
 def test_the_largest_decay_is_one_that_works(device: torch.device) -> None:

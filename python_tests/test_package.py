@@ -93,15 +93,6 @@ def fake_quantize(**changed: Any) -> None:
     entry(real_zero_point=False, **given)
 
 
-def test_raw_pointers_are_checked_by_the_core() -> None:
-    with pytest.raises(ValueError, match="bits"):
-        fake_quantize(bits=1)
-    with pytest.raises(ValueError, match="fake_quantize"):
-        fake_quantize(x=0)
-    with pytest.raises(ValueError, match="dtype"):
-        fake_quantize(dtype=9)
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from cases import refused
 from conftest import DTYPES
 
 from hast_cuda.ops import new_plateau_state, plateau_step, reference
@@ -53,22 +53,16 @@ def step(**changed: Any) -> None:
     plateau_step(**{"state": state, "rate": rate, "loss": torch.ones(())} | RULE | changed)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: step(loss=1.0), TypeError, "loss must be a torch.Tensor"),
-        (lambda: step(loss=torch.ones((), dtype=torch.int64)), TypeError, "loss has dtype"),
-        (lambda: step(loss=torch.ones(1)), ValueError, r"loss has shape \(1,\); expected \(\)"),
-        (lambda: step(loss=torch.ones((), device="meta")), ValueError, "state is on cpu but loss"),
-        (lambda: step(state=torch.ones(3)), TypeError, "state has dtype torch.float32; allowed"),
-        (lambda: step(state=torch.ones(2).double()), ValueError, r"state has shape \(2,\)"),
-        (lambda: step(state=torch.ones(6).double()[::2]), ValueError, "contiguous"),
-        (lambda: step(rate=torch.ones(()).double()), TypeError, "rate has dtype torch.float64"),
-        (lambda: step(rate=torch.ones(1)), ValueError, r"rate has shape \(1,\)"),
-        (lambda: step(patience=-1), ValueError, "patience is -1; allowed: 0 or more"),
-        (lambda: new_plateau_state(0.0), ValueError, "learning_rate is 0.0; it must be greater than 0"),
-    ],
+test_refusals = refused(
+    (lambda: step(loss=1.0), TypeError, "loss must be a torch.Tensor"),
+    (lambda: step(loss=torch.ones((), dtype=torch.int64)), TypeError, "loss has dtype"),
+    (lambda: step(loss=torch.ones(1)), ValueError, r"loss has shape \(1,\); expected \(\)"),
+    (lambda: step(loss=torch.ones((), device="meta")), ValueError, "state is on cpu but loss"),
+    (lambda: step(state=torch.ones(3)), TypeError, "state has dtype torch.float32; allowed"),
+    (lambda: step(state=torch.ones(2).double()), ValueError, r"state has shape \(2,\)"),
+    (lambda: step(state=torch.ones(6).double()[::2]), ValueError, "contiguous"),
+    (lambda: step(rate=torch.ones(()).double()), TypeError, "rate has dtype torch.float64"),
+    (lambda: step(rate=torch.ones(1)), ValueError, r"rate has shape \(1,\)"),
+    (lambda: step(patience=-1), ValueError, "patience is -1; allowed: 0 or more"),
+    (lambda: new_plateau_state(0.0), ValueError, "learning_rate is 0.0; it must be greater than 0"),
 )
-def test_refusals(call: Callable[[], object], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        call()

@@ -7,10 +7,10 @@ import pickle
 import types
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
+from cases import refused
 from pytorchcv.model_provider import get_model
 from torch import Tensor, nn
 
@@ -284,26 +284,20 @@ def test_override_of_an_activation_that_placement_all_leaves_alone() -> None:
         hc.quantize(small(), placement="all", overrides={"0.2": Override(8, 8)})
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: hc.quantize(nn.Sequential(nn.ReLU())), ValueError, "no Conv2d or Linear layer to"),
-        (
-            lambda: hc.quantize(nn.BatchNorm2d(3), overrides={"x": Override()}),
-            ValueError,
-            "no Conv2d or Linear layer to quantize",
-        ),
-        (lambda: hc.quantize(small().forward), TypeError, "model must be an nn.Module, got method"),
-        (lambda: hc.quantize(small(), 1), ValueError, "weight_bits is 1; allowed: 2 to 8"),
-        (lambda: hc.quantize(small(), 4, 9), ValueError, "act_bits is 9; allowed: 2 to 8"),
-        (lambda: hc.quantize(small(), 4.0), TypeError, "weight_bits must be an int"),
-        (lambda: hc.quantize(small(), placement="some"), ValueError, "placement is 'some'; allowed: 'relu', 'all'"),
-        (lambda: hc.quantize(small(), ema="x"), ValueError, "ema is 'x'; allowed"),
-        (lambda: hc.quantize(small(), zero_point="x"), ValueError, "zero_point is 'x'; allowed"),
-        (lambda: Override(16), ValueError, "weight_bits is 16; allowed: 2 to 8"),
-        (lambda: Override(None, 0), ValueError, "act_bits is 0; allowed: 2 to 8"),
-    ],
+test_refusals = refused(
+    (lambda: hc.quantize(nn.Sequential(nn.ReLU())), ValueError, "no Conv2d or Linear layer to"),
+    (
+        lambda: hc.quantize(nn.BatchNorm2d(3), overrides={"x": Override()}),
+        ValueError,
+        "no Conv2d or Linear layer to quantize",
+    ),
+    (lambda: hc.quantize(small().forward), TypeError, "model must be an nn.Module, got method"),
+    (lambda: hc.quantize(small(), 1), ValueError, "weight_bits is 1; allowed: 2 to 8"),
+    (lambda: hc.quantize(small(), 4, 9), ValueError, "act_bits is 9; allowed: 2 to 8"),
+    (lambda: hc.quantize(small(), 4.0), TypeError, "weight_bits must be an int"),
+    (lambda: hc.quantize(small(), placement="some"), ValueError, "placement is 'some'; allowed: 'relu', 'all'"),
+    (lambda: hc.quantize(small(), ema="x"), ValueError, "ema is 'x'; allowed"),
+    (lambda: hc.quantize(small(), zero_point="x"), ValueError, "zero_point is 'x'; allowed"),
+    (lambda: Override(16), ValueError, "weight_bits is 16; allowed: 2 to 8"),
+    (lambda: Override(None, 0), ValueError, "act_bits is 0; allowed: 2 to 8"),
 )
-def test_refusals(call: Callable[[], Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        call()

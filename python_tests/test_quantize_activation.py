@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FORMATS, arrange, covering
+from cases import FORMATS, arrange, covering, refused
 from conftest import DTYPES, SHAPES
 
 import hast_cuda as hc
@@ -101,16 +101,10 @@ STATE = hc.new_range_state()
 X = torch.randn(4)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: hc.quantize_activation(X, STATE[:4], 4), ValueError, r"state is \(4,\)"),
-        (lambda: hc.quantize_activation(X.double(), STATE, 4), ValueError, "float64"),
-        (lambda: hc.quantize_activation(X, STATE, 4, beta=1.0), ValueError, "beta is 1.0"),
-        (lambda: hc.quantize_activation(X, STATE, 4, ema="x"), ValueError, "ema is 'x'; allowed"),
-        (lambda: hc.quantize_activation(X, STATE, 0), ValueError, "bits is 0"),
-    ],
+test_refusals = refused(
+    (lambda: hc.quantize_activation(X, STATE[:4], 4), ValueError, r"state is \(4,\)"),
+    (lambda: hc.quantize_activation(X.double(), STATE, 4), ValueError, "float64"),
+    (lambda: hc.quantize_activation(X, STATE, 4, beta=1.0), ValueError, "beta is 1.0"),
+    (lambda: hc.quantize_activation(X, STATE, 4, ema="x"), ValueError, "ema is 'x'; allowed"),
+    (lambda: hc.quantize_activation(X, STATE, 0), ValueError, "bits is 0"),
 )
-def test_refusals(call: object, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        call()  # type: ignore[operator]

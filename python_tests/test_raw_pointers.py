@@ -20,30 +20,10 @@ ENTRIES = {n.name: n for n in STUB.body if isinstance(n, ast.FunctionDef) and n.
 # Asks for no memory; what "hast-cuda info" says.
 HARMLESS = {"build_info", "cuda_device_count"}
 DOOR = PACKAGE / "ops" / "_registry.py"
-GOOD: dict[str, Any] = {
-    "dtype": 0,
-    "outer": 1,
-    "channels": 1,
-    "inner": 1,
-    "rows": 1,
-    "classes": 1,
-    "size": 1,
-    "images": 1,
-    "spatial": 1,
-    "batch": 1,
-    "batches": 1,
-    "columns": 1,
-    "bits": 4,
-    "device": -1,
-    "eps": 1e-5,
-    "beta": 0.9,
-    "temperature": 1.0,
-    "exponent": 1.0,
-    "patience": 1.0,
-    "factor": 0.1,
-    "threshold": 0.1,
-    "minimum": 0.1,
-}
+SIZES = "outer channels inner rows classes size images spatial batch batches columns"
+GOOD: dict[str, Any] = {"dtype": 0, "bits": 4, "device": -1} | dict.fromkeys(SIZES.split(), 1)
+GOOD |= {"eps": 1e-5, "beta": 0.9, "temperature": 1.0, "exponent": 1.0}
+GOOD |= {"patience": 1.0, "factor": 0.1, "threshold": 0.1, "minimum": 0.1}
 
 
 def sources() -> Iterator[tuple[Path, ast.Module]]:

@@ -12,6 +12,8 @@ from hast_cuda.cli import main
 
 DATA = Path(os.environ.get("HAST_CUDA_DATA", ""))
 WEIGHTS = "weights/resnet20_cifar10.safetensors"
+NETWORK = f"--model resnet20_cifar10 --weights {WEIGHTS} --normalization cifar10"
+QUANTIZE = f"quantize {NETWORK} --data cifar10_test.npz --device cpu".split()
 
 pytestmark = pytest.mark.slow
 with_data = pytest.mark.skipif(
@@ -33,36 +35,9 @@ def test_demo_wins_back_most_of_what_rounding_loses(tmp_path: Path) -> None:
 @with_data
 def test_resnet20_gains_from_a_short_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = [
-        "quantize",
-        "--model",
-        "resnet20_cifar10",
-        "--weights",
-        WEIGHTS,
-        "--normalization",
-        "cifar10",
-        "--data",
-        "cifar10_test.npz",
-        "--test-limit",
-        "1000",
-        "--weight-bits",
-        "3",
-        "--act-bits",
-        "3",
-        "--num-images",
-        "128",
-        "--batch-size",
-        "64",
-        "--synthesis-iterations",
-        "100",
-        "--finetune-iterations",
-        "40",
-        "--device",
-        "cpu",
-        "--out",
-        str(out),
-    ]
-    assert main(arguments) == 0
+    budget = "--num-images 128 --batch-size 64 --synthesis-iterations 100 --finetune-iterations 40"
+    bits = "--test-limit 1000 --weight-bits 3 --act-bits 3"
+    assert main([*QUANTIZE, *budget.split(), *bits.split(), "--out", str(out)]) == 0
     result = json.loads((out / "result.json").read_text())
     assert result["full_precision"] > 90
     assert result["rounded"] < result["start_of_finetuning"] < result["quantized"]
@@ -71,28 +46,8 @@ def test_resnet20_gains_from_a_short_run(tmp_path: Path) -> None:
 @with_data
 @pytest.mark.parametrize("bits", ["3", "4"])
 def test_resnet20_is_exported_with_the_same_classes(tmp_path: Path, bits: str) -> None:
-    arguments = [
-        "quantize",
-        "--method",
-        "squant",
-        "--model",
-        "resnet20_cifar10",
-        "--weights",
-        WEIGHTS,
-        "--normalization",
-        "cifar10",
-        "--data",
-        "cifar10_test.npz",
-        "--weight-bits",
-        bits,
-        "--act-bits",
-        bits,
-        "--device",
-        "cpu",
-        "--out",
-        str(tmp_path),
-    ]
-    assert main(arguments) == 0
+    chosen = f"--method squant --weight-bits {bits} --act-bits {bits}"
+    assert main([*QUANTIZE, *chosen.split(), "--out", str(tmp_path)]) == 0
     kinds = ["onnx-ort", "onnx-portable", "onnx-uint4", "packed", "pt2"]
     assert main(["export", str(tmp_path), "--to", *kinds, "--no-latency"]) == 0
     for kind in kinds:

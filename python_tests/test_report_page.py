@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from networks import tiny
-from pages import RECIPE, SPEC, Page, make, self_contained
+from pages import RECIPE, Page, make, self_contained
+from test_run import SPEC
 from torch import nn
 
 from hast_cuda.nn import Override, quantize

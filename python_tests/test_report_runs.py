@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from networks import CLASSES, tiny
-from pages import RECIPE, SHAPE, SPEC, Page, make, self_contained, stopped
+from pages import RECIPE, Page, make, self_contained, stopped
+from test_run import SHAPE, SPEC
 
 from hast_cuda import methods
 from hast_cuda.data import Images

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from networks import CHANNELS, CLASSES, SIZE, tiny
+from networks import CHANNELS, CLASSES, SIZE
 from pages import Page, self_contained
+from test_method_runs import setting as tiny_setting
+from test_run import SPEC
 from torch import nn
 
 from hast_cuda.analysis import gradient_cosines
 from hast_cuda.cli import main
-from hast_cuda.data import Images, ImageSet, InputSpec
+from hast_cuda.data import Images, ImageSet
 from hast_cuda.report import inception_loss
 from hast_cuda.reproduce import (
     Drawing,
@@ -35,7 +37,6 @@ from hast_cuda.synthesis import difficulty
 
 pytest.importorskip("matplotlib")
 
-SPEC = InputSpec(CHANNELS, SIZE, SIZE, CLASSES, (0.5,) * 3, (0.25,) * 3)
 FEW: dict[str, Any] = {
     "synthesis.num_images": 12,
     "synthesis.iterations": 3,
@@ -58,21 +59,9 @@ def real_images(count: int = 30) -> ImageSet:
 
 
 def setting(out: Path, *, train: bool = True) -> Setting:
-    real = real_images(18)
-    images, labels = next(iter(real.batches(18)))
-    return Setting(
-        teacher=tiny(),
-        model="tiny",
-        shape=InputSpec(CHANNELS, SIZE, SIZE, CLASSES),
-        dataset="cifar10",
-        bits=3,
-        preset="default",
-        budget="small",
-        out=out,
-        test=real_images(),
-        train=Images(images, labels) if train else None,
-        describe={},
-    )
+    images, labels = next(iter(real_images(18).batches(18)))
+    given = Images(images, labels) if train else None
+    return tiny_setting(out, budget="small", test=real_images(), train=given, describe={})
 
 
 def quiet(_: str) -> None:

@@ -21,6 +21,7 @@ from hast_cuda.nn import Override
 from hast_cuda.run import Bits, QuantizationResult, load_student, work, zero_shot_quantize
 from hast_cuda.synthesis import ImageStore, SynthesisConfig
 
+pytestmark = pytest.mark.usefixtures("exact")
 SHAPE = (CHANNELS, SIZE, SIZE)
 SPEC = InputSpec(*SHAPE, CLASSES, (0.5,) * 3, (0.25,) * 3)
 RECIPE = Recipe(
@@ -30,11 +31,6 @@ RECIPE = Recipe(
     ),
 )
 BITS = Bits(3, 3)
-
-
-@pytest.fixture(autouse=True)
-def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
 def real_images(killed_at: int | None = None) -> ImageSet:

@@ -14,15 +14,11 @@ from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.seeding import generator
 from hast_cuda.synthesis import ImageStore, SynthesisConfig, difficulty, synthesize
 
+pytestmark = pytest.mark.usefixtures("exact")
 SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
 CONFIG = SynthesisConfig(num_images=6, batch_size=4, iterations=12, learning_rate=0.1)
 LOGITS = [[2.0, 0, -1], [0, 1, 0.5]]
 Records = list[dict[str, Any]]
-
-
-@pytest.fixture(autouse=True)
-def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
 def test_difficulty_is_one_minus_probability(device: torch.device) -> None:

@@ -132,15 +132,8 @@ def test_statistics_of_the_batch_have_slack_too(device: torch.device) -> None:
 
 
 def test_the_slack_does_not_cover_the_image(device: torch.device) -> None:
-    loss = loss_of(
-        teacher(device),
-        pictures(device),
-        slack=(2.0, 4.0),
-        statistics="sample",
-        match_reduction="sum",
-        slack_percentile=0.9,
-        match_input=True,
-    )
+    changed = {"statistics": "sample", "match_reduction": "sum", "slack_percentile": 0.9}
+    loss = loss_of(teacher(device), pictures(device), slack=(2.0, 4.0), match_input=True, **changed)
     assert loss.item() == pytest.approx((17 + 6) / 2)
 
 
@@ -148,14 +141,8 @@ def test_the_slack_does_not_cover_the_image(device: torch.device) -> None:
 def test_each_image_weighs_its_own_layer_more(device: torch.device, match_input: bool) -> None:
     model = nn.Sequential(layer([1.0, 0.0], [1.0, 4.0]), layer([0.0, 0.0], [1.0, 1.0]))
     images = torch.tensor([IMAGES[0], IMAGES[1], IMAGES[0]], device=device)
-    loss = loss_of(
-        model.to(device).eval(),
-        images,
-        statistics="sample",
-        match_reduction="sum",
-        layer_emphasis=2.0,
-        match_input=match_input,
-    )
+    changed = {"statistics": "sample", "match_reduction": "sum", "layer_emphasis": 2.0}
+    loss = loss_of(model.to(device).eval(), images, match_input=match_input, **changed)
     # Losses of the layers are 5 and 17 for image 0, 22 and 6 for image 1; image 2 is image 0 again
     # and meets layer 0 again. The image as a layer costs 17 and 6 and meets nobody.
     expected = (3 * 5 + 17) + (22 + 3 * 6) + (3 * 5 + 17) + match_input * (17 + 6 + 17)

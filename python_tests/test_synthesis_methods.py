@@ -19,6 +19,7 @@ from hast_cuda.synthesis import ImageStore, SynthesisConfig, synthesize
 from hast_cuda.synthesis.draws import draw_noise
 from hast_cuda.synthesis.objective import measure_slack
 
+pytestmark = pytest.mark.usefixtures("exact")
 SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
 SMALL = SynthesisConfig(num_images=10, batch_size=4, iterations=8, learning_rate=0.1)
 PER_SAMPLE: dict[str, Any] = {"statistics": "sample", "spread": "std", "match_reduction": "sum", "match_input": True}
@@ -46,11 +47,6 @@ INTRAQ = replace(
 )
 METHODS = {"zeroq": ZEROQ, "dsg": DSG, "intraq": INTRAQ}
 Records = list[dict[str, Any]]
-
-
-@pytest.fixture(autouse=True)
-def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -108,18 +104,11 @@ def test_a_resumed_run_gives_the_same_images(
     device: torch.device, tmp_path: Path, method: str, lost: list[int]
 ) -> None:
     store, made = ImageStore(tmp_path), []
-    whole = synthesize(tiny(), SHAPE, METHODS[method], seed=1, device=device, store=store)
+    options: dict[str, Any] = {"seed": 1, "device": device, "store": store}
+    whole = synthesize(tiny(), SHAPE, METHODS[method], **options)
     for index in lost:
         store.path(index).unlink()
-    again = synthesize(
-        tiny(),
-        SHAPE,
-        METHODS[method],
-        seed=1,
-        device=device,
-        store=store,
-        log=lambda record: made.append(record["batch"]),
-    )
+    again = synthesize(tiny(), SHAPE, METHODS[method], log=lambda record: made.append(record["batch"]), **options)
     assert sorted(set(made)) == lost
     assert torch.equal(whole.images, again.images)
 

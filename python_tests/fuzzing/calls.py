@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 from networks import CLASSES, tiny
-from pages import RECIPE, SHAPE, SPEC, labelled, make
+from pages import RECIPE, make
+from test_run import SHAPE, SPEC
+from test_run import real_images as labelled
 from torch import Tensor, nn
 
 import hast_cuda as hc
