@@ -1,13 +1,18 @@
+"""Every example as a user calls it; one in a process of its own, the others without its imports."""
+
 from __future__ import annotations
 
 import ast
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("sklearn")
 
@@ -15,23 +20,31 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 
-def execute(name: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """The example as a user calls it, away from the source tree: the installed package counts."""
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py"), *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+Printed = Callable[..., str]
 
 
-def printed(name: str, folder: Path) -> str:
-    done = execute(name, folder, "--small")
-    assert done.returncode == 0, done.stderr
-    assert not list(folder.iterdir())  # nothing was asked to be kept
-    return done.stdout
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty working directory, in which nothing may be kept that was not asked for."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Printed:
+    """What an example prints."""
+
+    def run(name: str, *flags: str) -> str:
+        path = str(EXAMPLES / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [path, *flags])
+        runpy.run_path(path, run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 def percent(text: str, label: str) -> float:
@@ -39,8 +52,16 @@ def percent(text: str, label: str) -> float:
     return float(found)
 
 
-def test_fake_quant_training(tmp_path: Path) -> None:
-    text = printed("fake_quant_training", tmp_path)
+def test_fake_quant_training() -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "fake_quant_training.py"), "--small"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
     full = percent(text, "full precision")
     rounded, trained = percent(text, "rounded afterwards"), percent(text, "trained quantized")
     assert full > 96
@@ -49,8 +70,8 @@ def test_fake_quant_training(tmp_path: Path) -> None:
     assert trained > rounded + 2
 
 
-def test_fused_ops(tmp_path: Path) -> None:
-    text = printed("fused_ops", tmp_path)
+def test_fused_ops(printed: Printed) -> None:
+    text = printed("fused_ops", "--small")
     lines = re.findall(r"statistics ([\d.]+), labels ([\d.]+), as labelled (\d+) %", text)
     (match, label, _), (match_after, label_after, right) = [tuple(map(float, x)) for x in lines]
     assert match_after < match / 8
@@ -61,9 +82,9 @@ def test_fused_ops(tmp_path: Path) -> None:
     assert percent(text, "3 bits, shrunk for images") > 87
 
 
-def test_onnx_inference(tmp_path: Path) -> None:
+def test_onnx_inference(printed: Printed) -> None:
     pytest.importorskip("onnxruntime")
-    text = printed("onnx_inference", tmp_path)
+    text = printed("onnx_inference", "--small")
     quantized = percent(text, "quantized")
     assert percent(text, "full precision") == 98.5
     assert quantized > 93
@@ -72,8 +93,8 @@ def test_onnx_inference(tmp_path: Path) -> None:
     assert "layers on integers  38" in text
 
 
-def test_custom_network(tmp_path: Path) -> None:
-    text = printed("custom_network", tmp_path)
+def test_custom_network(printed: Printed) -> None:
+    text = printed("custom_network", "--small")
     bits = dict(re.findall(r"^([\w.]+) +(?:Conv2d|Linear) +(\d bit +\d bit) ", text, re.MULTILINE))
     edges = {"stem.0", "output"}
     inner = {f"{name}.0" for name in ("left", "right", "expand", "project", "last")}
@@ -86,8 +107,8 @@ def test_custom_network(tmp_path: Path) -> None:
     assert percent(text, "quantized") > max(87, rounded + 5)
 
 
-def test_torchvision_network(tmp_path: Path) -> None:
-    text = printed("torchvision_network", tmp_path)
+def test_torchvision_network(printed: Printed) -> None:
+    text = printed("torchvision_network", "--small")
     rows = re.findall(r"^network\.([\w.]+) .*?(\d) bit +(\d) bit ", text, re.MULTILINE)
     assert len(rows) == 57
     assert [name for name, *bits in rows if bits == ["8", "8"]] == ["conv1.0", "fc"]
@@ -98,10 +119,10 @@ def test_torchvision_network(tmp_path: Path) -> None:
     assert percent(text, "quantized") > max(55, rounded + 1)
 
 
-def test_torchvision_network_needs_weights(tmp_path: Path) -> None:
-    done = execute("torchvision_network", tmp_path)
-    assert done.returncode == 2
-    assert "give --weights FILE" in done.stderr
+def test_torchvision_network_needs_weights(printed: Printed, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        printed("torchvision_network")
+    assert "give --weights FILE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NAMES)
