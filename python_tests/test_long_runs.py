@@ -17,7 +17,7 @@ from hast_cuda.run import TensorBoardLog
 from hast_cuda.synthesis import SynthesisConfig, synthesize
 
 SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)
-QUICK = ("synthesis", "synthesis by class", "fine-tuning", "superposed generator")
+QUICK = ("synthesis", "fine-tuning", "superposed generator")
 # A tensor that an iteration leaves behind takes over 400 bytes, its graph some thousand.
 HEAP_PER_ITERATION = 200
 HEAP_PER_BATCH = 16_000  # 8 finished images of 768 bytes, and the batch's event file

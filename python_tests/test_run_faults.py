@@ -100,8 +100,8 @@ def check(nursery: Nursery, known: Undisturbed, out: Path, recipe: str) -> None:
     ("recipe", "kill"),
     [
         ("stored", None),
-        ("generated", None),
-        ("stored", ("file", 0.25)),
+        pytest.param("generated", None, marks=pytest.mark.slow),
+        pytest.param("stored", ("file", 0.25), marks=pytest.mark.slow),
         ("stored", ("file", 0.7)),
         ("generated", ("file", 0.5)),
         ("stored", ("write", 9)),
