@@ -64,7 +64,7 @@ def test_what_is_forbidden_is_refused(name: str) -> None:
 
 
 @every
-@effort(6)
+@effort(3)
 @given(data=st.data())
 def test_public(name: str, data: st.DataObject) -> None:
     tested = case(name)
