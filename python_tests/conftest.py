@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -58,9 +58,18 @@ def devices() -> list[str]:
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
+def leave_out_slow(markers: Iterable[pytest.Mark]) -> None:
+    """Make no items of the thousands of slow cases, of which pytest would deselect each."""
+    for cases in (marker.args[1] for marker in markers):
+        if isinstance(cases, list):
+            cases[:] = [case for case in cases if "slow" not in {mark.name for mark in getattr(case, "marks", ())}]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for a device on every one; op tests on the emulated module's too."""
-    markers = metafunc.definition.iter_markers("parametrize")
+    markers = list(metafunc.definition.iter_markers("parametrize"))
+    if metafunc.config.option.markexpr == "not slow":
+        leave_out_slow(markers)
     given = any(marker.args[0] == "device" for marker in markers)
     if "device" in metafunc.fixturenames and not given:
         built_here = ["emulated", "baseline"] if metafunc.module.__name__ in OP_TESTS else []
