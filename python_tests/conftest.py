@@ -77,15 +77,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def emulated_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def objects(pytestconfig: pytest.Config) -> Path:
+    """Compiled parts of the emulated modules, kept between runs; ``--cache-clear`` removes them."""
+    cache = pytestconfig.cache
+    assert cache is not None, "the emulated modules need pytest's cacheprovider"
+    return cache.mkdir("emulated")
+
+
+@pytest.fixture(scope="session")
+def emulated_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The CUDA sources compiled for the CPU, or the module that HAST_EMULATED_MODULE names."""
     if given := os.environ.get("HAST_EMULATED_MODULE"):
         return Path(given)
     if compiler() is None:
         cannot_run("there is no C++ compiler: the CUDA sources cannot be emulated")
-    base = tmp_path_factory.getbasetemp()
+    base, objects = tmp_path_factory.getbasetemp(), request.getfixturevalue("objects")
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        return compile_module(tmp_path_factory.mktemp("emulated"))
+        return compile_module(tmp_path_factory.mktemp("emulated"), objects=objects)
     # The workers' folders lie in one: whoever comes first compiles for all.
     shared = base.parent / "emulated"
     shared.mkdir(exist_ok=True)
@@ -93,7 +101,7 @@ def emulated_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = shared / "path"
         if not found.exists():
-            found.write_text(str(compile_module(shared)), encoding="utf-8")
+            found.write_text(str(compile_module(shared, objects=objects)), encoding="utf-8")
         return Path(found.read_text(encoding="utf-8"))
 
 

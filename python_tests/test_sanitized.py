@@ -106,21 +106,21 @@ def test_tensors_have_red_zones(tmp_path: Path) -> None:
     assert "broken.cu:" in done.stderr
 
 
-def test_ops_stay_inside_their_tensors(tmp_path: Path, emulated_path: Path) -> None:
-    module = compile_module(tmp_path, sanitizer.FLAGS, reuse=emulated_path.parent)
+@pytest.mark.usefixtures("emulated_path")  # compiles what both modules have
+def test_ops_stay_inside_their_tensors(tmp_path: Path, objects: Path) -> None:
+    module = compile_module(tmp_path, sanitizer.FLAGS, objects=objects)
     check_ops(module, sanitizer.SELECTED)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("emulated_path")
 @pytest.mark.parametrize(
     ("devices", "twin_flags"),
     [("emulated or baseline", []), ("baseline", AVX2_FLAGS)],
     ids=["emulated and baseline", "AVX2"],
 )
-def test_every_op_test_under_every_check(
-    tmp_path: Path, emulated_path: Path, devices: str, twin_flags: list[str]
-) -> None:
-    module = compile_module(tmp_path, sanitizer.WHOLE, reuse=emulated_path.parent, twin_flags=twin_flags)
+def test_every_op_test_under_every_check(tmp_path: Path, objects: Path, devices: str, twin_flags: list[str]) -> None:
+    module = compile_module(tmp_path, sanitizer.WHOLE, objects=objects, twin_flags=twin_flags)
     check_ops(module, f"({devices}) and {sanitizer.UNVECTORISED}", "-m", "slow or not slow")
 
 

@@ -9,8 +9,10 @@ import re
 import shutil
 import subprocess
 import sysconfig
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +21,7 @@ import pybind11
 from emulated.shared_memory import register_shared_memory
 
 HERE = Path(__file__).parent
+KEPT = 14 * 86_400  # seconds that an object is kept after its last use
 CSRC = HERE.parents[1] / "csrc"
 DEFINES = ["-DHAST_WITH_CUDA", '-DHAST_CUDA_VERSION="emulated"', '-DHAST_CUDA_ARCHITECTURES="none"']
 FLAGS = [
@@ -59,8 +62,15 @@ def sources(csrc: Path = CSRC) -> list[tuple[list[Path], str]]:
     ]
 
 
+@cache
+def toolchain() -> str:
+    """Versions of what is not in the project and goes into an object."""
+    version = subprocess.run([str(compiler()), "--version"], capture_output=True, text=True, check=True).stdout
+    return f"{version} pybind11 {pybind11.__version__} {sysconfig.get_config_var('SOABI')}"
+
+
 def fingerprint(unit: Sequence[Path], csrc: Path, flags: Sequence[str]) -> str:
-    """Of the flags and the text of a translation unit, with what it includes of the project."""
+    """Of the tools, the flags and the text of a translation unit, with what it includes of the project."""
     seen: dict[Path, bytes] = {}
     waiting = list(unit)
     while waiting:
@@ -70,7 +80,7 @@ def fingerprint(unit: Sequence[Path], csrc: Path, flags: Sequence[str]) -> str:
             names = re.findall(rb'#include ["<]([^">]+)[">]', seen[path])
             found = [folder / name.decode() for name in names for folder in (csrc, HERE)]
             waiting += [path for path in found if path.is_file()]
-    text = [" ".join(flags).encode(), *(seen[path] for path in sorted(seen))]
+    text = [toolchain().encode(), " ".join(flags).encode(), *(seen[path] for path in sorted(seen))]
     return hashlib.sha256(b"\0".join(text)).hexdigest()[:16]
 
 
@@ -86,13 +96,14 @@ def compile_module(
     folder: Path,
     kernel_flags: Sequence[str] = (),
     csrc: Path = CSRC,
-    reuse: Path | None = None,
+    objects: Path | None = None,
     *,
     twin_flags: Sequence[str] = (),
 ) -> Path:
     """Compile the core with emulated CUDA kernels.
 
-    Objects that ``folder`` or ``reuse`` has of the same text with the same flags stay as they are.
+    Objects that the folder ``objects`` (default: ``folder``) has of the same text, flags and tools
+    stay as they are; what nobody used for two weeks goes.
 
     ``kernel_flags`` are for kernels alone, CUDA and CPU; ``twin_flags`` for the CPU's, e.g. another
     instruction set.
@@ -107,18 +118,23 @@ def compile_module(
             flags += [*TWIN_FLAGS, *twin_flags]
         if backend != "host":
             flags += kernel_flags
-        name = f"{unit[0].name}.{backend}.{fingerprint(unit, csrc, flags)}.o"
-        for found in (folder / name, (reuse or folder) / name):
-            if found.exists():
-                return found
-        text = "".join(f'#include "{path}"\n' for path in unit)
-        run_compiler([*flags, *includes, "-x", "c++", "-c", "-", "-o", folder / name], text)
-        return folder / name
+        made = kept / f"{unit[0].name}.{backend}.{fingerprint(unit, csrc, flags)}.o"
+        if made.exists():
+            made.touch()
+        else:
+            text = "".join(f'#include "{path}"\n' for path in unit)
+            half = made.with_suffix(f".{os.getpid()}.part")
+            run_compiler([*flags, *includes, "-x", "c++", "-c", "-", "-o", half], text)
+            half.replace(made)  # whole or not at all: others may look for it
+        return made
 
+    kept = objects or folder
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, sources(csrc)))
+        linked = list(pool.map(compile_one, sources(csrc)))
     module = folder / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
-    run_compiler(["-shared", *kernel_flags, *objects, "-o", module])
+    run_compiler(["-shared", *kernel_flags, *linked, "-o", module])
+    for old in [path for path in kept.glob("*.[op]*") if path.stat().st_mtime < time.time() - KEPT]:
+        old.unlink(missing_ok=True)
     return module
 
 
