@@ -77,6 +77,18 @@ def bit_width(name: str, bits: int) -> None:
         raise ValueError(f"{name} is {bits}; allowed: 2 to 8")
 
 
+def bit_widths(bits: Any, name: str, count: int) -> list[int]:
+    """``bits`` for each of ``count`` tensors called ``name``: one for all, or a list of them."""
+    if not isinstance(bits, (int, Sequence)) or isinstance(bits, (str, bytes)):
+        raise TypeError(f"bits must be an int from 2 to 8 or a list of them, got {bits!r}")
+    widths = [bits] * count if isinstance(bits, int) else list(bits)
+    if len(widths) != count:
+        raise ValueError(f"bits has {len(widths)} entries for {count} {name}")
+    for index, width in enumerate(widths):
+        bit_width(f"bits[{index}]", width)
+    return widths
+
+
 LARGEST_DECAY = 1 - 2.0**-24  # the last float32 below 1: at 1 the average is 0 / 0
 LARGEST_FLOAT = 2.0**128 - 2.0**104  # float32, in which everything but float64 is computed
 

@@ -14,6 +14,7 @@ from hast_cuda.ops.hard_sample_loss import hard_sample_loss
 from hast_cuda.ops.match_loss import match_loss
 from hast_cuda.ops.plateau import new_plateau_state, plateau_step
 from hast_cuda.ops.quantize_activation import quantize_activation
+from hast_cuda.ops.soft_round_weights import soft_round_weights
 from hast_cuda.ops.update_range import new_range_state
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "new_range_state",
     "plateau_step",
     "quantize_activation",
+    "soft_round_weights",
 ]

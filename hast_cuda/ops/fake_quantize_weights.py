@@ -106,16 +106,10 @@ def fake_quantize_weights(
         True
     """
     weights = _checks.tensors("weights", weights)
-    given: Any = bits
-    if not isinstance(given, (int, Sequence)) or isinstance(given, (str, bytes)):
-        raise TypeError(f"bits must be an int from 2 to 8 or a list of them, got {bits!r}")
-    widths = [bits] * len(weights) if isinstance(bits, int) else list(bits)
+    widths = _checks.bit_widths(bits, "weights", len(weights))
     _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
-    if len(widths) != len(weights):
-        raise ValueError(f"bits has {len(widths)} entries for {len(weights)} weights")
-    for index, (weight, width) in enumerate(zip(weights, widths, strict=True)):
+    for index, weight in enumerate(weights):
         _checks.floating(f"weights[{index}]", weight)
-        _checks.bit_width(f"bits[{index}]", width)
         if weight.dim() == 0:
             raise ValueError(f"weights[{index}] is a scalar; expected [out_channels, ...]")
     if not weights:

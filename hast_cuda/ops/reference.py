@@ -25,6 +25,8 @@ from hast_cuda.ops.hard_sample_loss import LARGEST_PROBABILITY, label_log_probab
 from hast_cuda.ops.hard_sample_loss import hard_sample_loss_reference as hard_sample_loss
 from hast_cuda.ops.match_loss import match_loss_reference as match_loss
 from hast_cuda.ops.plateau import plateau_step_reference as plateau_step
+from hast_cuda.ops.soft_round_weights import rectified_sigmoid
+from hast_cuda.ops.soft_round_weights import soft_round_weights_reference as soft_round_weights
 from hast_cuda.ops.update_range import update_range_reference as update_range
 
 __all__ = [
@@ -51,5 +53,7 @@ __all__ = [
     "plateau_step",
     "quantize_integers",
     "quantizer_parameters",
+    "rectified_sigmoid",
+    "soft_round_weights",
     "update_range",
 ]
