@@ -80,7 +80,7 @@ if [ -n "${WHEELS:-}" ]; then
   step wheels 15 python -m pip install --no-index --no-deps "$WHEELS"/*.whl || exit 1
 fi
 
-# Limits: 15 + 100 + 10 + 90 + 130 + 205 + 5 + 35 = 590 s.
+# Limits: 15 + 100 + 10 + 90 + 130 + 210 + 5 + 35 = 595 s.
 if wants build; then
   step build 100 env HAST_CUDA=ON CUDAARCHS="${CUDAARCHS:-90}" \
     python -m pip install --no-index --no-build-isolation --no-deps . || exit 1
@@ -91,7 +91,8 @@ ops=(python_tests/test_fake_quantize.py python_tests/test_fake_quantize_weights.
   python_tests/test_quantize_activation.py python_tests/test_batch_norm_match.py
   python_tests/test_batch_norm_activation.py
   python_tests/test_channel_attention.py python_tests/test_distillation_loss.py
-  python_tests/test_hard_sample_loss.py python_tests/test_plateau.py)
+  python_tests/test_hard_sample_loss.py python_tests/test_plateau.py
+  python_tests/test_soft_round_weights.py)
 if wants tests; then
   # Streams, devices and graphs are among them: test_gpu_*.py.
   gpu_step tests 90 "${tests[@]}" -k "(cuda or gpu) and not emulated" python_tests
@@ -114,14 +115,15 @@ if wants sanitizer; then
 fi
 
 if wants benches; then
-  for entry in fake_quantize:35 fake_quantize_weights:20 quantize_activation:20 batch_norm_match:30 \
-    channel_attention:20 match_loss:20 losses:10; do
+  for entry in fake_quantize:30 fake_quantize_weights:20 quantize_activation:20 batch_norm_match:30 \
+    channel_attention:20 match_loss:20 soft_round_weights:10 losses:10; do
     op=${entry%:*} limit=${entry#*:}
     gpu_step "bench-$op" "$limit" python "bench/bench_$op.py" --device cuda --out "$OUT" \
       --rounds 20 --seconds 0.5
     if [ -n "$dry" ]; then
       case $op in
         match_loss) case=resnet20 ;;
+        soft_round_weights) case=MobileNetV2 ;;
         losses) case=256x10 ;;
         *) case=7x33x13x5 ;;
       esac

@@ -24,6 +24,12 @@ MAPS: list[Shape] = [
 LARGE_MAPS: list[Shape] = [(256, 64, 112, 112), (256, 64, 56, 56), (256, 512, 7, 7)]
 WEIGHTS: list[Shape] = [(64, 64, 3, 3), (512, 512, 3, 3), (1000, 512), (33, 17, 5, 3)]
 NETWORKS = ("resnet20_cifar10", "resnet18", "mobilenetv2_w1")
+# The weights of a residual unit.
+BLOCKS: dict[str, list[Shape]] = {
+    "ResNet-20, 64 channels": [(64, 64, 3, 3)] * 2,
+    "MobileNetV2, 32 channels": [(192, 32, 1, 1), (192, 1, 3, 3), (32, 192, 1, 1)],
+    "ResNet-18, 512 channels": [(512, 512, 3, 3)] * 2,
+}
 # What the feature alignment compares: the output of every residual unit.
 UNITS: dict[str, list[Shape]] = {
     "ResNet-20, batch 256": [(256, 16 << k, 32 >> k, 32 >> k) for k in (0, 0, 0, 1, 1, 1, 2, 2, 2)],

@@ -17,6 +17,7 @@ struct FakeQuantizeWeightsArgs;
 struct HardSampleLossArgs;
 struct MatchLossArgs;
 struct PlateauStepArgs;
+struct SoftRoundWeightsArgs;
 struct UpdateRangeArgs;
 
 struct Backend {
@@ -38,6 +39,8 @@ struct Backend {
   const char* (*distillation_loss)(const DistillationLossArgs&);
   const char* (*hard_sample_loss)(const HardSampleLossArgs&);
   const char* (*plateau_step)(const PlateauStepArgs&);
+  const char* (*soft_round_weights)(const SoftRoundWeightsArgs&);
+  const char* (*soft_round_weights_backward)(const SoftRoundWeightsArgs&);
 };
 
 const Backend& cpu_backend();   // for the instruction set of this machine

@@ -11,6 +11,7 @@
 #include "hard_sample_loss.h"
 #include "match_loss.h"
 #include "plateau.h"
+#include "soft_round_weights.h"
 #include "update_range.h"
 
 namespace hast {
@@ -37,6 +38,8 @@ const Backend& backend() {
       distillation_loss,
       hard_sample_loss,
       plateau_step,
+      soft_round_weights,
+      soft_round_weights_backward,
   };
   return table;
 }

@@ -1,7 +1,9 @@
-// Python bindings of fake_quantize.h, fake_quantize_weights.h and update_range.h.
+// Python bindings of fake_quantize.h, fake_quantize_weights.h, soft_round_weights.h and
+// update_range.h.
 #include "bindings.h"
 #include "fake_quantize.h"
 #include "fake_quantize_weights.h"
+#include "soft_round_weights.h"
 #include "update_range.h"
 
 namespace hast::bindings {
@@ -35,6 +37,39 @@ void check_weights(const Checks& check, const FakeQuantizeWeightsArgs& args) {
     check.required("weights", tensor.weight);
     check.required("outputs", tensor.output);
   }
+}
+
+void check_soft_rounding(const Checks& check, const SoftRoundWeightsArgs& args) {
+  check.size("weights", args.count, 1);
+  for (int64_t i = 0; i < args.count; ++i) {
+    const SoftRoundedWeight& weight = args.weights[i];
+    check.bits(weight.bits);
+    check.size("rows", weight.rows, 1);
+    check.size("columns", weight.columns, 1);
+    check.tensor(weight.rows, weight.columns, 1);
+    check.required("bases", weight.base);
+    check.required("roundings", weight.rounding);
+    check.required("steps", weight.step);
+    check.required("lows", weight.low);
+  }
+}
+
+void check_soft_round_weights(const Checks& check, const SoftRoundWeightsArgs& args) {
+  check_soft_rounding(check, args);
+  for (int64_t i = 0; i < args.count; ++i) check.required("weights", args.weights[i].weight);
+  if (!args.beta) return;
+  check.required("regulariser", args.regulariser);
+  check.required("scratch", args.scratch);
+  check.counters(args);
+}
+
+void check_soft_round_weights_backward(const Checks& check, const SoftRoundWeightsArgs& args) {
+  check_soft_rounding(check, args);
+  for (int64_t i = 0; i < args.count; ++i) {
+    check.required("rounding_gradients", args.weights[i].rounding_gradient);
+    check.required("step_gradients", args.weights[i].step_gradient);
+  }
+  if (args.regulariser_gradient) check.required("beta", args.beta);
 }
 
 void check_update_range(const Checks& check, const UpdateRangeArgs& args) {
@@ -78,6 +113,33 @@ void define_fake_quantize_weights(pybind11::module_& module) {
          HAST_FIELD(dtype), HAST_FIELD(real_zero_point), HAST_FIELD(device), HAST_FIELD(stream));
 }
 
+void define_soft_round_weights(pybind11::module_& module) {
+  using Args = SoftRoundWeightsArgs;
+  using Row = SoftRoundedWeight;
+  define(module, "soft_round_weights", &Backend::soft_round_weights, check_soft_round_weights,
+         &Args::weights,
+         Columns(Field{"bases", &Row::base}, Field{"roundings", &Row::rounding},
+                 Field{"steps", &Row::step}, Field{"lows", &Row::low},
+                 Field{"weights", &Row::weight}, Field{"rows", &Row::rows},
+                 Field{"columns", &Row::columns}, Field{"bits", &Row::bits}),
+         HAST_FIELD(beta), HAST_FIELD(regulariser), HAST_FIELD(scratch), HAST_FIELD(counters),
+         HAST_FIELD(dtype), HAST_FIELD(device), HAST_FIELD(stream));
+}
+
+void define_soft_round_weights_backward(pybind11::module_& module) {
+  using Args = SoftRoundWeightsArgs;
+  using Row = SoftRoundedWeight;
+  define(module, "soft_round_weights_backward", &Backend::soft_round_weights_backward,
+         check_soft_round_weights_backward, &Args::weights,
+         Columns(Field{"gradients", &Row::gradient}, Field{"bases", &Row::base},
+                 Field{"roundings", &Row::rounding}, Field{"steps", &Row::step},
+                 Field{"lows", &Row::low}, Field{"rounding_gradients", &Row::rounding_gradient},
+                 Field{"step_gradients", &Row::step_gradient}, Field{"rows", &Row::rows},
+                 Field{"columns", &Row::columns}, Field{"bits", &Row::bits}),
+         HAST_FIELD(regulariser_gradient), HAST_FIELD(beta), HAST_FIELD(dtype), HAST_FIELD(device),
+         HAST_FIELD(stream));
+}
+
 void define_update_range(pybind11::module_& module) {
   using Args = UpdateRangeArgs;
   define(module, "update_range", &Backend::update_range, check_update_range, HAST_FIELD(x),
@@ -94,6 +156,8 @@ void define_quantization(pybind11::module_& module) {
   define_fake_quantize(module);
   define_fake_quantize_backward(module);
   define_fake_quantize_weights(module);
+  define_soft_round_weights(module);
+  define_soft_round_weights_backward(module);
   define_update_range(module);
 }
 

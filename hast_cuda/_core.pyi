@@ -332,3 +332,47 @@ def plateau_step(
     stream: Stream,
 ) -> None:
     """ReduceLROnPlateau; state: float64[3] rate, best, bad; rate: float32[1]; dtype: of loss."""
+
+def soft_round_weights(
+    *,
+    bases: Sequence[Pointer],
+    roundings: Sequence[Pointer],
+    steps: Sequence[Pointer],
+    lows: Sequence[Pointer],
+    weights: Sequence[Pointer],
+    rows: Sequence[int],
+    columns: Sequence[int],
+    bits: Sequence[int],
+    beta: Pointer,
+    regulariser: Pointer,
+    scratch: Pointer,
+    counters: Pointer,
+    dtype: DType,
+    device: Device,
+    stream: Stream,
+) -> None:
+    """Every weight [rows, columns] = clamp(base + h(V), low, low + 2^bits - 1) * step; all fp.
+
+    h(V) = clamp(1.2 sigmoid(V) - 0.1, 0, 1); steps, lows: fp[rows]. With beta, fp[1]: regulariser,
+    fp[1], = sum over all elements of 1 - |2h - 1|^beta; scratch: float64[sum(rows)]; counters: one.
+    """
+
+def soft_round_weights_backward(
+    *,
+    gradients: Sequence[Pointer],
+    bases: Sequence[Pointer],
+    roundings: Sequence[Pointer],
+    steps: Sequence[Pointer],
+    lows: Sequence[Pointer],
+    rounding_gradients: Sequence[Pointer],
+    step_gradients: Sequence[Pointer],
+    rows: Sequence[int],
+    columns: Sequence[int],
+    bits: Sequence[int],
+    regulariser_gradient: Pointer,
+    beta: Pointer,
+    dtype: DType,
+    device: Device,
+    stream: Stream,
+) -> None:
+    """Gradients of V and, fp[rows], of the steps; a gradient of 0 counts as zeros."""

@@ -31,6 +31,7 @@ OP_TESTS = {
     "test_hard_sample_loss",
     "test_plateau",
     "test_schedule",
+    "test_soft_round_weights",
     "test_emulated",
     "test_fuzz_quantizers",
     "test_fuzz_batch_norm",

@@ -65,6 +65,23 @@ def _weights(inputs: Inputs) -> list[Tensor]:
     return _with(hc.fake_quantize_weights(inputs, 4), inputs)
 
 
+def _soft_rounding_inputs(device: torch.device) -> Inputs:
+    inputs: Inputs = [torch.tensor(3.0, device=device)]  # beta
+    for shape in ((16, 16, 3, 3), (4, 513)):  # rows of a warp and of a block, vectors and single elements
+        base, low = torch.randint(-4, 4, shape, device=device).float(), torch.full(shape[:1], -3.0, device=device)
+        rounding, step = torch.randn(shape, device=device), torch.rand(shape[:1], device=device) + 0.1
+        inputs += [base, rounding.requires_grad_(), step.requires_grad_(), low]
+    return inputs
+
+
+def _soft_rounding(inputs: Inputs) -> list[Tensor]:
+    beta, *layers = inputs
+    bases, roundings, steps, lows = (layers[i::4] for i in range(4))
+    weights, regulariser = hc.ops.soft_round_weights(bases, roundings, steps, lows, 3, beta)
+    assert regulariser is not None
+    return _with([*weights, regulariser], [*roundings, *steps])
+
+
 def _observed(inputs: Inputs) -> list[Tensor]:
     states = [hc.new_range_state(device=x.device) for x in inputs]
     outputs = [
@@ -166,6 +183,7 @@ OP_CASES = [
     OpCase("fake_quantize", _quantize_inputs, _quantize),
     OpCase("fake_quantize-channels_last", _channels_inputs, _channels),
     OpCase("fake_quantize_weights", _activations, _weights),
+    OpCase("soft_round_weights", _soft_rounding_inputs, _soft_rounding),
     OpCase("quantize_activation-tracking", _tracking_inputs, _tracking),
     OpCase("batch_norm_match+match_loss", _norm_inputs, _norm),
     OpCase("batch_norm_activation", _block_inputs, _block),

@@ -34,6 +34,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         ("bench_batch_norm_match", "statistics 7x33x13x5"),
         ("bench_batch_norm_match", "match 7x33x13x5"),
         ("bench_match_loss", "resnet20_cifar10"),
+        ("bench_soft_round_weights", "MobileNetV2, 32 channels"),
         ("bench_channel_attention", "vector 7x33x13x5"),
         ("bench_losses", "distillation 16x1000 both"),
         ("bench_losses", "hard-sample 256x10"),

@@ -8,7 +8,7 @@ import torch
 from fuzzing.effort import effort
 from fuzzing.hostile import NAN, tried
 from fuzzing.judge import attempt
-from fuzzing.near import equal
+from fuzzing.near import doubled, equal, near, size_of
 from fuzzing.tensors import FLOATS, shapes, tensors
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,6 +98,38 @@ def test_fake_quantize_weights(device: torch.device, data: st.DataObject) -> Non
         )
         for y, e in zip(found, expected, strict=True):
             equal(y, e)
+
+
+@effort(30)
+@given(data=st.data())
+def test_soft_round_weights(device: torch.device, data: st.DataObject) -> None:
+    draw = data.draw
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    sizes = draw(st.lists(shapes(1, 4), max_size=3))
+    good: dict[str, Any] = {
+        "bases": [draw(tensors(s, dtype)) for s in sizes],
+        "roundings": [draw(tensors(s, dtype)).requires_grad_() for s in sizes],
+        "steps": [draw(tensors(s[:1], dtype)).requires_grad_() for s in sizes],
+        "lows": [draw(tensors(s[:1], dtype, odd=False)) for s in sizes],
+        "bits": draw(BITS),
+        "beta": draw(st.sampled_from([None, torch.tensor(1.0, dtype=dtype), torch.tensor(7.5, dtype=dtype)])),
+    }
+    wrong: dict[str, list[Any]] = {"bits": [[4] * 9, ["4"] * len(sizes) or "4"], "beta": [torch.zeros(1, dtype=dtype)]}
+    for name in ("bases", "roundings", "steps", "lows"):
+        wrong[name] = [[torch.zeros((), dtype=dtype)] * max(len(sizes), 1), good[name] * 2 or [NAN], [NAN] * 3]
+    for found in tried(data, hc.ops.soft_round_weights, good, **wrong):
+        call = {**good, "bits": [good["bits"]] * len(sizes)}
+        wide = doubled(call)
+        eager, exact = reference.soft_round_weights(**call), reference.soft_round_weights(**wide)
+        of = [[y for y in (*weights, total) if y is not None] for weights, total in (found, eager, exact)]
+        leaves = [[*given["roundings"], *given["steps"]] for given in (good, call, wide)]
+        for y, e, x in zip(*of, strict=False):  # there is no sum of nothing in the reference
+            near(y.detach(), e.detach(), x.detach())
+        if not sizes:
+            continue
+        gradients = [torch.autograd.grad([y.sum() for y in ys], xs) for ys, xs in zip(of, leaves, strict=True)]
+        for g, e, x in zip(*gradients, strict=True):
+            near(g, e, x, slack=1e-5 * size_of(*good["bases"], *good["steps"]) if dtype == torch.float32 else 1e-9)
 
 
 @effort(30)

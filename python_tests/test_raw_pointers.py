@@ -82,7 +82,8 @@ def arguments(name: str, **changed: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for argument in ENTRIES[name].args.kwonlyargs:
         kind = ast.unparse(argument.annotation) if argument.annotation else ""
-        value = GOOD.get(argument.arg, False if kind == "bool" else 0)
+        usual = {} if kind == "Pointer" else GOOD  # beta is a number of one op and a tensor of another
+        value = usual.get(argument.arg, False if kind == "bool" else 0)
         found[argument.arg] = [value] if "Sequence" in kind else value
         if argument.arg in changed:
             new = changed[argument.arg]

@@ -1,4 +1,4 @@
-// exp for every element of a softmax, and what a row needs once.
+// exp and powers for every element, and what a row needs once.
 #pragma once
 
 #include "common/portability.h"
@@ -8,9 +8,10 @@ inline namespace HAST_BACKEND {
 
 HAST_HOST_DEVICE double exponential(double value) { return exp(value); }
 
-// For arguments up to 0, where a softmax with its maximum subtracted lives: within 2 ulp, exactly 1
-// at 0, 0 below -87, NaN at NaN. On the host without branches or calls, so that a loop over it
-// becomes SIMD code (expf would not without fast math): e^x = 2^n * e^r, |r| <= log(2) / 2.
+// For arguments up to 0, where a softmax with its maximum subtracted lives, and a sigmoid: within 2
+// ulp, exactly 1 at 0, 0 below -87, NaN at NaN. On the host without branches or calls, so that a
+// loop over it becomes SIMD code (expf would not without fast math): e^x = 2^n * e^r, |r| <= log(2)
+// / 2.
 HAST_HOST_DEVICE float exponential(float value) {
 #ifdef __CUDA_ARCH__
   return expf(value);
@@ -36,6 +37,39 @@ HAST_HOST_DEVICE float log_one_plus(float value) { return log1pf(value); }
 HAST_HOST_DEVICE double log_one_plus(double value) { return log1p(value); }
 HAST_HOST_DEVICE float power(float base, float exponent) { return powf(base, exponent); }
 HAST_HOST_DEVICE double power(double base, double exponent) { return pow(base, exponent); }
+
+HAST_HOST_DEVICE double logarithm(double value) { return log(value); }
+
+// For normal numbers and NaN. On the host without branches or calls, as above: log(2^n * m) =
+// n * log(2) + 2 * artanh(z), z = (m - 1) / (m + 1), of which z^11 / 11 is below an ulp.
+HAST_HOST_DEVICE float logarithm(float value) {
+#ifdef __CUDA_ARCH__
+  return logf(value);
+#else
+  constexpr uint32_t kRootOfHalf = 0x3F3504F3u;  // m is between it and its double
+  const int32_t n = static_cast<int32_t>(bits_of(value) - kRootOfHalf) >> 23;
+  const float m = float_of(bits_of(value) - (static_cast<uint32_t>(n) << 23));
+  const float z = (m - 1.0f) / (m + 1.0f);
+  const float square = z * z;
+  float series = 1.0f / 9.0f;
+  series = series * square + 1.0f / 7.0f;
+  series = series * square + 1.0f / 5.0f;
+  series = series * square + 1.0f / 3.0f;
+  const float count = static_cast<float>(n);
+  const float small = count * -2.12194440e-4f + 2.0f * z * square * series;
+  const float y = count * 0.693359375f + (2.0f * z + small);  // log(2) in two parts
+  return value != value ? value : y;
+#endif
+}
+
+// base^exponent for a base from 0 to 1 and an exponent from 0 on; 0^0 is 1. The error is below
+// 3e-7, but not in units of a small result's last place. A base of 0 counts as the smallest normal
+// number.
+template <typename F>
+HAST_HOST_DEVICE F power_of_fraction(F base, F exponent) {
+  const F least = static_cast<F>(0x1p-126);
+  return exponential(exponent * logarithm(base < least ? least : base));
+}
 
 }  // namespace HAST_BACKEND
 }  // namespace hast

@@ -7,16 +7,17 @@ arXiv:2004.10568), Eq. 22 to 24, with a step of every output channel that is tra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _layout
-from hast_cuda.ops._registry import operator
+from hast_cuda.ops import _layout, _workspace
+from hast_cuda.ops._registry import core, launch, operator, pointer, pointers
 from hast_cuda.ops.arithmetic import broadcast
+from hast_cuda.ops.codes import Pointer
 
 ZETA, GAMMA = 1.1, -0.1  # the sigmoid is stretched to these ends and cut at 1 and 0
 
@@ -79,12 +80,40 @@ def _backward_reference(
     return list(found[:count]), list(found[count:])
 
 
+class _Layers(TypedDict):
+    """What both directions read, of the weights that have elements."""
+
+    bases: list[Pointer]
+    roundings: list[Pointer]
+    steps: list[Pointer]
+    lows: list[Pointer]
+    rows: list[int]
+    columns: list[int]
+    bits: list[int]
+
+
+def _layers(
+    bases: list[Tensor], roundings: list[Tensor], steps: list[Tensor], lows: list[Tensor], bits: list[int]
+) -> _Layers:
+    own = [i for i, rounding in enumerate(roundings) if rounding.numel()]
+    return {
+        "bases": pointers([bases[i] for i in own]),
+        "roundings": pointers([roundings[i] for i in own]),
+        "steps": pointers([steps[i] for i in own]),
+        "lows": pointers([lows[i] for i in own]),
+        "rows": [roundings[i].shape[0] for i in own],
+        "columns": [roundings[i].numel() // roundings[i].shape[0] for i in own],
+        "bits": [bits[i] for i in own],
+    }
+
+
 def _outputs(roundings: list[Tensor], beta: Tensor | None) -> tuple[list[Tensor], Tensor]:
     return [torch.empty_like(r) for r in roundings], roundings[0].new_empty(0 if beta is None else ())
 
 
 def _gradients(roundings: list[Tensor], steps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    return [torch.empty_like(r) for r in roundings], [torch.empty_like(s) for s in steps]
+    like = [torch.empty_like if rounding.numel() else torch.zeros_like for rounding in roundings]
+    return [torch.empty_like(r) for r in roundings], [make(s) for make, s in zip(like, steps, strict=True)]
 
 
 @operator(_forward_reference, _outputs)
@@ -96,7 +125,22 @@ def _soft_round_weights(
     bits: list[int],
     beta: Tensor | None,
 ) -> tuple[list[Tensor], Tensor]:
-    return _forward_reference(bases, roundings, steps, lows, bits, beta)
+    weights, regulariser = _outputs(roundings, beta)
+    layers = _layers(bases, roundings, steps, lows, bits)
+    if layers["rows"]:
+        scratch = _workspace.scratch(regulariser, sum(layers["rows"]), torch.float64)
+        core.soft_round_weights(
+            **layers,
+            weights=pointers([w for w in weights if w.numel()]),
+            beta=pointer(beta),
+            regulariser=pointer(regulariser),
+            scratch=pointer(scratch),
+            counters=_workspace.counters(regulariser, 1),
+            **launch(regulariser),
+        )
+    else:
+        regulariser.zero_()
+    return weights, regulariser
 
 
 @operator(_backward_reference, _gradients)
@@ -110,7 +154,21 @@ def _soft_round_weights_backward(
     bits: list[int],
     beta: Tensor | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    return _backward_reference(gradients, regulariser_gradient, bases, roundings, steps, lows, bits, beta)
+    of_roundings, of_steps = _gradients(roundings, steps)
+    layers = _layers(bases, roundings, steps, lows, bits)
+    own = [i for i, rounding in enumerate(roundings) if rounding.numel()]
+    upstream = [_layout.like(g, r) if g.numel() else g for g, r in zip(gradients, roundings, strict=True)]
+    if own:
+        core.soft_round_weights_backward(
+            **layers,
+            gradients=pointers([upstream[i] for i in own]),
+            rounding_gradients=pointers([of_roundings[i] for i in own]),
+            step_gradients=pointers([of_steps[i] for i in own]),
+            beta=pointer(beta),
+            regulariser_gradient=pointer(regulariser_gradient),
+            **launch(roundings[0]),
+        )
+    return of_roundings, of_steps
 
 
 class _SoftRoundWeights(torch.autograd.Function):
@@ -121,14 +179,14 @@ class _SoftRoundWeights(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(beta, *tensors)
         ctx.bits = bits
-        weights, regulariser = _soft_round_weights(*_columns(tensors), bits, beta)
+        weights, regulariser = _soft_round_weights(*_groups(tensors), bits, beta)
         return (*weights, regulariser) if beta is not None else tuple(weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         beta, *tensors = ctx.saved_tensors
-        bases, roundings, steps, lows = _columns(tensors)
+        bases, roundings, steps, lows = _groups(tensors)
         # an empty tensor stands for None, which a list in an op cannot hold
         upstream = [r.new_empty(0) if g is None else g for g, r in zip(grads, roundings, strict=False)]
         found = _soft_round_weights_backward(
@@ -138,7 +196,7 @@ class _SoftRoundWeights(torch.autograd.Function):
         return (None, None, *constant, *found[0], *found[1], *constant)
 
 
-def _columns(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+def _groups(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Bases, roundings, steps and lows, which an autograd function takes in one row."""
     count = len(tensors) // 4
     bases, roundings, steps, lows = (list(tensors[i * count : (i + 1) * count]) for i in range(4))

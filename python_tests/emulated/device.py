@@ -30,6 +30,7 @@ _OPS = [
         "distillation_loss",
         "hard_sample_loss",
         "plateau",
+        "soft_round_weights",
     )
 ]
 COUNTERS = 4096

@@ -34,6 +34,7 @@ TESTS = [
     "distillation_loss",
     "hard_sample_loss",
     "plateau",
+    "soft_round_weights",
     "emulated",
 ]
 TESTED_WITH = {
