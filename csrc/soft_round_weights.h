@@ -57,9 +57,12 @@ class RectifiedSigmoid {
   }
 
   HAST_HOST_DEVICE F value() const { return clamp_keep_nan(stretched_, F(0), F(1)); }
-  HAST_HOST_DEVICE F slope() const {  // NaN at NaN
-    const bool cut = stretched_ <= F(0) || stretched_ >= F(1);
-    return cut ? F(0) : static_cast<F>(1.2) * e_ * inverse_ * inverse_;
+  // NaN at NaN. Two selections instead of one with "or", which would keep a loop from being SIMD
+  // code.
+  HAST_HOST_DEVICE F slope() const {
+    const F slope = static_cast<F>(1.2) * e_ * inverse_ * inverse_;
+    const F below = stretched_ >= F(1) ? F(0) : slope;
+    return stretched_ <= F(0) ? F(0) : below;
   }
 
  private:
@@ -83,7 +86,8 @@ struct Levels {
         step(static_cast<const F*>(weight.step)[row]) {}
 
   HAST_HOST_DEVICE F nearest(F level) const { return clamp_keep_nan(level, low, high); }
-  HAST_HOST_DEVICE bool holds(F level) const { return level >= low && level <= high; }
+  // A NaN, too, goes on as it is.
+  HAST_HOST_DEVICE bool holds(F level) const { return !(level < low) && !(level > high); }
 };
 
 // 1 - |2h - 1|^beta, and its derivative by h.

@@ -97,10 +97,10 @@ def test_vectors_are_loaded_and_stored_whole(compiled: list[Kernel]) -> None:
     for kernel in compiled:
         if not kernel.is_vectorised:
             continue
-        _, loads, stores = FAMILIES[kernel.family]
+        limits = FAMILIES[kernel.family]
         found = kernel.vectors("LDG"), kernel.vectors("STG")
-        if found[0] < loads or found[1] < stores:
-            scalar[kernel.name] = f"{found} of {kernel.vector_bits} bits, not {loads, stores}"
+        if found[0] < limits.loads or found[1] < limits.stores:
+            scalar[kernel.name] = f"{found} of {kernel.vector_bits} bits, not {limits.loads, limits.stores}"
     assert scalar == {}
 
 

@@ -294,5 +294,5 @@ def _check_beta(beta: Tensor, bases: list[Tensor]) -> None:
     _exact("beta", beta, bases[0] if bases else beta)
     if beta.dim():
         raise ValueError(f"beta has shape {tuple(beta.shape)}; expected a 0-d tensor, e.g. torch.tensor(20.0)")
-    if _checks.known_values(beta) and not 1 <= float(beta) < float("inf"):
-        raise ValueError(f"beta is {float(beta)}; allowed: 1 or more, finite")
+    if _checks.known_values(beta) and not 1 <= beta.item() < float("inf"):
+        raise ValueError(f"beta is {beta.item()}; allowed: 1 or more, finite")

@@ -120,7 +120,7 @@ MISTAKES = [
         "partial[2 * row + 1] = 0",
         "difficulty left out",
     ),
-    Mistake("soft_round_weights.h", " || stretched_ >= F(1)", "", "gradient where h is cut at 1"),
+    Mistake("soft_round_weights.h", "stretched_ >= F(1) ? F(0) : slope", "slope", "gradient where h is cut at 1"),
     Mistake("soft_round_weights.cu", "first_row = rows", "first_row = 0", "parts of all weights in one place"),
     Mistake("soft_round_weights.cu", "row < entry.weight.rows", "true", "rows past the last one", True),
     Mistake("plateau.h", "stalled ? 0.0 : bad", "bad", "bad steps not reset"),
