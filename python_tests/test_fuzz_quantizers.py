@@ -112,7 +112,7 @@ def test_soft_round_weights(device: torch.device, data: st.DataObject) -> None:
         "steps": [draw(tensors(s[:1], dtype)).requires_grad_() for s in sizes],
         "lows": [draw(tensors(s[:1], dtype, odd=False)) for s in sizes],
         "bits": draw(BITS),
-        "beta": draw(st.sampled_from([None, torch.tensor(1.0, dtype=dtype), torch.tensor(7.5, dtype=dtype)])),
+        "beta": draw(st.sampled_from([None, torch.tensor(2.0, dtype=dtype), torch.tensor(7.5, dtype=dtype)])),
     }
     wrong: dict[str, list[Any]] = {"bits": [[4] * 9, ["4"] * len(sizes)], "beta": [torch.zeros(1, dtype=dtype)]}
     for name in ("bases", "roundings", "steps", "lows"):

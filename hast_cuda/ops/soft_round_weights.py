@@ -20,11 +20,12 @@ from hast_cuda.ops.arithmetic import broadcast
 from hast_cuda.ops.codes import Pointer
 
 ZETA, GAMMA = 1.1, -0.1  # the sigmoid is stretched to these ends and cut at 1 and 0
+SPAN = 1.2  # zeta - gamma; as a difference it is a bit more, and h(0) in float64 not one half
 
 
 def rectified_sigmoid(rounding: Tensor) -> Tensor:
     """Eq. 23, ``h(V) = clamp(sigmoid(V) * (zeta - gamma) + gamma, 0, 1)``, of any shape."""
-    return (torch.sigmoid(rounding) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+    return (torch.sigmoid(rounding) * SPAN + GAMMA).clamp(0, 1)
 
 
 def soft_round_weights_reference(
