@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hast_cuda.files.tensors import load_tensors, save_tensors
 from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops import optimizer_state as _state
 
 # before the names of the tensors of each
-STUDENT, OPTIMIZER, GENERATOR = "student.", "optimizer.", "generator."
+STUDENT, OPTIMIZER, GENERATOR, BEST = "student.", "optimizer.", "generator.", "best."
 
 
 @dataclass
 class Checkpoint:
-    """Finished iterations, and the accuracies seen so far as (iteration, top-1)."""
+    """Finished iterations, and what was seen so far."""
 
     iteration: int
     accuracies: list[tuple[int, float]]
+    """(iteration, top-1 in percent)."""
+    agreements: list[tuple[int, float, float]] = field(default_factory=list)
+    """(iteration, divergence, same class in percent) on the images held out."""
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The student's state at the smallest divergence."""
 
 
 class CheckpointFile:
@@ -43,12 +48,11 @@ class CheckpointFile:
         tensors |= _state.prefixed(_state.optimizer_state(optimizer), OPTIMIZER)
         if generator is not None:
             tensors |= _state.prefixed(generator.state(), GENERATOR)
-        # clone: safetensors refuses tensors that share memory, as those of a shared module do
-        layout = torch.contiguous_format
-        alone = {k: v.detach().clone(memory_format=layout) for k, v in tensors.items()}
+        tensors |= _state.prefixed(state.best, BEST)
         metadata = {"iteration": str(state.iteration), "accuracies": json.dumps(state.accuracies)}
+        metadata["agreements"] = json.dumps(state.agreements)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(self.path, alone, metadata)
+        save_tensors(self.path, _state.separate(tensors), metadata)
 
     def load(
         self, student: nn.Module, optimizer: torch.optim.Optimizer, generator: GeneratorTrainer | None = None
@@ -60,13 +64,14 @@ class CheckpointFile:
         try:
             tensors, metadata = load_tensors(self.path)
             for name in tensors:
-                if not name.startswith((STUDENT, OPTIMIZER, GENERATOR)):
+                if not name.startswith((STUDENT, OPTIMIZER, GENERATOR, BEST)):
                     raise ValueError(f"unknown {name}")
             student.load_state_dict(_state.without_prefix(tensors, STUDENT))
             if generator is not None:
                 generator.load_state(_state.without_prefix(tensors, GENERATOR))
             accuracies = [(int(i), float(a)) for i, a in json.loads(metadata["accuracies"])]
-            state = Checkpoint(int(metadata["iteration"]), accuracies)
+            seen = [(int(i), float(d), float(s)) for i, d, s in json.loads(metadata.get("agreements", "[]"))]
+            state = Checkpoint(int(metadata["iteration"]), accuracies, seen, _state.without_prefix(tensors, BEST))
             if state.iteration < 0:
                 raise ValueError(f"iteration {state.iteration}")
             _state.load_optimizer_state(optimizer, _state.without_prefix(tensors, OPTIMIZER))

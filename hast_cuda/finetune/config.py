@@ -18,9 +18,10 @@ CHOICES = {
     "calibration": ("images", "generator", "batch_norm"),
     "ema": ("corrected", "released"),
     "ste": _checks.STE,
+    "keep": ("last", "best"),
 }
 POSITIVE = ("learning_rate", "temperature", "calibration_updates", "evaluations")
-FRACTIONS = ("momentum", "flip_fraction", "flip_probability")
+FRACTIONS = ("momentum", "flip_fraction", "flip_probability", "warmup", "held_out")
 NOT_NEGATIVE = (
     *("weight_decay", "distillation_weight", "label_weight", "feature_weight", "perturbation"),
     *("clean_weight", "perturbed_weight", "max_grad_norm"),
@@ -49,6 +50,8 @@ class FinetuneConfig:
     """"step": x0.1 at every fraction in decay_at; "cosine": to 0 over the iterations."""
     decay_at: tuple[float, ...] = (2 / 3,)
     """Fractions of the iterations at which "step" decays."""
+    warmup: float = 0.0
+    """Fraction of the iterations in which the rate rises linearly from 0."""
     momentum: float = 0.9
     """Nesterov momentum, or the decay of AdamW's mean of gradients (that of squares is 0.999)."""
     weight_decay: float = 1e-4
@@ -104,6 +107,12 @@ class FinetuneConfig:
     """Shrink the calibrated ranges to the smallest quantization error."""
     evaluations: int = 10
     """How often the test accuracy is looked at, evenly spread; the last one is the result."""
+    held_out: float = 0.0
+    """Fraction of the stored images, the last ones, that no step sees: on them the student is
+    compared with the teacher at every evaluation."""
+    keep: str = "last"
+    """"last": the student after the last iteration, as published; "best": the one that was closest
+    to the teacher on the images held out, the start included."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -130,15 +139,18 @@ class FinetuneConfig:
             raise ValueError("clean_weight and perturbed_weight are both without effect; one must count")
         if not (self.distillation_weight or self.feature_weight or self.label_weight):
             raise ValueError("distillation_weight, feature_weight and label_weight are 0; one must count")
+        if self.keep == "best" and not self.held_out:
+            raise ValueError('keep is "best", which is judged on images held out: set held_out, e.g. to 0.125')
         by = {"distillation": self.distillation_weight, "alignment": self.feature_weight}
         if self.perturbation and not by.get(self.perturb_by, 1.0):
             raise ValueError(f"perturb_by is {self.perturb_by!r}, a loss of weight 0; choose another")
 
     def rate(self, iteration: int) -> float:
         """Learning rate of a step, counted from 0."""
+        warm = min(1.0, (self.done(iteration) + 1 / max(self.iterations, 1)) / self.warmup) if self.warmup else 1.0
         if self.schedule == "step":
-            return float(self.learning_rate * 0.1 ** self._decays(iteration))
-        return self.learning_rate * (1 + math.cos(math.pi * self.done(iteration))) / 2
+            return float(warm * self.learning_rate * 0.1 ** self._decays(iteration))
+        return warm * self.learning_rate * (1 + math.cos(math.pi * self.done(iteration))) / 2
 
     def flip_goal(self, iteration: int) -> float:
         """Fraction of its codes that a step must change (AIT), counted from 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,12 @@ from tqdm import tqdm
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_values
+from hast_cuda.finetune.agreement import HeldOutImages
 from hast_cuda.finetune.batches import Batches, make_batches
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.objective import TERMS, loss_weights
-from hast_cuda.finetune.processes import agree_on_steps, check_equal, resume
+from hast_cuda.finetune.processes import agree_on_steps, check_equal, resume, spread_student
 from hast_cuda.finetune.replay import ReplayedStep
 from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.generator.trainer import GeneratorTrainer
@@ -24,6 +25,7 @@ from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy
+from hast_cuda.loops.optimizer_state import separate
 from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.ranks import World
 from hast_cuda.ranks.world import world_on
@@ -35,7 +37,7 @@ Evaluate = Callable[[nn.Module], float]
 
 @dataclass
 class FinetuneResult:
-    """The student (last iteration), and test accuracies seen on the way as (iteration, top-1).
+    """The student that is kept, and what was seen on the way.
 
     Example:
         >>> FinetuneResult(hc.load_teacher("digits")).accuracies
@@ -46,6 +48,14 @@ class FinetuneResult:
     """The network that was given, trained."""
     accuracies: list[tuple[int, float]] = field(default_factory=list)
     """(iterations done, top-1 in percent), in order."""
+    agreements: list[tuple[int, float, float]] = field(default_factory=list)
+    """(iterations done, divergence, same class in percent) on the images held out, in order, from
+    the start on; see :class:`Agreement`."""
+
+    @property
+    def kept_iteration(self) -> int | None:
+        """Iterations that the closest student had behind it; None if none was compared."""
+        return min(self.agreements, key=lambda seen: seen[1])[0] if self.agreements else None
 
 
 @typed
@@ -56,6 +66,7 @@ def finetune(
     config: FinetuneConfig,
     *,
     labels: Tensor | None = None,
+    held_out: Tensor | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     evaluate: Evaluate | None = None,
@@ -78,6 +89,8 @@ def finetune(
         config: budget and objective.
         labels: of stored images, where ``config.label_weight`` counts them: [N] int64, or
             probabilities [N, classes].
+        held_out: images [M, C, H, W] that the student is compared on with the teacher; needed where
+            ``config.keep`` is "best". ``config.held_out`` is for who splits a set in two.
         seed: order and augmentation; the state after a resume equals that of an unbroken run.
         device: where to compute; default the world's, which is the CPU for one process.
         evaluate: test top-1 of the student, called ``config.evaluations`` times.
@@ -119,6 +132,9 @@ def finetune(
         raise ValueError(
             "the network has no BatchNorm layer to align features at: name layers, or set feature_weight to 0"
         )
+    if config.keep == "best" and held_out is None:
+        raise ValueError('keep is "best": give held_out, images that the student is compared on')
+    judge = None if held_out is None else HeldOutImages(frozen, held_out.to(device))
     step = FinetuneStep(frozen, student, layers, config, execution)
     interval = max(1, -(-config.iterations // config.evaluations))
     every = log_interval(config.iterations, LOG_EVERY)
@@ -127,8 +143,19 @@ def finetune(
         kept = "Images and the last checkpoint are kept."
     memory = explained_memory("fine-tuning", config.batch_size, "finetune.batch_size", kept, device)
 
+    def compare(done: int) -> None:
+        """Rank 0's look at the images held out."""
+        if judge is None:
+            return
+        found = judge.agreement(student)
+        if config.keep == "best" and all(found.divergence < seen[1] for seen in state.agreements):
+            state.best = separate(student.state_dict())
+        state.agreements.append((done, found.divergence, found.same_class))
+        log({"phase": "held out", "iteration": done, **asdict(found)})
+
     def look() -> list[tuple[int, float]]:
         """Rank 0's evaluation and checkpoint, after ``done`` iterations."""
+        compare(done)
         if evaluate is not None:
             state.accuracies.append((done, evaluate(student)))
             log({"phase": "test", "iteration": done, "top1": state.accuracies[-1][1]})
@@ -137,9 +164,15 @@ def finetune(
             checkpoint.save(state, *running)
         return state.accuracies
 
+    def keep() -> None:
+        if config.keep == "best" and state.best:
+            student.load_state_dict(state.best)
+
     running = student, step.optimizer, batches.trainer
     try:
         state = resume(checkpoint, *running, config.iterations, world)
+        if not state.iteration:
+            world.on_first(lambda: compare(0))
         guard = FiniteGuard("fine-tuning", device, state.iteration)
         update = ReplayedStep(step, guard, world)
         quiet = None if world.first else True
@@ -160,9 +193,11 @@ def finetune(
                 if looked:
                     check_equal(student, done, world)
                     state.accuracies = world.on_first(look)
+        world.on_first(keep)
+        spread_student(student, world)
     finally:
         step.close()
-    return FinetuneResult(student, state.accuracies)
+    return FinetuneResult(student, state.accuracies, state.agreements)
 
 
 def _metrics(iteration: int, update: ReplayedStep, batches: Batches) -> dict[str, float | int | str]:

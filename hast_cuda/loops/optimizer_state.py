@@ -14,6 +14,11 @@ SGD_STATES = frozenset({"momentum_buffer"})
 ADAM_STATES = frozenset({STEPS, "exp_avg", "exp_avg_sq"})  # AdamW's too
 
 
+def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies: safetensors refuses tensors that share memory, as a shared module's do."""
+    return {n: t.detach().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
+
+
 def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The same under longer names."""
     return {prefix + name: tensor for name, tensor in tensors.items()}

@@ -15,11 +15,12 @@ from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.generator import GeneratorConfig
 from hast_cuda.posttraining import PostTrainingConfig
+from hast_cuda.reconstruction import ReconstructionConfig
 from hast_cuda.synthesis import SynthesisConfig
 
 PRESETS = ("default", "paper", "released")
 DATASETS = ("cifar10", "cifar100", "imagenet")
-SECTIONS = ("synthesis", "finetune", "generator", "posttraining")
+SECTIONS = ("synthesis", "finetune", "generator", "posttraining", "reconstruction")
 P = ParamSpec("P")
 
 
@@ -47,6 +48,8 @@ class Recipe:
     """Of images that a network makes."""
     posttraining: PostTrainingConfig = field(default_factory=PostTrainingConfig)
     """What is done to the weights without images."""
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    """Of rounding and steps, block by block, before fine-tuning."""
     images: str = "synthetic"
     """"synthetic" (optimised noise), "generated" (by a network trained beside the student), "real"
     (given by the user) or "none"."""
@@ -57,6 +60,8 @@ class Recipe:
         if self.images == "none":
             if self.finetune.iterations:
                 raise ValueError("a recipe without images cannot fine-tune: set finetune.iterations to 0")
+            if self.reconstruction.iterations:
+                raise ValueError("a recipe without images cannot reconstruct: set reconstruction.iterations to 0")
             if self.finetune.calibration == "images" or self.finetune.shrink_ranges:
                 raise ValueError(
                     'a recipe without images finds ranges from "batch_norm" or a "generator", and '

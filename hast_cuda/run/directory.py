@@ -75,6 +75,7 @@ class RunReader:
         self.metrics = path / "metrics.jsonl"  # one JSON record per line
         self.images = path / "images"
         self.checkpoint = path / "checkpoints" / "last.safetensors"  # of an unfinished fine-tuning
+        self.reconstruction = path / "checkpoints" / "reconstruction.safetensors"  # of finished blocks
         self.student = path / "student.safetensors"
 
     def read_log(self) -> list[dict[str, Any]]:

@@ -36,7 +36,8 @@ class QuantizationResult:
     """
 
     student: nn.Module
-    """The quantized network, after the last iteration."""
+    """The quantized network: that of the last iteration or, where the recipe keeps the best, the one
+    that was closest to the original on images held out."""
     images: Images | None
     """What it was trained on; None where a generator made images, or none were needed."""
     result: dict[str, Any]
@@ -129,5 +130,5 @@ def zero_shot_quantize(
             return QuantizationResult(work.student, work.finished(images), found)
         images = work.make_images(images)
         accuracies = work.calibrate(images)
-        seen = work.finetune(images)
-        return QuantizationResult(work.student, images, work.conclude(accuracies, seen, images))
+        accuracies |= work.reconstruct(images)
+        return QuantizationResult(work.student, images, work.conclude(accuracies, work.finetune(images), images))

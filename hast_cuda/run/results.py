@@ -8,7 +8,10 @@ from typing import Any
 from hast_cuda.files.json_values import read_object
 
 _FIX = "delete it and run again to make it anew"
-_PERCENT = (*("full_precision", "rounded", "start_of_finetuning"), *("quantized", "quantized_best_epoch"))
+_PERCENT = (
+    *("full_precision", "rounded", "start_of_finetuning", "reconstructed"),
+    *("quantized", "quantized_last", "quantized_best_epoch"),
+)
 _COUNTS = ("num_test_images", "num_images", "synthesis_iterations", "finetune_iterations")
 
 

@@ -18,6 +18,7 @@ from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.generator import GeneratorConfig
 from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import PostTrainingConfig
+from hast_cuda.reconstruction import ReconstructionConfig
 from hast_cuda.run.origins import KEY
 from hast_cuda.synthesis import ImageStore, SynthesisConfig
 
@@ -27,6 +28,7 @@ _PARTS: dict[str, Callable[..., Any]] = {
     "finetune": FinetuneConfig,
     "generator": GeneratorConfig,
     "posttraining": PostTrainingConfig,
+    "reconstruction": ReconstructionConfig,
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
-from hast_cuda.finetune import FinetuneConfig, finetune
+from hast_cuda.finetune import FinetuneConfig, FinetuneResult, agreement, finetune
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.processes import spread_student
@@ -23,6 +23,7 @@ from hast_cuda.methods import Recipe
 from hast_cuda.nn import quantize, shrink_ranges
 from hast_cuda.posttraining import finish, prepare
 from hast_cuda.ranks import World
+from hast_cuda.reconstruction import ReconstructionFile, reconstruct
 from hast_cuda.run.directory import RunDirectory, plain
 from hast_cuda.run.inputs import Bits, check_images
 from hast_cuda.run.origins import KEY, fingerprints
@@ -192,18 +193,50 @@ class Work:
                 batch = torch.cat([self.trainer.step()[0] for _ in range(steps)])
             shrink_ranges(self.student, batch[:SEARCH_IMAGES].to(device))
 
-    def finetune(self, images: Images | None) -> list[float]:
-        """Train the student; accuracies seen on the way, the last one at the end."""
-        config, source = self.recipe.finetune, self.trainer if images is None else images.images
+    def reconstruct(self, images: Images | None) -> dict[str, float | None]:
+        """Fit the student block by block; its accuracy then, where that was done."""
+        config = self.recipe.reconstruction
+        if not config.iterations or images is None:
+            return {}
+        with self.phases("reconstruction"):
+            reconstruct(
+                self.prepared,
+                self.student,
+                self.split(images)[0].images,
+                config,
+                seed=self.seed,
+                device=self.device,
+                log=self._log,
+                checkpoint=None if self.run is None else ReconstructionFile(self.run.reconstruction),
+                execution=self.execution,
+                world=self.world,
+            )
+        with self.phases("evaluation"):
+            return {"reconstructed": self._accuracy(self.student)}
+
+    def split(self, images: Images) -> tuple[Images, Tensor | None]:
+        """Images to train on, and those held out if there are any: the last ones."""
+        count = round(self.recipe.finetune.held_out * len(images))
+        if not count or count == len(images):
+            return images, None
+        rest = len(images) - count
+        return Images(images.images[:rest], images.labels[:rest], images.real), images.images[rest:]
+
+    def finetune(self, images: Images | None) -> FinetuneResult:
+        """Train the student; what was seen on the way."""
+        config = self.recipe.finetune
+        own, held_out = (None, None) if images is None else self.split(images)
+        source = self.trainer if own is None else own.images
         if not config.iterations or source is None:
-            return []
+            return FinetuneResult(self.student)
         with self.phases("finetuning"):
-            done = finetune(
+            return finetune(
                 self.teacher,
                 self.student,
                 source,
                 config,
-                labels=labels_for(config, images),
+                labels=labels_for(config, own),
+                held_out=held_out,
                 seed=self.seed,
                 device=self.device,
                 log=self._log,
@@ -212,19 +245,33 @@ class Work:
                 execution=self.execution,
                 world=self.world,
             )
-        return [top1 for _, top1 in done.accuracies]
 
-    def conclude(self, accuracies: dict[str, float | None], seen: list[float], images: Images | None) -> dict[str, Any]:
+    def conclude(
+        self, accuracies: dict[str, float | None], tuned: FinetuneResult, images: Images | None
+    ) -> dict[str, Any]:
         """Write the student and ``result.json``; returns the latter."""
+        held_out = None if images is None else self.split(images)[1]
+        start = accuracies["start_of_finetuning"] if "reconstructed" not in accuracies else accuracies["reconstructed"]
+        seen = {0: start, **dict(tuned.accuracies)}
+        last = max(seen)
+        kept = tuned.kept_iteration if self.recipe.finetune.keep == "best" else last
 
         def write() -> dict[str, Any]:
-            start = accuracies["start_of_finetuning"]
+            found = None
+            if held_out is not None:
+                found = agreement(self.teacher, self.student, held_out.to(self.device))
             result: dict[str, Any] = plain(
                 {
                     **self.described,
                     **accuracies,
-                    "quantized": seen[-1] if seen else start,
-                    "quantized_best_epoch": max(seen) if seen else start,
+                    "quantized": seen[kept or 0],
+                    "quantized_last": seen[last],
+                    "quantized_best_epoch": max(
+                        (top1 for i, top1 in seen.items() if top1 is not None and (i or not last)), default=None
+                    ),
+                    "kept_iteration": kept or 0,
+                    "agreement": found,
+                    "num_held_out": 0 if held_out is None else len(held_out),
                     "num_test_images": None if self.test is None else len(self.test),
                     "num_images": None if images is None else len(images),
                     "synthesis_iterations": self.recipe.synthesis.iterations,

@@ -1,0 +1,83 @@
+"""How well a student agrees with its teacher on images that it is not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.checks.typed import typed
+from hast_cuda.checks.values import check_images, explained_forward
+from hast_cuda.loops.modes import eval_mode
+
+CHUNK = 64  # images per forward pass
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of two networks on some images.
+
+    Example:
+        >>> Agreement(divergence=0.02, same_class=98.4).same_class
+        98.4
+    """
+
+    divergence: float
+    """Kullback-Leibler divergence of the student's class probabilities from the teacher's, in nats,
+    a mean over the images."""
+    same_class: float
+    """Images for which both give the same class, in percent."""
+
+
+class HeldOutImages:
+    """Images that no step sees, and what the teacher says about them.
+
+    Args:
+        teacher: full-precision network, on the device of ``images``.
+        images: [N, C, H, W], normalised.
+    """
+
+    def __init__(self, teacher: nn.Module, images: Tensor) -> None:
+        self.images = images
+        self._teacher = logits(teacher, images)
+
+    def agreement(self, student: nn.Module) -> Agreement:
+        """Of ``student``, in eval mode, with the teacher."""
+        return _agreement(self._teacher, logits(student, self.images))
+
+
+@typed
+def agreement(teacher: nn.Module, student: nn.Module, images: Tensor) -> Agreement:
+    """How often and how closely ``student`` says what ``teacher`` says.
+
+    Args:
+        teacher: [N, C, H, W] -> logits [N, classes].
+        student: the same.
+        images: normalised, on the device of both; ones that the student was not trained on.
+
+    Raises:
+        ValueError: images that a network does not take.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> teacher, images = hc.load_teacher("digits"), torch.randn(4, 1, 8, 8)
+        >>> hc.finetune.agreement(teacher, teacher, images)
+        Agreement(divergence=0.0, same_class=100.0)
+    """
+    check_images("images", images)
+    return _agreement(logits(teacher, images), logits(student, images))
+
+
+@torch.no_grad()
+def logits(network: nn.Module, images: Tensor) -> Tensor:
+    """[N, classes] on the CPU, in eval mode."""
+    with eval_mode(network), explained_forward("images", images):
+        return torch.cat([network(part).detach().cpu() for part in images.split(CHUNK)])
+
+
+def _agreement(teacher: Tensor, student: Tensor) -> Agreement:
+    expected, found = (x.double().log_softmax(1) for x in (teacher, student))
+    divergence = (expected.exp() * (expected - found)).sum(1).mean()
+    same = (teacher.argmax(1) == student.argmax(1)).double().mean()
+    return Agreement(max(float(divergence), 0.0), 100.0 * float(same))
