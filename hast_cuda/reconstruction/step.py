@@ -50,7 +50,7 @@ class ReconstructionStep:
         """Learning rates, and exponent and weight of Eq. 24, of a step."""
         decay = self.config.decay(iteration)
         for rate, initial in zip(self.rates, self.initial, strict=True):
-            rate.fill_(initial * decay)
+            rate.fill_(initial * (1.0 if rate is self.rates[0] else decay))
         self.beta.fill_(self.config.beta(iteration))
         self.share.fill_(self.config.weight(iteration))
 
