@@ -24,6 +24,7 @@ def demo_recipe() -> Recipe:
     return replace(
         recipe,
         synthesis=replace(recipe.synthesis, num_images=512, batch_size=256, iterations=200),
+        reconstruction=replace(recipe.reconstruction, iterations=150),
         finetune=replace(recipe.finetune, iterations=150, batch_size=128, evaluations=6),
     )
 

@@ -60,6 +60,10 @@ class Batches(ABC):
     def during(self, iterations: range) -> Iterator[tuple[int, Batch]]:
         """(iteration, batch), one after the other; a batch is the next one's, filled anew."""
 
+    @abstractmethod
+    def sample(self, count: int) -> tuple[Tensor, Tensor | None]:
+        """At most ``count`` images as they are, and their labels where they count."""
+
     def check_network(self, network: nn.Module) -> None:  # noqa: B027 - a generator fits by itself
         """ValueError unless ``network`` takes the images and has the labels' classes."""
 
@@ -95,6 +99,10 @@ class StoredBatches(Batches):
                 batches[count] = StoredBatch(images, len(chosen[own]), self.labels, share)
             batches[count].fill(chosen[own], crops.at(iteration)[:count][own])
             yield iteration, batches[count]
+
+    def sample(self, count: int) -> tuple[Tensor, Tensor | None]:
+        """The first images."""
+        return self.images[:count], None if self.labels is None else self.labels[:count]
 
     def check_network(self, network: nn.Module) -> None:
         """One image goes through; labels of the wrong classes are found by reading them."""
@@ -139,6 +147,10 @@ class GeneratedBatches(Batches):
             own_images.copy_(images[own])
             own_labels.copy_(labels[own])
             yield iteration, batch
+
+    def sample(self, count: int) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002 - there is none
+        """ValueError: a generator's images change with every step."""
+        raise ValueError('balance is "start", which needs stored images: set it to "fixed" for those of a generator')
 
     def check(self) -> None:
         """Read the generator's losses."""

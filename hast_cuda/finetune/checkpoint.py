@@ -26,6 +26,8 @@ class Checkpoint:
     """(iteration, top-1 in percent)."""
     agreements: list[tuple[int, float, float]] = field(default_factory=list)
     """(iteration, divergence, same class in percent) on the images held out."""
+    units: list[float] = field(default_factory=list)
+    """Of the loss's terms, where they are balanced."""
     best: dict[str, Tensor] = field(default_factory=dict)
     """The student's state at the smallest divergence."""
 
@@ -50,7 +52,7 @@ class CheckpointFile:
             tensors |= _state.prefixed(generator.state(), GENERATOR)
         tensors |= _state.prefixed(state.best, BEST)
         metadata = {"iteration": str(state.iteration), "accuracies": json.dumps(state.accuracies)}
-        metadata["agreements"] = json.dumps(state.agreements)
+        metadata |= {"agreements": json.dumps(state.agreements), "units": json.dumps(state.units)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(self.path, _state.separate(tensors), metadata)
 
@@ -71,7 +73,9 @@ class CheckpointFile:
                 generator.load_state(_state.without_prefix(tensors, GENERATOR))
             accuracies = [(int(i), float(a)) for i, a in json.loads(metadata["accuracies"])]
             seen = [(int(i), float(d), float(s)) for i, d, s in json.loads(metadata.get("agreements", "[]"))]
-            state = Checkpoint(int(metadata["iteration"]), accuracies, seen, _state.without_prefix(tensors, BEST))
+            units = [float(unit) for unit in json.loads(metadata.get("units", "[]"))]
+            best = _state.without_prefix(tensors, BEST)
+            state = Checkpoint(int(metadata["iteration"]), accuracies, seen, units, best)
             if state.iteration < 0:
                 raise ValueError(f"iteration {state.iteration}")
             _state.load_optimizer_state(optimizer, _state.without_prefix(tensors, OPTIMIZER))

@@ -19,6 +19,7 @@ CHOICES = {
     "ema": ("corrected", "released"),
     "ste": _checks.STE,
     "keep": ("last", "best"),
+    "balance": ("fixed", "start"),
 }
 POSITIVE = ("learning_rate", "temperature", "calibration_updates", "evaluations")
 FRACTIONS = ("momentum", "flip_fraction", "flip_probability", "warmup", "held_out")
@@ -68,6 +69,10 @@ class FinetuneConfig:
     """lambda of Eq. 11-12; 0 switches feature alignment off."""
     alignment: str = "relaxed"
     """"relaxed": attention vectors (Eq. 13); "direct": the feature maps' mean squared error."""
+    balance: str = "fixed"
+    """What the weights of the terms multiply: "fixed", the terms as they are; "start", the terms in
+    units of what they are for the student as it came, so that one ratio suits every network (alpha
+    then counts without the square of T)."""
     normalized_attention: bool = True
     """L2-normalised attention vectors (as released) or the plain sums of Eq. 13-14."""
     perturbation: float = 0.01

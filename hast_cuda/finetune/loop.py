@@ -15,7 +15,7 @@ from hast_cuda.finetune.agreement import HeldOutImages
 from hast_cuda.finetune.batches import Batches, make_batches
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.objective import TERMS, loss_weights
+from hast_cuda.finetune.objective import TERMS
 from hast_cuda.finetune.processes import agree_on_steps, check_equal, resume, spread_student
 from hast_cuda.finetune.replay import ReplayedStep
 from hast_cuda.finetune.step import FinetuneStep
@@ -31,6 +31,7 @@ from hast_cuda.ranks import World
 from hast_cuda.ranks.world import world_on
 
 LOG_EVERY = 50  # iterations between reads of the device
+UNIT_IMAGES = 256  # on which the terms are measured that others are balanced against
 Log = Callable[[dict[str, float | int | str]], None]
 Evaluate = Callable[[nn.Module], float]
 
@@ -171,6 +172,9 @@ def finetune(
     running = student, step.optimizer, batches.trainer
     try:
         state = resume(checkpoint, *running, config.iterations, world)
+        if config.balance == "start":
+            state.units = state.units or world.on_first(lambda: step.measure(*batches.sample(UNIT_IMAGES)))
+            step.balance(state.units)
         if not state.iteration:
             world.on_first(lambda: compare(0))
         guard = FiniteGuard("fine-tuning", device, state.iteration)
@@ -204,6 +208,6 @@ def _metrics(iteration: int, update: ReplayedStep, batches: Batches) -> dict[str
     """What is logged of an iteration; reads the device."""
     config = update.step.config
     found: dict[str, float | int | str] = {"phase": "finetune", "iteration": iteration}
-    terms = zip(TERMS, loss_weights(config), update.terms, strict=False)
+    terms = zip(TERMS, update.step.factors, update.terms, strict=False)
     found |= {name: weight * float(term) for name, weight, term in terms}
     return found | {"learning_rate": config.rate(iteration)} | batches.metrics()

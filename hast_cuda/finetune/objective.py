@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,11 +16,18 @@ from hast_cuda.ops import attention_energy_loss, distillation_loss, hard_sample_
 TERMS = ("distillation", "alignment", "label")  # in the order of loss_terms; labels may not count
 
 
-def loss_weights(config: FinetuneConfig) -> tuple[float, ...]:
+SMALLEST_UNIT = 1e-9  # of a term for a student that already says what its teacher says
+
+
+def loss_weights(config: FinetuneConfig, units: Sequence[float] = ()) -> tuple[float, ...]:
     """What the terms of :func:`loss_terms` are multiplied by: alpha * T^2, lambda and, where labels
-    count, their weight."""
-    weights = config.distillation_weight * config.temperature**2, config.feature_weight
-    return (*weights, config.label_weight) if config.label_weight else weights
+    count, their weight; or, of terms measured in ``units``, alpha, lambda and that over those."""
+    scale = 1.0 if units else config.temperature**2
+    weights = config.distillation_weight * scale, config.feature_weight, config.label_weight
+    counted = weights if config.label_weight else weights[:2]
+    if not units:
+        return counted
+    return tuple(weight / max(unit, SMALLEST_UNIT) for weight, unit in zip(counted, units, strict=True))
 
 
 def loss_terms(

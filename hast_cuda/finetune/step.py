@@ -39,6 +39,7 @@ class FinetuneStep:
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         self.rate = torch.full((), config.learning_rate, device=self.parameters[0].device)
         self.optimizer = make_optimizer(config, self.parameters, student, self.rate)
+        self.factors = loss_weights(config)
         self._upstream: dict[tuple[torch.dtype, float], list[Tensor]] = {}
 
     def __call__(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -116,13 +117,23 @@ class FinetuneStep:
         keep: bool = False,
     ) -> Gradients:
         """Gradients of ``weight`` times Eq. 11, or ``only`` one term; ``keep`` keeps the graph."""
-        factors, key = loss_weights(self.config), (terms[0].dtype, weight)
+        factors, key = self.factors, (terms[0].dtype, weight)
         if key not in self._upstream:  # made once: a new constant is a launch
             self._upstream[key] = [terms[0].new_full((), weight * factor) for factor in factors]
         asked = range(len(terms)) if only is None else [only]
         counted = [i for i in asked if factors[i] and terms[i].requires_grad]
         outputs, upstreams = ([of[i] for i in counted] for of in (terms, self._upstream[key]))
         return list(torch.autograd.grad(outputs, inputs, upstreams, keep, allow_unused=True))
+
+    @torch.no_grad()
+    def measure(self, x: Tensor, labels: Tensor | None = None) -> list[float]:
+        """The terms of Eq. 11 on ``x``, for ``balance="start"``; reads the device."""
+        with quantized_once(self.student):
+            return [float(term) for term in self.losses(x, labels, teacher_grad=False)]
+
+    def balance(self, units: Sequence[float]) -> None:
+        """Count the terms in ``units`` from now on; before the first step."""
+        self.factors = loss_weights(self.config, units)
 
     def close(self) -> None:
         """Take the hooks out of both networks."""

@@ -13,10 +13,7 @@ def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
 
     The sources of these rows document nothing about them. Chosen here: the same losses, steps and
     crops as for synthetic images, ranges calibrated on the real ones, teacher's input
-    normalisation, as many images as are given; in the preset "default" AdamW, as for HAST, at the
-    lower rate that grids which follow their weights need.
+    normalisation, as many images as are given.
     """
     paper = Recipe(SynthesisConfig(), common.label_finetuning(dataset), images="real")
-    if preset != "default":
-        return paper
-    return common.with_adamw(common.ours(paper), 30 * paper.finetune.learning_rate)
+    return common.ours(paper) if preset == "default" else paper

@@ -75,7 +75,7 @@ class BlockFit:
         energy = maps.energy
         before = squared_error(block, maps.given, maps.target, self.device)
         layers = [m for m in block.modules() if isinstance(m, QuantizedWeight) and m not in self.shared]
-        if not layers:
+        if not (layers and before):  # nothing to learn, or from
             return before / energy, before / energy
         kept = _Kept(block)
         self._train(name, block, layers, maps, max(before, 1e-6 * energy), progress)

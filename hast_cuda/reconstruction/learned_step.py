@@ -14,6 +14,8 @@ from hast_cuda.ops.arithmetic import quantizer_parameters
 from hast_cuda.ops.fake_quantize import FakeQuantizeFunction
 from hast_cuda.ops.reference import activate
 
+LEAST = 1e-2  # of the step at the start: none becomes zero or negative
+
 
 def draw_mask_(mask: Tensor, probability: float, random: torch.Generator, whole: int, own: slice) -> None:
     """Fill ``mask`` [n, ...], ``own`` of ``whole`` images, with 0 and, of ``probability``, 1.
@@ -73,7 +75,7 @@ class LearnedStep(nn.Module):
 
     def ends(self, factor: Tensor) -> Tensor:
         """Range [2, 1] with the step ``factor``."""
-        step = self.step * factor.detach()
+        step = self.step * factor.detach().clamp(min=LEAST)
         return torch.stack((self.low * step, (self.low + 2**self.source.bits - 1) * step)).view(2, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import check_images, check_values
+from hast_cuda.checks.values import check_images, check_values, explained_forward
 from hast_cuda.finetune.processes import check_equal, spread_student
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.memory import explained_memory
@@ -84,6 +84,8 @@ def reconstruct(
     check_values("student", student)
     _require_ranges(student)
     frozen = execution.network(frozen_copy(teacher, device))
+    with torch.no_grad(), explained_forward("images", images):
+        frozen(images[:1].to(device))
     trained = {p: p.requires_grad for p in student.parameters()}
     execution.network(student.to(device).eval().requires_grad_(False))
     kept = "Images and finished blocks are kept." if checkpoint is not None else "Nothing was kept (no directory)."

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hast_cuda.nn.quantized_weight import QuantizedWeight
 from hast_cuda.ops.arithmetic import RANGE_FLOOR, broadcast, quantizer_parameters
 from hast_cuda.ops.soft_round_weights import GAMMA, ZETA, rectified_sigmoid, soft_round_weights
+from hast_cuda.reconstruction.learned_step import LEAST
 
 _CLEAR = 1e-3  # distance of h from 0 and 1 at the start: at the ends it has no gradient
 
@@ -53,7 +54,7 @@ class SoftRounding:
 
     def soft(self, beta: Tensor) -> Tensor:
         """Give the layers weights between two levels; Eq. 24 as a mean over the weights, 0-d."""
-        steps = [factor * step for factor, step in zip(self.factors, self.steps, strict=True)]
+        steps = [factor.clamp(min=LEAST) * step for factor, step in zip(self.factors, self.steps, strict=True)]
         weights, total = soft_round_weights(self.bases, self.roundings, steps, self.lows, self.bits, beta)
         for layer, weight in zip(self.layers, weights, strict=True):
             layer.cached_weight = weight
@@ -65,7 +66,7 @@ class SoftRounding:
         """Put the layers' weights on the levels that were decided for, and keep that grid."""
         for index, layer in enumerate(self.layers):
             layer.cached_weight = None
-            step, low = self.steps[index] * self.factors[index], self.lows[index]
+            step, low = self.steps[index] * self.factors[index].clamp(min=LEAST), self.lows[index]
             most = 2 ** self.bits[index] - 1
             up = (rectified_sigmoid(self.roundings[index]) >= 0.5).to(step.dtype)
             base, least = self.bases[index], broadcast(low, self.bases[index], 0)

@@ -28,7 +28,7 @@ def comparison(runs: Sequence[RunFacts], folder: Path) -> Document:
     notes: list[Block] = [
         Text(
             "Last iteration is the result of a run; best seen was chosen by test accuracy. Drop: full "
-            "precision minus last iteration."
+            "precision minus quantized network."
         )
     ]
     if len(set(tests.values())) > 1:
@@ -70,7 +70,7 @@ def _row(name: str, facts: RunFacts) -> dict[str, str]:
         "bits": bits_name(facts),
         "full precision, %": number(result.get("full_precision")),
         "rounded, %": number(result.get("rounded")),
-        "last iteration, %": number(result.get("quantized")),
+        "quantized, %": number(result.get("quantized")),
         "best seen, %": number(result.get("quantized_best_epoch")),
         "drop, points": number(drop_of(facts)),
         "test images": number(result.get("num_test_images"), ".0f"),

@@ -13,8 +13,10 @@ CHOSEN = "chosen by test accuracy"
 ACCURACIES = (
     ("full precision", "full_precision", ""),
     ("rounded, ranges calibrated", "rounded", ""),
-    ("start of fine-tuning", "start_of_finetuning", ""),
-    ("last iteration", "quantized", ""),
+    ("ranges searched", "start_of_finetuning", ""),
+    ("blocks reconstructed", "reconstructed", ""),
+    ("quantized network", "quantized", ""),
+    ("last iteration", "quantized_last", ""),
     ("best seen", "quantized_best_epoch", CHOSEN),
 )
 """Label, key in ``result.json`` and note of every accuracy of a run."""
@@ -23,16 +25,14 @@ ACCURACIES = (
 def accuracies_of(facts: RunFacts) -> dict[str, float]:
     """The accuracies of a finished run with test images, by label; empty for any other.
 
-    Without fine-tuning the last three are one number, which is called the quantized network's.
+    Without fine-tuning there is no last iteration and no best one.
     """
     result = facts.result or {}
     found = {label: float(result[key]) for label, key, _ in ACCURACIES if isinstance(result.get(key), (int, float))}
     tuned = facts.recipe is not None and facts.recipe.finetune.iterations > 0
     if found and not tuned:
-        last = found.get("last iteration")
-        found = {k: v for k, v in found.items() if k in ("full precision", ACCURACIES[1][0])}
-        if last is not None:
-            found["quantized network"] = last
+        shown = ("full precision", ACCURACIES[1][0], "blocks reconstructed", "quantized network")
+        found = {k: v for k, v in found.items() if k in shown}
     return found
 
 
@@ -103,11 +103,22 @@ def accuracy_section(facts: RunFacts, folder: Path) -> Section:
     if "best seen" in found:
         blocks.append(
             Text(
-                "The last iteration is the result: nothing about it was chosen by test accuracy. The "
-                f"best seen was {CHOSEN}, and is here because published figures often are."
+                f"{_kept(facts)} Nothing about it was chosen by test accuracy. The best seen was {CHOSEN}, and is "
+                "here because published figures often are."
             )
         )
     return Section("Accuracy", blocks)
+
+
+def _kept(facts: RunFacts) -> str:
+    """Which student the result is, in a sentence."""
+    result = facts.result or {}
+    if facts.recipe is None or facts.recipe.finetune.keep == "last":
+        return "The last iteration is the result."
+    return (
+        f"The result is the student after {number(result.get('kept_iteration'), 'd')} iterations, which was closest "
+        f"to the original on {number(result.get('num_held_out'), 'd')} synthetic images held out."
+    )
 
 
 def _without(facts: RunFacts) -> list[Block]:

@@ -7,7 +7,7 @@ import re
 from hast_cuda.methods import Recipe, change
 
 # An evening's table on two cores; every method gets the same.
-SMALL = {"images": 512, "synthesis": 150, "finetune": 150, "batch": 64, "warmup": 100}
+SMALL = {"images": 512, "synthesis": 150, "reconstruction": 300, "finetune": 150, "batch": 64, "warmup": 100}
 
 
 def apply_budget(recipe: Recipe, budget: str) -> Recipe:
@@ -39,10 +39,11 @@ def _limited(recipe: Recipe) -> Recipe:
         {
             "synthesis.num_images": min(made.num_images, SMALL["images"]),
             "synthesis.iterations": min(made.iterations, SMALL["synthesis"]),
+            "reconstruction.iterations": min(recipe.reconstruction.iterations, SMALL["reconstruction"]),
             "finetune.iterations": min(tuned.iterations, SMALL["finetune"]),
             "finetune.batch_size": min(tuned.batch_size, SMALL["batch"]),
             "finetune.calibration_updates": min(tuned.calibration_updates, 50),
-            "finetune.evaluations": 2,
+            "finetune.evaluations": 5,
             "generator.warmup": min(recipe.generator.warmup, SMALL["warmup"]),
         },
     )
@@ -52,6 +53,7 @@ def _scaled(recipe: Recipe, share: float) -> Recipe:
     counts = {
         "synthesis.num_images": recipe.synthesis.num_images,
         "synthesis.iterations": recipe.synthesis.iterations,
+        "reconstruction.iterations": recipe.reconstruction.iterations,
         "finetune.iterations": recipe.finetune.iterations,
         "generator.warmup": recipe.generator.warmup,
     }
