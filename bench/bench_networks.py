@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, stdev
@@ -51,8 +51,8 @@ class Network:
     classes: int | None = None
     placement: str = "relu"
     bits: tuple[int, ...] = (3, 4)
-    changes: tuple[tuple[str, Any], ...] = ()
-    """Budget of this network, e.g. ["synthesis.num_images", 128]."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Budget of this network, e.g. {"synthesis.num_images": 128}."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def run(job: Job) -> dict[str, Any]:
     chosen = apply_budget(recipe(job.method, "default", dataset_like(spec)), job.budget)
     images = None
     if job.method in TRAINED:
-        chosen = change(chosen, dict(network.changes))
+        chosen = change(chosen, network.changes)
         first = replace(job, bits=network.bits[0])
         if first != job:
             images = read_images(first.folder)
@@ -166,7 +166,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     flags = parser.parse_args()
     listed = json.loads(flags.networks.read_text(encoding="utf-8"))
-    networks = [Network(**{k: tuple(map(tuple, v)) if k == "changes" else v for k, v in line.items()}) for line in listed]
+    networks = [
+        Network(**{k: tuple(map(tuple, v)) if k == "changes" else v for k, v in line.items()}) for line in listed
+    ]
     rows: list[dict[str, Any]] = []
     for job in jobs(flags, networks):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:

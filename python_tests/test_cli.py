@@ -85,12 +85,13 @@ def test_help(verb: str | None, capsys: pytest.CaptureFixture[str]) -> None:
 def test_quantize_then_evaluate(hast: Cli, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ("quantize", *DIGITS, *SMALL, *TUNING, *DATA, "--out", out, "--seed", "3")
-    bits = ("--weight-bits", "3", "--act-bits", "5", "--full-precision", "output")
+    bits = ("--weight-bits", "3", "--act-bits", "5", "--first-last-bits", "8", "--full-precision", "output")
     printed = hast(*command, *bits)
     result = json.loads((out / "result.json").read_text())
     assert result["bits"]["weights"] == 3
     assert result["bits"]["activations"] == 5
-    assert result["bits"]["overrides"] == {"output": {"weight_bits": None, "act_bits": None}}
+    first, last = {"weight_bits": 8, "act_bits": 8}, {"weight_bits": None, "act_bits": None}
+    assert result["bits"]["overrides"] == {"stem.0": first, "output": last}
     assert (result["preset"], result["seed"], result["data"]) == ("default", 3, "digits")
     assert result["network"]["model"] == "digits"
     assert (result["num_test_images"], result["num_images"]) == (20, 8)

@@ -85,6 +85,8 @@ class Budget:
     """Synthetic images."""
     synthesis_iterations: int | None = None
     """Iterations per batch of images."""
+    reconstruction_iterations: int | None = None
+    """Steps per block; 0 leaves reconstruction out."""
     finetune_iterations: int | None = None
     """Steps of the student."""
     batch_size: int | None = None
@@ -103,6 +105,7 @@ class Budget:
             "synthesis.num_images": self.num_images,
             "synthesis.iterations": self.synthesis_iterations,
             "synthesis.batch_size": self.batch_size,
+            "reconstruction.iterations": self.reconstruction_iterations,
             "finetune.iterations": self.finetune_iterations,
             "finetune.batch_size": self.batch_size,
         }

@@ -10,6 +10,7 @@ from hast_cuda.cli.options import Flat, Network, Task, labelled_images, shape_of
 from hast_cuda.data import Images
 from hast_cuda.data import evaluate as top1
 from hast_cuda.networks import require_batch_norm
+from hast_cuda.networks.ends import end_layers
 from hast_cuda.nn import Override, quantization_table
 from hast_cuda.report import ACCURACIES
 from hast_cuda.run import Bits, QuantizationResult, load_student, zero_shot_quantize
@@ -25,6 +26,7 @@ def quantize(
     weight_bits: int = 4,
     act_bits: int = 4,
     placement: str = "relu",
+    first_last_bits: int | None = None,
     full_precision: tuple[str, ...] = (),
     data: str | None = None,
     test_limit: int | None = None,
@@ -38,6 +40,7 @@ def quantize(
         weight_bits: 2 to 8.
         act_bits: 2 to 8.
         placement: "relu" (the published code) or "all" (the input of every layer).
+        first_last_bits: of the first and the last layer, e.g. 8; the paper quantizes them like the rest.
         full_precision: name patterns of modules to leave alone, e.g. "output" "features.init*".
         data: labelled test images to report accuracy on: .npz, CIFAR folder, ImageFolder or
             "digits".
@@ -65,7 +68,11 @@ def quantize(
         "images": None if images is None else name_for(images, task.out),
         "train_data": train_data,
     }
-    overrides = {name: Override() for name in full_precision}
+    overrides: dict[str, Override] = {}
+    if first_last_bits is not None:
+        ends = end_layers(teacher, spec.size)
+        overrides = dict.fromkeys(ends, Override(first_last_bits, first_last_bits))
+    overrides |= {name: Override() for name in full_precision}
     done = zero_shot_quantize(
         teacher,
         shape_of(spec),
