@@ -166,9 +166,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     flags = parser.parse_args()
     listed = json.loads(flags.networks.read_text(encoding="utf-8"))
-    networks = [
-        Network(**{k: tuple(map(tuple, v)) if k == "changes" else v for k, v in line.items()}) for line in listed
-    ]
+    networks = [Network(**line) for line in listed]
     rows: list[dict[str, Any]] = []
     for job in jobs(flags, networks):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
