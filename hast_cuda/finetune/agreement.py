@@ -39,8 +39,9 @@ class HeldOutImages:
     """
 
     def __init__(self, teacher: nn.Module, images: Tensor) -> None:
+        check_images("held_out", images)
         self.images = images
-        self._teacher = logits(teacher, images)
+        self._teacher = logits(teacher, images, "held_out")
 
     def agreement(self, student: nn.Module) -> Agreement:
         """Of ``student``, in eval mode, with the teacher."""
@@ -70,9 +71,9 @@ def agreement(teacher: nn.Module, student: nn.Module, images: Tensor) -> Agreeme
 
 
 @torch.no_grad()
-def logits(network: nn.Module, images: Tensor) -> Tensor:
-    """[N, classes] on the CPU, in eval mode."""
-    with eval_mode(network), explained_forward("images", images):
+def logits(network: nn.Module, images: Tensor, name: str = "images") -> Tensor:
+    """[N, classes] on the CPU, in eval mode; an error calls the images ``name``."""
+    with eval_mode(network), explained_forward(name, images):
         return torch.cat([network(part).detach().cpu() for part in images.split(CHUNK)])
 
 

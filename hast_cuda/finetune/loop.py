@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,27 +12,25 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_values
 from hast_cuda.finetune.agreement import HeldOutImages
 from hast_cuda.finetune.batches import Batches, make_batches
-from hast_cuda.finetune.checkpoint import CheckpointFile
+from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.objective import TERMS
 from hast_cuda.finetune.processes import agree_on_steps, check_equal, resume, spread_student
 from hast_cuda.finetune.replay import ReplayedStep
 from hast_cuda.finetune.step import FinetuneStep
+from hast_cuda.finetune.watch import Evaluate, Log, Watch
 from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy
-from hast_cuda.loops.optimizer_state import separate
 from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.ranks import World
 from hast_cuda.ranks.world import world_on
 
 LOG_EVERY = 50  # iterations between reads of the device
 UNIT_IMAGES = 256  # on which the terms are measured that others are balanced against
-Log = Callable[[dict[str, float | int | str]], None]
-Evaluate = Callable[[nn.Module], float]
 
 
 @dataclass
@@ -135,7 +132,7 @@ def finetune(
         )
     if config.keep == "best" and held_out is None:
         raise ValueError('keep is "best": give held_out, images that the student is compared on')
-    judge = None if held_out is None else HeldOutImages(frozen, held_out.to(device))
+    sample = batches.sample(UNIT_IMAGES) if config.balance == "start" else None
     step = FinetuneStep(frozen, student, layers, config, execution)
     interval = max(1, -(-config.iterations // config.evaluations))
     every = log_interval(config.iterations, LOG_EVERY)
@@ -143,61 +140,42 @@ def finetune(
     if world.on_first(lambda: checkpoint is not None):
         kept = "Images and the last checkpoint are kept."
     memory = explained_memory("fine-tuning", config.batch_size, "finetune.batch_size", kept, device)
-
-    def compare(done: int) -> None:
-        """Rank 0's look at the images held out."""
-        if judge is None:
-            return
-        found = judge.agreement(student)
-        if config.keep == "best" and all(found.divergence < seen[1] for seen in state.agreements):
-            state.best = separate(student.state_dict())
-        state.agreements.append((done, found.divergence, found.same_class))
-        log({"phase": "held out", "iteration": done, **asdict(found)})
-
-    def look() -> list[tuple[int, float]]:
-        """Rank 0's evaluation and checkpoint, after ``done`` iterations."""
-        compare(done)
-        if evaluate is not None:
-            state.accuracies.append((done, evaluate(student)))
-            log({"phase": "test", "iteration": done, "top1": state.accuracies[-1][1]})
-        if checkpoint is not None:
-            state.iteration = done
-            checkpoint.save(state, *running)
-        return state.accuracies
-
-    def keep() -> None:
-        if config.keep == "best" and state.best:
-            student.load_state_dict(state.best)
-
     running = student, step.optimizer, batches.trainer
+
+    def save(state: Checkpoint) -> None:
+        if checkpoint is not None:
+            checkpoint.save(state, *running)
+
     try:
-        state = resume(checkpoint, *running, config.iterations, world)
-        if config.balance == "start":
-            state.units = state.units or world.on_first(lambda: step.measure(*batches.sample(UNIT_IMAGES)))
-            step.balance(state.units)
-        if not state.iteration:
-            world.on_first(lambda: compare(0))
-        guard = FiniteGuard("fine-tuning", device, state.iteration)
-        update = ReplayedStep(step, guard, world)
-        quiet = None if world.first else True
-        progress = tqdm(desc="fine-tuning", total=config.iterations, disable=quiet, initial=state.iteration)
-        with convolution_rules(execution), progress, memory:
-            for iteration, batch in batches.during(range(state.iteration, config.iterations)):
-                step.set_rates(iteration)
-                update(batch)
-                progress.update()
-                done = iteration + 1
-                last = done == config.iterations
-                looked = done % interval == 0 or last
-                if iteration % LOG_EVERY == 0 or looked:
-                    batches.check()
-                    guard.check(done, *(step.parameters if looked else ()))
-                    if world.first and (iteration % every == 0 or last):
-                        log(_metrics(iteration, update, batches))
-                if looked:
-                    check_equal(student, done, world)
-                    state.accuracies = world.on_first(look)
-        world.on_first(keep)
+        with convolution_rules(execution), memory:
+            state = resume(checkpoint, *running, config.iterations, world)
+            judge = None if held_out is None else HeldOutImages(frozen, held_out.to(device))
+            best = config.keep == "best"
+            watch = Watch(student, state, judge, best=best, evaluate=evaluate, save=save, log=log, world=world)
+            if sample is not None:
+                state.units = state.units or world.on_first(lambda: step.measure(*sample))
+                step.balance(state.units)
+            watch.begin()
+            guard = FiniteGuard("fine-tuning", device, state.iteration)
+            update = ReplayedStep(step, guard, world)
+            quiet = None if world.first else True
+            with tqdm(desc="fine-tuning", total=config.iterations, disable=quiet, initial=state.iteration) as progress:
+                for iteration, batch in batches.during(range(state.iteration, config.iterations)):
+                    step.set_rates(iteration)
+                    update(batch)
+                    progress.update()
+                    done = iteration + 1
+                    last = done == config.iterations
+                    looked = done % interval == 0 or last
+                    if iteration % LOG_EVERY == 0 or looked:
+                        batches.check()
+                        guard.check(done, *(step.parameters if looked else ()))
+                        if world.first and (iteration % every == 0 or last):
+                            log(_metrics(iteration, update, batches))
+                    if looked:
+                        check_equal(student, done, world)
+                        watch(done)
+            watch.keep_closest()
         spread_student(student, world)
     finally:
         step.close()

@@ -25,6 +25,7 @@ from hast_cuda.posttraining import finish, prepare
 from hast_cuda.ranks import World
 from hast_cuda.reconstruction import ReconstructionFile, reconstruct
 from hast_cuda.run.directory import RunDirectory, plain
+from hast_cuda.run.figures import student_figures
 from hast_cuda.run.inputs import Bits, check_images
 from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.phases import Phases
@@ -251,10 +252,6 @@ class Work:
     ) -> dict[str, Any]:
         """Write the student and ``result.json``; returns the latter."""
         held_out = None if images is None else self.split(images)[1]
-        start = accuracies["start_of_finetuning"] if "reconstructed" not in accuracies else accuracies["reconstructed"]
-        seen = {0: start, **dict(tuned.accuracies)}
-        last = max(seen)
-        kept = tuned.kept_iteration if self.recipe.finetune.keep == "best" else last
 
         def write() -> dict[str, Any]:
             found = None
@@ -264,12 +261,7 @@ class Work:
                 {
                     **self.described,
                     **accuracies,
-                    "quantized": seen[kept or 0],
-                    "quantized_last": seen[last],
-                    "quantized_best_epoch": max(
-                        (top1 for i, top1 in seen.items() if top1 is not None and (i or not last)), default=None
-                    ),
-                    "kept_iteration": kept or 0,
+                    **student_figures(accuracies, tuned, self.recipe.finetune),
                     "agreement": found,
                     "num_held_out": 0 if held_out is None else len(held_out),
                     "num_test_images": None if self.test is None else len(self.test),
