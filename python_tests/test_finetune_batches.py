@@ -85,6 +85,12 @@ def test_from_a_generator_end_to_end(device: torch.device, chosen: GeneratorConf
     assert losses[1] < 0.99 * losses[0]
 
 
+def test_terms_are_balanced_on_images_that_stay() -> None:
+    generator = trainer()
+    with pytest.raises(ValueError, match='balance is "start", which needs stored images'):
+        finetune(tiny(), ready(generator), generator, replace(CONFIG, balance="start"))
+
+
 def test_the_generators_rate_follows_the_fine_tuning() -> None:
     generator = trainer()
     finetune(tiny(), ready(generator), generator, CONFIG)

@@ -104,32 +104,55 @@ def test_training_free_methods_use_no_image(name: str) -> None:
     assert found.finetune.calibration == "batch_norm"
 
 
-OF_THE_METHOD = {  # losses and crops
-    "label_weight",
-    "feature_weight",
-    "alignment",
-    "perturbation",
-    "clean_weight",
-    "perturbed_weight",
-    "crop_scale",
+OF_THE_METHOD = {"label_weight", "perturbation"}  # its losses and images
+OF_HAST = {
+    *("feature_weight", "distillation_weight", "alignment", "balance"),
+    *("crop_scale", "clean_weight", "perturbed_weight"),
 }
 
 
-@pytest.mark.parametrize("name", ["zeroq_il", "dsg_il"])
-def test_default_trains_methods_on_their_own_images_alike(name: str) -> None:
-    ours, other = (methods.recipe(n, "default").finetune for n in (name, "intraq"))
-    assert (ours.optimizer, ours.learning_rate) == ("sgd", pytest.approx(2e-6))
-    assert differing(ours, other) <= OF_THE_METHOD
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("name", ["hast", "zeroq_il", "dsg_il", "real_data"])
+def test_default_gives_every_method_of_stored_images_the_same(name: str, dataset: str) -> None:
+    """Reconstruction, optimizer, rate, warm-up, images held out; losses are the method's own."""
+    found, other = (methods.recipe(n, "default", dataset) for n in (name, "intraq"))
+    assert found.reconstruction == other.reconstruction
+    assert found.reconstruction.iterations
+    ours = found.finetune
+    assert (ours.optimizer, ours.max_grad_norm, ours.learning_rate) == ("adamw", 0, 5e-4)
+    assert (ours.schedule, ours.warmup, ours.held_out, ours.keep) == ("cosine", 0.1, 0.125, "best")
+    allowed = OF_THE_METHOD | OF_HAST if name == "hast" else set()
+    assert differing(ours, other.finetune) <= allowed
 
 
-@pytest.mark.parametrize(("name", "rates"), [("hast", (1e-3, 1e-4)), ("real_data", (3e-4, 3e-5))])
-def test_images_like_the_networks_own_bear_adamw(name: str, rates: tuple[float, float]) -> None:
-    for dataset, rate in zip(("cifar10", "imagenet"), rates, strict=True):
-        ours, other = (methods.recipe(n, "default", dataset).finetune for n in (name, "intraq"))
-        assert (ours.optimizer, ours.max_grad_norm) == ("adamw", 0)
-        assert ours.learning_rate == pytest.approx(rate)
-        assert differing(ours, other) <= {*OF_THE_METHOD, "optimizer", "learning_rate", "max_grad_norm"}
-        assert methods.recipe(name, "paper", dataset).finetune.optimizer == "sgd"
+@pytest.mark.parametrize("preset", ["paper", "released"])
+@pytest.mark.parametrize("name", NAMES)
+def test_published_presets_have_none_of_it(name: str, preset: str) -> None:
+    found = methods.recipe(name, preset)
+    assert not found.reconstruction.iterations
+    ours = found.finetune
+    assert (ours.warmup, ours.held_out, ours.keep, ours.balance) == (0, 0, "last", "fixed")
+    assert ours.optimizer != "adamw"
+
+
+def test_what_cannot_reconstruct_does_not() -> None:
+    for name in NAMES:
+        found = methods.recipe(name)
+        stored = found.images in ("synthetic", "real")
+        assert not found.reconstruction.iterations or (stored and found.finetune.iterations), name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("reconstruction.iterations", 5, "0"),
+        ("finetune.balance", "start", "'fixed'"),
+        ("finetune.held_out", 0.5, "0.0"),
+    ],
+)
+def test_a_generators_images_do_not_stay(name: str, value: Any, needed: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value!r}, which needs images that stay.* set it to {needed}"):
+        methods.change(methods.recipe("gdfq"), {name: value})
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ PRESETS = ("default", "paper", "released")
 DATASETS = ("cifar10", "cifar100", "imagenet")
 SECTIONS = ("synthesis", "finetune", "generator", "posttraining", "reconstruction")
 P = ParamSpec("P")
+_NEEDS_STORED: dict[str, Any] = {"keep": "last", "held_out": 0.0, "balance": "fixed"}  # what is left without
 
 
 def dataset_like(shape: InputSpec) -> str:
@@ -57,6 +58,8 @@ class Recipe:
     def __post_init__(self) -> None:
         check_choice("images", self.images, ("synthetic", "generated", "real", "none"))
         check_fields(self)
+        if self.images == "generated":
+            self._refuse_stored()
         if self.images == "none":
             if self.finetune.iterations:
                 raise ValueError("a recipe without images cannot fine-tune: set finetune.iterations to 0")
@@ -66,6 +69,17 @@ class Recipe:
                 raise ValueError(
                     'a recipe without images finds ranges from "batch_norm" or a "generator", and '
                     "cannot shrink them by their error on images"
+                )
+
+    def _refuse_stored(self) -> None:
+        """ValueError for what needs images that stay."""
+        changes = {"reconstruction.iterations": (self.reconstruction.iterations, 0)}
+        changes |= {f"finetune.{n}": (getattr(self.finetune, n), v) for n, v in _NEEDS_STORED.items()}
+        for name, (value, needed) in changes.items():
+            if value != needed:
+                raise ValueError(
+                    f"{name} is {value!r}, which needs images that stay, and a generator makes new ones in every "
+                    f"step: set it to {needed!r}"
                 )
 
 
