@@ -67,8 +67,9 @@ def test_a_finished_run(finished: Path, page: Page) -> None:
     for label, key in (
         ("full precision", "full_precision"),
         ("rounded, ranges calibrated", "rounded"),
-        ("start of fine-tuning", "start_of_finetuning"),
-        ("last iteration", "quantized"),
+        ("ranges searched", "start_of_finetuning"),
+        ("quantized network", "quantized"),
+        ("last iteration", "quantized_last"),
         ("best seen (chosen by test accuracy)", "quantized_best_epoch"),
     ):
         drop = result[key] - result["full_precision"]

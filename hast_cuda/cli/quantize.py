@@ -101,7 +101,7 @@ def print_accuracies(done: QuantizationResult, out: Path) -> None:
             if key in result:
                 print(f"  {label:<28}{result[key]:6.2f} %  {note}".rstrip())
     if result.get("agreement"):
-        print(f"agreement with the original on {result['num_held_out']} synthetic images held out:")
+        print(f"agreement with the original on {result['num_held_out']} images held out:")
         print(f"  the same class for {result['agreement']['same_class']:.1f} %, divergence", end=" ")
         print(f"{result['agreement']['divergence']:.3f} nats")
     print(f"run directory: {out}")

@@ -27,8 +27,8 @@ def comparison(runs: Sequence[RunFacts], folder: Path) -> Document:
     tests = {name: _test(facts) for name, facts in named.items() if facts.result is not None}
     notes: list[Block] = [
         Text(
-            "Last iteration is the result of a run; best seen was chosen by test accuracy. Drop: full "
-            "precision minus quantized network."
+            "Quantized is the result of a run; best seen was chosen by test accuracy. Drop: full precision "
+            "minus quantized."
         )
     ]
     if len(set(tests.values())) > 1:

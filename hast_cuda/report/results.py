@@ -117,7 +117,7 @@ def _kept(facts: RunFacts) -> str:
         return "The last iteration is the result."
     return (
         f"The result is the student after {number(result.get('kept_iteration'), 'd')} iterations, which was closest "
-        f"to the original on {number(result.get('num_held_out'), 'd')} synthetic images held out."
+        f"to the original on {number(result.get('num_held_out'), 'd')} images held out."
     )
 
 
