@@ -117,6 +117,14 @@ def test_lines_that_no_run_has_logged(copy: Path, line: str) -> None:
         ("seconds", {"a": -1}),
         ("finetune_iterations", None),
         ("quantized_best_epoch", {}),
+        ("reconstructed", "high"),
+        ("quantized_last", 101),
+        ("kept_iteration", -1),
+        ("num_held_out", 0.5),
+        ("agreement", 3),
+        ("agreement", {"divergence": 0.1}),
+        ("agreement", {"divergence": -0.1, "same_class": 50}),
+        ("agreement", {"divergence": 0.1, "same_class": 101}),
     ],
 )
 def test_results_of_other_types(copy: Path, name: str, value: Any) -> None:

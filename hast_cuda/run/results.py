@@ -12,7 +12,10 @@ _PERCENT = (
     *("full_precision", "rounded", "start_of_finetuning", "reconstructed"),
     *("quantized", "quantized_last", "quantized_best_epoch"),
 )
-_COUNTS = ("num_test_images", "num_images", "synthesis_iterations", "finetune_iterations")
+_COUNTS = (
+    *("num_test_images", "num_images", "num_held_out"),
+    *("synthesis_iterations", "finetune_iterations", "kept_iteration"),
+)
 
 
 def read_progress(path: Path) -> dict[str, Any]:
@@ -35,7 +38,15 @@ def read_result(path: Path) -> dict[str, Any]:
         _check(value is None or (whole and _is_number(value, most)), path, name, value, allowed)
     last = found.get("finetune_iterations")
     _check(last is not None, path, "finetune_iterations", last, "a count")
+    agreement = found.get("agreement")
+    _check(_is_agreement(agreement), path, "agreement", agreement, "divergence and same_class, or null")
     return found
+
+
+def _is_agreement(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    return _is_number(value.get("divergence"), float("inf")) and _is_number(value.get("same_class"), 100)
 
 
 def _is_number(value: Any, highest: float) -> bool:
