@@ -87,11 +87,12 @@ def main() -> None:
         placement="all",
         overrides={"stem.*": hc.Override(8, 8), "output": hc.Override(8, 8)},
     )
-    count, synthesis, finetune = (64, 60, 40) if options.small else (512, 300, 300)
+    count, synthesis, reconstruction, finetune = (64, 60, 40, 40) if options.small else (512, 300, 300, 300)
     budget = {
         "synthesis.num_images": count,
         "synthesis.batch_size": min(count, 256),
         "synthesis.iterations": synthesis,
+        "reconstruction.iterations": reconstruction,
         "finetune.iterations": finetune,
         "finetune.batch_size": 64,
     }

@@ -44,6 +44,7 @@ def main() -> None:
             {
                 "synthesis.num_images": 512,
                 "synthesis.iterations": 200,
+                "reconstruction.iterations": 150,
                 "finetune.iterations": 150,
                 "finetune.batch_size": 128,
             },

@@ -87,6 +87,7 @@ def main() -> None:
             "synthesis.num_images": 64,
             "synthesis.batch_size": 64,
             "synthesis.iterations": 25,
+            "reconstruction.iterations": 20,
             "finetune.iterations": 8,
             "finetune.batch_size": 32,
             "finetune.calibration_updates": 8,

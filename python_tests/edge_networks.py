@@ -29,8 +29,15 @@ TINY: dict[str, Any] = {
 def small_recipe(method: str, preset: str = "default", **changes: Any) -> Recipe:
     """A method on a budget of seconds."""
     found = all_methods.recipe(method, preset, "cifar10")
-    steps = 3 if found.finetune.iterations else 0
-    return change(found, TINY | {"finetune.iterations": steps} | changes)
+    return change(found, TINY | few_steps(found) | changes)
+
+
+def few_steps(recipe: Recipe) -> dict[str, Any]:
+    """Three of each kind that ``recipe`` takes."""
+    return {
+        "reconstruction.iterations": 3 if recipe.reconstruction.iterations else 0,
+        "finetune.iterations": 3 if recipe.finetune.iterations else 0,
+    }
 
 
 @torch.no_grad()

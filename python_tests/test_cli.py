@@ -24,7 +24,8 @@ OWN = ("--model", "networks:tiny", "--normalization", "cifar10", *SIZED)
 NO_NORM = "networks:without_batch_norm"
 SMALL = ("--num-images", "8", "--synthesis-iterations", "2", "--batch-size", "8")
 TUNING = (
-    *("--finetune-iterations", "2", "--set", "finetune.calibration_updates=1", "finetune.shrink_ranges=false"),
+    *("--reconstruction-iterations", "2", "--finetune-iterations", "2", "--set"),
+    *("finetune.calibration_updates=1", "finetune.shrink_ranges=false"),
     *("finetune.calibration_batch_size=8", "finetune.evaluations=1"),
 )
 DATA = ("--data", "digits", "--test-limit", "20")

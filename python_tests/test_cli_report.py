@@ -28,7 +28,8 @@ pytest.importorskip("matplotlib")
 
 SMALL = (
     *SMALL_IMAGES,
-    *("--finetune-iterations", "2", "--set", "finetune.calibration_updates=1", "finetune.calibration_batch_size=8"),
+    *("--reconstruction-iterations", "2", "--finetune-iterations", "2", "--set"),
+    *("finetune.calibration_updates=1", "finetune.calibration_batch_size=8"),
     *("finetune.evaluations=1", "finetune.crop_scale=[0.5,0.9]", "synthesis.schedule=plateau"),
 )
 NETWORK = Network("networks:tiny", None, "cifar10", 8, 5)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from edge_networks import TINY, labelled, small_recipe
+from edge_networks import TINY, few_steps, labelled, small_recipe
 from networks import CHANNELS, CLASSES, SIZE, pictures, tiny
 from test_run import real_images
 from torch import Tensor
@@ -95,7 +95,7 @@ def setting(out: Path, **changed: Any) -> Setting:
 @pytest.fixture
 def _tiny_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     def limited(recipe: Recipe, _: str) -> Recipe:
-        return change(recipe, TINY | {"finetune.iterations": 3 if recipe.finetune.iterations else 0})
+        return change(recipe, TINY | few_steps(recipe))
 
     monkeypatch.setattr(reproduce_runner, "apply_budget", limited)
 

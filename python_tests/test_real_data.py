@@ -36,7 +36,7 @@ def test_demo_wins_back_most_of_what_rounding_loses(tmp_path: Path) -> None:
 def test_resnet20_gains_from_a_short_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     budget = "--num-images 128 --batch-size 64 --synthesis-iterations 100 --finetune-iterations 40"
-    bits = "--test-limit 1000 --weight-bits 3 --act-bits 3"
+    bits = "--reconstruction-iterations 100 --test-limit 1000 --weight-bits 3 --act-bits 3"
     assert main([*QUANTIZE, *budget.split(), *bits.split(), "--out", str(out)]) == 0
     result = json.loads((out / "result.json").read_text())
     assert result["full_precision"] > 90

@@ -156,8 +156,8 @@ def read_images(run: Path | str) -> Images:
     Example:
         >>> import hast_cuda as hc
         >>> recipe = hc.methods.change(hc.methods.recipe("hast", "default", "cifar10"), {
-        ...     "synthesis.num_images": 4, "synthesis.iterations": 1, "finetune.iterations": 0,
-        ...     "finetune.calibration_updates": 1})
+        ...     "synthesis.num_images": 4, "synthesis.iterations": 1, "reconstruction.iterations": 0,
+        ...     "finetune.iterations": 0, "finetune.calibration_updates": 1})
         >>> _ = hc.zero_shot_quantize(
         ...     hc.load_teacher("digits"), (1, 8, 8), recipe=recipe, out="run")
         >>> read_images("run").images.shape

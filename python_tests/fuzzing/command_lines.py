@@ -55,7 +55,7 @@ _SETTINGS = [
 ]
 _TINY = "--model networks:tiny --normalization cifar10 --image-size 8 --num-classes 5"
 _SMALL = f"{_TINY} --num-images 8 --synthesis-iterations 1 --batch-size 8 --device cpu --out NEW"
-_TUNED = f"""{_SMALL} --finetune-iterations 1 --set finetune.calibration_updates=1
+_TUNED = f"""{_SMALL} --reconstruction-iterations 1 --finetune-iterations 1 --set finetune.calibration_updates=1
     finetune.calibration_batch_size=8 finetune.evaluations=1 finetune.shrink_ranges=false"""
 # By verb: arguments that work, or come far.
 LINES = {
@@ -90,8 +90,8 @@ def values() -> dict[str, list[str]]:
         (
             _NUMBERS,
             """image-size num-classes num-images synthesis-iterations batch-size seed bits
-            finetune-iterations checkpoint-segments weight-bits act-bits test-limit batch seeds bins
-            batches steps vectors""",
+            reconstruction-iterations finetune-iterations checkpoint-segments weight-bits act-bits
+            test-limit batch seeds bins batches steps vectors""",
         ),
         (
             _TEXTS,
