@@ -1,0 +1,139 @@
+"""Images that no step sees, the student that is kept by them, and terms balanced at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import pictures, same_state, snapshot, tiny
+from torch import nn
+
+import hast_cuda as hc
+from hast_cuda.finetune import FinetuneConfig, FinetuneResult, agreement, finetune
+from hast_cuda.finetune.checkpoint import CheckpointFile
+from hast_cuda.finetune.objective import SMALLEST_UNIT, loss_weights
+
+pytestmark = pytest.mark.usefixtures("exact")
+CONFIG = FinetuneConfig(
+    iterations=12, batch_size=8, optimizer="adamw", learning_rate=1e-3, evaluations=4, held_out=0.25, keep="best"
+)
+WILD = replace(CONFIG, learning_rate=0.5)  # every step moves every weight by about that
+Records = list[dict[str, Any]]
+
+
+def calibrated() -> nn.Module:
+    return hc.calibrate(hc.quantize(tiny(), 3, 3), [pictures(20)])
+
+
+def tuned(config: FinetuneConfig, student: nn.Module | None = None, **options: Any) -> FinetuneResult:
+    images = pictures(32)
+    given: dict[str, Any] = {"held_out": images[20:], **options}
+    return finetune(tiny(), student or calibrated(), images[:20], config, **given)
+
+
+def broken_off(after: int) -> Callable[[nn.Module], float]:
+    calls = iter(range(after))
+
+    def evaluate(_: nn.Module) -> float:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return 1.0
+
+    return evaluate
+
+
+def test_the_rate_rises_and_then_follows_its_schedule() -> None:
+    plain = FinetuneConfig(iterations=100, learning_rate=1.0, schedule="cosine")
+    warm = replace(plain, warmup=0.1)
+    found = [warm.rate(i) / plain.rate(i) for i in range(100)]
+    assert found == pytest.approx([(i + 1) / 10 for i in range(10)] + [1.0] * 90)
+    steps = replace(warm, schedule="step", decay_at=(0.5,))
+    assert [steps.rate(i) for i in (0, 4, 9, 49, 50)] == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.1])
+    records: Records = []
+    tuned(replace(CONFIG, warmup=0.5), log=records.append)
+    first = next(record for record in records if record["phase"] == "finetune")
+    assert first["learning_rate"] == pytest.approx(1e-3 / 6)
+
+
+def test_an_agreement_is_that_of_the_class_probabilities() -> None:
+    teacher, student, images = tiny(), calibrated().train(), pictures(70)
+    found = agreement(teacher, student, images)
+    assert student.training
+    with torch.no_grad():
+        p, q = (network.eval()(images).double().softmax(1) for network in (teacher, student))
+    assert found.divergence == pytest.approx(float((p * (p / q).log()).sum(1).mean()), rel=1e-6)
+    assert found.same_class == pytest.approx(100 * float((p.argmax(1) == q.argmax(1)).double().mean()))
+    assert 0 < found.same_class < 100
+    assert agreement(teacher, teacher, images) == hc.finetune.Agreement(0.0, 100.0)
+
+
+def test_a_student_that_only_became_worse_is_the_one_that_came() -> None:
+    student = calibrated()
+    start = snapshot(student)
+    done = tuned(WILD, student)
+    assert done.kept_iteration == 0
+    assert same_state(student, start)
+    assert [iteration for iteration, *_ in done.agreements] == [0, 3, 6, 9, 12]
+    last = calibrated()
+    assert tuned(replace(WILD, keep="last"), last).agreements == done.agreements
+    assert not same_state(last, start)
+
+
+def test_the_closest_student_is_kept() -> None:
+    records: Records = []
+    done = tuned(CONFIG, log=records.append)
+    assert done.kept_iteration
+    closest = min(divergence for _, divergence, _ in done.agreements)
+    assert agreement(tiny(), done.student, pictures(32)[20:]).divergence == closest < done.agreements[0][1]
+    looks = [r for r in records if r["phase"] == "held out"]
+    assert [(r["iteration"], r["divergence"], r["same_class"]) for r in looks] == done.agreements
+
+
+@pytest.mark.parametrize("config", [CONFIG, WILD], ids=["good", "wild"])
+def test_resumed_keeps_the_same_student(tmp_path: Path, config: FinetuneConfig) -> None:
+    config = replace(config, balance="start", feature_weight=10.0)
+    whole = tuned(config)
+    file = CheckpointFile(tmp_path / "last.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        tuned(config, evaluate=broken_off(2), checkpoint=file)
+    units = file.load(calibrated().requires_grad_(True), torch.optim.AdamW(calibrated().parameters())).units
+    resumed = tuned(config, checkpoint=file)
+    assert same_state(resumed.student, snapshot(whole.student))
+    assert resumed.agreements == whole.agreements
+    assert resumed.kept_iteration == whole.kept_iteration
+    assert file.load(calibrated(), torch.optim.AdamW(calibrated().parameters())).units == units
+    finished = tuned(config, checkpoint=file)  # nothing is left to do
+    assert same_state(finished.student, snapshot(whole.student))
+
+
+def test_the_best_needs_images_to_be_found_by() -> None:
+    with pytest.raises(ValueError, match='keep is "best": give held_out'):
+        tuned(CONFIG, held_out=None)
+    with pytest.raises(ValueError, match='keep is "best", which is judged on images held out'):
+        replace(CONFIG, held_out=0.0)
+    with pytest.raises(ValueError, match=r"held_out is .*; expected normalised images"):
+        tuned(CONFIG, held_out=pictures(0))
+    with pytest.raises(ValueError, match="held_out"):
+        tuned(CONFIG, held_out=torch.zeros(4, 1, 8, 8))
+
+
+def test_balanced_terms_count_what_they_weigh_at_the_start() -> None:
+    """One batch of all images as they are: the first terms are their weights."""
+    config = replace(CONFIG, batch_size=20, crop_scale=(1.0, 1.0), flip_probability=0.0, balance="start")
+    config = replace(config, distillation_weight=2.0, feature_weight=10.0, label_weight=0.5)
+    records: Records = []
+    tuned(config, labels=torch.arange(20) % 5, log=records.append)
+    first = next(record for record in records if record["phase"] == "finetune")
+    assert [first[n] for n in ("distillation", "alignment", "label")] == pytest.approx([2.0, 10.0, 0.5], rel=1e-4)
+
+
+def test_weights_of_terms_in_units() -> None:
+    config = FinetuneConfig(distillation_weight=2.0, temperature=4.0, feature_weight=10.0)
+    assert loss_weights(config) == (32.0, 10.0)
+    assert loss_weights(config, [0.5, 5.0]) == (4.0, 2.0)
+    assert loss_weights(config, [0.5, 0.0]) == (4.0, 10.0 / SMALLEST_UNIT)
+    assert loss_weights(replace(config, label_weight=3.0), [0.5, 5.0, 6.0]) == (4.0, 2.0, 0.5)
