@@ -29,6 +29,7 @@ ROOMS = (
     "hast_cuda.ops",
     "hast_cuda.posttraining",
     "hast_cuda.ranks",
+    "hast_cuda.reconstruction",
     "hast_cuda.run",
     "hast_cuda.synthesis",
     "hast_cuda.teachers",
