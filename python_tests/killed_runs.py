@@ -25,6 +25,7 @@ from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.generator import GeneratorConfig
 from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import PostTrainingConfig
+from hast_cuda.reconstruction import ReconstructionConfig
 from hast_cuda.run import Bits, zero_shot_quantize
 from hast_cuda.synthesis import SynthesisConfig
 
@@ -39,7 +40,10 @@ _STORED = Recipe(
         shrink_ranges=True,
         evaluations=12,
         learning_rate=1e-3,
+        held_out=0.25,
+        keep="best",
     ),
+    reconstruction=ReconstructionConfig(iterations=5, batch_size=8),
 )
 RECIPES = {
     "stored": _STORED,
@@ -47,7 +51,10 @@ RECIPES = {
         _STORED,
         images="generated",
         generator=GeneratorConfig(warmup=24, latent_size=8),
-        finetune=replace(_STORED.finetune, calibration="generator", iterations=24, evaluations=6),
+        finetune=replace(
+            _STORED.finetune, calibration="generator", iterations=24, evaluations=6, held_out=0.0, keep="last"
+        ),
+        reconstruction=ReconstructionConfig(),
         posttraining=PostTrainingConfig(rounding="squant"),
     ),
 }

@@ -31,6 +31,7 @@ from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.methods import Recipe, change
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks import launch as ranks
+from hast_cuda.reconstruction import ReconstructionConfig, reconstruct
 from hast_cuda.reproduce import run_row, runner
 from hast_cuda.run import Bits, zero_shot_quantize
 from hast_cuda.synthesis import synthesize
@@ -127,6 +128,16 @@ def update(config: FinetuneConfig, soft: bool, world: World) -> list[Tensor]:
     return [p.detach() - b for p, b in zip(student.parameters(), before, strict=True)]
 
 
+def reconstructed(folder: Path) -> None:
+    """A student's blocks, of which every rank has a part of each batch."""
+    world, images = join(), given_images().images
+    student = hc.calibrate(hc.quantize(tiny(), 3, 3), [images])
+    config = ReconstructionConfig(iterations=8, batch_size=8)
+    errors = reconstruct(tiny(), student, images, config, seed=2, world=world)
+    found = {"errors": [(e.name, e.before, e.after) for e in errors], "student": student.state_dict()}
+    torch.save(found, folder / f"reconstructed-{world.rank}.pt")
+
+
 def refusals(folder: Path) -> None:
     """What the ranks say to work that differs; they go on together afterwards."""
     world = join()
@@ -202,7 +213,7 @@ def command(folder: Path, where: str, verb: str, *more: str) -> None:
     end_last(where)
     words = [word.replace("RANK", os.environ["RANK"]) for word in more]
     budget = "--num-images 4 --batch-size 4 --synthesis-iterations 2 --finetune-iterations 8"
-    settings = "--set finetune.calibration_updates=2 finetune.calibration_batch_size=4"
+    settings = "--reconstruction-iterations 2 --set finetune.calibration_updates=2 finetune.calibration_batch_size=4"
     given = f"--model digits {budget} {settings} --device cpu --out".split()
     if main([verb, *given, str(folder / "run"), *words]):
         raise SystemExit(1)
@@ -213,7 +224,8 @@ def rows(folder: Path) -> None:
     world = join()
 
     def limited(recipe: Recipe, _: str) -> Recipe:
-        return change(recipe, TINY | {"synthesis.num_images": COUNT, "finetune.iterations": 3})
+        steps = {"reconstruction.iterations": 3, "finetune.iterations": 3}
+        return change(recipe, TINY | {"synthesis.num_images": COUNT} | steps)
 
     runner.apply_budget = limited
     given, found = setting(folder, world=world), {}
@@ -226,6 +238,7 @@ def rows(folder: Path) -> None:
 WORK: dict[str, Callable[..., None]] = {
     "methods": every_method,
     "losses": every_loss,
+    "reconstructed": reconstructed,
     "refusals": refusals,
     "interrupted": interrupted,
     "command": command,

@@ -77,7 +77,7 @@ def launch() -> Iterator[Launcher]:
 def folders(launch: Launcher, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """By number of processes, what every method gave; with the most, single steps and refusals too."""
     found = {}
-    for count, work in ((ALONE, "methods"), (MOST, "methods losses refusals")):
+    for count, work in ((ALONE, "methods reconstructed"), (MOST, "methods reconstructed losses refusals")):
         found[count] = tmp_path_factory.mktemp(f"ranks{count}")
         ended = launch(count, work, found[count])
         assert ended.codes == [0] * count, "\n".join(ended.said)
@@ -136,6 +136,17 @@ def check_steps(folder: Path, count: int) -> None:
         assert len(gaps) == 9
         for name, gap in gaps.items():
             assert gap < UPDATE_GAP, name
+
+
+def test_blocks_are_reconstructed_as_in_one_process(folders: dict[int, Path]) -> None:
+    """A weight may be rounded the other way where its variable ends within rounding of 0.5."""
+    alone = load(folders[ALONE] / "reconstructed-0.pt")
+    everyone = [load(folders[MOST] / f"reconstructed-{rank}.pt") for rank in range(MOST)]
+    for found in everyone:
+        assert fingerprint(found["student"]) == fingerprint(everyone[0]["student"])
+        for (name, *values), (expected, *others) in zip(found["errors"], alone["errors"], strict=True):
+            assert name == expected
+            assert values == pytest.approx(others, rel=0.02)
 
 
 def test_all_batches_are_logged_and_kept_once(folders: dict[int, Path]) -> None:
@@ -268,6 +279,8 @@ def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
         "--batch-size",
         "4",
         "--synthesis-iterations",
+        "2",
+        "--reconstruction-iterations",
         "2",
         "--finetune-iterations",
         "2",

@@ -58,7 +58,7 @@ def left(out: Path) -> dict[str, Any]:
             found[name] = path.read_bytes()
         elif name == "metrics.jsonl":  # of what was done twice the last record counts
             records = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = {(r["phase"], r.get("batch"), r["iteration"]): r for r in records}
+            found[name] = {(r["phase"], r.get("batch", r.get("block")), r.get("iteration")): r for r in records}
         elif name == "result.json":
             result = json.loads(path.read_text())
             assert all(0 <= s < 600 for s in result.pop("seconds").values())
@@ -81,6 +81,8 @@ def fault(nursery: Nursery, out: Path, recipe: str, kill: Kill, moment: float) -
         return "the end"
     if (out / "checkpoints" / "last.safetensors").exists():
         return "fine-tuning"
+    if (out / "checkpoints" / "reconstruction.safetensors").exists():
+        return "reconstruction"
     shards = len(list((out / "images").glob("batch_*"))) if (out / "images").exists() else 0
     if not (out / "config.json").exists():
         return "the start"
@@ -117,6 +119,14 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
         when = (kind, int(place * known.files) if kind == "file" else int(place))
     fault(nursery, out, recipe, when, 0.5 * known.seconds)
     check(nursery, known, out, recipe)
+
+
+def test_a_run_killed_between_blocks(nursery: Nursery, undisturbed: dict[str, Undisturbed], tmp_path: Path) -> None:
+    known = undisturbed["stored"]
+    lines = [(phase, number) for phase, number, _ in known.left["metrics.jsonl"]]
+    kill = "write", 1 + lines.index(("reconstruction", 1))
+    assert fault(nursery, tmp_path, "stored", kill, 0.0) == "reconstruction"
+    check(nursery, known, tmp_path, "stored")
 
 
 def test_a_second_process_is_refused_while_the_first_goes_on(
