@@ -14,7 +14,8 @@ from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops import optimizer_state as _state
 
 # before the names of the tensors of each
-STUDENT, OPTIMIZER, GENERATOR, BEST = "student.", "optimizer.", "generator.", "best."
+STUDENT, OPTIMIZER, GENERATOR = "student.", "optimizer.", "generator."
+BEST, AVERAGE = "best.", "average."
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Checkpoint:
     """Of the loss's terms, where they are balanced."""
     best: dict[str, Tensor] = field(default_factory=dict)
     """The student's state at the smallest divergence."""
+    average: dict[str, Tensor] = field(default_factory=dict)
+    """Means of the parameters, once they are averaged."""
 
 
 class CheckpointFile:
@@ -50,7 +53,7 @@ class CheckpointFile:
         tensors |= _state.prefixed(_state.optimizer_state(optimizer), OPTIMIZER)
         if generator is not None:
             tensors |= _state.prefixed(generator.state(), GENERATOR)
-        tensors |= _state.prefixed(state.best, BEST)
+        tensors |= _state.prefixed(state.best, BEST) | _state.prefixed(state.average, AVERAGE)
         metadata = {"iteration": str(state.iteration), "accuracies": json.dumps(state.accuracies)}
         metadata |= {"agreements": json.dumps(state.agreements), "units": json.dumps(state.units)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,7 @@ class CheckpointFile:
         try:
             tensors, metadata = load_tensors(self.path)
             for name in tensors:
-                if not name.startswith((STUDENT, OPTIMIZER, GENERATOR, BEST)):
+                if not name.startswith((STUDENT, OPTIMIZER, GENERATOR, BEST, AVERAGE)):
                     raise ValueError(f"unknown {name}")
             student.load_state_dict(_state.without_prefix(tensors, STUDENT))
             if generator is not None:
@@ -74,8 +77,8 @@ class CheckpointFile:
             accuracies = [(int(i), float(a)) for i, a in json.loads(metadata["accuracies"])]
             seen = [(int(i), float(d), float(s)) for i, d, s in json.loads(metadata.get("agreements", "[]"))]
             units = [float(unit) for unit in json.loads(metadata.get("units", "[]"))]
-            best = _state.without_prefix(tensors, BEST)
-            state = Checkpoint(int(metadata["iteration"]), accuracies, seen, units, best)
+            best, average = (_state.without_prefix(tensors, prefix) for prefix in (BEST, AVERAGE))
+            state = Checkpoint(int(metadata["iteration"]), accuracies, seen, units, best, average)
             if state.iteration < 0:
                 raise ValueError(f"iteration {state.iteration}")
             _state.load_optimizer_state(optimizer, _state.without_prefix(tensors, OPTIMIZER))

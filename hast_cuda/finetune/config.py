@@ -22,7 +22,7 @@ CHOICES = {
     "balance": ("fixed", "start"),
 }
 POSITIVE = ("learning_rate", "temperature", "calibration_updates", "evaluations")
-FRACTIONS = ("momentum", "flip_fraction", "flip_probability", "warmup", "held_out")
+FRACTIONS = ("momentum", "flip_fraction", "flip_probability", "warmup", "held_out", "average")
 NOT_NEGATIVE = (
     *("weight_decay", "distillation_weight", "label_weight", "feature_weight", "perturbation"),
     *("clean_weight", "perturbed_weight", "max_grad_norm"),
@@ -112,6 +112,9 @@ class FinetuneConfig:
     """Shrink the calibrated ranges to the smallest quantization error."""
     evaluations: int = 10
     """How often the test accuracy is looked at, evenly spread; the last one is the result."""
+    average: float = 0.0
+    """Fraction of the iterations, the last ones, over which the parameters are averaged: the last
+    student is their mean."""
     held_out: float = 0.0
     """Fraction of the stored images, the last ones, that no step sees: on them the student is
     compared with the teacher at every evaluation."""

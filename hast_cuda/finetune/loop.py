@@ -11,6 +11,7 @@ from tqdm import tqdm
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_values
 from hast_cuda.finetune.agreement import HeldOutImages
+from hast_cuda.finetune.average import WeightAverage
 from hast_cuda.finetune.batches import Batches, make_batches
 from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
 from hast_cuda.finetune.config import FinetuneConfig
@@ -143,12 +144,15 @@ def finetune(
     running = student, step.optimizer, batches.trainer
 
     def save(state: Checkpoint) -> None:
+        state.average = average.state()
         if checkpoint is not None:
             checkpoint.save(state, *running)
 
     try:
         with convolution_rules(execution), memory:
             state = resume(checkpoint, *running, config.iterations, world)
+            average = WeightAverage(step.parameters, config)
+            average.load(state.average)
             judge = None if held_out is None else HeldOutImages(frozen, held_out.to(device))
             best = config.keep == "best"
             watch = Watch(student, state, judge, best=best, evaluate=evaluate, save=save, log=log, world=world)
@@ -163,6 +167,7 @@ def finetune(
                 for iteration, batch in batches.during(range(state.iteration, config.iterations)):
                     step.set_rates(iteration)
                     update(batch)
+                    average.add(iteration)
                     progress.update()
                     done = iteration + 1
                     last = done == config.iterations
@@ -172,6 +177,8 @@ def finetune(
                         guard.check(done, *(step.parameters if looked else ()))
                         if world.first and (iteration % every == 0 or last):
                             log(_metrics(iteration, update, batches))
+                    if last:
+                        average.finish()
                     if looked:
                         check_equal(student, done, world)
                         watch(done)
