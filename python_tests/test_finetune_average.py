@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_a_run_that_was_cut_off_averages_as_if_it_was_not(stop: int, tmp_path: P
     path = tmp_path / "last.safetensors"
 
     class Stopping(CheckpointFile):
-        def save(self, state: Checkpoint, *running: object) -> None:  # type: ignore[override]
+        def save(self, state: Checkpoint, *running: Any) -> None:
             super().save(state, *running)
             if state.iteration == stop:
                 raise Stopped

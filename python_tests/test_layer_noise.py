@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from edge_networks import small_recipe
 from networks import pictures, tiny
 
 import hast_cuda as hc
+from hast_cuda.cli.quantize import print_accuracies
+from hast_cuda.finetune.agreement import verdict
 from hast_cuda.finetune.layer_noise import layer_signal_to_noise
 
 
@@ -34,3 +38,21 @@ def test_equal_networks_and_silent_layers() -> None:
 def test_another_network_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no layer 'features\.0'"):
         layer_signal_to_noise(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1)), hc.quantize(tiny(), 4, 4), pictures(2))
+
+
+def test_a_run_says_what_its_layers_lost_and_what_that_means(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    recipe = small_recipe("hast", **{"synthesis.num_images": 16})
+    done = hc.zero_shot_quantize(tiny(), (3, 8, 8), hc.Bits(3, 3), recipe=recipe)
+    ratios = done.result["signal_to_noise"]
+    assert list(ratios) == ["features.0", "features.3", "output"]
+    print_accuracies(done, tmp_path)
+    printed = capsys.readouterr().out
+    assert f"{min(ratios.values()):.1f} dB, at {min(ratios, key=ratios.__getitem__)}" in printed
+    assert verdict(done.result["agreement"]["same_class"]) in printed
+
+
+def test_verdicts() -> None:
+    assert len({verdict(percent) for percent in (100.0, 94.9, 79.9)}) == 3
+    assert verdict(100.0) == verdict(95.0) != verdict(94.9) == verdict(80.0)

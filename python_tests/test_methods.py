@@ -119,7 +119,7 @@ def test_default_gives_every_method_of_stored_images_the_same(name: str, dataset
     assert found.reconstruction == other.reconstruction
     assert found.reconstruction.iterations
     ours = found.finetune
-    assert (ours.optimizer, ours.max_grad_norm, ours.learning_rate) == ("adamw", 0, 5e-4)
+    assert (ours.optimizer, ours.max_grad_norm, ours.learning_rate) == ("adamw", 0, 1e-3)
     assert (ours.schedule, ours.warmup, ours.held_out, ours.keep) == ("cosine", 0.1, 0.125, "best")
     allowed = OF_THE_METHOD | OF_HAST if name == "hast" else set()
     assert differing(ours, other.finetune) <= allowed

@@ -9,6 +9,7 @@ from hast_cuda.checks.values import as_device
 from hast_cuda.cli.options import Flat, Network, Task, labelled_images, shape_of, training_images
 from hast_cuda.data import Images
 from hast_cuda.data import evaluate as top1
+from hast_cuda.finetune.agreement import verdict
 from hast_cuda.networks import require_batch_norm
 from hast_cuda.networks.ends import end_layers
 from hast_cuda.nn import Override, quantization_table
@@ -104,6 +105,9 @@ def print_accuracies(done: QuantizationResult, out: Path) -> None:
         print(f"agreement with the original on {result['num_held_out']} images held out:")
         print(f"  the same class for {result['agreement']['same_class']:.1f} %, divergence", end=" ")
         print(f"{result['agreement']['divergence']:.3f} nats")
+        noisiest, ratio = min(result["signal_to_noise"].items(), key=lambda found: found[1])
+        print(f"  lowest signal-to-noise ratio: {ratio:.1f} dB, at {noisiest}")
+        print(f"  {verdict(result['agreement']['same_class'])}")
     print(f"run directory: {out}")
 
 

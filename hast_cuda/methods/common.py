@@ -13,7 +13,7 @@ from hast_cuda.synthesis import SynthesisConfig
 
 EPOCHS = 147  # of 200 steps that train, after 4 of calibration that the published code counts too
 GENERATOR_EPOCHS = 400  # of 200 steps
-RATE = 5e-4  # of AdamW on grids that stay
+RATE = 1e-3  # of AdamW on grids that stay
 # Without a strong pull to 0 and 1 most weights are still undecided at the end of a few hundred
 # steps, and rounding them then undoes half of what the block had learned.
 RECONSTRUCTION = ReconstructionConfig(iterations=1000, rounding_rate=0.05, regulariser=3.0)
@@ -30,7 +30,7 @@ def ours(published: Recipe) -> Recipe:
     synthesis = replace(synthesis, schedule="cosine", balanced_labels=True)
     tuning = our_training(published.finetune)
     tuning = replace(tuning, calibration_updates=50, calibration_batch_size=64)
-    tuning = replace(tuning, calibration="images", held_out=1 / 8, keep="best", warmup=0.1)
+    tuning = replace(tuning, calibration="images", held_out=1 / 8, keep="best", warmup=0.1, average=0.4)
     # Under SGD one rate serves every layer, and most weights of a 3-bit student hardly move; AdamW
     # moves each by its own scale.
     tuning = replace(tuning, optimizer="adamw", learning_rate=RATE, max_grad_norm=0.0)

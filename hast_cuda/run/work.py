@@ -15,6 +15,7 @@ from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
 from hast_cuda.finetune import FinetuneConfig, FinetuneResult, agreement, finetune
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
+from hast_cuda.finetune.layer_noise import layer_signal_to_noise
 from hast_cuda.finetune.processes import spread_student
 from hast_cuda.generator import GeneratorTrainer
 from hast_cuda.loops.execution import Execution
@@ -254,15 +255,18 @@ class Work:
         held_out = None if images is None else self.split(images)[1]
 
         def write() -> dict[str, Any]:
-            found = None
+            found, ratios = None, None
             if held_out is not None:
-                found = agreement(self.teacher, self.student, held_out.to(self.device))
+                compared = self.student, held_out.to(self.device)
+                found = agreement(self.teacher, *compared)
+                ratios = layer_signal_to_noise(self.prepared.to(self.device), *compared)
             result: dict[str, Any] = plain(
                 {
                     **self.described,
                     **accuracies,
                     **student_figures(accuracies, tuned, self.recipe.finetune),
                     "agreement": found,
+                    "signal_to_noise": ratios,
                     "num_held_out": 0 if held_out is None else len(held_out),
                     "num_test_images": None if self.test is None else len(self.test),
                     "num_images": None if images is None else len(images),
