@@ -16,6 +16,7 @@ from hast_cuda.analysis import (
     loss_curves,
 )
 from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.report.plots import panels
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
@@ -34,7 +35,10 @@ def wrong(seed: int) -> torch.Tensor:
     return difficulties(seed) > 0.5
 
 
-RUN = loss_curves([{"phase": "finetune", "iteration": i, "distillation": 10.0 / (i + 1)} for i in range(5)])
+HELD_OUT = {"phase": "held out", "iteration": 3, "divergence": 0.1, "same_class": 90.0}
+RUN = loss_curves(
+    [HELD_OUT, *({"phase": "finetune", "iteration": i, "distillation": 10.0 / (i + 1)} for i in range(5))]
+)
 DRAWINGS: dict[str, Callable[[Path], None]] = {
     "difficulty": lambda p: report.draw_difficulty(
         {"a": difficulty_histogram(difficulties(0)), "b": difficulty_histogram(difficulties(1))}, p
@@ -62,6 +66,11 @@ def test_a_picture_with_something_on_it(name: str, tmp_path: Path) -> None:
     assert min(pixels.shape[:2]) > 200
     assert pixels[:, :, :3].std() > 0.02
     assert not plt.get_fignums()  # closed again
+
+
+def test_curves_come_in_the_order_of_a_runs_phases() -> None:
+    names = [("finetune", "distillation"), ("held out", "divergence"), ("held out", "same_class")]
+    assert panels([RUN]) == names
 
 
 def test_a_drawing_that_fails_leaves_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

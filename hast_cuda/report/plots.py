@@ -17,8 +17,12 @@ from hast_cuda.report.canvas import drawing, label, plain_log_labels, pyplot, re
 Curves = Mapping[str, Mapping[str, Curve]]
 COLUMNS = 3
 POINTS = 300  # enough for a curve; a step of the schedule is at most 1/300 out of place
-_PHASES = {"synthesis": "synthesis", "finetune": "fine-tuning", "test": "test"}
-_AXES = {"top1": "top-1 accuracy, %", "difficulty": "mean difficulty"}  # linear, others log
+_PHASES = {"synthesis": "synthesis", "finetune": "fine-tuning", "test": "test", "held out": "images held out"}
+_AXES = {  # linear, others log
+    "top1": "top-1 accuracy, %",
+    "difficulty": "mean difficulty",
+    "same_class": "same class as the original, %",
+}
 
 
 @typed
