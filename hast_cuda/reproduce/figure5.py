@@ -10,7 +10,7 @@ from hast_cuda.reproduce.runner import Outcome
 
 
 def draw_figure5(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Top-1 of the last iteration against the one value that each row changes.
+    """Top-1 of the quantized network against the one value that each row changes.
 
     Args:
         outcomes: of rows of figure5; those without results are left out.

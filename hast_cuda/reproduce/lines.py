@@ -11,7 +11,7 @@ from hast_cuda.reproduce.tables import FULL_PRECISION, Published
 
 HEADER = (
     "row",
-    "top-1, last iteration",
+    "top-1, quantized",
     "spread",
     "seeds",
     "best seen",
@@ -37,7 +37,7 @@ def lines_of(outcomes: Sequence[Outcome], paper: dict[str, Published]) -> list[l
         drop = None if value is None or reference is None else reference.top1 - value.top1
         extra = {
             "best": statistics.fmean(r["quantized_best_epoch"] for r in results),
-            "start": statistics.fmean(r["start_of_finetuning"] for r in results),
+            "start": statistics.fmean(r.get("reconstructed", r["start_of_finetuning"]) for r in results),
             "seconds": statistics.fmean(sum(r["seconds"].values()) for r in results),
         }
         lines.append(_line(name, [r["quantized"] for r in results], extra, value, full, drop))

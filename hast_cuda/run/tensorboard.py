@@ -18,7 +18,7 @@ SHEET = 64  # images
 _EVENTS = "events.out.tfevents.*"
 _TITLES = {"synthesis": "synthesis", "finetune": "finetune", "test": "accuracy"}
 _POSITION = ("phase", "batch", "iteration")
-_RESULTS = ("full_precision", "rounded", "start_of_finetuning", "quantized")
+_RESULTS = ("full_precision", "rounded", "start_of_finetuning", "reconstructed", "quantized")
 
 
 def require_tensorboard() -> Any:
