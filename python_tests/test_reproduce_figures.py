@@ -173,8 +173,12 @@ def test_figure5(tmp_path: Path) -> None:
     outcomes = [Outcome(row, [{"quantized": 50.0 + i}]) for i, row in enumerate(rows)]
     draw_figure5(outcomes, tmp_path / "figure5.png")
     assert (tmp_path / "figure5.png").stat().st_size > 2000
-    with pytest.raises(ValueError, match="row hast changes 6 values, not one"):
-        draw_figure5([Outcome(HAST, [])], tmp_path / "figure5.png")
+    swept = [next(iter(row.changes)) for row in rows]
+    assert (
+        swept == ["synthesis.difficulty_exponent"] * 4 + ["finetune.perturbation"] * 4 + ["finetune.feature_weight"] * 4
+    )
+    with pytest.raises(ValueError, match="row hast changes no value"):
+        draw_figure5([Outcome(Row("hast", "hast"), [])], tmp_path / "figure5.png")
 
 
 def test_formats(tmp_path: Path) -> None:
