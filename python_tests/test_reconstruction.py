@@ -119,9 +119,9 @@ def test_a_block_that_became_worse_stays_as_it_was() -> None:
     assert {n for n, v in snapshot(student).items() if n in start and not torch.equal(v, start[n])} == set()
 
 
-def test_switches() -> None:
-    ranges = {"act_step_rate": 0.0, "weight_step_rate": 0.0, "search_ranges": False}
-    student = calibrated(teacher=None)
+def test_rounding_alone_is_learned_where_nothing_else_is_asked_for() -> None:
+    ranges: dict[str, Any] = {"act_step_rate": 0.0, "weight_step_rate": 0.0, "search_ranges": False}
+    student = calibrated()
     for layer in student.modules():
         if isinstance(layer, QuantizedWeight):
             layer.fix_weight_range()
@@ -147,6 +147,21 @@ def test_weights_alone() -> None:
     start = loss(student)
     reconstruct(tiny(), student, pictures(24), CONFIG)
     assert loss(student) < start
+
+
+def test_an_interrupted_student_computes_with_its_own_weights() -> None:
+    class Interrupted(ReconstructionConfig):
+        def beta(self, iteration: int) -> float:
+            if iteration == 2:
+                raise KeyboardInterrupt
+            return super().beta(iteration)
+
+    student = calibrated()
+    start = loss(student)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(tiny(), student, pictures(24), Interrupted(iterations=5, batch_size=8))
+    assert not any(m.cached_weight is not None for m in student.modules() if isinstance(m, QuantizedWeight))
+    assert loss(student) == pytest.approx(start, rel=0.5)
 
 
 class Repeated(nn.Module):

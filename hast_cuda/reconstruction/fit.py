@@ -78,7 +78,11 @@ class BlockFit:
         if not (layers and before):  # nothing to learn, or from
             return before / energy, before / energy
         kept = _Kept(block)
-        self._train(name, block, layers, maps, max(before, 1e-6 * energy), progress)
+        try:
+            self._train(name, block, layers, maps, max(before, 1e-6 * energy), progress)
+        finally:
+            for layer in layers:
+                layer.cached_weight = None
         after = squared_error(block, maps.given, maps.target, self.device)
         if not after <= before:
             kept.restore()

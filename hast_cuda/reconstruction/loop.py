@@ -109,6 +109,8 @@ def reconstruct(
 
 
 def _each_block(blocks: Blocks, fit: BlockFit, done: list[BlockError], log: Log, keep: Callable[[], None]) -> None:
+    if len(done) == len(blocks.names):  # the maps would be for nothing
+        return
     world, count = fit.world, fit.config.iterations
     total, quiet = len(blocks.names) * count, None if world.first else True
     with tqdm(desc="reconstruction", total=total, disable=quiet, initial=len(done) * count) as progress:
