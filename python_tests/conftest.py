@@ -78,11 +78,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def objects(pytestconfig: pytest.Config) -> Path:
-    """Compiled parts of the emulated modules, kept between runs; ``--cache-clear`` removes them."""
-    cache = pytestconfig.cache
-    assert cache is not None, "the emulated modules need pytest's cacheprovider"
-    return cache.mkdir("emulated")
+def objects(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled parts of the emulated modules, kept between runs; ``--cache-clear`` removes them.
+
+    Without pytest's cache they are kept for this run alone, by all workers.
+    """
+    cache = getattr(pytestconfig, "cache", None)
+    if cache is not None:
+        found: Path = cache.mkdir("emulated")
+        return found
+    folder = tmp_path_factory.getbasetemp().parent / "emulated-objects"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

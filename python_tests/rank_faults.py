@@ -67,7 +67,7 @@ def fail_for_memory(*_: Any) -> NoReturn:
 def out_of_memory(folder: Path, world: World) -> dict[str, str]:
     """Rank 0 in its first evaluation of a fine-tuned student, then the last rank in a step."""
     found, calls = {}, iter(range(1000))
-    before = 3 if RECIPE.finetune.shrink_ranges else 2
+    before = 2 + RECIPE.finetune.shrink_ranges + bool(RECIPE.reconstruction.iterations)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "device_figures", lambda _: MemoryFigures(2**30, 2**31))
         with patch.context() as first:

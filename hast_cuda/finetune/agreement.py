@@ -94,6 +94,11 @@ def logits(network: nn.Module, images: Tensor, name: str = "images") -> Tensor:
 
 
 def _agreement(teacher: Tensor, student: Tensor) -> Agreement:
+    if teacher.dim() != 2 or teacher.shape != student.shape:
+        raise ValueError(
+            f"teacher gives {list(teacher.shape)} and student {list(student.shape)}; expected logits [N, classes] "
+            "of the same classes"
+        )
     expected, found = (x.double().log_softmax(1) for x in (teacher, student))
     divergence = (expected.exp() * (expected - found)).sum(1).mean()
     same = (teacher.argmax(1) == student.argmax(1)).double().mean()

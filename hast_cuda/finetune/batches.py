@@ -161,6 +161,18 @@ class GeneratedBatches(Batches):
         return {"generator": float(self.trainer.loss)}
 
 
+def hold_out(images: Tensor, labels: Tensor | None, fraction: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Images and labels to train on, and the images held out: the last ones.
+
+    At least one is held out where ``fraction`` is not 0, and at least one is not; of a single image none is.
+    """
+    count = min(max(round(fraction * len(images)), 1), len(images) - 1) if fraction else 0
+    if not count:
+        return images, labels, None
+    rest = len(images) - count
+    return images[:rest], None if labels is None else labels[:rest], images[rest:]
+
+
 def shuffled(count: int, batch_size: int, seed: int, stream: str = "order", start: int = 0) -> Iterator[Tensor]:
     """Endless batches of indices in a new random order per pass, from batch ``start`` on."""
     size = min(batch_size, count)

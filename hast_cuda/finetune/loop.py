@@ -12,7 +12,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_values
 from hast_cuda.finetune.agreement import HeldOutImages
 from hast_cuda.finetune.average import WeightAverage
-from hast_cuda.finetune.batches import Batches, make_batches
+from hast_cuda.finetune.batches import Batches, hold_out, make_batches
 from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.objective import TERMS
@@ -88,8 +88,8 @@ def finetune(
         config: budget and objective.
         labels: of stored images, where ``config.label_weight`` counts them: [N] int64, or
             probabilities [N, classes].
-        held_out: images [M, C, H, W] that the student is compared on with the teacher; needed where
-            ``config.keep`` is "best". ``config.held_out`` is for who splits a set in two.
+        held_out: images [M, C, H, W] that the student is compared on with the teacher; default the
+            fraction ``config.held_out`` of stored images, which are then not trained on.
         seed: order and augmentation; the state after a resume equals that of an unbroken run.
         device: where to compute; default the world's, which is the CPU for one process.
         evaluate: test top-1 of the student, called ``config.evaluations`` times.
@@ -120,6 +120,10 @@ def finetune(
     """
     world, execution = world_on(world, device), execution or Execution()
     device = world.device
+    if held_out is None and isinstance(images, Tensor) and images.dim():
+        images, labels, held_out = hold_out(images, labels, config.held_out)
+    if config.keep == "best" and held_out is None and isinstance(images, GeneratorTrainer):
+        raise ValueError('keep is "best": give held_out, images that the student is compared on')
     batches = make_batches(images, labels, config, seed, device, world)
     agree_on_steps(world, batches, config, seed)
     check_values("student", student)
@@ -131,8 +135,6 @@ def finetune(
         raise ValueError(
             "the network has no BatchNorm layer to align features at: name layers, or set feature_weight to 0"
         )
-    if config.keep == "best" and held_out is None:
-        raise ValueError('keep is "best": give held_out, images that the student is compared on')
     sample = batches.sample(UNIT_IMAGES) if config.balance == "start" else None
     step = FinetuneStep(frozen, student, layers, config, execution)
     interval = max(1, -(-config.iterations // config.evaluations))
@@ -154,7 +156,7 @@ def finetune(
             average = WeightAverage(step.parameters, config)
             average.load(state.average)
             judge = None if held_out is None else HeldOutImages(frozen, held_out.to(device))
-            best = config.keep == "best"
+            best = config.keep == "best" and judge is not None
             watch = Watch(student, state, judge, best=best, evaluate=evaluate, save=save, log=log, world=world)
             if sample is not None:
                 state.units = state.units or world.on_first(lambda: step.measure(*sample))

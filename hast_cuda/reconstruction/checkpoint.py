@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from hast_cuda.checks.typed import typed
 from hast_cuda.files.tensors import load_tensors, save_tensors
 from hast_cuda.loops.optimizer_state import separate
 
@@ -39,6 +40,7 @@ class ReconstructionFile:
         []
     """
 
+    @typed
     def __init__(self, path: Path) -> None:
         self.path = path
 

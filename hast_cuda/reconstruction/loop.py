@@ -128,8 +128,17 @@ def _each_block(blocks: Blocks, fit: BlockFit, done: list[BlockError], log: Log,
 
 
 def _originals(teacher: nn.Module, student: nn.Module) -> dict[QuantizedWeight, Tensor]:
-    weights = {name: module.weight for name, module in teacher.named_modules() if hasattr(module, "weight")}
-    return {m: weights[n] for n, m in student.named_modules() if isinstance(m, QuantizedWeight)}
+    modules, found = dict(teacher.named_modules()), {}
+    for name, layer in student.named_modules():
+        if isinstance(layer, QuantizedWeight):
+            weight = getattr(modules.get(name), "weight", None)
+            if not isinstance(weight, Tensor) or weight.shape != layer.weight.shape:
+                raise ValueError(
+                    f"teacher has no layer {name!r} with a weight {list(layer.weight.shape)}: give the network that "
+                    "the student was made from"
+                )
+            found[layer] = weight
+    return found
 
 
 def _require_ranges(student: nn.Module) -> None:

@@ -20,7 +20,8 @@ def student_figures(
     """
     start = before.get("reconstructed", before["start_of_finetuning"])
     seen: dict[int, float | None] = {0: start, **dict(tuned.accuracies)}
-    kept = config.iterations if config.keep == "last" else tuned.kept_iteration or 0
+    kept = tuned.kept_iteration if config.keep == "best" else None
+    kept = config.iterations if kept is None else kept
     trained = [top1 for _, top1 in tuned.accuracies]
     return {
         "quantized": seen.get(kept),

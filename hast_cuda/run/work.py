@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
 from hast_cuda.finetune import FinetuneConfig, FinetuneResult, agreement, finetune
+from hast_cuda.finetune.batches import hold_out
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.layer_noise import layer_signal_to_noise
@@ -218,11 +219,10 @@ class Work:
 
     def split(self, images: Images) -> tuple[Images, Tensor | None]:
         """Images to train on, and those held out if there are any: the last ones."""
-        count = round(self.recipe.finetune.held_out * len(images))
-        if not count or count == len(images):
-            return images, None
-        rest = len(images) - count
-        return Images(images.images[:rest], images.labels[:rest], images.real), images.images[rest:]
+        fraction = self.recipe.finetune.held_out
+        pixels, labels, held_out = hold_out(images.images, images.labels, fraction)
+        assert labels is not None  # images have them
+        return Images(pixels, labels, images.real), held_out
 
     def finetune(self, images: Images | None) -> FinetuneResult:
         """Train the student; what was seen on the way."""

@@ -30,6 +30,7 @@ from hast_cuda.data import Images, InputSpec
 from hast_cuda.exports import save_float, save_onnx, save_packed
 from hast_cuda.merged import FusedBatchNorm2d
 from hast_cuda.posttraining import PostTrainingConfig, fold_batch_norms
+from hast_cuda.reconstruction import ReconstructionConfig
 from hast_cuda.run import Bits, RunDirectory
 from hast_cuda.synthesis import ImageStore
 from hast_cuda.teachers import input_spec
@@ -39,7 +40,7 @@ ROOMS = [m.name for m in pkgutil.iter_modules(hc.__path__, "hast_cuda.") if m.is
 PRIVATE = {f"hast_cuda.{name}" for name in ["checks", "cli", "files", "loops", "reproduce"]}
 MODULES = ["hast_cuda", *sorted({*ROOMS} - PRIVATE)]
 EXCLUDED = {
-    "a result, which only the package makes": "QuantizationResult FinetuneResult",
+    "a result, which only the package makes": "QuantizationResult FinetuneResult Agreement BlockError",
     "an exception": "CannotMergeError RankLostError",
     "it takes no argument": "available model_names launched Tap",
     "its constructor is torch's": "MatchedBatchNorm2d",
@@ -211,6 +212,8 @@ OWN: dict[str, dict[str, Any]] = {
     "InputSpec": {"channels": 1, "height": 8, "width": 8, "mean": (0.5,), "std": (0.5,)},
     "synthesize": {"shape": InputSpec(*SHAPE, CLASSES), "config": lambda: recipe().synthesis},
     "finetune": {"config": lambda: recipe().finetune},
+    "ReconstructionFile": {"path": lambda: fresh(".safetensors")},
+    "reconstruct": {"config": ReconstructionConfig(iterations=1, batch_size=2), "checkpoint": None},
     "StudentLosses": {"config": lambda: recipe().finetune},
     "gradient_cosines": {"config": lambda: recipe().finetune},
     "zero_shot_quantize": {"shape": InputSpec(*SHAPE, CLASSES), "bits": Bits(), "out": None, "images": None},
