@@ -16,6 +16,7 @@ import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig, FinetuneResult, agreement, finetune
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.objective import SMALLEST_UNIT, loss_weights
+from hast_cuda.finetune.watch import closest
 
 pytestmark = pytest.mark.usefixtures("exact")
 CONFIG = FinetuneConfig(
@@ -87,10 +88,16 @@ def test_the_closest_student_is_kept() -> None:
     records: Records = []
     done = tuned(CONFIG, log=records.append)
     assert done.kept_iteration
-    closest = min(divergence for _, divergence, _ in done.agreements)
-    assert agreement(tiny(), done.student, pictures(32)[20:]).divergence == closest < done.agreements[0][1]
+    found = agreement(tiny(), done.student, pictures(32)[20:]).divergence
+    assert found == closest(done.agreements)[1] < done.agreements[0][1]
     looks = [r for r in records if r["phase"] == "held out"]
     assert [(r["iteration"], r["divergence"], r["same_class"]) for r in looks] == done.agreements
+
+
+def test_level_students_are_the_last_one() -> None:
+    looks = [(0, 0.5, 90.0), (10, 0.1, 98.0), (20, 0.12, 97.0)]
+    assert closest(looks) == looks[2]
+    assert closest([*looks, (30, 0.13, 97.0)]) == looks[1]
 
 
 @pytest.mark.parametrize("config", [CONFIG, WILD], ids=["good", "wild"])

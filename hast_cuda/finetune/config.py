@@ -120,7 +120,7 @@ class FinetuneConfig:
     compared with the teacher at every evaluation."""
     keep: str = "last"
     """"last": the student after the last iteration, as published; "best": the one that was closest
-    to the teacher on the images held out, the start included."""
+    to the teacher on the images held out, the start included, or the last where that is level."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -19,7 +19,7 @@ from hast_cuda.finetune.objective import TERMS
 from hast_cuda.finetune.processes import agree_on_steps, check_equal, resume, spread_student
 from hast_cuda.finetune.replay import ReplayedStep
 from hast_cuda.finetune.step import FinetuneStep
-from hast_cuda.finetune.watch import Evaluate, Log, Watch
+from hast_cuda.finetune.watch import Evaluate, Log, Watch, closest
 from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.finite import FiniteGuard
@@ -53,8 +53,8 @@ class FinetuneResult:
 
     @property
     def kept_iteration(self) -> int | None:
-        """Iterations that the closest student had behind it; None if none was compared."""
-        return min(self.agreements, key=lambda seen: seen[1])[0] if self.agreements else None
+        """Iterations that the student of ``keep="best"`` had behind it; None if none was compared."""
+        return closest(self.agreements)[0] if self.agreements else None
 
 
 @typed

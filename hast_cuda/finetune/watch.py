@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from torch import nn
@@ -14,6 +14,15 @@ from hast_cuda.ranks import World
 
 Log = Callable[[dict[str, float | int | str]], None]
 Evaluate = Callable[[nn.Module], float]
+
+
+LEVEL = 1.25  # times the smallest divergence: on some dozens of images less is noise
+
+
+def closest(agreements: Sequence[tuple[int, float, float]]) -> tuple[int, float, float]:
+    """The last look, unless an earlier one saw a student clearly closer to the teacher: the closest."""
+    best = min(agreements, key=lambda seen: seen[1])
+    return agreements[-1] if agreements[-1][1] <= LEVEL * best[1] else best
 
 
 class Watch:
@@ -55,8 +64,9 @@ class Watch:
         self._on_first(lambda: self._look(done))
 
     def keep_closest(self) -> None:
-        """Make the student of rank 0 the closest one, where that is remembered."""
-        if self.best and self.world.first:
+        """Make the student of rank 0 the closest one, where that is remembered; the last, if they are level."""
+        agreements = self.state.agreements
+        if self.best and self.world.first and closest(agreements) is not agreements[-1]:
             self.student.load_state_dict(self.state.best)
 
     def _on_first(self, look: Callable[[], None]) -> None:
