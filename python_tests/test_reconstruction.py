@@ -18,7 +18,7 @@ from hast_cuda.reconstruction.maps import MapStore, squared_error
 from hast_cuda.reconstruction.rounding import SoftRounding, search_weight_range
 
 pytestmark = pytest.mark.usefixtures("exact")
-CONFIG = ReconstructionConfig(iterations=30, batch_size=8)
+CONFIG = ReconstructionConfig(iterations=30, batch_size=8, rounding_rate=1e-2, regulariser=0.1)
 
 
 def calibrated(bits: int = 3, teacher: nn.Module | None = None, **options: Any) -> nn.Module:

@@ -14,9 +14,7 @@ from hast_cuda.synthesis import SynthesisConfig
 EPOCHS = 147  # of 200 steps that train, after 4 of calibration that the published code counts too
 GENERATOR_EPOCHS = 400  # of 200 steps
 RATE = 1e-3  # of AdamW on grids that stay
-# Without a strong pull to 0 and 1 most weights are still undecided at the end of a few hundred
-# steps, and rounding them then undoes half of what the block had learned.
-RECONSTRUCTION = ReconstructionConfig(iterations=1000, rounding_rate=0.05, regulariser=3.0)
+RECONSTRUCTION = ReconstructionConfig(iterations=1000)
 
 
 def ours(published: Recipe) -> Recipe:

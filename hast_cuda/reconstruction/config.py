@@ -22,24 +22,24 @@ class ReconstructionConfig:
     """Adam steps per block; 0 leaves reconstruction out."""
     batch_size: int = 32
     """Images per step."""
-    rounding_rate: float = 1e-2
-    """Adam's initial rate of the rounding variables V (AdaRound, Eq. 22)."""
+    rounding_rate: float = 0.05
+    """Adam's rate, to the end, of the rounding variables V (AdaRound, Eq. 22)."""
     weight_step_rate: float = 1e-3
-    """Of the weights' steps, in units of each step; 0 keeps them (Genie-M learns them)."""
+    """Of the weights' steps at the start, in units of each step; 0 keeps them (Genie-M learns them)."""
     act_step_rate: float = 2e-3
-    """Of the activations' steps, in units of each step; 0 keeps them."""
+    """Of the activations' steps at the start, in units of each step; 0 keeps them."""
     drop_probability: float = 0.5
     """QDrop: chance of an activation to stay as it is in full precision."""
-    regulariser: float = 0.1
+    regulariser: float = 3.0
     """Weight of AdaRound's Eq. 24, a mean over the block's weights, beside the squared error in
-    units of that of rounding to nearest."""
+    units of that of the block as it came. With less most weights are still undecided after a few
+    hundred steps, and rounding them then undoes half of what the block had learned."""
     warmup: float = 0.2
     """Fraction of the iterations without regulariser."""
     first_beta: float = 20.0
     """Exponent of the regulariser after the warm-up."""
     last_beta: float = 2.0
     """Its value at the end, reached linearly."""
-
     search_ranges: bool = True
     """Begin on weight ranges of the smallest rounding error; false: on those that the student has."""
     map_memory: int = 4 * 2**30
@@ -69,5 +69,5 @@ class ReconstructionConfig:
         return self.regulariser if iteration >= self.warmup * self.iterations else 0.0
 
     def decay(self, iteration: int) -> float:
-        """What all rates are multiplied by in a step: a half cosine from 1 to 0."""
+        """What the rates of steps are multiplied by: a half cosine from 1 to 0."""
         return (1 + math.cos(math.pi * iteration / max(self.iterations, 1))) / 2

@@ -40,6 +40,7 @@ class ReconstructionStep:
             ([step.factor for step in steps], config.act_step_rate),
         ]
         self.initial = [rate for _, rate in trained]
+        self.rates[0].fill_(config.rounding_rate)  # stays: most weights decide late
         used = [(p, rate) for (p, initial), rate in zip(trained, self.rates, strict=True) if p and initial]
         self.parameters = [parameter for group, _ in used for parameter in group]
         groups = [{"params": group, "lr": rate} for group, rate in used]
@@ -47,10 +48,10 @@ class ReconstructionStep:
         self.loss = torch.zeros((), device=device)
 
     def set_rates(self, iteration: int) -> None:
-        """Learning rates, and exponent and weight of Eq. 24, of a step."""
+        """Rates of the steps, and exponent and weight of Eq. 24, of a step."""
         decay = self.config.decay(iteration)
-        for rate, initial in zip(self.rates, self.initial, strict=True):
-            rate.fill_(initial * (1.0 if rate is self.rates[0] else decay))
+        for rate, initial in zip(self.rates[1:], self.initial[1:], strict=True):
+            rate.fill_(initial * decay)
         self.beta.fill_(self.config.beta(iteration))
         self.share.fill_(self.config.weight(iteration))
 

@@ -21,6 +21,7 @@ from hast_cuda.finetune.processes import spread_student
 from hast_cuda.generator import GeneratorTrainer
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.memory import explained_memory
+from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.methods import Recipe
 from hast_cuda.nn import quantize, shrink_ranges
 from hast_cuda.posttraining import finish, prepare
@@ -219,8 +220,7 @@ class Work:
 
     def split(self, images: Images) -> tuple[Images, Tensor | None]:
         """Images to train on, and those held out if there are any: the last ones."""
-        fraction = self.recipe.finetune.held_out
-        pixels, labels, held_out = hold_out(images.images, images.labels, fraction)
+        pixels, labels, held_out = hold_out(images.images, images.labels, self.recipe.finetune.held_out)
         assert labels is not None  # images have them
         return Images(pixels, labels, images.real), held_out
 
@@ -255,10 +255,10 @@ class Work:
         held_out = None if images is None else self.split(images)[1]
 
         def write() -> dict[str, Any]:
-            found, ratios = None, None
+            found = ratios = None
             if held_out is not None:
                 compared = self.student, held_out.to(self.device)
-                found = agreement(self.teacher, *compared)
+                found = agreement(frozen_copy(self.teacher, self.device), *compared)
                 ratios = layer_signal_to_noise(self.prepared.to(self.device), *compared)
             result: dict[str, Any] = plain(
                 {
