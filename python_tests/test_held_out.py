@@ -14,9 +14,10 @@ from torch import nn
 
 import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig, FinetuneResult, agreement, finetune
+from hast_cuda.finetune.agreement import HeldOutImages, halfway
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.objective import SMALLEST_UNIT, loss_weights
-from hast_cuda.finetune.watch import closest
+from hast_cuda.finetune.watch import clearly_closer
 
 pytestmark = pytest.mark.usefixtures("exact")
 CONFIG = FinetuneConfig(
@@ -69,7 +70,7 @@ def test_an_agreement_is_that_of_the_class_probabilities() -> None:
     assert found.divergence == pytest.approx(float((p * (p / q).log()).sum(1).mean()), rel=1e-6)
     assert found.same_class == pytest.approx(100 * float((p.argmax(1) == q.argmax(1)).double().mean()))
     assert 0 < found.same_class < 100
-    assert agreement(teacher, teacher, images) == hc.finetune.Agreement(0.0, 100.0)
+    assert agreement(teacher, teacher, images) == hc.finetune.Agreement(0.0, 100.0, 0.0)
 
 
 def test_a_student_that_only_became_worse_is_the_one_that_came() -> None:
@@ -88,16 +89,33 @@ def test_the_closest_student_is_kept() -> None:
     records: Records = []
     done = tuned(CONFIG, log=records.append)
     assert done.kept_iteration
-    found = agreement(tiny(), done.student, pictures(32)[20:]).divergence
-    assert found == closest(done.agreements)[1] < done.agreements[0][1]
-    looks = [r for r in records if r["phase"] == "held out"]
-    assert [(r["iteration"], r["divergence"], r["same_class"]) for r in looks] == done.agreements
+    looks = {iteration: seen for iteration, *seen in done.agreements}
+    assert list(vars(agreement(tiny(), done.student, pictures(32)[20:])).values()) == looks[done.kept_iteration]
+    assert looks[done.kept_iteration][2] < looks[0][2]
+    logged = [r for r in records if r["phase"] == "held out"]
+    assert [(r["iteration"], r["divergence"], r["same_class"], r["between"]) for r in logged] == done.agreements
 
 
-def test_level_students_are_the_last_one() -> None:
-    looks = [(0, 0.5, 90.0), (10, 0.1, 98.0), (20, 0.12, 97.0)]
-    assert closest(looks) == looks[2]
-    assert closest([*looks, (30, 0.13, 97.0)]) == looks[1]
+def test_between_is_the_divergence_halfway_between_pairs() -> None:
+    teacher, student, images = tiny(), calibrated().eval(), pictures(9)
+    mixed = torch.stack([(images[i] + images[(i + k) % 9]) / 2 for k in (1, 2, 3) for i in range(9)])
+    assert torch.equal(halfway(images), mixed)
+    found, pairs = HeldOutImages(teacher, images).agreement(student)
+    assert found.between == pytest.approx(agreement(teacher, student, mixed).divergence, rel=1e-6)
+    assert pairs.shape == (9,)
+    assert found.between == pytest.approx(float(pairs.mean()))
+    assert torch.equal(halfway(images[:1]), images[:1])
+
+
+def test_closer_is_clear_only_beyond_the_spread_of_the_differences() -> None:
+    far = torch.linspace(0.1, 2.0, 50, dtype=torch.float64)
+    assert clearly_closer(0.9 * far, far)  # every image, though images differ by much more
+    assert not clearly_closer(far, far)
+    noise = torch.tensor([0.1, -0.09] * 25, dtype=torch.float64)
+    assert not clearly_closer(far, far + noise)
+    assert not clearly_closer(far, 0.9 * far)
+    assert clearly_closer(far, far * float("nan"))
+    assert clearly_closer(far[:1], 2 * far[:1])
 
 
 @pytest.mark.parametrize("config", [CONFIG, WILD], ids=["good", "wild"])

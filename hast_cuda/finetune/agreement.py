@@ -12,6 +12,7 @@ from hast_cuda.checks.values import check_images, explained_forward
 from hast_cuda.loops.modes import eval_mode
 
 CHUNK = 64  # images per forward pass
+PARTNERS = 3  # images that each one is mixed with
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Agreement:
     """Of two networks on some images.
 
     Example:
-        >>> Agreement(divergence=0.02, same_class=98.4).same_class
+        >>> Agreement(divergence=0.02, same_class=98.4, between=0.11).same_class
         98.4
     """
 
@@ -28,6 +29,8 @@ class Agreement:
     a mean over the images."""
     same_class: float
     """Images for which both give the same class, in percent."""
+    between: float
+    """The divergence halfway between pairs of the images."""
 
 
 CLOSE, USABLE = 95.0, 80.0  # percent of the images with the same class
@@ -47,7 +50,11 @@ def verdict(same_class: float) -> str:
 
 
 class HeldOutImages:
-    """Images that no step sees, and what the teacher says about them.
+    """Images that no step sees, and what the teacher says about them and about pairs of them.
+
+    Synthetic images are easy: students whose divergence on real ones differs by half are level on
+    them. Halfway between two images, where the teacher itself is unsure, their order is that on
+    real images more often (docs/benchmarks.md).
 
     Args:
         teacher: full-precision network, on the device of ``images``.
@@ -56,12 +63,22 @@ class HeldOutImages:
 
     def __init__(self, teacher: nn.Module, images: Tensor) -> None:
         check_images("held_out", images)
-        self.images = images
-        self._teacher = logits(teacher, images, "held_out")
+        self.images, self.between = images, halfway(images)
+        self._teacher, self._teacher_between = logits(teacher, images, "held_out"), logits(teacher, self.between)
 
-    def agreement(self, student: nn.Module) -> Agreement:
-        """Of ``student``, in eval mode, with the teacher."""
-        return _agreement(self._teacher, logits(student, self.images))
+    def agreement(self, student: nn.Module) -> tuple[Agreement, Tensor]:
+        """Of ``student``, in eval mode, with the teacher; and the divergence of the pairs of each image, [N]."""
+        own = logits(student, self.images)
+        apart = divergences(self._teacher, own)
+        same = (self._teacher.argmax(1) == own.argmax(1)).double().mean()
+        pairs = divergences(self._teacher_between, logits(student, self.between)).view(-1, len(own)).mean(0)
+        return Agreement(float(apart.mean()), 100.0 * float(same), float(pairs.mean())), pairs
+
+
+def halfway(images: Tensor) -> Tensor:
+    """[K N, C, H, W], the means of each image and of the next one, the one after that, ...: ``PARTNERS`` or N - 1."""
+    partners = range(1, max(min(PARTNERS, len(images) - 1), 1) + 1)
+    return torch.cat([(images + images.roll(-shift, 0)) / 2 for shift in partners])
 
 
 @typed
@@ -80,10 +97,10 @@ def agreement(teacher: nn.Module, student: nn.Module, images: Tensor) -> Agreeme
         >>> import hast_cuda as hc
         >>> teacher, images = hc.load_teacher("digits"), torch.randn(4, 1, 8, 8)
         >>> hc.finetune.agreement(teacher, teacher, images)
-        Agreement(divergence=0.0, same_class=100.0)
+        Agreement(divergence=0.0, same_class=100.0, between=0.0)
     """
     check_images("images", images)
-    return _agreement(logits(teacher, images), logits(student, images))
+    return HeldOutImages(teacher, images).agreement(student)[0]
 
 
 @torch.no_grad()
@@ -93,13 +110,12 @@ def logits(network: nn.Module, images: Tensor, name: str = "images") -> Tensor:
         return torch.cat([network(part).detach().cpu() for part in images.split(CHUNK)])
 
 
-def _agreement(teacher: Tensor, student: Tensor) -> Agreement:
+def divergences(teacher: Tensor, student: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of every image's class probabilities, [N] float64, in nats; both logits."""
     if teacher.dim() != 2 or teacher.shape != student.shape:
         raise ValueError(
             f"teacher gives {list(teacher.shape)} and student {list(student.shape)}; expected logits [N, classes] "
             "of the same classes"
         )
     expected, found = (x.double().log_softmax(1) for x in (teacher, student))
-    divergence = (expected.exp() * (expected - found)).sum(1).mean()
-    same = (teacher.argmax(1) == student.argmax(1)).double().mean()
-    return Agreement(max(float(divergence), 0.0), 100.0 * float(same))
+    return (expected.exp() * (expected - found)).sum(1).clamp(min=0)

@@ -15,7 +15,17 @@ from hast_cuda.loops import optimizer_state as _state
 
 # before the names of the tensors of each
 STUDENT, OPTIMIZER, GENERATOR = "student.", "optimizer.", "generator."
-BEST, AVERAGE = "best.", "average."
+CLOSEST, DIVERGENCES, AVERAGE = "closest.", "divergences", "average."
+
+
+@dataclass
+class ClosestStudent:
+    """The student that was closest to its teacher so far."""
+
+    iteration: int
+    divergences: Tensor
+    """Of the pairs of every image held out, [N] float64 (:class:`HeldOutImages`)."""
+    state: dict[str, Tensor]
 
 
 @dataclass
@@ -25,12 +35,14 @@ class Checkpoint:
     iteration: int
     accuracies: list[tuple[int, float]]
     """(iteration, top-1 in percent)."""
-    agreements: list[tuple[int, float, float]] = field(default_factory=list)
-    """(iteration, divergence, same class in percent) on the images held out."""
+    agreements: list[tuple[int, float, float, float]] = field(default_factory=list)
+    """(iteration, divergence, same class in percent, divergence between) on the images held out."""
     units: list[float] = field(default_factory=list)
     """Of the loss's terms, where they are balanced."""
-    best: dict[str, Tensor] = field(default_factory=dict)
-    """The student's state at the smallest divergence."""
+    closest: ClosestStudent | None = None
+    """Where one is remembered."""
+    kept_iteration: int | None = None
+    """That of the student which counts if the run ends here; None: the last one."""
     average: dict[str, Tensor] = field(default_factory=dict)
     """Means of the parameters, once they are averaged."""
 
@@ -53,9 +65,13 @@ class CheckpointFile:
         tensors |= _state.prefixed(_state.optimizer_state(optimizer), OPTIMIZER)
         if generator is not None:
             tensors |= _state.prefixed(generator.state(), GENERATOR)
-        tensors |= _state.prefixed(state.best, BEST) | _state.prefixed(state.average, AVERAGE)
+        tensors |= _state.prefixed(state.average, AVERAGE)
         metadata = {"iteration": str(state.iteration), "accuracies": json.dumps(state.accuracies)}
         metadata |= {"agreements": json.dumps(state.agreements), "units": json.dumps(state.units)}
+        metadata |= {"kept_iteration": json.dumps(state.kept_iteration)}
+        if (closest := state.closest) is not None:
+            tensors |= _state.prefixed(closest.state, CLOSEST) | {DIVERGENCES: closest.divergences}
+            metadata |= {"closest_iteration": str(closest.iteration)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(self.path, _state.separate(tensors), metadata)
 
@@ -69,16 +85,21 @@ class CheckpointFile:
         try:
             tensors, metadata = load_tensors(self.path)
             for name in tensors:
-                if not name.startswith((STUDENT, OPTIMIZER, GENERATOR, BEST, AVERAGE)):
+                if not name.startswith((STUDENT, OPTIMIZER, GENERATOR, CLOSEST, DIVERGENCES, AVERAGE)):
                     raise ValueError(f"unknown {name}")
             student.load_state_dict(_state.without_prefix(tensors, STUDENT))
             if generator is not None:
                 generator.load_state(_state.without_prefix(tensors, GENERATOR))
             accuracies = [(int(i), float(a)) for i, a in json.loads(metadata["accuracies"])]
-            seen = [(int(i), float(d), float(s)) for i, d, s in json.loads(metadata.get("agreements", "[]"))]
+            looks = json.loads(metadata.get("agreements", "[]"))
+            seen = [(int(i), float(d), float(s), float(b)) for i, d, s, b in looks]
             units = [float(unit) for unit in json.loads(metadata.get("units", "[]"))]
-            best, average = (_state.without_prefix(tensors, prefix) for prefix in (BEST, AVERAGE))
-            state = Checkpoint(int(metadata["iteration"]), accuracies, seen, units, best, average)
+            average = _state.without_prefix(tensors, AVERAGE)
+            state = Checkpoint(int(metadata["iteration"]), accuracies, seen, units, average=average)
+            if DIVERGENCES in tensors:
+                closest = int(metadata["closest_iteration"]), tensors[DIVERGENCES]
+                state.closest = ClosestStudent(*closest, _state.without_prefix(tensors, CLOSEST))
+                state.kept_iteration = int(metadata["kept_iteration"])
             if state.iteration < 0:
                 raise ValueError(f"iteration {state.iteration}")
             _state.load_optimizer_state(optimizer, _state.without_prefix(tensors, OPTIMIZER))

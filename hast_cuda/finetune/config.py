@@ -119,8 +119,8 @@ class FinetuneConfig:
     """Fraction of the stored images, the last ones, that no step sees: on them the student is
     compared with the teacher at every evaluation."""
     keep: str = "last"
-    """"last": the student after the last iteration, as published; "best": the one that was closest
-    to the teacher on the images held out, the start included, or the last where that is level."""
+    """"last": the student after the last iteration, as published; "best": the one that was closest to
+    the teacher between pairs of the images held out, the start included, where that is clearly closer."""
 
     def __post_init__(self) -> None:
         check_fields(self)

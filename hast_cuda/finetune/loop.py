@@ -19,7 +19,7 @@ from hast_cuda.finetune.objective import TERMS
 from hast_cuda.finetune.processes import agree_on_steps, check_equal, resume, spread_student
 from hast_cuda.finetune.replay import ReplayedStep
 from hast_cuda.finetune.step import FinetuneStep
-from hast_cuda.finetune.watch import Evaluate, Log, Watch, closest
+from hast_cuda.finetune.watch import Evaluate, Log, Watch
 from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.finite import FiniteGuard
@@ -47,14 +47,11 @@ class FinetuneResult:
     """The network that was given, trained."""
     accuracies: list[tuple[int, float]] = field(default_factory=list)
     """(iterations done, top-1 in percent), in order."""
-    agreements: list[tuple[int, float, float]] = field(default_factory=list)
-    """(iterations done, divergence, same class in percent) on the images held out, in order, from
-    the start on; see :class:`Agreement`."""
-
-    @property
-    def kept_iteration(self) -> int | None:
-        """Iterations that the student of ``keep="best"`` had behind it; None if none was compared."""
-        return closest(self.agreements)[0] if self.agreements else None
+    agreements: list[tuple[int, float, float, float]] = field(default_factory=list)
+    """(iterations done, divergence, same class in percent, divergence between) on the images held
+    out, in order, from the start on; see :class:`Agreement`."""
+    kept_iteration: int | None = None
+    """Iterations that the student of ``keep="best"`` had behind it; None: the last one counts."""
 
 
 @typed
@@ -188,7 +185,7 @@ def finetune(
         spread_student(student, world)
     finally:
         step.close()
-    return FinetuneResult(student, state.accuracies, state.agreements)
+    return FinetuneResult(student, state.accuracies, state.agreements, state.kept_iteration)
 
 
 def _metrics(iteration: int, update: ReplayedStep, batches: Batches) -> dict[str, float | int | str]:

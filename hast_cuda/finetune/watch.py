@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, astuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from hast_cuda.finetune.agreement import HeldOutImages
-from hast_cuda.finetune.checkpoint import Checkpoint
+from hast_cuda.finetune.checkpoint import Checkpoint, ClosestStudent
 from hast_cuda.loops.optimizer_state import separate
 from hast_cuda.ranks import World
 
@@ -16,13 +16,17 @@ Log = Callable[[dict[str, float | int | str]], None]
 Evaluate = Callable[[nn.Module], float]
 
 
-LEVEL = 1.25  # times the smallest divergence: on some dozens of images less is noise
+CERTAIN = 2.0  # standard errors of the mean of paired differences
 
 
-def closest(agreements: Sequence[tuple[int, float, float]]) -> tuple[int, float, float]:
-    """The last look, unless an earlier one saw a student clearly closer to the teacher: the closest."""
-    best = min(agreements, key=lambda seen: seen[1])
-    return agreements[-1] if agreements[-1][1] <= LEVEL * best[1] else best
+def clearly_closer(one: Tensor, other: Tensor) -> bool:
+    """Whether the divergences ``one`` [N] are lower than ``other``'s, of the same images, beyond chance.
+
+    The mean of their differences is held against its standard error.
+    """
+    apart = other - one
+    error = apart.std(unbiased=False) / len(apart) ** 0.5
+    return not bool(apart.mean() <= CERTAIN * error)  # a student that gives NaN is never closer
 
 
 class Watch:
@@ -64,26 +68,35 @@ class Watch:
         self._on_first(lambda: self._look(done))
 
     def keep_closest(self) -> None:
-        """Make the student of rank 0 the closest one, where that is remembered; the last, if they are level."""
-        agreements = self.state.agreements
-        if self.best and self.world.first and closest(agreements) is not agreements[-1]:
-            self.student.load_state_dict(self.state.best)
+        """Make the student of rank 0 the closest one, where that is remembered and clearly closer than the last."""
+        best = self.state.closest
+        if self.world.first and best is not None and self.state.kept_iteration == best.iteration:
+            self.student.load_state_dict(best.state)
 
     def _on_first(self, look: Callable[[], None]) -> None:
-        def found() -> tuple[list[tuple[int, float]], list[tuple[int, float, float]]]:
-            look()
-            return self.state.accuracies, self.state.agreements
+        state = self.state
 
-        self.state.accuracies, self.state.agreements = self.world.on_first(found)
+        def found() -> tuple[list[tuple[int, float]], list[tuple[int, float, float, float]], int | None]:
+            look()
+            return state.accuracies, state.agreements, state.kept_iteration
+
+        state.accuracies, state.agreements, state.kept_iteration = self.world.on_first(found)
 
     def _compare(self, done: int) -> None:
         if self.held_out is None:
             return
-        found, state = self.held_out.agreement(self.student), self.state
-        if self.best and all(found.divergence < divergence for _, divergence, _ in state.agreements):
-            state.best = separate(self.student.state_dict())
-        state.agreements.append((done, found.divergence, found.same_class))
+        found, pairs = self.held_out.agreement(self.student)
+        self.state.agreements.append((done, *astuple(found)))
+        if self.best:
+            self._remember(done, pairs)
         self.log({"phase": "held out", "iteration": done, **asdict(found)})
+
+    def _remember(self, done: int, pairs: Tensor) -> None:
+        """The student, if none was closer, and which would be kept if this were the last look."""
+        state, best = self.state, self.state.closest
+        if best is None or not pairs.mean() >= best.divergences.mean():
+            best = state.closest = ClosestStudent(done, pairs, separate(self.student.state_dict()))
+        state.kept_iteration = best.iteration if clearly_closer(best.divergences, pairs) else done
 
     def _look(self, done: int) -> None:
         self._compare(done)

@@ -20,8 +20,7 @@ def student_figures(
     """
     start = before.get("reconstructed", before["start_of_finetuning"])
     seen: dict[int, float | None] = {0: start, **dict(tuned.accuracies)}
-    kept = tuned.kept_iteration if config.keep == "best" else None
-    kept = config.iterations if kept is None else kept
+    kept = config.iterations if tuned.kept_iteration is None else tuned.kept_iteration
     trained = [top1 for _, top1 in tuned.accuracies]
     return {
         "quantized": seen.get(kept),
