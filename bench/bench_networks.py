@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import correlation, fmean, stdev
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from hast_cuda.teachers import input_spec, load_teacher
 
 SCHEMA = 1
 TRAINED = ("hast",)
+MEASURES = ("divergence", "between", "same_class")  # of a student without any test image
 STAGES = ("full_precision", "start_of_finetuning", "reconstructed", "quantized", "quantized_last")
 
 
@@ -106,8 +107,23 @@ def run(job: Job) -> dict[str, Any]:
         **{n: getattr(job, n) for n in ("method", "bits", "seed", "budget", "skip", "threads")},
         "network": asdict(network),
         "peak_gib": round(peak, 2),
+        "looks": looks(job.folder, done.result.get("reconstructed")) if job.method in TRAINED else [],
         **{k: v for k, v in done.result.items() if k not in ("bits", "seed")},
     }
+
+
+def looks(folder: Path, start: float | None) -> list[dict[str, float]]:
+    """What fine-tuning saw of the student: on the images held out, and its top-1, ``start`` before training."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    seen: dict[str, dict[int, dict[str, Any]]] = {"held out": {}, "test": {0: {"top1": start}}}
+    for record in map(json.loads, lines):
+        if record["phase"] in seen:
+            seen[record["phase"]][record["iteration"]] = record
+    both = seen["held out"].keys() & seen["test"].keys()
+    return [
+        {name: seen["held out"][i][name] for name in ("iteration", *MEASURES)} | {"top1": seen["test"][i]["top1"]}
+        for i in sorted(both)
+    ]
 
 
 def _row(job: Job) -> dict[str, Any]:
@@ -164,6 +180,37 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's: 1 where both have one order, -1 where theirs are opposite."""
+    ranks = [[fmean(i for i, v in enumerate(sorted(values)) if v == own) for own in values] for values in (one, other)]
+    if any(len(set(found)) < 2 for found in ranks):
+        return float("nan")
+    return correlation(*ranks)
+
+
+def prediction(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Markdown: how well figures that need no test image order the students that a network's runs saw.
+
+    A line per network and bits, and one per network: rank correlations with top-1 over the looks of
+    all seeds, signs so that 1 is best.
+    """
+    lines = ["| network | bits | looks | " + " | ".join(MEASURES) + " |", "|---" * (3 + len(MEASURES)) + "|"]
+    tuned = [r for r in rows if r["method"] in TRAINED]
+    for name in dict.fromkeys(r["network"]["name"] for r in tuned):
+        widths = sorted({r["bits"] for r in tuned if r["network"]["name"] == name})
+        for bits in [[b] for b in widths] + ([widths] if len(widths) > 1 else []):
+            own = [r for r in tuned if r["network"]["name"] == name and r["bits"] in bits]
+            seen = [look for r in own for look in r["looks"] if look["top1"] is not None]
+            top1 = [look["top1"] for look in seen]
+            cells = []
+            for measure in MEASURES:
+                sign = 1 if measure == "same_class" else -1
+                cells.append(f"{sign * rank_correlation([look[measure] for look in seen], top1):.2f}")
+            label = ", ".join(f"W{b}A{b}" for b in bits)
+            lines.append(f"| {name} | {label} | {len(seen)} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def main() -> None:
     """Run what is missing, print the table, write ``<out>/networks-<device>.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -183,7 +230,7 @@ def main() -> None:
         rows.append(_row(job))
         kept = {k: rows[-1].get(k) for k in ("full_precision", "reconstructed", "quantized", "kept_iteration")}
         print(job.folder.name, kept, flush=True)
-    for line in table(rows):
+    for line in [*table(rows), "", *prediction(rows)]:
         print(line)
     device = torch.device("cpu")
     document = {"schema": SCHEMA, "stem": "networks", **provenance(device), "rows": rows}
