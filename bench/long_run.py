@@ -30,7 +30,6 @@ from hast_cuda.run.directory import RunDirectory
 from hast_cuda.synthesis import ImageStore, synthesize
 
 CPU = torch.device("cpu")
-PAGE = 4096
 # Names of loops, and the methods whose configuration they have.
 SYNTHESIS = {"synthesis": "hast", "synthesis per image": "dsg_il", "synthesis by class": "intraq"}
 FINETUNING = {"fine-tuning": "hast", "fine-tuning on labels": "real_data"}
@@ -69,8 +68,14 @@ def heap_bytes() -> int | None:
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM."""
-    return PAGE * int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    """Memory that this process has to itself, in RAM or swapped out.
+
+    Without pages of files, libraries above all: the system drops them and reads them again as other
+    processes need memory.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    sizes = dict(line.split(":", 1) for line in lines)
+    return sum(1024 * int(sizes[name].split()[0]) for name in ("RssAnon", "VmSwap"))
 
 
 def open_files() -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # the first optimizer of a process imports it: here once for all runs
 from networks import CHANNELS, CLASSES, SIZE, tiny
 
 from hast_cuda.data import InputSpec

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import torch._dynamo  # the first optimizer of a process imports it: here once for all ranks
 from rank_work import WORK
 
 from hast_cuda.ranks import launch as ranks

@@ -178,6 +178,7 @@ def test_demo(hast: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     small = replace(
         full,
         synthesis=replace(full.synthesis, num_images=8, iterations=2),
+        reconstruction=replace(full.reconstruction, iterations=2),
         finetune=replace(full.finetune, iterations=1, calibration_updates=1, evaluations=1),
     )
     monkeypatch.setattr(demo, "demo_recipe", lambda: small)

@@ -8,6 +8,7 @@ from counting import count, finetune_iteration, synthesis_iteration
 from launch_counter import LaunchCounter
 from networks import CHANNELS, SIZE, tiny
 from pytorchcv.model_provider import get_model
+from pytorchcv.models.resnet_cifar import get_resnet_cifar
 
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.loops.execution import Execution
@@ -51,8 +52,8 @@ def test_aligning_maps_directly_costs_little_more(network: str) -> None:
 def test_only_convolutions_and_this_packages_ops_grow_with_depth(loop: str) -> None:
     make = synthesis_iteration if loop == "synthesis" else finetune_iteration
     counters = [
-        count(make(get_model(name, pretrained=False), (4, 3, 32, 32))).by_operator
-        for name in ("resnet20_cifar10", "resnet56_cifar10")
+        count(make(get_resnet_cifar(10, blocks=layers, bottleneck=False), (4, 3, 32, 32))).by_operator
+        for layers in (14, 26)
     ]
     grown = {name for name in counters[1] if counters[1][name] > counters[0][name]}
     own = {name for name in grown if name.startswith("hast_cuda::batch_norm")}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import mmap
 from pathlib import Path
 
 import pytest
 import torch
-from long_run import LOOPS, Outcome, run_loop
+from long_run import LOOPS, Outcome, open_files, resident_bytes, run_loop
 from networks import CHANNELS, CLASSES, SIZE, tiny
 
 from hast_cuda.data import InputSpec
@@ -73,6 +74,18 @@ def test_a_leak_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         check(found, 200)
 
 
+def test_only_memory_of_its_own_counts(tmp_path: Path) -> None:
+    """Pages of files come and go with the load of the machine."""
+    size = 4 * RESIDENT
+    (tmp_path / "file").write_bytes(bytes(size))
+    before = resident_bytes()
+    with (tmp_path / "file").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert not any(mapped[:: mmap.PAGESIZE])
+        assert resident_bytes() - before < RESIDENT
+    kept = torch.ones(size, dtype=torch.uint8)
+    assert resident_bytes() - before > kept.numel() - RESIDENT
+
+
 @pytest.mark.parametrize(
     ("total", "interval"),
     [(0, 50), (1, 50), (20_000, 50), (100_000, 50), (100_001, 100), (10**6, 500), (10**9, 500_000)],
@@ -114,8 +127,6 @@ def test_what_is_not_logged_is_still_checked(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_event_files_of_many_batches_are_closed(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    from long_run import open_files
-
     with TensorBoardLog(tmp_path) as log:
         counts = []
         for batch in range(30):

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from edge_networks import few_steps
 from networks import CHANNELS, CLASSES, SIZE
 from pages import Page, self_contained
 from test_method_runs import setting as tiny_setting
 from test_run import SPEC
 from torch import nn
 
+from hast_cuda import methods
 from hast_cuda.analysis import gradient_cosines
 from hast_cuda.cli import main
 from hast_cuda.data import Images, ImageSet
@@ -45,8 +47,14 @@ FEW: dict[str, Any] = {
     "finetune.calibration_updates": 1,
     "finetune.calibration_batch_size": 6,
 }
-HAST, INTRAQ = Row("hast", "hast", FEW), Row("intraq", "intraq", FEW)
-REAL = Row("real_data", "real_data", FEW)
+
+
+def few(method: str) -> dict[str, Any]:
+    """Changes that make every part of ``method`` take a few steps."""
+    return few_steps(methods.recipe(method, "default", "cifar10")) | FEW
+
+
+HAST, INTRAQ, REAL = (Row(name, name, few(name)) for name in ("hast", "intraq", "real_data"))
 
 LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 
@@ -100,7 +108,7 @@ def test_figure2_without_training_images(tmp_path: Path) -> None:
 
 def test_figure4(tmp_path: Path) -> None:
     given = setting(tmp_path)
-    rows = [Row(r.name, r.method, {**FEW, **r.changes}) for r in rows_of("figure4")]
+    rows = [Row(r.name, r.method, few(r.method) | r.changes) for r in rows_of("figure4")]
     drawing = measure_figure4(rows, given, (0,), quiet)
     assert not (tmp_path / "runs").exists()  # nothing is fine-tuned
     plain, hard = drawing.data["IL"], drawing.data["HIL"]
