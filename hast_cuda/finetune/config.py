@@ -25,7 +25,7 @@ POSITIVE = ("learning_rate", "temperature", "calibration_updates", "evaluations"
 FRACTIONS = ("momentum", "flip_fraction", "flip_probability", "warmup", "held_out", "average")
 NOT_NEGATIVE = (
     *("weight_decay", "distillation_weight", "label_weight", "feature_weight", "perturbation"),
-    *("clean_weight", "perturbed_weight", "max_grad_norm"),
+    *("clean_weight", "perturbed_weight", "max_grad_norm", "low_pass"),
 )
 
 
@@ -86,6 +86,10 @@ class FinetuneConfig:
     """Weight of the loss on the perturbed images."""
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """Area fraction of the random crops."""
+    low_pass: float = 0.0
+    """SynQ: cutoff, in cycles per pixel, of the Gaussian low-pass filter that a run takes its stored
+    images through once, before ranges, blocks and student see them; 0: none. What is on disk stays.
+    SynQ's D0 over the side of the image."""
     flip_probability: float = 0.5
     """Chance to mirror an image; 0 for images that a mirror spoils, such as digits."""
     max_grad_norm: float = 0.0

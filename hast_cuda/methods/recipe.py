@@ -22,7 +22,8 @@ PRESETS = ("default", "paper", "released")
 DATASETS = ("cifar10", "cifar100", "imagenet")
 SECTIONS = ("synthesis", "finetune", "generator", "posttraining", "reconstruction")
 P = ParamSpec("P")
-_NEEDS_STORED: dict[str, Any] = {"keep": "last", "held_out": 0.0, "balance": "fixed"}  # what is left without
+# what is left without images that stay
+_NEEDS_STORED: dict[str, Any] = {"keep": "last", "held_out": 0.0, "balance": "fixed", "low_pass": 0.0}
 
 
 def dataset_like(shape: InputSpec) -> str:
@@ -65,6 +66,8 @@ class Recipe:
                 raise ValueError("a recipe without images cannot fine-tune: set finetune.iterations to 0")
             if self.reconstruction.iterations:
                 raise ValueError("a recipe without images cannot reconstruct: set reconstruction.iterations to 0")
+            if self.finetune.low_pass:
+                raise ValueError("a recipe without images has none to filter: set finetune.low_pass to 0")
             if self.finetune.calibration == "images" or self.finetune.shrink_ranges:
                 raise ValueError(
                     'a recipe without images finds ranges from "batch_norm" or a "generator", and '

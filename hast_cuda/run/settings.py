@@ -20,6 +20,7 @@ from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import PostTrainingConfig
 from hast_cuda.reconstruction import ReconstructionConfig
 from hast_cuda.run.origins import KEY
+from hast_cuda.run.shown import shown
 from hast_cuda.synthesis import ImageStore, SynthesisConfig
 
 C = TypeVar("C")
@@ -150,6 +151,9 @@ def image_store(run: Path | str) -> ImageStore:
 def read_images(run: Path | str) -> Images:
     """The synthetic images of a run: its own, or those of the directory that it was given.
 
+    They are as the student saw them, so filtered where the run filters its images; those on disk
+    are not.
+
     Raises:
         FileNotFoundError: it is not a run directory. ValueError: no images, or corrupt ones.
 
@@ -163,7 +167,12 @@ def read_images(run: Path | str) -> Images:
         >>> read_images("run").images.shape
         torch.Size([4, 1, 8, 8])
     """
-    return image_store(run).load_all()
+    return _shown(image_store(run).load_all(), run)
+
+
+def _shown(images: Images, run: Path | str) -> Images:
+    """As the student of a run of ``quantize`` saw them."""
+    return shown(images, read_finetune_config(run)) if "recipe" in read_config(run) else images
 
 
 @typed
@@ -182,4 +191,4 @@ def read_first_images(run: Path | str, count: int) -> Images | None:
     if not found:
         return None
     pixels, labels = (torch.cat([getattr(b, n) for b in found]) for n in ("images", "labels"))
-    return Images(pixels[:count], labels[:count])
+    return _shown(Images(pixels[:count], labels[:count]), run)

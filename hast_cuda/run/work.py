@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
-from hast_cuda.finetune import FinetuneConfig, FinetuneResult, agreement, finetune
+from hast_cuda.finetune import FinetuneResult, agreement, finetune
 from hast_cuda.finetune.batches import hold_out
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
@@ -32,6 +32,7 @@ from hast_cuda.run.figures import student_figures
 from hast_cuda.run.inputs import Bits, check_images
 from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.phases import Phases
+from hast_cuda.run.shown import labels_for, shown
 from hast_cuda.run.student import load_weights, save_student
 from hast_cuda.run.together import open_together
 from hast_cuda.synthesis import ImageStore, synthesize
@@ -108,6 +109,7 @@ class Work:
         store = self.store
         if images is None and self.world.on_first(lambda: store is not None and store.finished()):
             images = self._synthesize()
+        images = None if images is None else shown(images, self.recipe.finetune)
 
         def load() -> None:
             assert self.run is not None
@@ -120,11 +122,12 @@ class Work:
         return images
 
     def make_images(self, images: Images | None) -> Images | None:
-        """Those given, or optimised noise where the recipe has it."""
+        """Those given, or optimised noise where the recipe has it, as the student sees them."""
         with self.phases("synthesis"):
             if images is None and self.recipe.images == "synthetic":
                 images = self._synthesize()
                 check_images(images, self.shape)
+            images = None if images is None else shown(images, self.recipe.finetune)
         if self.run is not None and images is not None:
             self.run.show(images.images)
         return images
@@ -293,8 +296,3 @@ class Work:
 
     def _accuracy(self, network: nn.Module) -> float | None:
         return None if self.test is None else self.world.on_first(lambda: self._top1(network))
-
-
-def labels_for(config: FinetuneConfig, images: Images | None) -> Tensor | None:
-    """Labels of stored images, where the loss counts them."""
-    return images.labels if images is not None and config.label_weight else None
