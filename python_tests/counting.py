@@ -21,6 +21,7 @@ from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.networks.blocks import feature_layers
+from hast_cuda.networks.head import find_head
 from hast_cuda.nn import freeze_ranges
 from hast_cuda.synthesis import SynthesisConfig
 from hast_cuda.synthesis.objective import make_objective
@@ -65,9 +66,10 @@ def finetune_iteration(
     teacher = copy.deepcopy(network).eval().requires_grad_(False)
     student = hc.quantize(network, 4, 4).eval().requires_grad_(True)
     freeze_ranges(student)
-    step = FinetuneStep(teacher, student, feature_layers(network), config, execution)
+    head = find_head(teacher, shape[1:]) if config.uses_maps_of_classes else None
+    step = FinetuneStep(teacher, student, feature_layers(network), config, execution, head)
     update = ReplayedStep(step, FiniteGuard("counted", CPU))
-    batch = StoredBatch(torch.randn(shape), shape[0])
+    batch = StoredBatch(torch.randn(shape), shape[0], torch.arange(shape[0]) % 2 if config.uses_labels else None)
     chosen, crops = torch.arange(shape[0]), whole(shape)
 
     def iteration() -> None:

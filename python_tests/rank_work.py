@@ -29,6 +29,7 @@ from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.methods import Recipe, change
+from hast_cuda.networks.head import Head
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks import launch as ranks
 from hast_cuda.reconstruction import ReconstructionConfig, reconstruct
@@ -47,6 +48,7 @@ LOSSES: dict[str, FinetuneConfig] = {
     "plain": FinetuneConfig(normalized_attention=False, perturbation=0.0),
     "direct": FinetuneConfig(alignment="direct", perturb_by="alignment", clean_weight=0.5),
     "classes": FinetuneConfig(label_weight=1.0, distillation_reduction="mean", perturb_by="distillation"),
+    "maps of classes": FinetuneConfig(alignment="cam", label_weight=1.0, label_difficulty=0.7),
     "perturbed": FinetuneConfig(clean_weight=0.0, perturbed_weight=2.0),
     "codes": FinetuneConfig(flip_fraction=0.01, feature_weight=0.0, learning_rate=1e-3),
 }
@@ -112,7 +114,7 @@ def update(config: FinetuneConfig, soft: bool, world: World) -> list[Tensor]:
     hc.calibrate(student, [images])
     student.requires_grad_(True)
     before = [p.detach().clone() for p in student.parameters()]
-    step = FinetuneStep(teacher, student, LAYERS, config, Execution())
+    step = FinetuneStep(teacher, student, LAYERS, config, Execution(), Head("features.5", "output"))
     step.rate = step.rate.double()
     random = torch.Generator().manual_seed(5)
     labels = torch.arange(COUNT) % CLASSES

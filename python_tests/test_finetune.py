@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import pictures, same_state, snapshot, tiny, without_batch_norm
+from networks import CLASSES, pictures, same_state, snapshot, tiny, without_batch_norm
 from torch import nn
 
 import hast_cuda as hc
@@ -82,12 +82,16 @@ def score(stop_at: int | None = None) -> Callable[[nn.Module], float]:
     return evaluate
 
 
-@pytest.mark.parametrize("optimizer", CHOICES["optimizer"])
-def test_resumed_equals_unbroken(device: torch.device, tmp_path: Path, optimizer: str) -> None:
-    config = replace(CONFIG, iterations=9, evaluations=3, optimizer=optimizer, learning_rate=1e-3)
-    whole = finetune(tiny(), calibrated(), pictures(20), config, device=device, evaluate=score())
+MAPS_OF_CLASSES = {"alignment": "cam", "label_weight": 1.0, "label_difficulty": 0.7}
+
+
+@pytest.mark.parametrize("changed", [*({"optimizer": o} for o in CHOICES["optimizer"]), MAPS_OF_CLASSES], ids=str)
+def test_resumed_equals_unbroken(device: torch.device, tmp_path: Path, changed: dict[str, Any]) -> None:
+    config = replace(CONFIG, iterations=9, evaluations=3, learning_rate=1e-3, **changed)
+    labels = torch.arange(20) % CLASSES
+    whole = finetune(tiny(), calibrated(), pictures(20), config, labels=labels, device=device, evaluate=score())
     file = CheckpointFile(tmp_path / "checkpoints" / "last.safetensors")
-    arguments: dict[str, Any] = {"images": pictures(20), "config": config, "checkpoint": file}
+    arguments: dict[str, Any] = {"images": pictures(20), "labels": labels, "config": config, "checkpoint": file}
     with pytest.raises(KeyboardInterrupt):
         finetune(tiny(), calibrated(), evaluate=score(1), device=device, **arguments)
     records: Records = []

@@ -14,8 +14,9 @@ import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.loops.execution import Execution
+from hast_cuda.networks.head import Head
 
-LAYERS = ["features.1", "features.4"]
+LAYERS, FEATURE = ["features.1", "features.4"], "features.5"
 CONFIG = FinetuneConfig(learning_rate=1e-5, weight_decay=0.0, perturbation=0.05)
 
 
@@ -33,6 +34,20 @@ class Recorder(FinetuneStep):
         return super().losses(x, labels, teacher_grad=teacher_grad)
 
 
+def grad_cam(network: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    """Of each image's class, by a second backward pass."""
+    maps: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        maps.append(output if output.requires_grad else output.requires_grad_())
+
+    hook = network.get_submodule(FEATURE).register_forward_hook(keep)
+    logits = network(x)
+    hook.remove()
+    (alphas,) = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), maps, create_graph=True)
+    return (alphas.mean((2, 3), keepdim=True) * maps[0]).sum(1).relu()
+
+
 def by_hand(
     teacher: nn.Module, student: nn.Module, x: Tensor, labels: Tensor, config: FinetuneConfig
 ) -> tuple[Tensor, list[Tensor]]:
@@ -42,16 +57,21 @@ def by_hand(
         (target, maps), (logits, others) = (outputs_of(n, LAYERS, x) for n in (teacher, student))
         t, s = target / config.temperature, logits / config.temperature
         kl = (t.softmax(1) * (t.log_softmax(1) - s.log_softmax(1))).sum(1).mean()
-        alignment = torch.zeros_like(kl)
+        if config.alignment == "cam":
+            cams = [grad_cam(n, x, labels) for n in (teacher, student)]
+            alignment, maps, others = F.mse_loss(*cams), [], []
+        else:
+            alignment = torch.zeros_like(kl)
         for a, b in zip(maps, others, strict=True):
             pair = [a, b]
             if config.alignment == "relaxed":
                 pair = [F.normalize(f.square().mean((2, 3)), dim=1) for f in pair]
             alignment = alignment + F.mse_loss(*pair)
+        easy = 1 - target.detach().softmax(1)[range(len(x)), labels] < config.label_difficulty
         return [
             config.distillation_weight * config.temperature**2 * kl,
             config.feature_weight * alignment,
-            config.label_weight * F.cross_entropy(logits, labels),
+            config.label_weight * (easy * F.cross_entropy(logits, labels, reduction="none")).mean(),
         ]
 
     x = x.clone().requires_grad_()
@@ -79,6 +99,9 @@ def by_hand(
         {"perturb_by": "distillation", "clean_weight": 0.0},
         {"label_weight": 3.0, "perturbed_weight": 2.0},
         {"label_weight": 3.0, "distillation_weight": 0.0, "feature_weight": 0.0},
+        {"label_weight": 300.0, "label_difficulty": 0.8},
+        {"alignment": "cam", "feature_weight": 1e5},
+        {"alignment": "cam", "feature_weight": 1e5, "merge": False, "perturb_by": "alignment"},
     ],
     ids=str,
 )
@@ -89,7 +112,8 @@ def test_gradients_equal_two_separate_passes(device: torch.device, changed: dict
     execution = Execution(merge=changed.get("merge", True))
     config = replace(CONFIG, **{k: v for k, v in changed.items() if k != "merge"})
     harder, expected = by_hand(teacher, copy.deepcopy(student), x, labels, config)
-    step = Recorder(teacher, student, LAYERS, config, execution)
+    head = Head(FEATURE, "output")
+    step = Recorder(teacher, student, LAYERS, config, execution, head)
     step(x, labels)
     if len(step.seen) > 1:
         torch.testing.assert_close(step.seen[1], harder)

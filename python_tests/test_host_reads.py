@@ -99,8 +99,9 @@ def test_synthesis(config: SynthesisConfig) -> None:
         FinetuneConfig(max_grad_norm=1.0, schedule="cosine"),
         FinetuneConfig(perturbation=0.0, normalized_attention=False),
         FinetuneConfig(feature_weight=0.0, clean_weight=0.0),
+        FinetuneConfig(alignment="cam", label_weight=1.0, label_difficulty=0.6),
     ],
-    ids=["default", "clipped", "clean", "perturbed"],
+    ids=["default", "clipped", "clean", "perturbed", "maps of classes"],
 )
 def test_finetuning(config: FinetuneConfig) -> None:
     refuse_reads(finetune_iteration(tiny(), SHAPE, config))

@@ -108,3 +108,13 @@ def test_counting_leaves_no_fake_tensor_behind() -> None:
     shape = (2, CHANNELS, SIZE + 3, SIZE + 3)  # a size that no other test crops
     count(finetune_iteration(tiny(), shape))
     finetune_iteration(tiny(), shape)()
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar10", "resnet56_cifar10"])
+def test_maps_of_classes_cost_a_fixed_number_of_launches(name: str) -> None:
+    """And labels of easy images; beside a student that aligns nothing, on the labels of all."""
+    model, shape = get_model(name, pretrained=False), (8, 3, 32, 32)
+    plain = FinetuneConfig(feature_weight=0.0, label_weight=1.0)
+    ours = FinetuneConfig(alignment="cam", label_weight=1.0, label_difficulty=0.6)
+    counters = [count(finetune_iteration(model, shape, config)) for config in (plain, ours)]
+    assert 0 < counters[1].launches - counters[0].launches <= 66

@@ -133,7 +133,7 @@ def check_steps(folder: Path, count: int) -> None:
     """Each kind of loss moves the parameters as in one process."""
     for rank in range(count):
         gaps = load(folder / f"losses-{rank}.pt")
-        assert len(gaps) == 9
+        assert len(gaps) == 11
         for name, gap in gaps.items():
             assert gap < UPDATE_GAP, name
 

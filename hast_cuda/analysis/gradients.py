@@ -86,6 +86,7 @@ def gradient_cosines(
         ['alignment_distillation']
     """
     config, device = config or FinetuneConfig(), as_device(device)
+    refuse_maps_of_classes(config)
     frozen, tuned, layers = copied_pair(teacher, student, layers, device)
     networks = follow((frozen, tuned), layers, merge=False, maps=config.alignment == "direct")
     parameters = list(tuned.parameters())
@@ -113,6 +114,15 @@ def copied_pair(
     if not layers:
         raise ValueError("the network has no BatchNorm layer to align features at: name layers")
     return frozen, tuned, layers
+
+
+def refuse_maps_of_classes(config: FinetuneConfig) -> None:
+    """ValueError where FA would be a distance of class activation maps: Figure 6 has none of it."""
+    if config.uses_maps_of_classes:
+        raise ValueError(
+            'alignment is "cam": class activation maps have no cosines and no Hessian here; give a config whose '
+            'alignment is "relaxed" or "direct"'
+        )
 
 
 def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:

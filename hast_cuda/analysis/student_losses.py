@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.analysis.gradients import copied_pair, hard_label_loss
+from hast_cuda.analysis.gradients import copied_pair, hard_label_loss, refuse_maps_of_classes
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, check_images, explained_forward
 from hast_cuda.finetune import FinetuneConfig
@@ -110,6 +110,7 @@ class StudentLosses:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config = config or FinetuneConfig()
+        refuse_maps_of_classes(self.config)
         device = as_device(device)
         check_images("images", images)
         if labels.is_meta:

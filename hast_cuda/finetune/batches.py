@@ -53,6 +53,8 @@ class Batches(ABC):
 
     trainer: GeneratorTrainer | None = None
     """Of the generator that trains along."""
+    shape: tuple[int, int, int]
+    """(C, H, W) of an image."""
     given: Mapping[str, Tensor] = MappingProxyType({})
     """What all processes must have in common."""
 
@@ -81,6 +83,7 @@ class StoredBatches(Batches):
     def __init__(self, images: Tensor, labels: Tensor | None, config: FinetuneConfig, seed: int, world: World) -> None:
         self.images, self.labels, self.config = images, labels, config
         self.seed, self.world = seed, world
+        self.shape = images.shape[1], images.shape[2], images.shape[3]
         self.given = {"images": images} | ({} if labels is None else {"labels": labels})
 
     def during(self, iterations: range) -> Iterator[tuple[int, Batch]]:
@@ -130,6 +133,7 @@ class GeneratedBatches(Batches):
 
     def __init__(self, trainer: GeneratorTrainer, config: FinetuneConfig, world: World) -> None:
         self.trainer, self.config, self.world = trainer, config, world
+        self.shape = trainer.shape
 
     def during(self, iterations: range) -> Iterator[tuple[int, Batch]]:
         """One step of the generator, then its images."""
@@ -196,7 +200,7 @@ def make_batches(
         _check_generator(images, labels, config, device)
         return GeneratedBatches(images, config, world)
     _check_stored(images, labels, config)
-    counted = labels.to(device) if config.label_weight and labels is not None else None
+    counted = labels.to(device) if config.uses_labels and labels is not None else None
     return StoredBatches(images.to(device), counted, config, seed, world)
 
 
@@ -218,12 +222,12 @@ def _check_stored(images: Tensor, labels: Tensor | None, config: FinetuneConfig)
     check_images("images", images)
     if images.dim() != 4:
         raise ValueError(f"images is {list(images.shape)}; expected [N, C, H, W], which can be cropped")
-    if not config.label_weight:
+    if not config.uses_labels:
         return
     if labels is None:
-        raise ValueError(
-            f"label_weight is {config.label_weight}, which needs labels: give those of the images, or set it to 0"
-        )
+        needs = f"label_weight is {config.label_weight}" if config.label_weight else 'alignment is "cam"'
+        other = "it to 0" if config.label_weight else 'it to "relaxed"'
+        raise ValueError(f"{needs}, which needs labels: give those of the images, or set {other}")
     hard = labels.dim() == 1 and labels.dtype == torch.int64
     soft = labels.dim() == 2 and labels.is_floating_point()
     if not (hard or soft) or len(labels) != len(images):

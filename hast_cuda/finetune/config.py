@@ -13,7 +13,7 @@ CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("step", "cosine"),
     "distillation_reduction": ("batchmean", "mean"),
-    "alignment": ("relaxed", "direct"),
+    "alignment": ("relaxed", "direct", "cam"),
     "perturb_by": ("both", "distillation", "alignment"),
     "calibration": ("images", "generator", "batch_norm"),
     "ema": ("corrected", "released"),
@@ -21,8 +21,8 @@ CHOICES = {
     "keep": ("last", "best"),
     "balance": ("fixed", "start"),
 }
-POSITIVE = ("learning_rate", "temperature", "calibration_updates", "evaluations")
-FRACTIONS = ("momentum", "flip_fraction", "flip_probability", "warmup", "held_out", "average")
+POSITIVE = ("learning_rate", "temperature", "calibration_updates", "evaluations", "label_difficulty")
+FRACTIONS = ("momentum", "flip_fraction", "flip_probability", "warmup", "held_out", "average", "label_difficulty")
 NOT_NEGATIVE = (
     *("weight_decay", "distillation_weight", "label_weight", "feature_weight", "perturbation"),
     *("clean_weight", "perturbed_weight", "max_grad_norm", "low_pass"),
@@ -65,10 +65,14 @@ class FinetuneConfig:
     """KL divergence summed over classes ("batchmean"), or averaged over them too ("mean", GDFQ)."""
     label_weight: float = 0.0
     """Weight of the student's cross entropy on the labels (Eq. 6); HAST has none."""
+    label_difficulty: float = 1.0
+    """SynQ: labels count only for images whose difficulty ``1 - p_y`` under the teacher is below
+    this; 1: for all."""
     feature_weight: float = 1000.0
     """lambda of Eq. 11-12; 0 switches feature alignment off."""
     alignment: str = "relaxed"
-    """"relaxed": attention vectors (Eq. 13); "direct": the feature maps' mean squared error."""
+    """"relaxed": attention vectors (Eq. 13); "direct": the feature maps' mean squared error; "cam":
+    that of the class activation maps before the classifier (SynQ), which needs labels."""
     balance: str = "fixed"
     """What the weights of the terms multiply: "fixed", the terms as they are; "start", the terms in
     units of what they are for the student as it came, so that one ratio suits every network (alpha
@@ -156,6 +160,16 @@ class FinetuneConfig:
         by = {"distillation": self.distillation_weight, "alignment": self.feature_weight}
         if self.perturbation and not by.get(self.perturb_by, 1.0):
             raise ValueError(f"perturb_by is {self.perturb_by!r}, a loss of weight 0; choose another")
+
+    @property
+    def uses_maps_of_classes(self) -> bool:
+        """Whether class activation maps are aligned."""
+        return self.alignment == "cam" and self.feature_weight > 0
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the loss asks for the images' labels."""
+        return self.label_weight > 0 or self.uses_maps_of_classes
 
     def rate(self, iteration: int) -> float:
         """Learning rate of a step, counted from 0."""

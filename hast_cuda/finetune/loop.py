@@ -27,6 +27,7 @@ from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.networks.blocks import feature_layers
+from hast_cuda.networks.head import find_head
 from hast_cuda.ranks import World
 from hast_cuda.ranks.world import world_on
 
@@ -83,8 +84,8 @@ def finetune(
             trainer of a generator, which makes them as they are and takes a step of its own in
             every iteration (outside the CUDA graph of the student's).
         config: budget and objective.
-        labels: of stored images, where ``config.label_weight`` counts them: [N] int64, or
-            probabilities [N, classes].
+        labels: of stored images, where ``config.uses_labels``: [N] int64, or probabilities
+            [N, classes].
         held_out: images [M, C, H, W] that the student is compared on with the teacher; default the
             fraction ``config.held_out`` of stored images, which are then not trained on.
         seed: order and augmentation; the state after a resume equals that of an unbroken run.
@@ -93,7 +94,8 @@ def finetune(
         checkpoint: state after every evaluation (the generator's too), found on the next call.
         log: gets a dict of metrics every 50 iterations, in runs of more than 100,000 less often (at
             most 2,001 times), and after evaluations.
-        layers: feature layers; default :func:`feature_layers` of the teacher.
+        layers: feature layers; default :func:`feature_layers` of the teacher. The alignment "cam" has
+            the map before the classifier, whatever is given.
         execution: how to compute; default :class:`Execution`.
         world: processes that each take a part of every batch, each on its device; gradients are
             summed, so the step is that of one process up to rounding. All need the same images and
@@ -102,10 +104,10 @@ def finetune(
     Raises:
         FloatingPointError: a loss that is not finite, naming the iteration.
         torch.OutOfMemoryError: with the peak and a batch size that should fit.
-        ValueError: feature layers that the networks do not have; no images, or some that they do
-            not take; labels that are missing or do not fit; a generator with another batch size or
-            device; other arguments than those of the other processes, or a device that is not the
-            world's.
+        ValueError: feature layers that the networks do not have, or not the head that class
+            activation maps need; no images, or some that they do not take; labels that are missing
+            or do not fit; a generator with another batch size or device; other arguments than those
+            of the other processes, or a device that is not the world's.
         RuntimeError: the processes' students are not the same bits.
 
     Example:
@@ -128,12 +130,13 @@ def finetune(
     student = execution.network(student.to(device).eval().requires_grad_(True))
     batches.check_network(frozen)
     layers = layers or feature_layers(frozen)
-    if config.feature_weight and not layers:
+    if config.feature_weight and not layers and not config.uses_maps_of_classes:
         raise ValueError(
             "the network has no BatchNorm layer to align features at: name layers, or set feature_weight to 0"
         )
+    head = find_head(frozen, batches.shape) if config.uses_maps_of_classes else None
     sample = batches.sample(UNIT_IMAGES) if config.balance == "start" else None
-    step = FinetuneStep(frozen, student, layers, config, execution)
+    step = FinetuneStep(frozen, student, layers, config, execution, head)
     interval = max(1, -(-config.iterations // config.evaluations))
     every = log_interval(config.iterations, LOG_EVERY)
     kept = "Nothing was kept (no directory)."

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hast_cuda.finetune.class_activation import activation_map_distance
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.merged.followed import ForwardResult
 from hast_cuda.ops import attention_energy_loss, distillation_loss, hard_sample_loss
@@ -33,25 +34,46 @@ def loss_weights(config: FinetuneConfig, units: Sequence[float] = ()) -> tuple[f
 def loss_terms(
     config: FinetuneConfig, teacher: ForwardResult, student: ForwardResult, labels: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """(KL, alignment: Eq. 13 or the maps' squared error) and, where labels count, cross entropy.
+    """(KL, alignment: Eq. 13, or the squared error of maps or of class activation maps) and, where
+    labels count, cross entropy.
 
     Without their weights; the alignment is summed over layers.
     """
     distillation = distillation_loss(teacher.logits, student.logits, config.temperature)
     if config.distillation_reduction == "mean":
         distillation = distillation / student.logits.shape[1]
-    if student.distances:
+    if labels is None and config.uses_labels:
+        used = f"label_weight is {config.label_weight} and alignment {config.alignment!r}"
+        raise ValueError(f"{used}, but the images came without labels")
+    if labels is not None and student.classifier is not None:
+        alignment = activation_map_distance(teacher, student, labels)
+    elif student.distances:
         alignment = map_distance(student.distances, student.positions)
     elif student.energies:
         pair, normalized = (teacher.energies, student.energies), config.normalized_attention
         alignment = attention_energy_loss(*pair, student.positions, normalized=normalized)
     else:
         alignment = distillation.new_zeros(())
-    if not config.label_weight:
+    if not config.label_weight or labels is None:
         return distillation, alignment
-    if labels is None:
-        raise ValueError(f"label_weight is {config.label_weight}, but the images came without labels")
+    if config.label_difficulty < 1:
+        return distillation, alignment, easy_label_loss(teacher.logits, student.logits, labels, config.label_difficulty)
     return distillation, alignment, label_loss(student.logits, labels)
+
+
+def easy_label_loss(teacher: Tensor, student: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """``1/N sum_i [1 - p_i < threshold] CE_i``, p_i the teacher's probability of the label; 0-d.
+
+    SynQ's cross entropy of the images that the teacher is sure of. Of labels that are
+    probabilities q, ``p = sum_c q_c p_c``. N counts all images, so that processes can share them.
+    """
+    probabilities = _wide(teacher.detach()).softmax(1)
+    if labels.dim() == 1:
+        sure = probabilities.gather(1, labels[:, None])[:, 0]
+    else:
+        sure = (probabilities * labels).sum(1)
+        labels = labels.to(_wide(student).dtype)
+    return (F.cross_entropy(_wide(student), labels, reduction="none") * (sure > 1 - threshold)).mean()
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from hast_cuda.finetune.objective import TERMS, loss_terms, loss_weights
 from hast_cuda.finetune.optimizer import InundatedSGD, make_optimizer
 from hast_cuda.loops.execution import Execution
 from hast_cuda.merged.followed import follow
+from hast_cuda.networks.head import Head
 from hast_cuda.nn import quantized_once
 
 Gradients = list[Tensor | None]
@@ -30,12 +31,17 @@ class FinetuneStep:
         layers: list[str],
         config: FinetuneConfig,
         execution: Execution | None = None,
+        head: Head | None = None,
     ) -> None:
         self.student, self.config = student, config
         self.execution = execution or Execution()
-        layers, direct = layers if config.feature_weight else [], config.alignment == "direct"
-        merge = self.execution.merge
-        self.networks = follow((teacher, student), layers, merge=merge, maps=direct)
+        layers, classifier = layers if config.feature_weight else [], None
+        if config.uses_maps_of_classes:
+            if head is None:
+                raise ValueError('alignment is "cam": give head, what find_head says of the teacher')
+            layers, classifier = [head.feature], head.classifier
+        direct, merge = config.alignment == "direct", self.execution.merge
+        self.networks = follow((teacher, student), layers, merge=merge, maps=direct, classifier=classifier)
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         self.rate = torch.full((), config.learning_rate, device=self.parameters[0].device)
         self.optimizer = make_optimizer(config, self.parameters, student, self.rate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from hast_cuda.merged.merge import merge_batch_norms, warn_unmerged
 from hast_cuda.networks import CannotMergeError, Tap
 from hast_cuda.networks.blocks import require_layers
 from hast_cuda.networks.taps import FeatureTap
+from hast_cuda.nn.quantized_weight import QuantizedWeight
 from hast_cuda.ops import channel_attentions
 
 T = TypeVar("T")
@@ -31,18 +32,24 @@ class ForwardResult:
     """What another network's distances are measured from."""
     distances: list[Tensor] = field(default_factory=list)
     """[N, C], ``sum over space of (f - f_t)^2``."""
+    classifier: Tensor | None = None
+    """Weight [classes, K] behind the mean of the one map, for class activation maps."""
 
 
 class Followed:
     """A network whose forward pass also gives what the alignment of some layers compares.
 
     Attention vectors or, with ``maps``, the maps themselves and then, in a pass that is given those
-    of another network, the distances from them.
+    of another network, the distances from them. With the name of a ``classifier`` always the maps,
+    and its weight.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], *, merge: bool, maps: bool) -> None:
+    def __init__(
+        self, model: nn.Module, layers: Sequence[str], *, merge: bool, maps: bool, classifier: str | None = None
+    ) -> None:
         self.model, self.tap = model, FeatureTap(model, [] if merge else layers)
         self.maps = maps
+        self.classifier = None if classifier is None else require_layers(model, [classifier])[classifier]
         self.watched: list[nn.Module] = []
         if merge:
             require_layers(model, layers)
@@ -51,6 +58,10 @@ class Followed:
 
     def __call__(self, x: Tensor, target: ForwardResult | None = None) -> ForwardResult:
         """One forward pass; ``target`` is that of the network to measure distances from."""
+        if self.classifier is not None:
+            result = self._maps(x)
+            result.classifier = _weight(self.classifier)
+            return result
         if not self.maps:
             return self._attentions(x)
         return self._maps(x) if target is None else self._distances(x, target.maps)
@@ -120,16 +131,27 @@ def _spatial(feature: Tensor) -> Tensor:
     return feature if feature.dim() > 2 else feature.unsqueeze(2)
 
 
+def _weight(layer: nn.Module) -> Tensor:
+    """[classes, K] as the forward pass has it: on its grid, where it is quantized."""
+    weight: Any = layer.quantized_weight() if isinstance(layer, QuantizedWeight) else layer.weight
+    found: Tensor = weight.flatten(1)
+    return found
+
+
 def _result(logits: Tensor, name: str, found: list[tuple[Tensor, int]]) -> ForwardResult:
     vectors, positions = zip(*found, strict=True) if found else ((), ())
-    return ForwardResult(logits, positions=list(positions), **{name: list(vectors)})
+    result = ForwardResult(logits, positions=list(positions))
+    setattr(result, name, list(vectors))
+    return result
 
 
-def follow(networks: Sequence[nn.Module], layers: Sequence[str], *, merge: bool, maps: bool) -> list[Followed]:
+def follow(
+    networks: Sequence[nn.Module], layers: Sequence[str], *, merge: bool, maps: bool, classifier: str | None = None
+) -> list[Followed]:
     """Followed networks, all merged or, with one warning, none."""
     if merge:
         try:
-            return [Followed(network, layers, merge=True, maps=maps) for network in networks]
+            return [Followed(n, layers, merge=True, maps=maps, classifier=classifier) for n in networks]
         except CannotMergeError as reason:
             warn_unmerged(reason)
-    return [Followed(network, layers, merge=False, maps=maps) for network in networks]
+    return [Followed(n, layers, merge=False, maps=maps, classifier=classifier) for n in networks]

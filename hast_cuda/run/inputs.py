@@ -14,6 +14,7 @@ from hast_cuda.data import Images, InputSpec
 from hast_cuda.loops.modes import eval_mode
 from hast_cuda.methods import Recipe
 from hast_cuda.networks import require_batch_norm
+from hast_cuda.networks.head import find_head
 from hast_cuda.nn import Override
 
 
@@ -85,13 +86,16 @@ def check_images(images: Images, shape: InputSpec) -> None:
 
 
 def check_source(recipe: Recipe, teacher: nn.Module, images: Images | None, shape: InputSpec) -> None:
-    """ValueError, before any work, if images are missing, unwanted or do not fit."""
+    """ValueError, before any work, if images are missing, unwanted or do not fit, or the loss is for other networks."""
     if images is not None:
         if recipe.images in ("generated", "none"):
             raise ValueError(f'images were given, but those of this recipe are "{recipe.images}"')
         check_images(images, shape)
     elif recipe.images == "real":
         raise ValueError("this recipe trains on real images and none were given (--train-data)")
+    tuning = recipe.finetune
+    if tuning.iterations and tuning.uses_maps_of_classes:
+        find_head(teacher, shape.size)
     made = recipe.images in ("synthetic", "generated") and images is None
-    if made or recipe.finetune.calibration == "generator":
+    if made or tuning.calibration == "generator":
         require_batch_norm(teacher)

@@ -17,5 +17,5 @@ def shown(images: Images, config: FinetuneConfig) -> Images:
 
 
 def labels_for(config: FinetuneConfig, images: Images | None) -> Tensor | None:
-    """Labels of stored images, where the loss counts them."""
-    return images.labels if images is not None and config.label_weight else None
+    """Labels of stored images, where the loss needs them."""
+    return images.labels if images is not None and config.uses_labels else None
