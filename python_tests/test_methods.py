@@ -87,6 +87,16 @@ def test_gdfq_weighs_the_divergence_by_400_over_classes() -> None:
     assert found.iterations == 396 * 200
 
 
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_synq_adds_its_three_parts(dataset: str) -> None:
+    parts = {"low_pass", "alignment", "feature_weight", "label_difficulty", "label_weight"}
+    for preset, more in (("paper", {"iterations"}), ("default", set())):
+        found, base = (methods.recipe(name, preset, dataset) for name in ("synq", "zeroq_il"))
+        assert differing(found.finetune, base.finetune) == parts | more
+        assert replace(found, finetune=base.finetune) == base
+    assert methods.recipe("synq", "released", dataset) == methods.recipe("synq", "paper", dataset)
+
+
 @pytest.mark.parametrize("base", ["gdfq", "qimera"])
 def test_ait_changes_its_base_by_its_two_parts(base: str) -> None:
     found = methods.ait.recipe("paper", "cifar10", base)

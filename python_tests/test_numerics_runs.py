@@ -22,7 +22,7 @@ from hast_cuda.run import Bits, zero_shot_quantize
 
 SHAPE = (CHANNELS, SIZE, SIZE)
 # The others share their code with one of these.
-KINDS = {"hast", "intraq", "qimera", "dsg", "squant", "dfq", "real_data"}
+KINDS = {"hast", "intraq", "qimera", "dsg", "synq", "squant", "dfq", "real_data"}
 EVERY = [pytest.param(method, marks=[] if method in KINDS else pytest.mark.slow) for method in methods.available()]
 ONE_BY_ONE: dict[str, Any] = {
     "synthesis.num_images": 1,

@@ -21,7 +21,7 @@ from hast_cuda.reproduce import (
     published,
     rows_of,
 )
-from hast_cuda.reproduce.lines import divergence_notes
+from hast_cuda.reproduce.lines import divergence_notes, source_notes
 from hast_cuda.synthesis import SynthesisConfig
 
 SHAPE = InputSpec(3, 8, 8, 5)
@@ -62,13 +62,14 @@ def test_every_row_is_a_recipe(table: str, preset: str) -> None:
         ("table6", "imagenet", "resnet18", 3, "1:3", 53.12),
         ("table7", "cifar100", "", 3, "direct", 51.50),
         ("table8", "imagenet", "resnet18", 3, "256", 49.17),
+        ("table1", "cifar100", "", 3, "synq", 57.28),
     ],
 )
 def test_paper_figures(table: str, dataset: str, model: str, bits: int, row: str, top1: float) -> None:
     figures = published(table, dataset, model, bits)
     assert figures[row].top1 == top1
     known = {r.name for r in rows_of(table)} | {"full_precision"}
-    assert figures.keys() <= known
+    assert {name for name, figure in figures.items() if figure.source is None} <= known
     assert published(table, dataset, model, 7) == {}
 
 
@@ -135,6 +136,20 @@ def test_lines() -> None:
     assert lines[1][6] == "71.10"
     expected = ["hast", "81.00", "1.41", "2", "81.50", "71.00", "88.34 ± 0.06", "-7.34", "11.00", "5.66", "4"]
     assert lines[2] == expected
+
+
+def test_a_method_of_another_paper_is_marked() -> None:
+    paper = published("table1", "cifar10", "", 4)
+    outcomes = [outcome("hast", 80.0), outcome("synq", 82.0), outcome("intraq", 70.0)]
+    (line,) = (line for line in lines_of(outcomes, paper) if line[0] == "synq")
+    assert line[6:8] == ["92.76 *", "-10.76"]
+    assert line[9] == "1.13"  # from the full precision of its own source
+    (note,) = source_notes(outcomes, paper)
+    assert note.startswith("* synq is not in the paper: Kim et al.")
+    order = order_note(outcomes, paper)
+    assert order is not None
+    assert "synq" not in order
+    assert source_notes([outcome("hast", 80.0)], paper) == []
 
 
 def test_diverged_runs_are_named() -> None:

@@ -34,7 +34,7 @@ def lines_of(outcomes: Sequence[Outcome], paper: dict[str, Published]) -> list[l
         if not results:
             lines.append([name, outcome.absent or "-", *["-"] * 4, _paper(value), *["-"] * 4])
             continue
-        drop = None if value is None or reference is None else reference.top1 - value.top1
+        drop = _drop(value, None if reference is None else reference.top1)
         extra = {
             "best": statistics.fmean(r["quantized_best_epoch"] for r in results),
             "start": statistics.fmean(r.get("reconstructed", r["start_of_finetuning"]) for r in results),
@@ -44,11 +44,17 @@ def lines_of(outcomes: Sequence[Outcome], paper: dict[str, Published]) -> list[l
     return lines
 
 
+def _drop(value: Published | None, full: float | None) -> float | None:
+    """From the full precision of the paper, or of the source that the value has instead."""
+    full = full if value is None or value.source is None else value.full_precision
+    return None if value is None or full is None else full - value.top1
+
+
 def _paper(value: Published | None) -> str:
     if value is None:
         return "-"
     spread = "" if value.spread is None else f" ± {value.spread:.2f}"
-    return f"{value.top1:.2f}{spread}"
+    return f"{value.top1:.2f}{spread}{'' if value.source is None else ' *'}"
 
 
 def _line(
@@ -80,7 +86,7 @@ def order_note(outcomes: Sequence[Outcome], paper: dict[str, Published]) -> str 
     found = {
         o.row.name: statistics.fmean(r["quantized"] for r in o.results)
         for o in outcomes
-        if o.results and o.row.name in paper
+        if o.results and o.row.name in paper and paper[o.row.name].source is None
     }
     if len(found) < 2:
         return None
@@ -91,6 +97,12 @@ def order_note(outcomes: Sequence[Outcome], paper: dict[str, Published]) -> str 
     verdict = "the same order" if not turned else f"{len(turned)} of {pairs} pairs the other way"
     note = f"Best first: {'; '.join(ours)}. The paper's: {'; '.join(theirs)}. So {verdict}"
     return note + (f": {', '.join(turned)}." if turned else ".")
+
+
+def source_notes(outcomes: Sequence[Outcome], paper: dict[str, Published]) -> list[str]:
+    """Of every row that the paper does not have, where its figure is from."""
+    found = {name: paper[name].source for name in (o.row.name for o in outcomes) if name in paper}
+    return [f"* {name} is not in the paper: {source}." for name, source in found.items() if source is not None]
 
 
 def divergence_notes(outcomes: Sequence[Outcome]) -> list[str]:

@@ -35,10 +35,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Published:
-    """The paper's value of one row: top-1 in percent and its spread, where it gives one."""
+    """The paper's value of one row: top-1 in percent and its spread, where it gives one.
+
+    A method that the paper does not have has the value of its own ``source``.
+    """
 
     top1: float
     spread: float | None = None
+    source: str | None = None
+    """Another one than the paper."""
+    full_precision: float | None = None
+    """Of the network of another source."""
 
 
 NO_HSS = {"synthesis.difficulty_exponent": 0.0}
@@ -135,15 +142,22 @@ def paper_source() -> str:
 def published(table: str, dataset: str, model: str, bits: int) -> dict[str, Published]:
     """The paper's top-1 by row; empty where it does not have this table for these images or bits.
 
+    With those of methods that were published elsewhere, on the same network and bits.
+
     Args:
         table: "table1" to "table8"; figures have none.
         dataset: "cifar10", "cifar100" or "imagenet".
         model: distinguishes the networks of Table 3.
         bits: of weights and activations.
     """
-    found = _document()["tables"].get(table, {})
-    columns = found.get(model if table == "table3" else dataset, {}).get(str(bits), {})
-    return {name: Published(*values) for name, values in columns.items()}
+    document, column = _document(), model if table == "table3" else dataset
+    figures = document["tables"].get(table, {}).get(column, {}).get(str(bits), {})
+    found = {name: Published(*values) for name, values in figures.items()}
+    for name, other in document["elsewhere"].items():
+        values = other["tables"].get(table, {}).get(column, {})
+        if str(bits) in values:
+            found[name] = Published(values[str(bits)], None, other["source"], values[FULL_PRECISION])
+    return found
 
 
 def rows_of(table: str, methods: tuple[str, ...] = ()) -> tuple[Row, ...]:

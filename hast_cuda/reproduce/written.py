@@ -16,7 +16,7 @@ from hast_cuda.report.markdown import to_markdown
 from hast_cuda.report.page import to_html
 from hast_cuda.reproduce.drawing import Drawing
 from hast_cuda.reproduce.figures import PICTURES
-from hast_cuda.reproduce.lines import HEADER, divergence_notes, lines_of, order_note
+from hast_cuda.reproduce.lines import HEADER, divergence_notes, lines_of, order_note, source_notes
 from hast_cuda.reproduce.runner import Outcome, Setting
 from hast_cuda.reproduce.tables import TABLES, Published, paper_source
 from hast_cuda.run.directory import environment
@@ -53,7 +53,7 @@ def write_table(
 ) -> str:
     """Write the rows so far in every format, and their picture; returns the Markdown."""
     order = order_note(outcomes, paper)
-    notes = [*([] if order is None else [order]), *divergence_notes(outcomes), READING]
+    notes = [*([] if order is None else [order]), *source_notes(outcomes, paper), *divergence_notes(outcomes), READING]
     cells = Table(HEADER, lines_of(outcomes, paper))
     rows = {o.row.name: o.results or o.absent for o in outcomes}
     text = _write("table", table, cells, notes, rows, setting, seeds)
