@@ -24,7 +24,20 @@ from hast_cuda.teachers import input_spec, load_teacher
 
 Preset = Literal["default", "paper", "released"]
 Method = Literal[
-    "hast", "intraq", "zeroq", "zeroq_il", "dsg", "dsg_il", "gdfq", "qimera", "ait", "squant", "dfq", "rtn", "real_data"
+    "hast",
+    "intraq",
+    "zeroq",
+    "zeroq_il",
+    "dsg",
+    "dsg_il",
+    "genie",
+    "gdfq",
+    "qimera",
+    "ait",
+    "squant",
+    "dfq",
+    "rtn",
+    "real_data",
 ]
 
 

@@ -6,11 +6,26 @@ from collections.abc import Callable
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_choice
-from hast_cuda.methods import ait, dfq, dsg, dsg_il, gdfq, hast, intraq, qimera, real_data, rtn, squant, zeroq, zeroq_il
+from hast_cuda.methods import (
+    ait,
+    dfq,
+    dsg,
+    dsg_il,
+    gdfq,
+    genie,
+    hast,
+    intraq,
+    qimera,
+    real_data,
+    rtn,
+    squant,
+    zeroq,
+    zeroq_il,
+)
 from hast_cuda.methods.recipe import DATASETS, PRESETS, Recipe, change
 
 __all__ = ["DATASETS", "PRESETS", "Recipe", "available", "change", "recipe"]
-_STORED = hast, intraq, zeroq, zeroq_il, dsg, dsg_il
+_STORED = hast, intraq, zeroq, zeroq_il, dsg, dsg_il, genie
 _METHODS = *_STORED, gdfq, qimera, ait, squant, dfq, rtn, real_data
 _RECIPES: dict[str, Callable[..., Recipe]]
 _RECIPES = {module.__name__.rpartition(".")[2]: module.recipe for module in _METHODS}
