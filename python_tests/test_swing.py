@@ -98,11 +98,8 @@ def own_way(model: Strided, x: Tensor, places: Tensor) -> Tensor:
     return logits
 
 
-@pytest.mark.parametrize("merge", [False, True])
-@pytest.mark.parametrize("segments", [0, 3])
+@pytest.mark.parametrize(("merge", "segments"), [(False, 0), (True, 0), (True, 3)])
 def test_merged_and_unmerged_networks_swing(merge: bool, segments: int) -> None:
-    if segments and not merge:
-        pytest.skip("segments are cut out of merged networks")
     frozen = frozen_copy(network(), torch.device("cpu")).double()
     moving = Swing(frozen, torch.device("cpu"))
     statistics = BatchStatistics(moving.network, merge=merge, segments=segments)

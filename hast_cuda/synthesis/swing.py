@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +54,8 @@ class SwingConv2d(nn.Conv2d):
     """``conv``, whatever its forward does, on its input moved to :attr:`place` [2]."""
 
     def __init__(self, conv: nn.Conv2d, place: Tensor, reach: tuple[int, int]) -> None:
-        sizes: Any = conv.kernel_size, conv.stride  # what others look at
-        super().__init__(conv.in_channels, conv.out_channels, *sizes, groups=conv.groups, device="meta")
+        kernel, stride = cast("tuple[int, int]", conv.kernel_size), cast("tuple[int, int]", conv.stride)
+        super().__init__(conv.in_channels, conv.out_channels, kernel, stride, groups=conv.groups, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
         self.place, self.reach, self.convolve = place, reach, conv.forward
         self.train(conv.training)
