@@ -92,7 +92,7 @@ class Iterations:
         statistics = BatchStatistics(teacher, merge=execution.merge, segments=execution.checkpoint_segments)
         objective = make_objective(statistics, self.shape, SYNTHESIS, execution, self.device)
         step = SynthesisStep(objective, self.shape, execution, self.device)
-        step.start(self.images, self.labels, "benchmark")
+        step.start([self.images], self.labels, "benchmark")
         return step
 
     def finetune(self, execution: Execution, config: FinetuneConfig = FINETUNE) -> Call:

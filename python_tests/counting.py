@@ -26,6 +26,7 @@ from hast_cuda.nn import freeze_ranges
 from hast_cuda.synthesis import SynthesisConfig
 from hast_cuda.synthesis.objective import make_objective
 from hast_cuda.synthesis.step import SynthesisStep
+from hast_cuda.synthesis.swing import Swing
 
 CPU = torch.device("cpu")
 
@@ -48,8 +49,11 @@ def synthesis_iteration(
     execution, config = execution or Execution(), config or SynthesisConfig()
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     segments = execution.checkpoint_segments
+    swing = Swing(frozen, CPU) if config.swing else None
     statistics = BatchStatistics(frozen, merge=execution.merge, segments=segments)
-    objective = make_objective(statistics, shape, config, execution, CPU)
+    if swing is not None:  # what moves of a size have in common is kept, but not from fake tensors
+        statistics.model(torch.zeros(1, *shape[1:]))
+    objective = make_objective(statistics, shape, config, execution, CPU, swing=swing)
     step = SynthesisStep(objective, shape, execution, CPU)
     crops = whole(shape)
     return lambda: step(crops if config.augment_probability else None)

@@ -54,7 +54,7 @@ def test_synthesis_equals_hast_cuda(config: SynthesisConfig, wasteful: bool) -> 
     shape = (BATCH, CHANNELS, SIZE, SIZE)
     objective = make_objective(BatchStatistics(teacher), shape, config, Execution(), device)
     ours = SynthesisStep(objective, shape, Execution(), device)
-    ours.start(images, labels, "test")
+    ours.start([images], labels, "test")
     for _ in range(2):
         match, label = eager()
         ours()

@@ -119,7 +119,7 @@ def test_statistics_of_each_image_are_dropped_after_recomputing() -> None:
         objective = make_objective(statistics, shape, config, execution, cpu)
         step = SynthesisStep(objective, shape, execution, cpu)
         noise = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-        step.start(noise, torch.zeros(16, dtype=torch.int64), "test")
+        step.start([noise], torch.zeros(16, dtype=torch.int64), "test")
         step()
         assert step.images.grad is not None
         gradients.append(step.images.grad.clone())

@@ -15,6 +15,7 @@ from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.graphs import WARM_UP, Replayed
+from hast_cuda.methods import genie
 from hast_cuda.synthesis import SynthesisConfig, synthesize
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -28,7 +29,7 @@ def tuned(execution: Execution, config: FinetuneConfig = FINETUNE) -> nn.Module:
     return finetune(tiny(), student, x, config, device="cuda", execution=execution).student
 
 
-@pytest.mark.parametrize("loop", ["synthesis", "sgd", "adamw"])
+@pytest.mark.parametrize("loop", ["synthesis", "grown", "sgd", "adamw"])
 def test_graphs_give_the_bits_of_plain_iterations(loop: str) -> None:
     device = torch.device("cuda")
     results = []
@@ -36,6 +37,9 @@ def test_graphs_give_the_bits_of_plain_iterations(loop: str) -> None:
         execution = Execution(cuda_graphs=mode)
         if loop == "synthesis":
             config = SynthesisConfig(num_images=12, batch_size=8, iterations=12, augment_probability=0.5)
+            results.append(synthesize(tiny(), SHAPE, config, device=device, execution=execution).images)
+        elif loop == "grown":  # and its strided convolution swings
+            config = replace(genie.IMAGES, num_images=12, batch_size=8, iterations=12)
             results.append(synthesize(tiny(), SHAPE, config, device=device, execution=execution).images)
         else:
             student = tuned(execution, replace(FINETUNE, optimizer=loop))

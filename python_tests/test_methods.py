@@ -107,6 +107,22 @@ def test_ait_changes_its_base_by_its_two_parts(base: str) -> None:
         methods.ait.recipe("paper", "cifar10", "dsg")
 
 
+def test_genie() -> None:
+    paper, ours = (methods.recipe("genie", preset) for preset in ("paper", "default"))
+    assert methods.recipe("genie", "released") == paper
+    assert (paper.synthesis.num_images, paper.synthesis.batch_size, paper.synthesis.iterations) == (1024, 128, 4000)
+    assert (paper.synthesis.generator_rate, paper.synthesis.learning_rate, paper.synthesis.swing) == (0.1, 0.01, True)
+    blocks = paper.reconstruction
+    assert (blocks.iterations, blocks.batch_size, blocks.drop_probability) == (20_000, 32, 0.5)
+    assert (blocks.rounding_rate, blocks.weight_step_rate, blocks.act_step_rate) == (1e-3, 1e-4, 4e-5)
+    assert (blocks.beta(4000), blocks.weight(3999), blocks.beta(20_000)) == (20, 0, 2)
+    assert (paper.posttraining.end_bits, paper.finetune.iterations) == (8, 0)
+    # ours compares images: as many as of the others, on the same grid, and no label that nothing asked for
+    assert differing(ours.synthesis, paper.synthesis) == {"num_images"}
+    assert ours.synthesis.num_images == methods.recipe("intraq").synthesis.num_images
+    assert (ours.posttraining, ours.finetune.label_weight) == (PostTrainingConfig(), 0)
+
+
 @pytest.mark.parametrize("name", ["squant", "dfq", "rtn"])
 def test_training_free_methods_use_no_image(name: str) -> None:
     found = methods.recipe(name)
@@ -122,7 +138,7 @@ OF_HAST = {
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("name", ["hast", "zeroq_il", "dsg_il", "real_data"])
+@pytest.mark.parametrize("name", ["hast", "zeroq_il", "dsg_il", "genie", "real_data"])
 def test_default_gives_every_method_of_stored_images_the_same(name: str, dataset: str) -> None:
     """Reconstruction, optimizer, rate, warm-up, images held out; losses are the method's own."""
     found, other = (methods.recipe(n, "default", dataset) for n in (name, "intraq"))
@@ -131,7 +147,7 @@ def test_default_gives_every_method_of_stored_images_the_same(name: str, dataset
     ours = found.finetune
     assert (ours.optimizer, ours.max_grad_norm, ours.learning_rate) == ("adamw", 0, 1e-3)
     assert (ours.schedule, ours.warmup, ours.held_out, ours.keep) == ("cosine", 0.1, 0.125, "best")
-    allowed = OF_THE_METHOD | OF_HAST if name == "hast" else set()
+    allowed = {"hast": OF_THE_METHOD | OF_HAST, "genie": {"label_weight"}}.get(name, set())
     assert differing(ours, other.finetune) <= allowed
 
 
@@ -139,7 +155,7 @@ def test_default_gives_every_method_of_stored_images_the_same(name: str, dataset
 @pytest.mark.parametrize("name", NAMES)
 def test_published_presets_have_none_of_it(name: str, preset: str) -> None:
     found = methods.recipe(name, preset)
-    assert not found.reconstruction.iterations
+    assert not found.reconstruction.iterations or name == "genie"  # whose own it is
     ours = found.finetune
     assert (ours.warmup, ours.held_out, ours.keep, ours.balance) == (0, 0, "last", "fixed")
     assert ours.optimizer != "adamw"

@@ -104,8 +104,10 @@ def _quantize(run: Path, config: dict[str, Any], like: str) -> list[str]:
     bits = config["bits"]
     if bits["activations"] is None:
         raise ValueError("it quantizes weights only, and quantize quantizes activations too")
-    kept = list(bits["overrides"])
-    if any(value is not None for o in bits["overrides"].values() for value in o.values()):
+    ends = recipe.posttraining.end_bits  # the recipe sets these again
+    own = {n: o for n, o in bits["overrides"].items() if not (ends and set(o.values()) == {ends})}
+    kept = list(own)
+    if any(value is not None for o in own.values() for value in o.values()):
         raise ValueError(f"some layers have bits of their own ({', '.join(kept)}), for which is no option")
     images = os.path.normpath(image_folder(run, config)) if config.get("images") else None
     named = {name: config.get(name) for name in ("data", "test_limit", "train_data")}

@@ -30,6 +30,7 @@ Method = Literal[
     "zeroq_il",
     "dsg",
     "dsg_il",
+    "genie",
     "synq",
     "gdfq",
     "qimera",

@@ -11,6 +11,17 @@ from torch import Tensor, nn
 WIDE_EPS = 0.8  # the published code passes it where momentum was meant; kept, it shapes the images
 
 
+def check_places(batch_size: int, height: int, width: int) -> None:
+    """ValueError unless a generator can grow ``batch_size`` images of this size."""
+    if height % 4 or width % 4:
+        raise ValueError(f"the generator needs sizes that are multiples of 4, got {height}x{width}")
+    if batch_size * (height // 4) * (width // 4) == 1:
+        raise ValueError(
+            "batch_size is 1 and images are 4 x 4: the generator's first BatchNorm would have "
+            "one value per channel, whose variance is 0; make 2 images at a time or more"
+        )
+
+
 def soft_labels(labels: Tensor, weights: Tensor, num_classes: int) -> Tensor:
     """Probabilities [N, classes]: the ``weights`` [N, K] of ``labels`` [N, K], summed by class."""
     # compared, not scattered: atomic additions on CUDA have no fixed order
@@ -46,7 +57,7 @@ class Generator(nn.Module):
     ``conditional_norm`` conditions through BatchNorm too (large images). ``embedding`` [classes, D]
     starts the class embeddings, else N(0, 1); with ``embedding_noise`` 0 the latent is embedding
     times noise (GDFQ; the noise alone with ``conditional_norm``), else the standardised sum of
-    embedding and this times noise (Qimera).
+    embedding and this times noise (Qimera). Without classes (0) the noise alone is the latent.
     """
 
     def __init__(
@@ -62,12 +73,10 @@ class Generator(nn.Module):
         conditional_norm: bool,
     ) -> None:
         super().__init__()
-        if height % 4 or width % 4:
-            raise ValueError(f"the generator needs sizes that are multiples of 4, got {height}x{width}")
         self.num_classes, self.embedding_noise = num_classes, embedding_noise
         self.small = (128, height // 4, width // 4)
         self.embedding: nn.Embedding | None = None
-        if not conditional_norm or embedding_noise or embedding is not None:
+        if num_classes and (not conditional_norm or embedding_noise or embedding is not None):
             self.embedding = nn.Embedding(num_classes, latent_size)
             if embedding is not None:
                 self.embedding.weight.data.copy_(embedding)
@@ -75,18 +84,19 @@ class Generator(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in ((128, 128), (128, 64), (64, channels)))
         self.conditional_norm = conditional_norm
         classes = num_classes if conditional_norm else 0
-        sizes = (128, 1e-5), (128, WIDE_EPS), (64, WIDE_EPS)
+        wide = WIDE_EPS if num_classes else 1e-5
+        sizes = (128, 1e-5), (128, wide), (64, wide)
         self.norms = nn.ModuleList(
             ConditionalBatchNorm2d(c, classes, eps) if classes else nn.BatchNorm2d(c, eps) for c, eps in sizes
         )
         self.output_norm = nn.BatchNorm2d(channels, affine=False)
 
-    def _norm(self, index: int, x: Tensor, labels: Tensor) -> Any:
+    def _norm(self, index: int, x: Tensor, labels: Tensor | None) -> Any:
         return self.norms[index](x, labels) if self.conditional_norm else self.norms[index](x)
 
-    def latent(self, noise: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    def latent(self, noise: Tensor, labels: Tensor | None, weights: Tensor | None = None) -> Tensor:
         """[N, D] that the images grow from; see :meth:`forward` for the arguments."""
-        if self.embedding is None:
+        if self.embedding is None or labels is None:
             return noise
         classes: Tensor = self.embedding(labels)
         if not self.embedding_noise:
@@ -101,10 +111,10 @@ class Generator(nn.Module):
                 latent = F.batch_norm(latent, None, None, training=True)
         return latent if weights is None else (weights[:, :, None] * latent).sum(1)
 
-    def forward(self, noise: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    def forward(self, noise: Tensor, labels: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
         """Images of labels [N] from noise [N, D]; of K classes: [N, K], [N, K, D], [N, K]."""
         latent = self.latent(noise, labels, weights)
-        if weights is not None:
+        if weights is not None and labels is not None:
             labels = soft_labels(labels, weights, self.num_classes)
         x = self._norm(0, self.project(latent).unflatten(1, self.small), labels)
         for index in (0, 1):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hast_cuda.checks import values as _checks
 from hast_cuda.checks.typed import typed
 from hast_cuda.generator.config import GeneratorConfig
-from hast_cuda.generator.network import Generator, soft_labels
+from hast_cuda.generator.network import Generator, check_places, soft_labels
 from hast_cuda.loops import optimizer_state as _state
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.loops.modes import frozen_copy
@@ -64,11 +64,7 @@ class GeneratorTrainer:
         merge: bool = True,
     ) -> None:
         _checks.check_image_size("shape", shape)
-        if batch_size * (shape[1] // 4) * (shape[2] // 4) == 1:
-            raise ValueError(
-                "batch_size is 1 and images are 4 x 4: the generator's first BatchNorm would have "
-                "one value per channel, whose variance is 0; make 2 images at a time or more"
-            )
+        check_places(batch_size, *shape[1:])
         self.config = config = config or GeneratorConfig()
         _checks.check_range("num_classes", num_classes, 1, _checks.LARGEST_CLASSES)
         _checks.check_range("batch_size", batch_size, 1)

@@ -12,6 +12,7 @@ from hast_cuda.methods import (
     dsg,
     dsg_il,
     gdfq,
+    genie,
     hast,
     intraq,
     qimera,
@@ -25,7 +26,7 @@ from hast_cuda.methods import (
 from hast_cuda.methods.recipe import DATASETS, PRESETS, Recipe, change
 
 __all__ = ["DATASETS", "PRESETS", "Recipe", "available", "change", "recipe"]
-_STORED = hast, intraq, zeroq, zeroq_il, dsg, dsg_il, synq
+_STORED = hast, intraq, zeroq, zeroq_il, dsg, dsg_il, genie, synq
 _METHODS = *_STORED, gdfq, qimera, ait, squant, dfq, rtn, real_data
 _RECIPES: dict[str, Callable[..., Recipe]]
 _RECIPES = {module.__name__.rpartition(".")[2]: module.recipe for module in _METHODS}

@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from hast_cuda.networks.statistics import has_running_statistics
 
-_OWN = ("hast_cuda.nn", "hast_cuda.merged", "hast_cuda.networks")  # whose modules are one node
+_OWN = ("hast_cuda.nn", "hast_cuda.merged", "hast_cuda.networks", "hast_cuda.synthesis")  # whose modules are one node
 _CONSTANTS = (bool, int, float, str, type(None))
 
 

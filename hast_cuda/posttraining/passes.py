@@ -39,11 +39,15 @@ class PostTrainingConfig:
     """Half-width of activation ranges from BatchNorm, in standard deviations; 0: least error."""
     keep_relu6: bool = True
     """False replaces ReLU6 by ReLU, as DFQ does: equalization cannot cross a ReLU6."""
+    end_bits: int = 0
+    """Bits of the first and the last layer, 2 to 8; 0: those of all others."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_choice("rounding", self.rounding, ("nearest", "squant"))
         check_range("range_width", self.range_width, 0)
+        if self.end_bits:
+            check_range("end_bits", self.end_bits, 2, 8, allowed="0, or from 2 to 8")
         for name in ("equalize", "absorb_biases"):
             if getattr(self, name) and not self.fold:
                 raise ValueError(f"{name}=True works on folded networks: set fold=True as well")

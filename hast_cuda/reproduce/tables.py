@@ -53,7 +53,7 @@ NO_SDP = {"finetune.perturbation": 0.0}
 NO_FA = {"finetune.feature_weight": 0.0}
 
 _COMPARISON = tuple(
-    Row(name, name) for name in ("real_data", "squant", "gdfq", "ait", "zeroq_il", "dsg_il", "intraq", "hast")
+    Row(name, name) for name in ("real_data", "squant", "gdfq", "ait", "zeroq_il", "dsg_il", "intraq", "genie", "hast")
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from hast_cuda.data import Images, InputSpec
 from hast_cuda.loops.modes import eval_mode
 from hast_cuda.methods import Recipe
 from hast_cuda.networks import require_batch_norm
+from hast_cuda.networks.ends import end_layers
 from hast_cuda.networks.head import find_head
 from hast_cuda.nn import Override
 
@@ -66,6 +67,16 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> InputSpec:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the network gives {shape}; expected logits [N, classes]")
     return InputSpec(*size, logits.shape[1])
+
+
+def with_ends(bits: Bits, recipe: Recipe, teacher: nn.Module, shape: InputSpec) -> Bits:
+    """``bits`` with those of the first and the last layer that ``recipe`` wants; its own overrides win."""
+    wanted = recipe.posttraining.end_bits
+    if not wanted:
+        return bits
+    infer_shape(teacher, shape.size)  # says what is wrong with a size
+    ends = dict.fromkeys(end_layers(teacher, shape.size), Override(wanted, bits.activations and wanted))
+    return replace(bits, overrides={**ends, **bits.overrides})
 
 
 def check_images(images: Images, shape: InputSpec) -> None:

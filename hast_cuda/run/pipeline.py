@@ -19,7 +19,7 @@ from hast_cuda.methods import Recipe
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks.world import world_on
-from hast_cuda.run.inputs import Bits, check_source, infer_shape
+from hast_cuda.run.inputs import Bits, check_source, infer_shape, with_ends
 from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.run.work import Work
 
@@ -73,7 +73,8 @@ def zero_shot_quantize(
     Args:
         teacher: pretrained network with BatchNorm; never edited.
         shape: its input and classes, or its input (C, H, W).
-        bits: widths and placement; default 4 and 4.
+        bits: widths and placement; default 4 and 4. Its overrides come after the recipe's
+            ``posttraining.end_bits``.
         recipe: a :class:`Recipe`, or the name of a preset of ``method`` for ``dataset``.
         dataset: the kind of images, for a preset's name: "cifar10", "cifar100" or "imagenet";
             default the one whose images and classes are like those of ``shape``.
@@ -115,13 +116,14 @@ def zero_shot_quantize(
     if not isinstance(shape, InputSpec):
         check_image_size("shape", shape)
         shape = infer_shape(teacher, shape)
-    bits = bits or Bits()
-    described = {"bits": bits, "seed": seed, **(describe or {})}
+    named: dict[str, Any] = {}
     if isinstance(recipe, str):
         check_choice("recipe", recipe, methods.PRESETS)
-        described = {"method": method, "preset": recipe, **described}
+        named = {"method": method, "preset": recipe}
         recipe = methods.recipe(method, recipe, dataset_like(shape) if dataset is None else dataset)
     check_source(recipe, teacher, images, shape)
+    bits = with_ends(bits or Bits(), recipe, teacher, shape)
+    described = {**named, "bits": bits, "seed": seed, **(describe or {})}
     world = join("cpu" if device is None else device) if world is None else world_on(world, device)
     execution = execution or Execution()
     work = Work(teacher, shape, bits, recipe, described, seed, test, world, execution, out, evaluation_batch)

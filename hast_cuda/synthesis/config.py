@@ -16,13 +16,13 @@ CHOICES = {
     "match_reduction": ("mse", "norm", "sum", "relative"),
     "label_loss": ("hard_sample", "soft"),
 }
-MOST = {"num_images": 10**8, "batch_size": 2**20, "iterations": 10**8, "slack_images": 10**6}
+MOST = {"num_images": 10**8, "batch_size": 2**20, "iterations": 10**8, "slack_images": 10**6, "latent_size": 2**20}
 NOT_NEGATIVE = (
     *("match_weight", "layer_emphasis", "label_weight", "difficulty_exponent"),
-    *("min_learning_rate", "patience"),
+    *("min_learning_rate", "patience", "generator_rate"),
 )
 NO_MARGINS = (0.0, 2.0)  # between them is every cosine distance
-FRACTIONS = ("slack_percentile", "soft_target", "augment_probability")
+FRACTIONS = ("slack_percentile", "soft_target", "augment_probability", "generator_left")
 
 
 def check_margins(value: Sequence[float]) -> None:
@@ -98,6 +98,16 @@ class SynthesisConfig:
     """Chance per iteration that the batch is cropped, resized and flipped before the teacher."""
     crop_scale: tuple[float, float] = (0.4, 1.0)
     """Area fraction of the crops."""
+    swing: bool = False
+    """Genie: in every iteration the input of each strided convolution is moved by up to stride - 1
+    pixels in either direction, reflected at the edges."""
+    generator_rate: float = 0.0
+    """Genie: initial Adam rate of a small network, a new one for every batch, that makes the images
+    from latents, whose rate is then learning_rate; 0: the pixels themselves are optimised."""
+    generator_left: float = 0.1
+    """Share of generator_rate that is left after the last iteration, reached exponentially."""
+    latent_size: int = 256
+    """Length of the latents, which start from N(0, 1)."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -114,6 +124,12 @@ class SynthesisConfig:
         check_scale("crop_scale", self.crop_scale)
         if self.layer_emphasis and self.statistics != "sample":
             raise ValueError('layer_emphasis weighs images one by one; it needs statistics="sample"')
+        check_positive("generator_left", self.generator_left)
+        if self.generator_rate and self.noise != "gaussian":
+            raise ValueError(
+                f"noise is {self.noise!r}, how pixels start, and generator_rate makes them from latents of N(0, 1): "
+                'set noise to "gaussian", or generator_rate to 0'
+            )
         if not (self.match_weight or self.label_weight):
             raise ValueError("match_weight and label_weight are both 0; one must count")
 

@@ -22,27 +22,32 @@ from hast_cuda.ranks.world import world_on
 from hast_cuda.synthesis import batches as _batches
 from hast_cuda.synthesis.batches import Log
 from hast_cuda.synthesis.config import SynthesisConfig
-from hast_cuda.synthesis.draws import draw_labels, draw_noise, draw_targets
+from hast_cuda.synthesis.draws import draw_labels, draw_targets
+from hast_cuda.synthesis.grown import check_source
 from hast_cuda.synthesis.objective import make_objective
 from hast_cuda.synthesis.step import SynthesisStep
 from hast_cuda.synthesis.store import ImageStore
+from hast_cuda.synthesis.swing import Swing
 
 LOG_EVERY = 50  # iterations between reads of the device
 
 
 def synthesize_batch(step: SynthesisStep, labels: Tensor, seed: int, index: int, log: Log, progress: Any) -> Tensor:
     """One batch of noise optimised by Eq. 9, or its configuration's; [N, C, H, W] on the CPU."""
-    config, (count, channels, height, width) = step.config, step.images.shape
-    noise = draw_noise(config, (count, channels, height, width), seed, index)
+    config, swing, (count, _, height, width) = step.config, step.swing, step.shape
     soft = config.label_loss == "soft"
     targets = draw_targets(config, count, seed, index) if soft else None
-    step.start(noise, labels, f"synthesis of batch {index}", targets)
+    step.start(step.source.draw(seed, index), labels, f"synthesis of batch {index}", targets)
     draws = torch.rand(config.iterations, generator=generator(seed, "coin", index))
     coins = (draws < config.augment_probability).tolist()
     choices, stream = (count, (height, width), config.crop_scale, 0.5), (seed, "crop", index)
-    crops = CropStream(*choices, step.images.device, *stream)
+    crops = CropStream(*choices, step.labels.device, *stream)
+    if swing is not None:
+        swing.start(seed, "swing", index)
     every = log_interval(config.iterations * -(-config.num_images // config.batch_size), LOG_EVERY)
     for iteration, cropped in enumerate(coins):
+        if swing is not None:
+            swing.move(iteration)
         step(crops.at(iteration) if cropped else None)
         progress.update()
         last = iteration == config.iterations - 1
@@ -52,8 +57,11 @@ def synthesize_batch(step: SynthesisStep, labels: Tensor, seed: int, index: int,
             found = step.metrics | {"learning_rate": step.schedule.learning_rate}
             place: dict[str, float | int | str] = {"phase": "synthesis", "batch": index, "iteration": iteration}
             log(place | {name: float(value) for name, value in found.items()})
-    step.guard.check(config.iterations, step.images.detach())
-    return step.images.detach().clone(memory_format=torch.contiguous_format).cpu()
+    if swing is not None:
+        swing.rest()
+    images = step.images.detach()
+    step.guard.check(config.iterations, images)
+    return images.clone(memory_format=torch.contiguous_format).cpu()
 
 
 @typed
@@ -92,8 +100,8 @@ def synthesize(
 
     Raises:
         ValueError: no BatchNorm, a store of another run, margins for a network whose classifier
-            cannot be found, other arguments than those of the other processes, or a device that is
-            not the world's.
+            cannot be found, images that no generator can grow, other arguments than those of the
+            other processes, or a device that is not the world's.
         FloatingPointError: a loss that is not finite.
         torch.OutOfMemoryError: with the peak and a batch size that should fit.
 
@@ -105,11 +113,13 @@ def synthesize(
     world, execution = world_on(world, device), execution or Execution()
     device = world.device
     frozen, segments = frozen_copy(teacher, device), execution.checkpoint_segments
-    frozen = execution.network(frozen)
+    swing = Swing(frozen, device) if config.swing else None
+    frozen = execution.network(frozen if swing is None else swing.network)
     statistics = BatchStatistics(frozen, merge=execution.merge, segments=segments)
     _batches.agree_on_images(world, teacher, shape, config, seed)
     labels = draw_labels(config, shape.num_classes, seed)
     batches = labels.split(config.batch_size)
+    check_source(config, shape, batches)
     results: dict[int, Tensor] = {}
 
     def read() -> set[int]:
@@ -131,7 +141,7 @@ def synthesize(
     with convolution_rules(execution), progress, memory:
         if last >= 0:
             full = (len(batches[0]), *size)
-            objective = make_objective(statistics, full, config, execution, device, seed)
+            objective = make_objective(statistics, full, config, execution, device, seed, swing)
         for index in own:
             count = len(batches[index])
             if index in stored:

@@ -17,6 +17,7 @@ from hast_cuda.ops.hard_sample_loss import check_classes
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.intra_class import ClassFeatures
 from hast_cuda.synthesis.matching import Matching
+from hast_cuda.synthesis.swing import Swing
 
 LARGEST_PROBABILITY = 1 - 1e-6  # as in the op
 
@@ -95,6 +96,8 @@ class Objective:
     matching: Matching
     features: ClassFeatures | None
     """None without margins: then batches do not depend on each other."""
+    swing: Swing | None = None
+    """Of the network's strided convolutions, if they do."""
 
 
 def make_objective(
@@ -104,12 +107,15 @@ def make_objective(
     execution: Execution,
     device: torch.device,
     seed: int = 0,
+    swing: Swing | None = None,
 ) -> Objective:
-    """The objective that ``config`` names for batches of ``shape``; measures DSG's slack."""
+    """The objective that ``config`` names for batches of ``shape``; measures DSG's slack.
+
+    ``swing`` is that of the network of ``statistics``."""
     matching = Matching(statistics, config)
     if config.slack_percentile:
         matching.slack = measure_slack(matching, shape, execution, device, seed)
     features = None
     if config.has_margins:
         features = ClassFeatures(matching, shape[1:], execution, device)
-    return Objective(matching, features)
+    return Objective(matching, features, swing)

@@ -84,3 +84,20 @@ class CosineSchedule(Schedule):
         phase = torch.cos(self.count * (math.pi / self.iterations))
         self.learning_rate.copy_(self.minimum + (self.first - self.minimum) * (1 + phase) / 2)
         self.rate.copy_(self.learning_rate)
+
+
+class ExponentialSchedule(Schedule):
+    """``lr * left ** (t / iterations)``, t kept on the device."""
+
+    def __init__(
+        self, learning_rate: float, iterations: int, *, left: float, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__(learning_rate, learning_rate * left)
+        self.learning_rate = torch.tensor(learning_rate, dtype=torch.float64, device=device)
+        self.rate, self.factor = self.learning_rate.float(), left ** (1 / iterations)
+
+    @torch.no_grad()
+    def step(self, loss: Tensor) -> None:  # noqa: ARG002 - the schedule ignores the loss
+        """Two launches."""
+        self.learning_rate.mul_(self.factor)
+        self.rate.copy_(self.learning_rate)

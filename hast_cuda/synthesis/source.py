@@ -1,0 +1,77 @@
+"""What is optimised: the pixels of a batch, or whatever its images are made from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hast_cuda.loops.execution import Execution
+from hast_cuda.synthesis.config import SynthesisConfig
+from hast_cuda.synthesis.draws import draw_noise
+from hast_cuda.synthesis.schedule import CosineSchedule, PlateauSchedule, Schedule
+
+Shape = tuple[int, int, int, int]
+
+
+def make_schedule(config: SynthesisConfig, device: torch.device) -> Schedule:
+    """The learning-rate schedule that ``config`` names."""
+    first, least = config.learning_rate, min(config.min_learning_rate, config.learning_rate)
+    if config.schedule == "plateau":
+        return PlateauSchedule(first, patience=config.patience, minimum=least, device=device)
+    return CosineSchedule(first, config.iterations, minimum=least, device=device)
+
+
+class Source(ABC):
+    """Where the images of a batch come from; everything stays in place."""
+
+    groups: list[tuple[list[Tensor], Schedule]]
+    """What is trained, and the rate of each group; the first follows ``config.schedule``."""
+    layout = torch.contiguous_format
+    """Of all that is trained."""
+
+    @abstractmethod
+    def images(self) -> Tensor:
+        """[N, C, H, W] as they are now, with a graph to what is trained."""
+
+    @abstractmethod
+    def draw(self, seed: int, batch: int) -> list[Tensor]:
+        """What :attr:`parameters` are when a batch begins, on the CPU."""
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All that is trained."""
+        return [parameter for group, _ in self.groups for parameter in group]
+
+    @torch.no_grad()
+    def start(self, values: Sequence[Tensor]) -> None:
+        """Begin with ``values``, and with the first rates."""
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+        for _, schedule in self.groups:
+            schedule.reset()
+
+    def step(self, loss: Tensor) -> None:
+        """Rates of the next iteration, after one whose loss is 0-d."""
+        for _, schedule in self.groups:
+            schedule.step(loss)
+
+
+class Pixels(Source):
+    """The images themselves."""
+
+    def __init__(self, config: SynthesisConfig, shape: Shape, execution: Execution, device: torch.device) -> None:
+        self.config, self.shape = config, shape
+        self.pixels = execution.images(torch.zeros(shape, device=device)).requires_grad_()
+        self.layout = torch.channels_last if execution.channels_last else torch.contiguous_format
+        self.groups = [([self.pixels], make_schedule(config, device))]
+
+    def images(self) -> Tensor:
+        """The pixels."""
+        return self.pixels
+
+    def draw(self, seed: int, batch: int) -> list[Tensor]:
+        """Noise of the kind that the configuration names."""
+        return [draw_noise(self.config, self.shape, seed, batch)]
