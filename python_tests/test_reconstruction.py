@@ -18,7 +18,7 @@ from hast_cuda.reconstruction.maps import MapStore, squared_error
 from hast_cuda.reconstruction.rounding import SoftRounding, search_weight_range
 
 pytestmark = pytest.mark.usefixtures("exact")
-CONFIG = ReconstructionConfig(iterations=30, batch_size=8, rounding_rate=1e-2, regulariser=0.1)
+CONFIG = ReconstructionConfig(iterations=30, batch_size=8, rounding_travel=0.3, regulariser=0.1)
 
 
 def calibrated(bits: int = 3, teacher: nn.Module | None = None, **options: Any) -> nn.Module:
@@ -112,7 +112,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_a_block_that_became_worse_stays_as_it_was() -> None:
     student = calibrated()
     start = snapshot(student)
-    wild = replace(CONFIG, iterations=3, rounding_rate=100.0, act_step_rate=20.0, weight_step_rate=20.0)
+    wild = replace(CONFIG, iterations=3, rounding_travel=300.0, act_step_rate=20.0, weight_step_rate=20.0)
     errors = reconstruct(tiny(), student, pictures(24), wild)
     kept = [error for error in errors if error.after == error.before]
     assert len(kept) == len(errors)
@@ -316,7 +316,7 @@ def test_an_error_is_a_mean_over_all_maps() -> None:
     [
         ({"iterations": -1}, "iterations"),
         ({"batch_size": 0}, "batch_size"),
-        ({"rounding_rate": 0.0}, "rounding_rate"),
+        ({"rounding_travel": 0.0}, "rounding_travel"),
         ({"drop_probability": 1.5}, "drop_probability"),
         ({"regulariser": -1.0}, "regulariser"),
         ({"last_beta": 0.5}, "last_beta"),

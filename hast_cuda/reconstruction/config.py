@@ -22,8 +22,10 @@ class ReconstructionConfig:
     """Adam steps per block; 0 leaves reconstruction out."""
     batch_size: int = 32
     """Images per step."""
-    rounding_rate: float = 0.05
-    """Adam's rate, to the end, of the rounding variables V (AdaRound, Eq. 22)."""
+    rounding_travel: float = 15.0
+    """How far Adam can move a rounding variable V (AdaRound, Eq. 22) in all iterations: its rate,
+    the same to the end, is that over the iterations. With less of it most weights stay undecided,
+    whatever the number of steps."""
     weight_step_rate: float = 1e-3
     """Of the weights' steps at the start, in units of each step; 0 keeps them (Genie-M learns them)."""
     act_step_rate: float = 2e-3
@@ -50,13 +52,18 @@ class ReconstructionConfig:
         check_range("iterations", self.iterations, 0, 10**8)
         check_positive("batch_size", self.batch_size, most=2**20)
         check_range("map_memory", self.map_memory, 0)
-        check_positive("rounding_rate", self.rounding_rate)
+        check_positive("rounding_travel", self.rounding_travel)
         for name in ("weight_step_rate", "act_step_rate", "regulariser"):
             check_range(name, getattr(self, name), 0)
         for name in ("drop_probability", "warmup"):
             check_range(name, getattr(self, name), 0, 1)
         for name in ("first_beta", "last_beta"):
             check_range(name, getattr(self, name), 1)
+
+    @property
+    def rounding_rate(self) -> float:
+        """Adam's rate of V."""
+        return self.rounding_travel / max(self.iterations, 1)
 
     def beta(self, iteration: int) -> float:
         """Exponent of Eq. 24 in a step, counted from 0."""
