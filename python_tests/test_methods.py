@@ -114,7 +114,7 @@ def test_genie() -> None:
     assert (paper.synthesis.generator_rate, paper.synthesis.learning_rate, paper.synthesis.swing) == (0.1, 0.01, True)
     blocks = paper.reconstruction
     assert (blocks.iterations, blocks.batch_size, blocks.drop_probability) == (20_000, 32, 0.5)
-    assert (blocks.rounding_rate, blocks.weight_step_rate, blocks.act_step_rate) == (1e-3, 1e-4, 4e-5)
+    assert blocks.rates == pytest.approx((1e-3, 1e-4, 4e-5))
     assert (blocks.beta(4000), blocks.weight(3999), blocks.beta(20_000)) == (20, 0, 2)
     assert (paper.posttraining.end_bits, paper.finetune.iterations) == (8, 0)
     # ours compares images: as many as of the others, on the same grid, and no label that nothing asked for

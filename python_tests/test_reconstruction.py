@@ -18,7 +18,9 @@ from hast_cuda.reconstruction.maps import MapStore, squared_error
 from hast_cuda.reconstruction.rounding import SoftRounding, search_weight_range
 
 pytestmark = pytest.mark.usefixtures("exact")
-CONFIG = ReconstructionConfig(iterations=30, batch_size=8, rounding_travel=0.3, regulariser=0.1)
+CONFIG = ReconstructionConfig(
+    iterations=30, batch_size=8, rounding_travel=0.3, weight_step_travel=0.03, act_step_travel=0.06, regulariser=0.1
+)
 
 
 def calibrated(bits: int = 3, teacher: nn.Module | None = None, **options: Any) -> nn.Module:
@@ -112,7 +114,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_a_block_that_became_worse_stays_as_it_was() -> None:
     student = calibrated()
     start = snapshot(student)
-    wild = replace(CONFIG, iterations=3, rounding_travel=300.0, act_step_rate=20.0, weight_step_rate=20.0)
+    wild = replace(CONFIG, iterations=3, rounding_travel=300.0, act_step_travel=60.0, weight_step_travel=60.0)
     errors = reconstruct(tiny(), student, pictures(24), wild)
     kept = [error for error in errors if error.after == error.before]
     assert len(kept) == len(errors)
@@ -120,7 +122,7 @@ def test_a_block_that_became_worse_stays_as_it_was() -> None:
 
 
 def test_rounding_alone_is_learned_where_nothing_else_is_asked_for() -> None:
-    ranges: dict[str, Any] = {"act_step_rate": 0.0, "weight_step_rate": 0.0, "search_ranges": False}
+    ranges: dict[str, Any] = {"act_step_travel": 0.0, "weight_step_travel": 0.0, "search_ranges": False}
     student = calibrated()
     for layer in student.modules():
         if isinstance(layer, QuantizedWeight):

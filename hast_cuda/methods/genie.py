@@ -28,5 +28,5 @@ def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
         student = replace(common.label_finetuning(dataset), label_weight=0.0)
         return replace(common.ours(Recipe(IMAGES, student)), synthesis=replace(IMAGES, num_images=5120))
     student = FinetuneConfig(iterations=0, calibration_updates=16, calibration_batch_size=64, shrink_ranges=True)
-    blocks = ReconstructionConfig(iterations=20_000, rounding_travel=20.0, weight_step_rate=1e-4, act_step_rate=4e-5)
+    blocks = ReconstructionConfig(iterations=20_000, rounding_travel=20.0, weight_step_travel=2.0, act_step_travel=0.8)
     return Recipe(IMAGES, student, posttraining=PostTrainingConfig(end_bits=8), reconstruction=blocks)

@@ -22,14 +22,15 @@ class ReconstructionConfig:
     """Adam steps per block; 0 leaves reconstruction out."""
     batch_size: int = 32
     """Images per step."""
-    rounding_travel: float = 15.0
-    """How far Adam can move a rounding variable V (AdaRound, Eq. 22) in all iterations: its rate,
-    the same to the end, is that over the iterations. With less of it most weights stay undecided,
-    whatever the number of steps."""
-    weight_step_rate: float = 1e-3
-    """Of the weights' steps at the start, in units of each step; 0 keeps them (Genie-M learns them)."""
-    act_step_rate: float = 2e-3
-    """Of the activations' steps at the start, in units of each step; 0 keeps them."""
+    rounding_travel: float = 30.0
+    """How far Adam can move a rounding variable V (AdaRound, Eq. 22) in all iterations; its rate,
+    the same to the end, is that over the iterations. With a third of it most weights stay
+    undecided, whatever the number of steps."""
+    weight_step_travel: float = 0.6
+    """The same of the weights' steps, in units of each step, at a rate that stayed as at the start;
+    0 keeps them (Genie-M learns them)."""
+    act_step_travel: float = 1.2
+    """The same of the activations' steps; 0 keeps them."""
     drop_probability: float = 0.5
     """QDrop: chance of an activation to stay as it is in full precision."""
     regulariser: float = 3.0
@@ -53,7 +54,7 @@ class ReconstructionConfig:
         check_positive("batch_size", self.batch_size, most=2**20)
         check_range("map_memory", self.map_memory, 0)
         check_positive("rounding_travel", self.rounding_travel)
-        for name in ("weight_step_rate", "act_step_rate", "regulariser"):
+        for name in ("weight_step_travel", "act_step_travel", "regulariser"):
             check_range(name, getattr(self, name), 0)
         for name in ("drop_probability", "warmup"):
             check_range(name, getattr(self, name), 0, 1)
@@ -61,9 +62,11 @@ class ReconstructionConfig:
             check_range(name, getattr(self, name), 1)
 
     @property
-    def rounding_rate(self) -> float:
-        """Adam's rate of V."""
-        return self.rounding_travel / max(self.iterations, 1)
+    def rates(self) -> tuple[float, float, float]:
+        """Adam's, at the start, of roundings, weights' steps and activations' steps."""
+        travels = self.rounding_travel, self.weight_step_travel, self.act_step_travel
+        rounding, weight, act = (travel / max(self.iterations, 1) for travel in travels)
+        return rounding, weight, act
 
     def beta(self, iteration: int) -> float:
         """Exponent of Eq. 24 in a step, counted from 0."""

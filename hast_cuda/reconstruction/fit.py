@@ -105,7 +105,7 @@ class BlockFit:
         batch = BlockBatch(maps, len(range(size)[own]), share, device)
         random = generator(self.seed, "reconstruction drop", name, device=device)
         order = generator(self.seed, "reconstruction order", name)
-        drop, learn = config.drop_probability, config.act_step_rate > 0
+        drop, learn = config.drop_probability, config.act_step_travel > 0
         with learned_steps(block, drop, learn=learn, shared=self.shared) as steps:
             step = ReconstructionStep(block, weights, steps, config, unit, self.execution)
             step.differentiate(batch.x.zero_(), batch.target.zero_(), share)  # the masks get their shapes

@@ -34,14 +34,10 @@ class ReconstructionStep:
         self.rates = [torch.zeros((), device=device) for _ in range(3)]
         self.beta = torch.full((), config.first_beta, device=device, dtype=weights.roundings[0].dtype)
         self.share = torch.zeros((), device=device)  # of Eq. 24
-        trained: list[tuple[list[nn.Parameter], float]] = [
-            (weights.roundings, config.rounding_rate),
-            (weights.factors, config.weight_step_rate),
-            ([step.factor for step in steps], config.act_step_rate),
-        ]
-        self.initial = [rate for _, rate in trained]
-        self.rates[0].fill_(config.rounding_rate)  # stays: most weights decide late
-        used = [(p, rate) for (p, initial), rate in zip(trained, self.rates, strict=True) if p and initial]
+        trained = weights.roundings, weights.factors, [step.factor for step in steps]
+        self.initial = config.rates
+        self.rates[0].fill_(self.initial[0])  # stays: most weights decide late
+        used = [(p, rate) for p, rate, initial in zip(trained, self.rates, self.initial, strict=True) if p and initial]
         self.parameters = [parameter for group, _ in used for parameter in group]
         groups = [{"params": group, "lr": rate} for group, rate in used]
         self.optimizer = torch.optim.Adam(groups, fused=True, capturable=device.type == "cuda")
