@@ -73,6 +73,13 @@ def test_paper_figures(table: str, dataset: str, model: str, bits: int, row: str
     assert published(table, dataset, model, 7) == {}
 
 
+@pytest.mark.parametrize("table", ["reconstruction", "candidates"])
+def test_every_other_row_changes_the_first(table: str) -> None:
+    first, *others = (change(methods.recipe("hast", "default", "cifar10"), row.changes) for row in rows_of(table))
+    assert first.reconstruction.iterations == 1000
+    assert all(other != first for other in others)
+
+
 def test_the_ablations_change_what_they_name() -> None:
     base = methods.recipe("hast", "paper", "cifar10")
     for row in rows_of("table4")[1:]:

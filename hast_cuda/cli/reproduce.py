@@ -37,6 +37,8 @@ TableName = Literal[
     "figure4",
     "figure5",
     "figure6",
+    "reconstruction",
+    "candidates",
 ]
 IMAGES = {"cifar10": (32, 10), "cifar100": (32, 100), "imagenet": (224, 1000)}  # pixels, classes
 
@@ -67,7 +69,8 @@ def reproduce(
     MODEL.safetensors and weights/MODEL.safetensors; weights not found are downloaded by pytorchcv.
 
     Args:
-        table: table1 to table8; figure2, figure4, figure5, figure6 (a table and pictures).
+        table: table1 to table8; figure2, figure4, figure5, figure6 (a table and pictures); two of
+            our own, what reconstruction is made of and what else "default" could be.
         dataset: hyper-parameters, network and images.
         bits: of weights and activations.
         budget: "full" (as published), "small" (about half an hour for table1 on two CPU cores) or a

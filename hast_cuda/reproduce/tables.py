@@ -81,6 +81,40 @@ _SWEEPS = {
     "epsilon": ("finetune.perturbation", (0.005, 0.01, 0.02, 0.04)),
     "lambda": ("finetune.feature_weight", (500.0, 1000.0, 2000.0, 4000.0)),
 }
+_BLOCKS = {"reconstruction.iterations": 1000, "finetune.iterations": 0}
+_RECONSTRUCTION = Table(
+    "Parts of block reconstruction, each left out alone; no fine-tuning",
+    tuple(
+        Row(name, "hast", _BLOCKS | changes)
+        for name, changes in (
+            ("all parts", {}),
+            ("no reconstruction", {"reconstruction.iterations": 0}),
+            ("ranges as calibrated", {"reconstruction.search_ranges": False}),
+            ("weights' steps stay", {"reconstruction.weight_step_travel": 0.0}),
+            ("activations' steps stay", {"reconstruction.act_step_travel": 0.0}),
+            ("no QDrop", {"reconstruction.drop_probability": 0.0}),
+            ("regulariser / 3", {"reconstruction.regulariser": 1.0}),
+        )
+    ),
+)
+_CANDIDATES = Table(
+    "One thing changed in HAST's preset",
+    tuple(
+        Row(name, "hast", changes)
+        for name, changes in (
+            ("as it is", {}),
+            ("no HSS", NO_HSS),
+            ("no SDP", NO_SDP),
+            ("no FA", NO_FA),
+            ("no reconstruction", {"reconstruction.iterations": 0}),
+            ("no averaging", {"finetune.average": 0.0}),
+            ("low-pass 0.4", {"finetune.low_pass": 0.4}),
+            ("CAM for FA", {"finetune.alignment": "cam"}),
+            ("temperature 4", {"finetune.temperature": 4.0}),
+            ("first and last layer 8 bits", {"posttraining.end_bits": 8}),
+        )
+    ),
+)
 TABLES = {
     "table1": Table("Methods on CIFAR-10/100, ResNet-20", _COMPARISON),
     "table2": Table("Methods on ImageNet, ResNet-18", _COMPARISON),
@@ -130,6 +164,8 @@ TABLES = {
         (Row("IL", "hast", NO_HSS), Row("HIL", "hast")),
     ),
     "figure6": Table("Gradients and curvature of the losses", (Row("intraq", "intraq"), Row("hast", "hast"))),
+    "reconstruction": _RECONSTRUCTION,
+    "candidates": _CANDIDATES,
 }
 
 
