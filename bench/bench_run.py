@@ -1,4 +1,4 @@
-"""A whole CIFAR-10 run of hast_cuda: synthesis, calibration, range search and fine-tuning.
+"""A whole CIFAR-10 run of hast_cuda: synthesis, calibration, range search, reconstruction, fine-tuning.
 
 The network has random weights unless --weights names a file: that changes the accuracy, which is
 not looked at, and not the time.
@@ -22,8 +22,8 @@ from hast_cuda.teachers import load_teacher
 
 SCHEMA = 1
 NETWORK, SHAPE = "resnet20_cifar10", (3, 32, 32)
-FULL = {"images": 5120, "synthesis": 1000, "finetune": 29_400}  # the paper's
-REDUCED = {"images": 256, "synthesis": 20, "finetune": 10}  # a minute or two on a few cores
+FULL = {"images": 5120, "synthesis": 1000, "reconstruction": 1000, "finetune": 29_400}  # the paper's, and ours
+REDUCED = {"images": 256, "synthesis": 20, "reconstruction": 10, "finetune": 10}  # a minute or two on a few cores
 
 
 def _flags() -> argparse.Namespace:
@@ -32,6 +32,7 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument("--images", type=int, help="default: the paper's, fewer on a CPU")
     parser.add_argument("--synthesis-iterations", type=int, help="per batch; likewise")
+    parser.add_argument("--reconstruction-iterations", type=int, help="per block; likewise")
     parser.add_argument("--finetune-iterations", type=int, help="likewise")
     parser.add_argument("--batch", type=int, default=256, help="images per iteration")
     parser.add_argument("--bits", type=int, default=4, help="of weights and activations")
@@ -42,6 +43,7 @@ def _flags() -> argparse.Namespace:
     budget = FULL if torch.device(flags.device).type == "cuda" else REDUCED
     flags.images = flags.images or budget["images"]
     flags.synthesis_iterations = flags.synthesis_iterations or budget["synthesis"]
+    flags.reconstruction_iterations = flags.reconstruction_iterations or budget["reconstruction"]
     flags.finetune_iterations = flags.finetune_iterations or budget["finetune"]
     return flags
 
@@ -64,6 +66,9 @@ def main() -> None:
         synthesis=replace(
             chosen.synthesis, num_images=flags.images, batch_size=flags.batch, iterations=flags.synthesis_iterations
         ),
+        reconstruction=replace(chosen.reconstruction, iterations=flags.reconstruction_iterations)
+        if chosen.reconstruction.iterations
+        else chosen.reconstruction,
         finetune=replace(chosen.finetune, iterations=flags.finetune_iterations, batch_size=flags.batch),
     )
     start = time.perf_counter()
