@@ -28,8 +28,8 @@ inline void call_plainly(Block& block) {
   if (_setjmp(machine.scheduler)) return;  // it was stuck
   for (const unsigned rank : machine.order) {
     if (rank == 0 || !machine.error.empty()) continue;
-    machine.current = &block.fibers[rank];
-    machine.kernel();
+    view.thread = machine.current = &block.fibers[rank];
+    machine.call(machine.kernel);
   }
   block.alive = 0;
 }
@@ -71,58 +71,6 @@ inline void run_turn(Block& block) {
       return;
     }
   }
-}
-
-inline void barrier(int line) {
-  Block& block = *machine.block;
-  if (block.plain_calls) return fail("a barrier that the first thread did not reach");
-  machine.current->state = State::kAtBarrier;
-  machine.current->line = line;
-  ++block.at_barrier;
-  give_way();
-}
-
-// Behind an atomic operation a block may be held up, long enough for others to end.
-inline void end_turn() {
-  if (machine.block->plain_calls || draw(2) == 0) return;
-  machine.turn_over = machine.block->held_up = true;
-  give_way();
-}
-
-// Waits until every lane of the mask has brought its value; where the values then lie.
-template <typename T>
-const uint64_t* exchange(uint32_t mask, T value) {
-  static_assert(sizeof(T) <= sizeof(uint64_t), "shuffles move up to 8 bytes");
-  static const uint64_t nothing[kLanes] = {};
-  Block& block = *machine.block;
-  if (block.plain_calls) {
-    fail("a shuffle that the first thread did not reach");
-    return nothing;
-  }
-  Fiber& self = *machine.current;
-  Warp& warp = block.warps[self.rank / kLanes];
-  const unsigned lane = self.rank % kLanes, slot = self.shuffles++ % 2;
-  memcpy(&warp.values[slot][lane], &value, sizeof value);
-  warp.arrived[slot] |= 1u << lane;
-  if (mask & ~warp.alive & ~warp.arrived[slot]) fail("a shuffle names a lane that has exited");
-  machine.waited = true;
-  if ((warp.arrived[slot] & mask) == mask) {
-    warp.arrived[slot] = 0;
-    for (unsigned i = 0; i < kLanes; ++i) {
-      if (mask >> i & 1 && i != lane) block.fibers[self.rank - lane + i].state = State::kReady;
-    }
-  } else {
-    self.state = State::kAtShuffle;
-    give_way();
-  }
-  return warp.values[slot];
-}
-
-template <typename T>
-T value_of(const uint64_t* values, unsigned lane) {
-  T value;
-  memcpy(&value, &values[lane], sizeof value);
-  return value;
 }
 
 }  // namespace emulated

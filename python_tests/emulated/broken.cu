@@ -5,6 +5,8 @@
 #include <math.h>
 #include <stdio.h>
 
+#include <vector>
+
 #include "common/cuda_reduce.h"
 #include "common/cuda_vector.h"
 

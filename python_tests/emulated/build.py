@@ -56,7 +56,7 @@ def sources(csrc: Path = CSRC) -> list[tuple[list[Path], str]]:
     tables = [([csrc / "backend_table.cpp"], backend) for backend in ("cuda", "cpu_baseline")]
     return [
         (host, "host"),  # as one: pybind11 takes longer to read than the bindings to compile
-        *(([path], "cuda") for path in kernels),
+        *(([path], "cuda") for path in [*kernels, HERE / "emulator.cpp"]),
         *(([path], "cpu_baseline") for path in twins),
         *tables,
     ]
@@ -114,6 +114,8 @@ def compile_module(
     def compile_one(job: tuple[list[Path], str]) -> Path:
         unit, backend = job
         flags = [*FLAGS, *DEFINES, f"-DHAST_BACKEND={backend}"]
+        if backend == "host":
+            flags.append("-O0")  # compiling it costs more than running it
         if backend == "cpu_baseline":
             flags += [*TWIN_FLAGS, *twin_flags]
         if backend != "host":

@@ -1,8 +1,6 @@
 // The names that CUDA gives to what the emulator does. Included by cuda_shim.h only.
 #pragma once
 
-#include "launch.h"
-
 #define __global__
 #define __device__
 #define __host__
@@ -16,22 +14,49 @@
   emulated::enter(HAST_SCOPE(__LINE__));       \
   static
 
-#define threadIdx (emulated::machine.current->index)
-#define blockIdx (emulated::machine.block->index)
-#define blockDim (emulated::machine.block_size)
-#define gridDim (emulated::machine.grid_size)
+#define threadIdx (emulated::view.thread->index)
+#define blockIdx (*emulated::view.block)
+#define blockDim (emulated::view.block_size)
+#define gridDim (emulated::view.grid_size)
 #define HAST_LAUNCH(kernel, grid, block, shared, stream, ...) \
-  ((void)(stream), (void)(shared), emulated::launch(grid, block, [=] { kernel(__VA_ARGS__); }))
+  ((void)(stream), (void)(shared),                            \
+   emulated::launch_closure(grid, block, [=] { kernel(__VA_ARGS__); }))
+
+namespace emulated {
+
+template <typename Closure>
+void launch_closure(dim3 grid, dim3 block, const Closure& kernel) {
+  const auto call = [](const void* it) { (*static_cast<const Closure*>(it))(); };
+  launch(grid, block, call, &kernel);
+}
+
+// Waits until every lane of the mask has brought its value; where the values then lie.
+template <typename T>
+const uint64_t* bring(uint32_t mask, T value) {
+  static_assert(sizeof(T) <= sizeof(uint64_t), "shuffles move up to 8 bytes");
+  uint64_t bits = 0;
+  memcpy(&bits, &value, sizeof value);
+  return exchange(mask, bits);
+}
+
+template <typename T>
+T value_of(const uint64_t* values, unsigned lane) {
+  T value;
+  memcpy(&value, &values[lane], sizeof value);
+  return value;
+}
+
+}  // namespace emulated
 
 inline void __syncthreads(int line = __builtin_LINE()) { emulated::barrier(line); }
 template <typename T>
 T __shfl_xor_sync(uint32_t mask, T value, int bits) {
-  const uint64_t* values = emulated::exchange(mask, value);
-  const unsigned rank = emulated::machine.current->rank;
+  const uint64_t* values = emulated::bring(mask, value);
+  const unsigned rank = emulated::view.thread->rank;
   return emulated::value_of<T>(values, (rank ^ static_cast<unsigned>(bits)) % emulated::kLanes);
 }
 inline uint32_t __ballot_sync(uint32_t mask, int predicate) {
-  const uint64_t* values = emulated::exchange(mask, predicate);
+  const uint64_t* values = emulated::bring(mask, predicate);
   uint32_t ballot = 0;
   for (unsigned lane = 0; lane < emulated::kLanes; ++lane) {
     if (mask >> lane & 1 && emulated::value_of<int>(values, lane)) ballot |= 1u << lane;
@@ -53,9 +78,8 @@ inline cudaError_t cudaSetDevice(int device) {
 }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 inline cudaError_t cudaGetLastError() {
-  return emulated::machine.error.empty() ? cudaSuccess : cudaErrorLaunchFailure;
+  return *emulated::launch_error() == '\0' ? cudaSuccess : cudaErrorLaunchFailure;
 }
 inline const char* cudaGetErrorString(cudaError_t status) {
-  return status == cudaErrorInvalidDevice ? "invalid device ordinal"
-                                          : emulated::machine.error.c_str();
+  return status == cudaErrorInvalidDevice ? "invalid device ordinal" : emulated::launch_error();
 }

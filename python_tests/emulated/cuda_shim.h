@@ -19,6 +19,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <string.h>
 
 #include <type_traits>
 
@@ -54,6 +55,29 @@ N operator*(GridNumber, N) = delete;
 struct GridIndex {
   GridNumber x, y, z;
 };
+
+// What a .cu sees of the emulator, which is a unit of its own: its headers are read once, not once
+// per .cu.
+constexpr unsigned kLanes = 32;
+using Scope = volatile unsigned short;  // of __shared__ variables: a function; its number
+struct Thread {
+  uint3 index;
+  unsigned rank;
+};
+struct View {
+  const Thread* thread;
+  const GridIndex* block;
+  uint3 block_size;
+  GridIndex grid_size;
+};
+extern View view;
+
+void enter(const Scope& scope);
+void barrier(int line);
+void end_turn();
+const uint64_t* exchange(uint32_t mask, uint64_t value);
+void launch(dim3 grid, dim3 block, void (*call)(const void*), const void* kernel);
+const char* launch_error();  // empty: none
 
 }  // namespace emulated
 

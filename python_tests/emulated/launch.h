@@ -165,38 +165,4 @@ inline void run_blocks(Order order, unsigned most) {
   }
 }
 
-inline unsigned launches = 0;
-
-inline void launch(dim3 grid, dim3 block, std::function<void()> kernel) {
-  Machine& m = machine;
-  m.threads = block.x * block.y * block.z;
-  m.error.clear();
-  if (m.threads == 0 || m.threads > kMostThreads || grid.x == 0 || grid.y > 65535 ||
-      grid.x > 0x7FFFFFFFu || grid.z > 65535) {
-    m.error = "invalid configuration argument";
-    return;
-  }
-  const char* given = getenv("HAST_EMULATED_ORDER");
-  const char* wanted = given == nullptr ? "0" : given;
-  const auto seed = static_cast<uint32_t>(strtoul(wanted, nullptr, 10));
-  m.random = (seed + 1) * 2654435761u ^ ++launches * 40503u;
-  m.kernel = std::move(kernel);
-  m.block_size = block;
-  m.grid_size = {{grid.x}, {grid.y}, {grid.z}};
-  m.block = nullptr;
-  set_thread_order(wanted);
-  const Order order(grid, wanted);
-  // One block at a time now and then: a block that waits for another must not always meet it.
-  const bool alone = strcmp(wanted, "forward") == 0 || strcmp(wanted, "reverse") == 0 || !draw(4);
-  const unsigned most = alone || order.count() == 1 ? 1 : kMostBlocks;
-  prepare_fibers(block, most);
-  const Watch watch;
-  run_blocks(order, most);
-}
-
 }  // namespace emulated
-
-// Called from Python: launches are counted from here, so that a test alone sees the same orders.
-extern "C" __attribute__((visibility("default"), used)) inline void hast_emulated_restart() {
-  emulated::launches = 0;
-}

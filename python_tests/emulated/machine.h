@@ -6,7 +6,6 @@
 #include <string.h>
 #include <ucontext.h>
 
-#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,15 +15,13 @@
 
 namespace emulated {
 
-constexpr unsigned kLanes = 32, kMostThreads = 1024, kMostBlocks = 3;
+constexpr unsigned kMostThreads = 1024, kMostBlocks = 3;
 constexpr size_t kStack = 256 * 1024;
 
 enum class State : uint8_t { kReady, kAtBarrier, kAtShuffle, kDone };
 
-struct Fiber {
+struct Fiber : Thread {
   jmp_buf context;
-  uint3 index;
-  unsigned rank;
   State state;
   bool started;       // it has a context of its own
   int line;           // of the barrier it waits at
@@ -36,8 +33,6 @@ struct Warp {
   uint32_t arrived[2];
   uint32_t alive;
 };
-
-using Scope = volatile unsigned short;  // of __shared__ variables: a function; its number
 
 struct Block {
   std::vector<Fiber> fibers;  // as many as any launch had
@@ -56,9 +51,8 @@ struct Machine {
   Fiber* current = nullptr;
   unsigned threads = 0;
   std::vector<unsigned> order;
-  std::function<void()> kernel;
-  GridIndex grid_size{};
-  uint3 block_size{};
+  void (*call)(const void*) = nullptr;
+  const void* kernel = nullptr;
   jmp_buf scheduler;
   Stack scheduler_stack;
   std::vector<std::vector<std::pair<char*, size_t>>> shared;  // the variables of every scope
@@ -110,7 +104,7 @@ inline void fail(const std::string& what) {
 inline void fiber_main() {
   for (;;) {
     machine.scheduler_stack = arrived();
-    machine.kernel();
+    machine.call(machine.kernel);
     Fiber& self = *machine.current;
     self.state = State::kDone;
     --machine.block->alive;
@@ -120,7 +114,7 @@ inline void fiber_main() {
 }
 
 inline void resume(Fiber& fiber) {
-  machine.current = &fiber;
+  view.thread = machine.current = &fiber;
   char* const stack = machine.block->stacks + fiber.rank * kStack;
   if (_setjmp(machine.scheduler)) {
     arrived();
