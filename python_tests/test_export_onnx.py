@@ -113,8 +113,15 @@ def _images(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("form", ["ort", "portable", "uint4"])
-@pytest.mark.parametrize("settings", ["relu3", "all4"])
+@pytest.mark.parametrize(
+    ("settings", "form"),
+    [
+        *(("all4", form) for form in ("ort", "portable", "uint4")),
+        ("relu3", "ort"),
+        ("relu3", "portable"),
+        ("mixed", "uint4"),
+    ],
+)
 def test_onnxruntime_gives_the_students_logits(case: Maker, settings: str, form: str) -> None:
     made = case(settings, form)
     network, x = onnx_network(made.info.file), _images(200, seed=2)
@@ -181,7 +188,6 @@ def test_four_bit_files_store_four_bits(case: Maker) -> None:
     assert (small.info.weight_bits, eight.info.weight_bits) == (4.0, 8.0)
     assert small.model.opset_import[0].version == 21
     mixed = case("mixed", "uint4")
-    assert check(onnx_network(mixed.info.file), mixed.student, _images(500, seed=1)).passed()
     kinds = {t.name: t.data_type for t in mixed.model.graph.initializer}
     assert kinds["stem.0.weight_integers"] == onnx.TensorProto.UINT8
     assert 4 < mixed.info.weight_bits < 8
