@@ -221,6 +221,14 @@ def command(folder: Path, where: str, verb: str, *more: str) -> None:
         raise SystemExit(1)
 
 
+def torchrun(folder: Path, *arguments: str) -> None:
+    """Torchrun's own launch of ``python -m hast_cuda`` in two processes, forked from this one."""
+    from torch.distributed.run import main as run
+
+    script = str(Path(hc.__file__).with_name("__main__.py"))
+    run(["--standalone", "--nproc-per-node=2", "--start-method=fork", "--run-path", script, *arguments])
+
+
 def rows(folder: Path) -> None:
     """Two rows of a table, which share their images."""
     world = join()
@@ -244,6 +252,7 @@ WORK: dict[str, Callable[..., None]] = {
     "refusals": refusals,
     "interrupted": interrupted,
     "command": command,
+    "torchrun": torchrun,
     "rows": rows,
     "faults": every_fault,
 }

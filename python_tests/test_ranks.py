@@ -263,49 +263,19 @@ def test_the_command_line_says_in_one_line_what_happened(launch: Launcher, tmp_p
     assert errors[0].startswith("hast-cuda: rank 0: error: rank 0 of 2 lost another process")
 
 
-def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
+def test_the_command_line_under_torchrun(launch: Launcher, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [
-        "hast_cuda",
-        "quantize",
-        "--model",
-        "digits",
-        "--data",
-        "digits",
-        "--test-limit",
-        "60",
-        "--num-images",
-        "8",
-        "--batch-size",
-        "4",
-        "--synthesis-iterations",
-        "2",
-        "--reconstruction-iterations",
-        "2",
-        "--finetune-iterations",
-        "2",
-        "--set",
-        "finetune.calibration_updates=2",
-        "finetune.calibration_batch_size=4",
-        "--device",
-        "cpu",
-        "--out",
-        str(out),
-    ]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    done = subprocess.run(
-        [sys.executable, *launcher, *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("run directory:") == 1
-    assert done.stdout.count("top-1 on 60 test images") == 1
+    budget = "--num-images 8 --batch-size 4 --synthesis-iterations 2 --finetune-iterations 2"
+    settings = "--reconstruction-iterations 2 --set finetune.calibration_updates=2 finetune.calibration_batch_size=4"
+    given = f"quantize --model digits --data digits --test-limit 60 {budget} {settings} --device cpu --out"
+    command = [*given.split(), str(out)]
+    ended = launch(1, "torchrun", tmp_path, *command)
+    assert ended.codes == [0], ended.said
+    assert ended.said[0].count("run directory:") == 1
+    assert ended.said[0].count("top-1 on 60 test images") == 1
     assert json.loads((out / "environment.json").read_text())["ranks"] == 2
     assert (out / "result.json").exists()
-    assert main(command[1:]) == 0  # one process finds it done
+    assert main(command) == 0  # one process finds it done
 
 
 def assert_equal_on_gpus(launch: Launcher, folder: Path, *where: str) -> None:
