@@ -15,7 +15,7 @@ from hast_cuda.loops import optimizer_state as _state
 
 # before the names of the tensors of each
 STUDENT, OPTIMIZER, GENERATOR = "student.", "optimizer.", "generator."
-CLOSEST, DIVERGENCES, AVERAGE = "closest.", "divergences", "average."
+CLOSEST, AVERAGE = "closest.", "average."
 
 
 @dataclass
@@ -23,8 +23,6 @@ class ClosestStudent:
     """The student that was closest to its teacher so far."""
 
     iteration: int
-    divergences: Tensor
-    """Of the pairs of every image held out, [N] float64 (:class:`HeldOutImages`)."""
     state: dict[str, Tensor]
 
 
@@ -70,7 +68,7 @@ class CheckpointFile:
         metadata |= {"agreements": json.dumps(state.agreements), "units": json.dumps(state.units)}
         metadata |= {"kept_iteration": json.dumps(state.kept_iteration)}
         if (closest := state.closest) is not None:
-            tensors |= _state.prefixed(closest.state, CLOSEST) | {DIVERGENCES: closest.divergences}
+            tensors |= _state.prefixed(closest.state, CLOSEST)
             metadata |= {"closest_iteration": str(closest.iteration)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(self.path, _state.separate(tensors), metadata)
@@ -85,7 +83,7 @@ class CheckpointFile:
         try:
             tensors, metadata = load_tensors(self.path)
             for name in tensors:
-                if not name.startswith((STUDENT, OPTIMIZER, GENERATOR, CLOSEST, DIVERGENCES, AVERAGE)):
+                if not name.startswith((STUDENT, OPTIMIZER, GENERATOR, CLOSEST, AVERAGE)):
                     raise ValueError(f"unknown {name}")
             student.load_state_dict(_state.without_prefix(tensors, STUDENT))
             if generator is not None:
@@ -96,9 +94,9 @@ class CheckpointFile:
             units = [float(unit) for unit in json.loads(metadata.get("units", "[]"))]
             average = _state.without_prefix(tensors, AVERAGE)
             state = Checkpoint(int(metadata["iteration"]), accuracies, seen, units, average=average)
-            if DIVERGENCES in tensors:
-                closest = int(metadata["closest_iteration"]), tensors[DIVERGENCES]
-                state.closest = ClosestStudent(*closest, _state.without_prefix(tensors, CLOSEST))
+            if "closest_iteration" in metadata:
+                closest = _state.without_prefix(tensors, CLOSEST)
+                state.closest = ClosestStudent(int(metadata["closest_iteration"]), closest)
                 state.kept_iteration = int(metadata["kept_iteration"])
             if state.iteration < 0:
                 raise ValueError(f"iteration {state.iteration}")

@@ -127,8 +127,8 @@ class FinetuneConfig:
     """Fraction of the stored images, the last ones, that no step sees: on them the student is
     compared with the teacher at every evaluation."""
     keep: str = "last"
-    """"last": the student after the last iteration, as published; "best": the one that was closest to
-    the teacher between pairs of the images held out, the start included, where that is clearly closer."""
+    """"last": the student after the last iteration, as published; "best": that one if it is closer to
+    the teacher between pairs of the images held out than the start, else the closest of all."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from hast_cuda.finetune.agreement import HeldOutImages
 from hast_cuda.finetune.checkpoint import Checkpoint, ClosestStudent
@@ -16,17 +16,15 @@ Log = Callable[[dict[str, float | int | str]], None]
 Evaluate = Callable[[nn.Module], float]
 
 
-CERTAIN = 2.0  # standard errors of the mean of paired differences
+def kept_iteration(looks: Sequence[tuple[int, float, float, float]]) -> int:
+    """Of the student that counts, by its divergence between pairs (the last of each look's values).
 
-
-def clearly_closer(one: Tensor, other: Tensor) -> bool:
-    """Whether the divergences ``one`` [N] are lower than ``other``'s, of the same images, beyond chance.
-
-    The mean of their differences is held against its standard error.
+    The last one, if it is closer to the teacher than the start; else the closest of all. Those on the
+    way count only then: they have a high rate behind them and no average, and are farther on real
+    images than they seem here.
     """
-    apart = other - one
-    error = apart.std(unbiased=False) / len(apart) ** 0.5
-    return not bool(apart.mean() <= CERTAIN * error)  # a student that gives NaN is never closer
+    (_, *_, start), (done, *_, last) = looks[0], looks[-1]
+    return done if last < start else min(looks, key=lambda look: look[-1])[0]
 
 
 class Watch:
@@ -68,7 +66,7 @@ class Watch:
         self._on_first(lambda: self._look(done))
 
     def keep_closest(self) -> None:
-        """Make the student of rank 0 the closest one, where that is remembered and clearly closer than the last."""
+        """Make the student of rank 0 the closest one, where that is remembered and counts."""
         best = self.state.closest
         if self.world.first and best is not None and self.state.kept_iteration == best.iteration:
             self.student.load_state_dict(best.state)
@@ -85,18 +83,13 @@ class Watch:
     def _compare(self, done: int) -> None:
         if self.held_out is None:
             return
-        found, pairs = self.held_out.agreement(self.student)
-        self.state.agreements.append((done, *astuple(found)))
+        found, state = self.held_out.agreement(self.student), self.state
+        if self.best and not any(between <= found.between for *_, between in state.agreements):
+            state.closest = ClosestStudent(done, separate(self.student.state_dict()))
+        state.agreements.append((done, *astuple(found)))
         if self.best:
-            self._remember(done, pairs)
+            state.kept_iteration = kept_iteration(state.agreements)
         self.log({"phase": "held out", "iteration": done, **asdict(found)})
-
-    def _remember(self, done: int, pairs: Tensor) -> None:
-        """The student, if none was closer, and which would be kept if this were the last look."""
-        state, best = self.state, self.state.closest
-        if best is None or not pairs.mean() >= best.divergences.mean():
-            best = state.closest = ClosestStudent(done, pairs, separate(self.student.state_dict()))
-        state.kept_iteration = best.iteration if clearly_closer(best.divergences, pairs) else done
 
     def _look(self, done: int) -> None:
         self._compare(done)

@@ -116,8 +116,8 @@ def _kept(facts: RunFacts) -> str:
     if facts.recipe is None or facts.recipe.finetune.keep == "last":
         return "The last iteration is the result."
     return (
-        f"The result is the student after {number(result.get('kept_iteration'), 'd')} iterations: on "
-        f"{number(result.get('num_held_out'), 'd')} images held out none was clearly closer to the original."
+        f"The result is the student after {number(result.get('kept_iteration'), 'd')} iterations, chosen by "
+        f"its distance from the original on {number(result.get('num_held_out'), 'd')} images held out."
     )
 
 
