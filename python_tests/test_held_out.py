@@ -91,7 +91,7 @@ def test_the_closest_student_is_kept() -> None:
     assert done.kept_iteration
     looks = {iteration: seen for iteration, *seen in done.agreements}
     assert list(vars(agreement(tiny(), done.student, pictures(32)[20:])).values()) == looks[done.kept_iteration]
-    assert looks[done.kept_iteration][2] < looks[0][2]
+    assert looks[done.kept_iteration][0] * looks[done.kept_iteration][2] < looks[0][0] * looks[0][2]
     logged = [r for r in records if r["phase"] == "held out"]
     assert [(r["iteration"], r["divergence"], r["same_class"], r["between"]) for r in logged] == done.agreements
 
@@ -106,11 +106,12 @@ def test_between_is_the_divergence_halfway_between_pairs() -> None:
 
 
 def test_the_last_student_counts_where_it_is_closer_than_the_start() -> None:
-    start, middle, last = (0, 0.2, 90.0, 0.9), (10, 0.1, 98.0, 0.5), (20, 0.1, 97.0, 0.8)
+    start, middle = (0, 0.2, 90.0, 0.9), (10, 0.1, 98.0, 0.5)
     assert kept_iteration([start]) == 0
-    assert kept_iteration([start, middle, last]) == 20
-    assert kept_iteration([start, middle, (20, 0.1, 99.0, 0.9)]) == 10
-    assert kept_iteration([start, (10, 0.1, 99.0, 0.95), (20, 0.1, 99.0, 0.92)]) == 0
+    assert kept_iteration([start, middle, (20, 0.2, 97.0, 0.8)]) == 20
+    assert kept_iteration([start, middle, (20, 0.1, 97.0, 1.7)]) == 20  # half as far, and less than twice
+    assert kept_iteration([start, middle, (20, 0.1, 97.0, 1.9)]) == 10
+    assert kept_iteration([start, (10, 0.2, 99.0, 0.95), (20, 0.2, 99.0, 0.92)]) == 0
     assert kept_iteration([start, middle, (20, float("nan"), 0.0, float("nan"))]) == 10
 
 

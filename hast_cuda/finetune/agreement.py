@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,12 @@ class Agreement:
     between: float
     """The divergence halfway between pairs of the images."""
 
+    @property
+    def distance(self) -> float:
+        """By which students are compared: the geometric mean of both divergences, so that a part
+        counts by how many times it is better or worse."""
+        return math.sqrt(self.divergence * self.between)
+
 
 CLOSE, USABLE = 95.0, 80.0  # percent of the images with the same class
 
@@ -53,8 +60,8 @@ class HeldOutImages:
     """Images that no step sees, and what the teacher says about them and about pairs of them.
 
     Synthetic images are easy: students whose divergence on real ones differs by half are level on
-    them. Halfway between two images, where the teacher itself is unsure, their order is that on
-    real images more often (docs/benchmarks.md).
+    them. Halfway between two images the teacher itself is unsure, as it is on many real ones, and
+    students differ; but no image looks like that. So both count.
 
     Args:
         teacher: full-precision network, on the device of ``images``.

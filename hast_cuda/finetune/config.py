@@ -128,7 +128,7 @@ class FinetuneConfig:
     compared with the teacher at every evaluation."""
     keep: str = "last"
     """"last": the student after the last iteration, as published; "best": that one if it is closer to
-    the teacher between pairs of the images held out than the start, else the closest of all."""
+    the teacher than the start on the images held out and between them, else the closest of all."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -7,7 +7,7 @@ from dataclasses import asdict, astuple
 
 from torch import nn
 
-from hast_cuda.finetune.agreement import HeldOutImages
+from hast_cuda.finetune.agreement import Agreement, HeldOutImages
 from hast_cuda.finetune.checkpoint import Checkpoint, ClosestStudent
 from hast_cuda.loops.optimizer_state import separate
 from hast_cuda.ranks import World
@@ -17,14 +17,14 @@ Evaluate = Callable[[nn.Module], float]
 
 
 def kept_iteration(looks: Sequence[tuple[int, float, float, float]]) -> int:
-    """Of the student that counts, by its divergence between pairs (the last of each look's values).
+    """Of the student that counts, by :attr:`Agreement.distance`.
 
     The last one, if it is closer to the teacher than the start; else the closest of all. Those on the
     way count only then: they have a high rate behind them and no average, and are farther on real
     images than they seem here.
     """
-    (_, *_, start), (done, *_, last) = looks[0], looks[-1]
-    return done if last < start else min(looks, key=lambda look: look[-1])[0]
+    far = [(Agreement(*seen).distance, done) for done, *seen in looks]
+    return far[-1][1] if far[-1][0] < far[0][0] else min(far)[1]
 
 
 class Watch:
@@ -84,7 +84,7 @@ class Watch:
         if self.held_out is None:
             return
         found, state = self.held_out.agreement(self.student), self.state
-        if self.best and not any(between <= found.between for *_, between in state.agreements):
+        if self.best and all(found.distance < Agreement(*seen).distance for _, *seen in state.agreements):
             state.closest = ClosestStudent(done, separate(self.student.state_dict()))
         state.agreements.append((done, *astuple(found)))
         if self.best:
