@@ -104,7 +104,7 @@ def test_every_method_round_trips(method: str, preset: str, tmp_path: Path, monk
             "synthesis.crop_scale": (0.25, 0.75),
             "synthesis.min_learning_rate": 1e-7,
             "synthesis.balanced_labels": True,
-            "synthesis.noise": "uniform",
+            "synthesis.noise": "gaussian" if base.synthesis.generator_rate else "uniform",
             "finetune.decay_at": (),
             "finetune.batch_size": 3,
             "generator.warmup": 5,

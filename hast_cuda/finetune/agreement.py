@@ -76,10 +76,9 @@ class HeldOutImages:
     def agreement(self, student: nn.Module) -> Agreement:
         """Of ``student``, in eval mode, with the teacher."""
         own, between = logits(student, self.images), logits(student, self.between)
+        apart, farther = divergence(self._teacher, own), divergence(self._teacher_between, between)
         same = (self._teacher.argmax(1) == own.argmax(1)).double().mean()
-        return Agreement(
-            divergence(self._teacher, own), 100.0 * float(same), divergence(self._teacher_between, between)
-        )
+        return Agreement(apart, 100.0 * float(same), farther)
 
 
 def halfway(images: Tensor) -> Tensor:
