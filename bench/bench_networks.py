@@ -28,7 +28,7 @@ from hast_cuda.data import ImageSet, load_images
 from hast_cuda.methods import change, recipe
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.reproduce.budget import apply_budget
-from hast_cuda.run import Bits, read_images, zero_shot_quantize
+from hast_cuda.run import Bits, image_store, zero_shot_quantize
 from hast_cuda.teachers import input_spec, load_teacher
 
 SCHEMA = 1
@@ -90,7 +90,7 @@ def run(job: Job) -> dict[str, Any]:
         chosen = change(chosen, network.changes)
         first = replace(job, bits=network.bits[0])
         if first != job:
-            images = read_images(first.folder)
+            images = image_store(first.folder).load_all()  # as made: this run filters them itself, if at all
     done = zero_shot_quantize(
         teacher,
         spec,
@@ -102,10 +102,12 @@ def run(job: Job) -> dict[str, Any]:
         images=images,
         test=_without_first(test, job.skip),
     )
+    # by name: where they lie is this machine's affair
+    files = {n: Path(path).name for n in ("data", "weights") if (path := getattr(network, n)) is not None}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
         **{n: getattr(job, n) for n in ("method", "bits", "seed", "budget", "skip", "threads")},
-        "network": asdict(network),
+        "network": asdict(network) | files,
         "peak_gib": round(peak, 2),
         "looks": looks(job.folder, done.result.get("reconstructed")) if job.method in TRAINED else [],
         **{k: v for k, v in done.result.items() if k not in ("bits", "seed")},

@@ -19,14 +19,6 @@ CLOSEST, AVERAGE = "closest.", "average."
 
 
 @dataclass
-class ClosestStudent:
-    """The student that was closest to its teacher so far."""
-
-    iteration: int
-    state: dict[str, Tensor]
-
-
-@dataclass
 class Checkpoint:
     """Finished iterations, and what was seen so far."""
 
@@ -37,10 +29,8 @@ class Checkpoint:
     """(iteration, divergence, same class in percent, divergence between) on the images held out."""
     units: list[float] = field(default_factory=list)
     """Of the loss's terms, where they are balanced."""
-    closest: ClosestStudent | None = None
-    """Where one is remembered."""
-    kept_iteration: int | None = None
-    """That of the student which counts if the run ends here; None: the last one."""
+    closest: dict[str, Tensor] = field(default_factory=dict)
+    """The state of the student that was closest to its teacher, where it is remembered."""
     average: dict[str, Tensor] = field(default_factory=dict)
     """Means of the parameters, once they are averaged."""
 
@@ -63,13 +53,9 @@ class CheckpointFile:
         tensors |= _state.prefixed(_state.optimizer_state(optimizer), OPTIMIZER)
         if generator is not None:
             tensors |= _state.prefixed(generator.state(), GENERATOR)
-        tensors |= _state.prefixed(state.average, AVERAGE)
+        tensors |= _state.prefixed(state.closest, CLOSEST) | _state.prefixed(state.average, AVERAGE)
         metadata = {"iteration": str(state.iteration), "accuracies": json.dumps(state.accuracies)}
         metadata |= {"agreements": json.dumps(state.agreements), "units": json.dumps(state.units)}
-        metadata |= {"kept_iteration": json.dumps(state.kept_iteration)}
-        if (closest := state.closest) is not None:
-            tensors |= _state.prefixed(closest.state, CLOSEST)
-            metadata |= {"closest_iteration": str(closest.iteration)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(self.path, _state.separate(tensors), metadata)
 
@@ -92,12 +78,8 @@ class CheckpointFile:
             looks = json.loads(metadata.get("agreements", "[]"))
             seen = [(int(i), float(d), float(s), float(b)) for i, d, s, b in looks]
             units = [float(unit) for unit in json.loads(metadata.get("units", "[]"))]
-            average = _state.without_prefix(tensors, AVERAGE)
-            state = Checkpoint(int(metadata["iteration"]), accuracies, seen, units, average=average)
-            if "closest_iteration" in metadata:
-                closest = _state.without_prefix(tensors, CLOSEST)
-                state.closest = ClosestStudent(int(metadata["closest_iteration"]), closest)
-                state.kept_iteration = int(metadata["kept_iteration"])
+            closest, average = (_state.without_prefix(tensors, prefix) for prefix in (CLOSEST, AVERAGE))
+            state = Checkpoint(int(metadata["iteration"]), accuracies, seen, units, closest, average)
             if state.iteration < 0:
                 raise ValueError(f"iteration {state.iteration}")
             _state.load_optimizer_state(optimizer, _state.without_prefix(tensors, OPTIMIZER))

@@ -188,7 +188,7 @@ def finetune(
         spread_student(student, world)
     finally:
         step.close()
-    return FinetuneResult(student, state.accuracies, state.agreements, state.kept_iteration)
+    return FinetuneResult(student, state.accuracies, state.agreements, watch.kept_iteration)
 
 
 def _metrics(iteration: int, update: ReplayedStep, batches: Batches) -> dict[str, float | int | str]:

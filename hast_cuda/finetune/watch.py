@@ -8,7 +8,7 @@ from dataclasses import asdict, astuple
 from torch import nn
 
 from hast_cuda.finetune.agreement import Agreement, HeldOutImages
-from hast_cuda.finetune.checkpoint import Checkpoint, ClosestStudent
+from hast_cuda.finetune.checkpoint import Checkpoint
 from hast_cuda.loops.optimizer_state import separate
 from hast_cuda.ranks import World
 
@@ -67,28 +67,30 @@ class Watch:
 
     def keep_closest(self) -> None:
         """Make the student of rank 0 the closest one, where that is remembered and counts."""
-        best = self.state.closest
-        if self.world.first and best is not None and self.state.kept_iteration == best.iteration:
-            self.student.load_state_dict(best.state)
+        if self.world.first and self.kept_iteration not in (None, self.state.iteration):
+            self.student.load_state_dict(self.state.closest)
+
+    @property
+    def kept_iteration(self) -> int | None:
+        """Of the student that counts if training ends here; None: the last one."""
+        return kept_iteration(self.state.agreements) if self.best else None
 
     def _on_first(self, look: Callable[[], None]) -> None:
         state = self.state
 
-        def found() -> tuple[list[tuple[int, float]], list[tuple[int, float, float, float]], int | None]:
+        def found() -> tuple[list[tuple[int, float]], list[tuple[int, float, float, float]]]:
             look()
-            return state.accuracies, state.agreements, state.kept_iteration
+            return state.accuracies, state.agreements
 
-        state.accuracies, state.agreements, state.kept_iteration = self.world.on_first(found)
+        state.accuracies, state.agreements = self.world.on_first(found)
 
     def _compare(self, done: int) -> None:
         if self.held_out is None:
             return
         found, state = self.held_out.agreement(self.student), self.state
         if self.best and all(found.distance < Agreement(*seen).distance for _, *seen in state.agreements):
-            state.closest = ClosestStudent(done, separate(self.student.state_dict()))
+            state.closest = separate(self.student.state_dict())
         state.agreements.append((done, *astuple(found)))
-        if self.best:
-            state.kept_iteration = kept_iteration(state.agreements)
         self.log({"phase": "held out", "iteration": done, **asdict(found)})
 
     def _look(self, done: int) -> None:

@@ -152,7 +152,7 @@ def read_images(run: Path | str) -> Images:
     """The synthetic images of a run: its own, or those of the directory that it was given.
 
     They are as the student saw them, so filtered where the run filters its images; those on disk
-    are not.
+    are not. A further run filters what it is given: give it ``image_store(run).load_all()``.
 
     Raises:
         FileNotFoundError: it is not a run directory. ValueError: no images, or corrupt ones.
