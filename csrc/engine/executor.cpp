@@ -1,0 +1,231 @@
+// Images through the steps: every thread with an image of its own, or all on the rows of one.
+#include "engine/executor.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "engine/prepared.h"
+
+namespace hast::engine {
+namespace {
+
+const Kernels* chosen(const std::string& isa) {
+  int count = 0;
+  const Kernels* const* sets = instruction_sets(&count);
+  if (isa.empty()) return sets[0];
+  std::string names;
+  for (int i = 0; i < count; ++i) {
+    if (isa == sets[i]->name) return sets[i];
+    names += std::string(i ? ", " : "") + sets[i]->name;
+  }
+  throw std::runtime_error("this machine does not run '" + isa + "'; it runs " + names);
+}
+
+// Of `count`, the part of thread `rank` of `ranks`.
+int64_t begin_of(int64_t count, int rank, int ranks) {
+  return count / ranks * rank + std::min<int64_t>(rank, count % ranks);
+}
+
+Share share_of(int64_t rows, int64_t blocks, int rank, int ranks) {
+  if (rows >= ranks || blocks < 2 * ranks)
+    return {begin_of(rows, rank, ranks), begin_of(rows, rank + 1, ranks), 0, blocks};
+  const int64_t pairs = (blocks + 1) / 2;  // kernels take blocks by two
+  return {0, rows, std::min(blocks, 2 * begin_of(pairs, rank, ranks)),
+          std::min(blocks, 2 * begin_of(pairs, rank + 1, ranks))};
+}
+
+}  // namespace
+
+struct Workspace {
+  explicit Workspace(int64_t bytes) : memory(static_cast<size_t>(bytes)) {}
+  Buffer memory;
+};
+
+namespace {
+
+// Normalised images [C, H, W], channels to be last.
+struct FloatImages {
+  const float* data;
+
+  void rows(const Network& n, int64_t image, const Plane& to, int64_t begin, int64_t end) const {
+    const float* from = data + image * n.channels * n.height * n.width;
+    for (int64_t y = begin; y < end; ++y)
+      for (int64_t c = 0; c < n.channels; ++c) {
+        const float* row = from + (c * n.height + y) * n.width;
+        float* out = to.floats + y * to.row + c;
+        for (int64_t x = 0; x < n.width; ++x) out[x * to.pixel] = row[x];
+      }
+  }
+};
+
+// Pixels [H, W, C], to be normalised: one of 256 numbers for each channel.
+struct PixelImages {
+  const uint8_t* data;
+  std::vector<float> table;  // [C, 256]
+
+  PixelImages(const uint8_t* pixels, const Network& n)
+      : data(pixels), table(static_cast<size_t>(n.channels) * 256) {
+    for (size_t i = 0; i < table.size(); ++i)
+      table[i] = (static_cast<float>(i % 256) / 255.0f - n.mean[i / 256]) / n.deviation[i / 256];
+  }
+
+  void rows(const Network& n, int64_t image, const Plane& to, int64_t begin, int64_t end) const {
+    const uint8_t* from = data + image * n.channels * n.height * n.width;
+    for (int64_t y = begin; y < end; ++y)
+      for (int64_t x = 0; x < n.width; ++x)
+        for (int64_t c = 0; c < n.channels; ++c)
+          to.floats[y * to.row + x * to.pixel + c] =
+              table[static_cast<size_t>(c * 256 + from[(y * n.width + x) * n.channels + c])];
+  }
+};
+
+// What one thread does for an image; `wait` lets the others of `ranks` catch up.
+template <typename Images, typename Wait>
+void one_image(const Network& network, const Prepared& prepared, const Images& images,
+               int64_t image, uint8_t* memory, float* logits, int rank, int ranks,
+               const Wait& wait) {
+  const Plane in = prepared.layouts[0].plane(network.values[0], memory);
+  images.rows(network, image, in, begin_of(network.height, rank, ranks),
+              begin_of(network.height, rank + 1, ranks));
+  for (const auto& step : prepared.steps) {
+    wait();
+    const Share share = share_of(step->rows, step->blocks, rank, ranks);
+    if (share.row_begin < share.row_end && share.block_begin < share.block_end)
+      step->run(memory, share);
+  }
+  wait();
+  if (rank != 0) return;
+  const size_t out = static_cast<size_t>(network.output);
+  const Value& value = network.values[out];
+  const Plane plane = prepared.layouts[out].plane(value, memory);
+  std::copy(plane.floats, plane.floats + value.channels, logits + image * value.channels);
+}
+
+}  // namespace
+
+Executor::Executor(Network network, const std::string& isa)
+    : network_(std::move(network)), prepared_(std::make_unique<Prepared>()) {
+  Prepared& p = *prepared_;
+  p.kernels = chosen(isa);
+  p.layouts = lay_out(network_, &p.workspace_bytes);
+  for (const Step& step : network_.steps) {
+    const auto prepare = step.op == Op::kConvolution ? prepare_convolution : prepare_other;
+    p.steps.push_back(prepare(network_, step, p.layouts, *p.kernels));
+  }
+}
+
+Executor::~Executor() = default;
+
+const char* Executor::isa() const { return prepared_->kernels->name; }
+
+int64_t Executor::weight_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& step : prepared_->steps) bytes += step->weight_bytes();
+  return bytes;
+}
+
+int64_t Executor::workspace_bytes() const { return prepared_->workspace_bytes; }
+
+std::unique_ptr<Workspace> Executor::borrow() const {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!idle_.empty()) {
+      std::unique_ptr<Workspace> found = std::move(idle_.back());
+      idle_.pop_back();
+      return found;
+    }
+  }
+  auto made = std::make_unique<Workspace>(prepared_->workspace_bytes);
+  for (size_t i = 0; i < network_.values.size(); ++i) {
+    const Grid& grid = network_.values[i].grid;
+    const Layout& own = prepared_->layouts[i];
+    if (grid.quantized() && grid.contains_zero())  // borders
+      std::memset(made->memory.data() + own.offset, grid.zero_point,
+                  static_cast<size_t>(own.bytes));
+  }
+  return made;
+}
+
+void Executor::give_back(std::unique_ptr<Workspace> workspace) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  idle_.push_back(std::move(workspace));
+}
+
+template <typename Images>
+void Executor::run_all(const Images& images, int64_t count, float* logits, int threads) const {
+#ifdef _OPENMP
+  if (threads <= 0) threads = omp_get_max_threads();
+#else
+  threads = 1;
+#endif
+  std::vector<std::unique_ptr<Workspace>> spaces;
+  auto alone = [&](int64_t image, Workspace& space) {
+    one_image(network_, *prepared_, images, image, space.memory.data(), logits, 0, 1, [] {});
+  };
+  if (threads == 1 || count == 0) {
+    spaces.push_back(borrow());
+    for (int64_t i = 0; i < count; ++i) alone(i, *spaces[0]);
+  }
+#ifdef _OPENMP
+  else {
+    const int64_t together = count % threads, apart = count - together;
+    const int64_t needed = apart ? threads : 1;
+    for (int64_t i = 0; i < needed; ++i) spaces.push_back(borrow());
+#pragma omp parallel num_threads(threads)
+    {
+      // OpenMP may give fewer threads than were asked for.
+      const int rank = omp_get_thread_num(), ranks = omp_get_num_threads();
+      for (int64_t i = rank; i < apart; i += ranks) alone(i, *spaces[static_cast<size_t>(rank)]);
+      if (together) {
+        const auto wait = [] {
+#pragma omp barrier
+        };
+        wait();
+        for (int64_t i = apart; i < count; ++i)
+          one_image(network_, *prepared_, images, i, spaces[0]->memory.data(), logits, rank, ranks,
+                    wait);
+      }
+    }
+  }
+#endif
+  for (auto& space : spaces) give_back(std::move(space));
+}
+
+void Executor::run(const float* images, int64_t count, float* logits, int threads) const {
+  run_all(FloatImages{images}, count, logits, threads);
+}
+
+void Executor::run_pixels(const uint8_t* pixels, int64_t count, float* logits, int threads) const {
+  run_all(PixelImages(pixels, network_), count, logits, threads);
+}
+
+std::vector<std::vector<float>> Executor::trace(const float* image) const {
+  std::unique_ptr<Workspace> space = borrow();
+  std::vector<float> logits(
+      static_cast<size_t>(network_.values[static_cast<size_t>(network_.output)].channels));
+  one_image(network_, *prepared_, FloatImages{image}, 0, space->memory.data(), logits.data(), 0, 1,
+            [] {});
+  std::vector<std::vector<float>> found;
+  for (size_t i = 0; i < network_.values.size(); ++i) {
+    const Value& value = network_.values[i];
+    const Plane plane = prepared_->layouts[i].plane(value, space->memory.data());
+    std::vector<float>& own = found.emplace_back();
+    for (int64_t c = 0; c < value.channels; ++c)
+      for (int64_t y = 0; y < value.height; ++y)
+        for (int64_t x = 0; x < value.width; ++x) {
+          const int64_t at = y * plane.row + x * plane.pixel + c;
+          own.push_back(plane.codes ? value.grid.step * static_cast<float>(plane.codes[at] -
+                                                                           value.grid.zero_point)
+                                    : plane.floats[at]);
+        }
+  }
+  give_back(std::move(space));
+  return found;
+}
+
+}  // namespace hast::engine

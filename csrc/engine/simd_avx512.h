@@ -1,0 +1,84 @@
+// Sixteen channels in one register of 512 bits, products by VNNI.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace hast::engine {
+inline namespace HAST_ENGINE_ISA {
+
+struct F16 {
+  __m512 v;
+};
+struct I16 {
+  __m512i v;
+};
+
+inline F16 set1(float x) { return {_mm512_set1_ps(x)}; }
+inline F16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, F16 x) { _mm512_storeu_ps(p, x.v); }
+inline F16 fma(F16 a, F16 b, F16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F16 add(F16 a, F16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F16 mul(F16 a, F16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+// b where a is not a number
+inline F16 max(F16 a, F16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F16 min(F16 a, F16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F16 to_float(I16 x) { return {_mm512_cvtepi32_ps(x.v)}; }
+inline F16 load_codes(const uint8_t* p) {
+  return {_mm512_cvtepi32_ps(
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
+// Rounded to nearest even; within 0 to 255.
+inline void store_codes(uint8_t* p, F16 x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
+}
+
+inline int32_t load4(const uint8_t* p) {
+  int32_t x;
+  std::memcpy(&x, p, 4);
+  return x;
+}
+inline __m256i load256(const void* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+
+struct Dot {
+  static constexpr bool kWidens = false;
+  static constexpr int kPixels = 8, kBlocks = 2, kBytes = 4;
+  using Weight = int8_t;
+  using Sum = I16;
+  using Weights = __m512i;
+  static Sum zero() { return {_mm512_setzero_si512()}; }
+  static Weights weights(const int8_t* p) { return _mm512_loadu_si512(p); }
+  static __m512i input(const uint8_t* p) { return _mm512_set1_epi32(load4(p)); }
+  static void step(Sum& s, Weights w, __m512i x) { s.v = _mm512_dpbusd_epi32(s.v, x, w); }
+  static void flush(Sum&) {}
+  static I16 total(const Sum& s) { return s; }
+};
+#define HAST_ENGINE_DOT
+
+// 16-bit weights, 2 inputs a step.
+struct Wide {
+  static constexpr bool kWidens = false;
+  static constexpr int kPixels = 8, kBlocks = 1, kBytes = 2;
+  using Weight = int16_t;
+  using Sum = I16;
+  using Weights = __m512i;
+  static Sum zero() { return {_mm512_setzero_si512()}; }
+  static Weights weights(const int16_t* p) { return _mm512_loadu_si512(p); }
+  static __m512i input(const uint8_t* p) { return _mm512_set1_epi32(p[0] | p[1] << 16); }
+  static void step(Sum& s, Weights w, __m512i x) { s.v = _mm512_dpwssd_epi32(s.v, x, w); }
+  static void flush(Sum&) {}
+  static I16 total(const Sum& s) { return s; }
+};
+
+constexpr int kFloatPixels = 8, kFloatBlocks = 2, kQuadPixels = 4, kLargestDotCode = 255;
+
+inline I16 join(__m256i low, __m256i high) {
+  return {_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)};
+}
+
+}  // namespace HAST_ENGINE_ISA
+}  // namespace hast::engine
