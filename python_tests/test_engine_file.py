@@ -506,7 +506,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         at("steps", CAT, "inputs", to=[4]),
         "step 'cat': its inputs have 6 channels, its output 'joined' 10",
     ),
-    "gather 4 of 4": (at("steps", GATHER, "channels", 0, to=4), "step 'narrow': 'channels': an element: is 4, not from"),
+    "gather 4 of 4": (at("steps", GATHER, "channels", 0, to=4), "step 'narrow': 'channels': an element: is 4, not"),
     "gather -2": (at("steps", GATHER, "channels", 0, to=-2), "step 'narrow': 'channels': an element: is -2, not from"),
     "gather fewer": (
         at("steps", GATHER, "channels", to=[0, 1]),
