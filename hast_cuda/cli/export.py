@@ -14,6 +14,7 @@ from hast_cuda.cli.command import chosen_network
 from hast_cuda.cli.options import NO_NETWORK, Flat, RunNetwork, labelled_images
 from hast_cuda.cli.report import write_page
 from hast_cuda.data import InputSpec
+from hast_cuda.data.class_names import class_names
 from hast_cuda.exports.formats import AnyImages, export_network
 from hast_cuda.exports.records import Exported
 from hast_cuda.exports.verify import measure, plain_onnx, require_onnxruntime
@@ -23,7 +24,7 @@ from hast_cuda.run import load_student, read_config, read_recipe
 from hast_cuda.run.directory import environment, plain
 from hast_cuda.run.settings import image_store
 
-Kind = Literal["onnx-ort", "onnx-portable", "onnx-uint4", "packed", "float", "pt2", "pt2-own-ops"]
+Kind = Literal["onnx-ort", "onnx-portable", "onnx-uint4", "packed", "float", "engine", "pt2", "pt2-own-ops"]
 _NOISE = 64  # images, where a run has none
 
 
@@ -46,7 +47,7 @@ def export(
         run: finished run directory.
         to: "onnx-ort" (integer convolutions in onnxruntime), "onnx-portable" (int8, zero point 0),
             "onnx-uint4" (4-bit codes), "packed" (2- to 8-bit integers in safetensors), "float"
-            (plain network), "pt2" (torch.export program), "pt2-own-ops".
+            (plain network), "engine" (integers on the CPU without torch), "pt2" (torch.export program), "pt2-own-ops".
         network: the full-precision network, if it is not the one that the run names.
         data: labelled images to compare on; default: those of the run, or its synthetic images.
         test_limit: use only this many of them.
@@ -68,7 +69,17 @@ def export(
     reference: Path | None = None
     try:
         for kind in to:
-            done = export_network(student, folder, kind, spec.size, network=prepared, images=images, describe=described)
+            done = export_network(
+                student,
+                folder,
+                kind,
+                spec.size,
+                network=prepared,
+                images=images,
+                spec=spec,
+                classes=class_names(full.model, spec.num_classes),
+                describe=described,
+            )
             if latency and kind.startswith("onnx"):
                 reference = reference or plain_onnx(teacher, folder / ".plain.onnx", spec.size)
                 done.latency = measure(done.file, reference, spec.size, batch=batch)

@@ -80,14 +80,22 @@ def _layer(marker: ir.Node, codes: WeightCodes) -> Layer:
         return Layer(name, marker, codes, ones, None, value)
     bias = None if bias is None else bias.astype(np.float64)
     norm = only_consumer(node.outputs[0])
-    if node.op_type == "Conv" and norm is not None and norm.op_type == "BatchNormalization":
-        parameters = [constant_of(p) for p in norm.inputs[1:5]]
-        if all(p is not None for p in parameters):
-            gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parameters)
-            scale = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
-            shifted = (0.0 if bias is None else bias) - mean
-            return Layer(name, node, codes, scale, shifted * scale + beta, norm.outputs[0])
+    found = None if norm is None or node.op_type != "Conv" else batch_norm(norm)
+    if norm is not None and found is not None:
+        scale, shift = found
+        bias = shift if bias is None else bias * scale + shift
+        return Layer(name, node, codes, scale, bias, norm.outputs[0])
     return Layer(name, node, codes, ones, bias, node.outputs[0])
+
+
+def batch_norm(node: ir.Node) -> tuple[Array, Array] | None:
+    """``scale`` and ``shift``, float64 [channels], of a BatchNorm with constant parameters."""
+    parameters = [constant_of(p) for p in node.inputs[1:5]]
+    if node.op_type != "BatchNormalization" or any(p is None for p in parameters):
+        return None
+    gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parameters)
+    scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    return scale, beta - mean * scale
 
 
 def _plain(node: ir.Node, weight: ir.Value) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size
-from hast_cuda.data import Images, ImageSet
+from hast_cuda.data import Images, ImageSet, InputSpec
+from hast_cuda.deploy.engine import load, require_engine
 from hast_cuda.exports.float_network import save_float, to_float
 from hast_cuda.exports.grid import float_bytes
 from hast_cuda.exports.packed import load_packed, save_packed
 from hast_cuda.exports.program import save_program
 from hast_cuda.exports.records import Exported
+from hast_cuda.exports.to_engine import save_engine
 from hast_cuda.exports.to_onnx import save_onnx
 from hast_cuda.exports.verify import check, onnx_network, require_onnxruntime
 
@@ -27,6 +29,7 @@ SUFFIXES = {
     "onnx-uint4": ".uint4.onnx",
     "packed": ".packed.safetensors",
     "float": ".float.safetensors",
+    "engine": ".hast",
     "pt2": ".pt2",
     "pt2-own-ops": ".own-ops.pt2",
 }
@@ -44,6 +47,8 @@ def export_network(
     network: nn.Module | None = None,
     images: AnyImages | None = None,
     name: str = "student",
+    spec: InputSpec | None = None,
+    classes: Sequence[str] = (),
     describe: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write ``student`` as ``<folder>/<name><suffix of kind>``, and compare it with the file.
@@ -57,6 +62,8 @@ def export_network(
             it); the packed form is loaded back into it where ``images`` are given.
         images: to compare both networks on; None does not compare.
         name: of the file, without suffix.
+        spec: the input of the network; "engine" keeps its normalisation, so that the file takes pixels.
+        classes: what each logit stands for; "engine" keeps them too.
         describe: more entries for its metadata.
 
     Raises:
@@ -77,10 +84,14 @@ def export_network(
         raise ValueError("a packed file is compared as loaded into the float network: give network")
     if kind.startswith("onnx") and images is not None:
         require_onnxruntime()
+    if kind == "engine" and images is not None:
+        require_engine()
+    if spec is not None and spec.size != shape:
+        raise ValueError(f"spec is of images {spec.size}, shape is {shape}")
     folder = as_path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}{SUFFIXES[kind]}"
-    done = _write(student, file, kind, shape, describe or {})
+    done = _write(student, file, kind, shape, spec, classes, describe or {})
     if images is not None:
         reference = to_float(student) if kind == "float" else student
         done.checks = check(_load(file, kind, network, student), reference, images)
@@ -94,8 +105,17 @@ def export_network(
 
 
 def _write(
-    student: nn.Module, file: Path, kind: str, shape: tuple[int, int, int], describe: Mapping[str, Any]
+    student: nn.Module,
+    file: Path,
+    kind: str,
+    shape: tuple[int, int, int],
+    spec: InputSpec | None,
+    classes: Sequence[str],
+    describe: Mapping[str, Any],
 ) -> Exported:
+    if kind == "engine":
+        mean, std = (None, None) if spec is None else (spec.mean, spec.std)
+        return save_engine(student, file, shape, mean=mean, std=std, classes=classes, describe=describe)
     if kind.startswith("onnx"):
         return save_onnx(student, file, shape, form=kind.removeprefix("onnx-"), describe=describe)
     if kind == "packed":
@@ -111,6 +131,9 @@ def _load(file: Path, kind: str, network: nn.Module | None, student: nn.Module) 
     """The file's own network, on the CPU."""
     if kind.startswith("onnx"):
         return onnx_network(file)
+    if kind == "engine":
+        engine = load(file)
+        return lambda images: torch.from_numpy(engine.run(images.cpu().float().numpy()))
     if kind.startswith("pt2"):
         loaded: nn.Module = torch.export.load(file).module().cpu()  # it has one mode alone
     elif kind == "packed":

@@ -61,11 +61,11 @@ class Exported:
     weight_bits: float | None = None
     """Stored per quantized weight; None: weights are float32."""
     nodes: dict[str, int] = field(default_factory=dict)
-    """ONNX: how many operators of each kind."""
+    """ONNX and "engine": how many operators of each kind."""
     integer_layers: int | None = None
-    """ONNX: layers that multiply integers in the graph itself."""
+    """ONNX and "engine": layers that multiply integers in the file itself."""
     float_layers: dict[str, str] = field(default_factory=dict)
-    """"onnx-ort": the others, and why."""
+    """"onnx-ort" and "engine": the others, and why."""
     checks: Check | None = None
     """Beside the quantized network; None: not compared."""
     latency: Latency | None = None

@@ -1,0 +1,1 @@
+"""Programs over the engine's C++ sources, for the tests."""
