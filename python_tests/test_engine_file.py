@@ -583,6 +583,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "metadata of numbers": (metadata(format=1), "metadata 'format': it is no text"),
     "no metadata": (raw({}), "no student.hast: its metadata has no entry 'format'"),
     "another format": (metadata(format="x" * 300), f"its format is '{'x' * 100}...', this version reads '{FORMAT}'"),
+    "a format cut within ä": (metadata(format="x" + "ä" * 50), f"its format is 'x{'ä' * 49}...', this"),
     "no content": (metadata(format=FORMAT), "its metadata has no entry 'content'"),
     "no checksum": (metadata(format=FORMAT, content="{}"), "its metadata has no entry 'sha256'"),
     "wrong checksum": (

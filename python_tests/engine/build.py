@@ -27,7 +27,7 @@ FLAGS = [
 def compile_program(main: Path, sources: Sequence[Path], objects: Path) -> Path:
     """The program of ``main`` and ``sources``; one that ``objects`` has of the same text stays."""
     unit = [main, *sources]
-    made = objects / f"{main.stem}.{fingerprint(unit, CSRC, FLAGS)}.o"
+    made = objects / f"{main.stem}.{fingerprint(unit, CSRC, FLAGS)}.o"  # named as what goes when unused
     if made.exists():
         made.touch()
     else:
