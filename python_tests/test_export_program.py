@@ -23,7 +23,7 @@ import sys
 import torch
 from safetensors.torch import load_file, save_file
 if sys.argv[1] == "own":
-    import hast_cuda
+    import hast_cuda.ops
 else:
     sys.modules["hast_cuda"] = None  # importing it fails
 folder = sys.argv[2]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hast_cuda.exports.engine_affine import AFFINE_RULES
 from hast_cuda.exports.engine_steps import (
     ADD,
     AVERAGE_POOL,
@@ -31,7 +32,7 @@ def fuse(plan: Plan) -> None:
     rules: tuple[Callable[[Plan], bool], ...] = (
         _drop_unused,
         _drop_converts,
-        _take_affine,
+        *AFFINE_RULES,
         _take_sum,
         _convert_earlier,
         _take_convert,
@@ -94,31 +95,9 @@ def _replace(plan: Plan, step: Step, value: Value) -> bool:
     return True
 
 
-def _makers(plan: Plan) -> dict[Value, Step]:
-    """The steps that make floats which are read once."""
-    uses = plan.uses()
-    return {v: step for v, step in plan.producers().items() if uses[v] == 1 and v.grid is None}
-
-
-def _take_affine(plan: Plan) -> bool:
-    """``factor * y + shift`` per channel behind a convolution goes into its scale and bias."""
-    makers = _makers(plan)
-    for step in plan.steps:
-        before = makers.get(step.inputs[0]) if step.residual is None else None
-        if before is None or before.op != CONVOLUTION or before.activation or before.residual or not step.affine:
-            continue
-        assert step.weights is not None
-        assert before.weights is not None
-        before.weights = before.weights.then(step.weights.scale, step.weights.bias)
-        before.activation, before.output = step.activation, step.output
-        plan.steps.remove(step)
-        return True
-    return False
-
-
 def _take_sum(plan: Plan) -> bool:
     """A sum goes into the convolution that makes one of its operands, the later if both can."""
-    makers = _makers(plan)
+    makers = plan.makers()
     for step in plan.steps:
         if step.op != ADD or step.inputs[0].shape != step.inputs[1].shape:
             continue
@@ -140,7 +119,7 @@ def _take_sum(plan: Plan) -> bool:
 
 def _take_convert(plan: Plan) -> bool:
     """An activation or quantizer goes into the step before it."""
-    makers = _makers(plan)
+    makers = plan.makers()
     for step in plan.steps:
         before = makers.get(step.inputs[0]) if step.op == CONVERT else None
         if before is None or not _absorbs(before, step.activation):
@@ -177,7 +156,7 @@ def _convert_earlier(plan: Plan) -> bool:
 
     A function of single numbers commutes with moving them, and one that never falls with a maximum.
     """
-    makers = _makers(plan)
+    makers = plan.makers()
     for step in plan.steps:
         mover = makers.get(step.inputs[0]) if step.op == CONVERT else None
         if mover is None or mover.op not in (*_PASSING, CONCATENATE) or mover.activation:

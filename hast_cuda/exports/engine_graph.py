@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from hast_cuda.exports.dequantized import rectifier
 from hast_cuda.exports.editing import Array, attribute, constant_of
+from hast_cuda.exports.engine_activations import ACTIVATIONS, activation_of
 from hast_cuda.exports.engine_layers import channel_constant, layer_of, linear, per_channel, users_of_marker, window_of
 from hast_cuda.exports.engine_pools import MEANS, pooled
 from hast_cuda.exports.engine_steps import (
@@ -32,7 +32,6 @@ from hast_cuda.exports.folded import batch_norm, is_marker
 from hast_cuda.exports.grid import Affine
 from hast_cuda.exports.marked import INPUT, QUANTIZE, WEIGHT, MarkedModel
 
-_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh")
 _SUMS = ("Add", "Sub", "Mul", "Div")
 _LARGEST_ZERO_POINT = 2**24  # codes less their zero point are exact in float32
 _SMALLEST_STEP = float(np.finfo(np.float32).tiny)  # its reciprocal is finite
@@ -83,8 +82,8 @@ class _Reader:
             if found is None:
                 raise of_node(node, "its parameters are computed")
             self._affine(node, node.inputs[0], *found)
-        elif op in _ACTIVATIONS:
-            self._elementwise(node, _activation(node))
+        elif op in ACTIVATIONS:
+            self._elementwise(node, activation_of(node))
         elif op in _SUMS:
             self._sum(node)
         elif op in MEANS:
@@ -279,27 +278,4 @@ def _needed(logits: ir.Value) -> set[ir.Node]:
     return found
 
 
-_KNOWN = (*LAYOUTS, *_ACTIVATIONS, *MEANS, "Conv", "Gemm", "MatMul", "BatchNormalization", QUANTIZE)
-
-
-def _activation(node: ir.Node) -> Activation:
-    op = node.op_type
-    ends = rectifier(node)
-    if ends is not None:
-        a, b = (None if np.isinf(end) else float(end) for end in ends)
-        return Activation("clip", a, b)
-    if op == "Clip":
-        found = [None if value is None else constant_of(value) for value in (*node.inputs[1:], None, None)[:2]]
-        if any(v is not None and f is None for v, f in zip(node.inputs[1:], found, strict=False)):
-            raise of_node(node, "its ends are computed")
-        return Activation("clip", *(None if end is None else float(end.reshape(())) for end in found))
-    if op == "LeakyRelu":
-        return Activation("leaky_relu", float(attribute(node, "alpha", 0.01)))
-    if op == "PRelu":
-        slope = constant_of(node.inputs[1])
-        if slope is None or len(set(slope.reshape(-1).tolist())) != 1:
-            raise of_node(node, "it has a slope for each channel")
-        return Activation("leaky_relu", float(slope.reshape(-1)[0]))
-    if op == "HardSigmoid":
-        return Activation("hard_sigmoid", float(attribute(node, "alpha", 0.2)), float(attribute(node, "beta", 0.5)))
-    return Activation({"HardSwish": "hard_swish", "Sigmoid": "sigmoid", "Tanh": "tanh"}[op])
+_KNOWN = (*LAYOUTS, *ACTIVATIONS, *MEANS, "Conv", "Gemm", "MatMul", "BatchNormalization", QUANTIZE)

@@ -150,6 +150,11 @@ class Plan:
         """The step that makes each value but the images."""
         return {step.output: step for step in self.steps}
 
+    def makers(self) -> dict[Value, Step]:
+        """The steps that make floats which are read once."""
+        uses = self.uses()
+        return {v: step for v, step in self.producers().items() if uses[v] == 1 and v.grid is None}
+
     def values(self) -> list[Value]:
         """The images, and what each step makes."""
         return [self.images, *(step.output for step in self.steps)]
