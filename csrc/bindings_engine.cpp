@@ -72,8 +72,11 @@ Floats run_pixels(const Executor& e, const Pixels& pixels, int threads) {
 
 py::dict trace(const Executor& e, const Floats& image) {
   const Network& n = e.network();
-  check(image, {n.channels, n.height, n.width}, "float images");
-  if (image.shape(0) != 1) throw py::value_error("trace takes one image");
+  const int64_t expected[3] = {n.channels, n.height, n.width};
+  bool fits = image.ndim() == 3;
+  for (int i = 0; fits && i < 3; ++i) fits = image.shape(i) == expected[i];
+  if (!fits)
+    throw py::value_error("an image has shape " + shape_of(image) + "; expected the network's");
   const auto values = e.trace(image.data());
   py::dict found;
   for (size_t i = 0; i < values.size(); ++i) {
@@ -100,7 +103,7 @@ PYBIND11_MODULE(_engine, m, py::mod_gil_not_used()) {
       .def(py::init(&open), py::arg("data"), py::arg("isa") = "")
       .def("run", &run, py::arg("images").noconvert(), py::arg("threads") = 0)
       .def("run", &run_pixels, py::arg("images").noconvert(), py::arg("threads") = 0)
-      .def("trace", &trace, py::arg("image"))
+      .def("trace", &trace, py::arg("image").noconvert())
       .def_property_readonly("input_shape",
                              [](const Executor& e) {
                                const Network& n = e.network();

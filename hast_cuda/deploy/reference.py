@@ -45,7 +45,7 @@ def on_grid(x: Array, entry: Entry) -> Array:
     if "bits" not in entry:
         return x
     step, zero_point = np.float32(entry["step"]), entry["zero_point"]
-    codes = np.clip(np.rint(x / step) + zero_point, 0, 2 ** entry["bits"] - 1)
+    codes = np.clip(np.rint(x / step + np.float32(zero_point)), 0, 2 ** entry["bits"] - 1)  # ties as in Eq. 2
     real: Array = step * (codes - zero_point).astype(np.float32)
     return real
 
