@@ -84,7 +84,11 @@ class Builder:
         name = f"c{len(self.steps)}"
         added = convolution(name, [source], output, 1, weight_bits, activation=self.pick(*CLIPS))
         added |= {"kernel": list(kernel), "stride": list(stride), "dilation": list(dilation)}
-        added |= {"padding": list(padding), "groups": groups, "residual": self.pick(*same) if residual and same else None}
+        added |= {
+            "padding": list(padding),
+            "groups": groups,
+            "residual": self.pick(*same) if residual and same else None,
+        }
         self.steps.append(added)
         zero_points = self.random.integers(0, 2**weight_bits, out) if zero_point is None else np.full(out, zero_point)
         # sums of about n terms of a few units, down to about one
@@ -125,7 +129,12 @@ class Builder:
         kernel = (min(self.pick(1, 1, 2, 3, 3, 5), height), min(self.pick(1, 1, 3, 3, 5), width))
         stride = (self.pick(1, 1, 2), self.pick(1, 1, 2, 3))
         padding = tuple(int(self.random.integers(0, k)) if k > 1 else 0 for k in (*kernel, *kernel))
-        more: dict[str, Any] = {"stride": stride, "padding": padding, "bits": self.bits(), "weight_bits": self.pick(3, 4, 8)}
+        more: dict[str, Any] = {
+            "stride": stride,
+            "padding": padding,
+            "bits": self.bits(),
+            "weight_bits": self.pick(3, 4, 8),
+        }
         if kind == "dense":
             self.convolve(source, int(self.random.integers(1, 70)), kernel, residual=self.pick(False, True), **more)
         elif kind == "depthwise" and channels > 1:

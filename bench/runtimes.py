@@ -1,0 +1,162 @@
+"""One network in every runtime that is installed, as functions from images to logits on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hast_cuda import calibrate, quantize
+from hast_cuda.deploy import load
+from hast_cuda.deploy.file import EngineFile, read_file
+from hast_cuda.exports import save_onnx
+from hast_cuda.exports.to_engine import save_engine
+from hast_cuda.exports.verify import plain_onnx
+
+Array = np.ndarray[Any, Any]
+Run = Callable[[Array], Array]
+Shape = tuple[int, int, int]
+
+
+@dataclass
+class Files:
+    """A network with its weights as they are, in files that runtimes read."""
+
+    network: nn.Module
+    shape: Shape
+    folder: Path
+    students: dict[str, nn.Module] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def student(self, bits: int) -> nn.Module:
+        """Quantized with ranges of noise: its accuracy is nobody's, its work is that of any."""
+        name = f"W{bits}A{bits}"
+        if name not in self.students:
+            images = torch.randn(16, *self.shape, generator=torch.Generator().manual_seed(0))
+            self.students[name] = calibrate(quantize(self.network, bits, bits), [images])
+        return self.students[name]
+
+    def plain(self) -> Path:
+        """Full precision."""
+        return self._once("plain.onnx", lambda path: plain_onnx(self.network, path, self.shape))
+
+    def quantized(self) -> Path:
+        """8 bits by onnxruntime's own tool: uint8 images, int8 weights per channel, QDQ."""
+        return self._once("int8.onnx", self._quantize)
+
+    def export(self, bits: int) -> Path:
+        """This package's ONNX form for onnxruntime."""
+        return self._once(f"w{bits}.ort.onnx", lambda path: save_onnx(self.student(bits), path, self.shape))
+
+    def engine(self, bits: int) -> Path:
+        """This package's engine."""
+        return self._once(f"w{bits}.hast", lambda path: save_engine(self.student(bits), path, self.shape))
+
+    def multiplications(self) -> int:
+        """Of one image, in convolutions and linear layers."""
+        return multiplications(read_file(self.engine(4)))
+
+    def _once(self, name: str, write: Callable[[Path], object]) -> Path:
+        path = self.folder / name
+        if not path.exists():
+            write(path)
+        return path
+
+    def _quantize(self, path: Path) -> None:
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        shape = self.shape
+
+        class Noise(CalibrationDataReader):  # type: ignore[misc]
+            def __init__(self) -> None:
+                random = np.random.default_rng(0)
+                self.batches: Iterator[Array] = iter([random.standard_normal((8, *shape)).astype(np.float32)])
+
+            def get_next(self) -> dict[str, Array] | None:
+                batch = next(self.batches, None)
+                return None if batch is None else {"images": batch}
+
+        prepared = path.with_suffix(".prepared.onnx")
+        quant_pre_process(str(self.plain()), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared), str(path), Noise(), quant_format=QuantFormat.QDQ, per_channel=True,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        )  # fmt: skip
+
+
+def multiplications(file: EngineFile) -> int:
+    """Of one image."""
+    total = 0
+    for step in file.content["steps"]:
+        if step["op"] == "convolution":
+            channels = file.content["values"][step["inputs"][0]]["shape"][0]
+            out, height, width = file.content["values"][step["output"]]["shape"]
+            total += out * height * width * channels // step["groups"] * step["kernel"][0] * step["kernel"][1]
+    return total
+
+
+def onnxruntime(path: Path, threads: int) -> Run:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def openvino(path: Path, threads: int, batch: int, shape: Shape) -> Run:
+    import openvino as ov
+
+    model = ov.Core().read_model(path)
+    model.reshape([batch, *shape])
+    hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = ov.Core().compile_model(model, "CPU", hints).create_infer_request()
+    return lambda images: request.infer({0: images})[0]
+
+
+def engine(path: Path, threads: int, isa: str = "") -> Run:
+    found = load(path, isa=isa)
+    return lambda images: found.run(images, threads=threads)
+
+
+def eager(network: nn.Module, threads: int, *, compiled: bool = False) -> Run:
+    torch.set_num_threads(threads)
+    module = network.eval().to(memory_format=torch.channels_last)
+    if compiled:
+        module = torch.compile(module)  # type: ignore[assignment]
+
+    def run(images: Array) -> Array:
+        with torch.no_grad():
+            found: Array = module(torch.from_numpy(images).to(memory_format=torch.channels_last)).numpy()
+        return found
+
+    return run
+
+
+def runtimes(files: Files, threads: int, batch: int) -> dict[str, Callable[[], Run]]:
+    """What makes each of them; those whose package is not installed are left out."""
+    found: dict[str, Callable[[], Run]] = {
+        "onnxruntime float": lambda: onnxruntime(files.plain(), threads),
+        "onnxruntime int8": lambda: onnxruntime(files.quantized(), threads),
+        "onnx-ort W4A4": lambda: onnxruntime(files.export(4), threads),
+        "engine W4A4": lambda: engine(files.engine(4), threads),
+        "engine W3A3": lambda: engine(files.engine(3), threads),
+        "engine W4A4, avx2": lambda: engine(files.engine(4), threads, "avx2"),
+        "torch eager": lambda: eager(files.network, threads),
+        "torch compile": lambda: eager(files.network, threads, compiled=True),
+    }
+    if importlib.util.find_spec("openvino") is not None:
+        found["openvino float"] = lambda: openvino(files.plain(), threads, batch, files.shape)
+        found["openvino int8"] = lambda: openvino(files.quantized(), threads, batch, files.shape)
+    return found
