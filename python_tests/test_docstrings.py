@@ -18,6 +18,7 @@ ROOMS = (
     "hast_cuda",
     "hast_cuda.analysis",
     "hast_cuda.data",
+    "hast_cuda.deploy",
     "hast_cuda.exports",
     "hast_cuda.finetune",
     "hast_cuda.generator",

@@ -36,7 +36,7 @@ def save_program(
         path: ends in ".pt2".
         shape: of one image, (C, H, W).
         own_ops: True keeps the weights in floating point and quantizes them in the program, with
-            this package's ops: ``import hast_cuda`` before loading. False has dequantized weights
+            this package's ops: ``import hast_cuda.ops`` before loading. False has dequantized weights
             and quantizes activations with torch's own ops: torch alone can load it.
         batch: "dynamic", or the one number of images that the program takes.
 
