@@ -15,6 +15,7 @@ from hast_cuda.cli.info import info
 from hast_cuda.cli.quantize import evaluate, finetune, quantize, synthesize
 from hast_cuda.cli.report import report
 from hast_cuda.cli.reproduce import reproduce
+from hast_cuda.cli.run import run
 from hast_cuda.ranks import launched
 
 # Shown as one line: nearly always what a user can mend. A bug of ours may raise them too, so the
@@ -36,7 +37,7 @@ def analyze() -> None:
 
 VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
-    for verb in (*(demo, quantize, synthesize, finetune, evaluate), *(export, reproduce, analyze, report, info))
+    for verb in (*(demo, quantize, synthesize, finetune, evaluate), *(export, run, reproduce, analyze, report, info))
 }
 TOGETHER = ("quantize", "synthesize", "finetune", "demo", "reproduce")  # verbs of several processes
 
