@@ -4,6 +4,7 @@
 
 #include "engine/hast_engine.h"
 
+/* Ends the program; the system takes back what it has. */
 static void stop(const char* what, const char* why) {
   fprintf(stderr, "%s: %s\n", what, why);
   exit(1);
@@ -37,11 +38,8 @@ int main(int count, char** arguments) {
   int start = 0; /* of the pixels: one white space behind the header */
   sscanf((const char*)image, "P6 %zu %zu 255%n", &width, &height, &start);
   if (!start || shape[0] != 3 || height != shape[1] || width != shape[2] ||
-      size != (size_t)start + 1 + 3 * width * height) {
-    fprintf(stderr, "the network takes P6 images of %zu x %zu (channels: %zu)\n", shape[2],
-            shape[1], shape[0]);
-    return 1;
-  }
+      size != (size_t)start + 1 + 3 * width * height)
+    stop(arguments[2], "is not a P6 image of the size that the network takes");
   float* logits = malloc(hast_engine_classes(engine) * sizeof *logits);
   if (!logits || hast_engine_run_pixels(engine, image + start + 1, 1, logits, 1) != HAST_ENGINE_OK)
     stop("run", "failed");

@@ -38,7 +38,7 @@ def read_pixels(path: Path | str, shape: tuple[int, int, int]) -> Array:
         ImportError: Pillow is not installed. OSError: no image file. ValueError: other channels.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps  # noqa: PLC0415 - optional
     except ModuleNotFoundError as error:
         raise ImportError("reading image files needs Pillow: pip install pillow") from error
     channels, height, width = shape
