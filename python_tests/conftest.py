@@ -77,6 +77,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("device", [*devices(), *built_here], indirect=True)
 
 
+def run_folder(factory: pytest.TempPathFactory) -> Path:
+    """Of this run alone: the folder in which every worker has its own, or the one of the only process."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session")
 def objects(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compiled parts of the emulated modules, kept between runs; ``--cache-clear`` removes them.
@@ -87,7 +93,7 @@ def objects(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     if cache is not None:
         found: Path = cache.mkdir("emulated")
         return found
-    folder = tmp_path_factory.getbasetemp().parent / "emulated-objects"
+    folder = run_folder(tmp_path_factory) / "emulated-objects"
     folder.mkdir(exist_ok=True)
     return folder
 
@@ -99,12 +105,10 @@ def emulated_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         return Path(given)
     if compiler() is None:
         cannot_run("there is no C++ compiler: the CUDA sources cannot be emulated")
-    base, objects = tmp_path_factory.getbasetemp(), request.getfixturevalue("objects")
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return compile_module(tmp_path_factory.mktemp("emulated"), objects=objects)
-    # The workers' folders lie in one: whoever comes first compiles for all.
-    shared = base.parent / "emulated"
+    objects = request.getfixturevalue("objects")
+    shared = run_folder(tmp_path_factory) / "emulated"
     shared.mkdir(exist_ok=True)
+    # Whoever of the workers comes first compiles for all.
     with (shared / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = shared / "path"
