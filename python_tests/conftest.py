@@ -41,7 +41,21 @@ OP_TESTS = {
     "test_numerics_batch_norm",
     "test_numerics_losses",
 }
-LONGEST = ("test_sanitized", "test_ranks", "test_long_runs", "test_examples", "test_run_faults")
+# About ten seconds of a core and more, the longest first.
+LONGEST = (
+    "test_sanitized",
+    "test_ranks",
+    "test_examples",
+    "test_fuzz_public",
+    "test_cli",
+    "test_launch_counts",
+    "test_run_faults",
+    "test_sass",
+    "test_export_onnx",
+    "test_numerics_runs",
+    "test_method_runs",
+    "test_batch_norm_activation",
+)
 
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the workers share the cores
