@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from merging import build, fused
-from networks import outputs_of
+from networks import draw_batch_norms, outputs_of
 from torch import Tensor, nn
 
 import hast_cuda as hc
@@ -74,10 +74,7 @@ def blocks() -> tuple[nn.Module, Tensor]:
     """Two blocks and a classifier, in float64, and a batch."""
     torch.manual_seed(4)
     network = nn.Sequential(Block(), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
+    draw_batch_norms(network)
     return network.double(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
 
 
