@@ -30,17 +30,22 @@ class TinyNet(nn.Module):
         return result
 
 
+def draw_batch_norms(network: nn.Module) -> None:
+    """Statistics and parameters worth matching."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+
+
 def tiny(device: torch.device | str = "cpu") -> TinyNet:
     """The same TinyNet at every call, in eval mode, with BatchNorm statistics worth matching."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         network = TinyNet()
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.5)
-                module.running_var.uniform_(0.5, 2)
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, 0, 0.3)
+        draw_batch_norms(network)
         network.output.weight.data *= 4
     return network.eval().to(device)
 

@@ -32,6 +32,12 @@ DATA = ("--data", "digits", "--test-limit", "20")
 Cli = Callable[..., str]
 
 
+@pytest.fixture(autouse=True)
+def _no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but what a test names; the variable is for tests on real images."""
+    monkeypatch.delenv("HAST_CUDA_DATA", raising=False)
+
+
 @pytest.fixture
 def hast(capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs a command line that must succeed; returns what it printed."""

@@ -107,6 +107,7 @@ def test_custom_network(printed: Printed) -> None:
     assert percent(text, "quantized") > max(87, rounded + 5)
 
 
+@pytest.mark.slow  # it trains for ten seconds
 def test_torchvision_network(printed: Printed) -> None:
     text = printed("torchvision_network", "--small")
     rows = re.findall(r"^network\.([\w.]+) .*?(\d) bit +(\d) bit ", text, re.MULTILINE)

@@ -53,7 +53,7 @@ def test_only_convolutions_and_this_packages_ops_grow_with_depth(loop: str) -> N
     make = synthesis_iteration if loop == "synthesis" else finetune_iteration
     counters = [
         count(make(get_resnet_cifar(10, blocks=layers, bottleneck=False), (4, 3, 32, 32))).by_operator
-        for layers in (14, 26)
+        for layers in (8, 14)
     ]
     grown = {name for name in counters[1] if counters[1][name] > counters[0][name]}
     own = {name for name in grown if name.startswith("hast_cuda::batch_norm")}
@@ -70,11 +70,11 @@ def test_only_convolutions_and_this_packages_ops_grow_with_depth(loop: str) -> N
 
 
 def test_merging_is_what_saves_the_launches() -> None:
-    model = get_model("resnet20_cifar10", pretrained=False)
+    model = get_resnet_cifar(10, blocks=8, bottleneck=False)
     merged, unmerged = (
         count(finetune_iteration(model, (8, 3, 32, 32), execution=Execution(merge=merge))) for merge in (True, False)
     )
-    assert merged.launches + 200 < unmerged.launches
+    assert merged.launches + 80 < unmerged.launches
     assert merged.bytes < 0.7 * unmerged.bytes
 
 
@@ -110,10 +110,10 @@ def test_counting_leaves_no_fake_tensor_behind() -> None:
     finetune_iteration(tiny(), shape)()
 
 
-@pytest.mark.parametrize("name", ["resnet20_cifar10", "resnet56_cifar10"])
-def test_maps_of_classes_cost_a_fixed_number_of_launches(name: str) -> None:
+@pytest.mark.parametrize("layers", [8, 26])
+def test_maps_of_classes_cost_a_fixed_number_of_launches(layers: int) -> None:
     """And labels of easy images; beside a student that aligns nothing, on the labels of all."""
-    model, shape = get_model(name, pretrained=False), (8, 3, 32, 32)
+    model, shape = get_resnet_cifar(10, blocks=layers, bottleneck=False), (8, 3, 32, 32)
     plain = FinetuneConfig(feature_weight=0.0, label_weight=1.0)
     ours = FinetuneConfig(alignment="cam", label_weight=1.0, label_difficulty=0.6)
     counters = [count(finetune_iteration(model, shape, config)) for config in (plain, ours)]

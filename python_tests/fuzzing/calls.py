@@ -91,13 +91,6 @@ def file(save: Callable[..., Any], *more: Any) -> Path:
     return path
 
 
-@functools.cache
-def _synthesis_run() -> Path:
-    path = fresh()
-    RunDirectory(path, {"synthesis": recipe().synthesis}, torch.device("cpu")).close()
-    return path
-
-
 def recipe() -> Any:
     """The smallest that does everything."""
     small = replace(RECIPE.synthesis, num_images=8, iterations=1)
