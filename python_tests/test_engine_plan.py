@@ -103,7 +103,7 @@ def test_sums_activations_and_quantizers_go_into_convolutions(tmp_path: Path) ->
         (Gates, "all", {"convert": 1, "convolution": 8, "average_pool": 3, "multiply": 2}),
         (Dense, "relu", {"convolution": 7, "concatenate": 2, "average_pool": 2}),
         (Shuffled, "all", {"convert": 3, "convolution": 7, "gather": 3, "concatenate": 2, "average_pool": 1}),
-        (Flattened, "relu", {"convolution": 5, "max_pool": 1}),
+        (Flattened, "all", {"convolution": 5, "max_pool": 1}),
     ],
 )
 def test_logits_are_those_of_the_student(
@@ -114,7 +114,8 @@ def test_logits_are_those_of_the_student(
     assert_same(file, network)
     assert done.nodes == nodes
     if placement == "all":
-        assert not done.float_layers
+        constants = "a factor and a shift per channel, with no convolution before them"
+        assert done.float_layers == ({"sub": constants} if build is Flattened else {})
 
 
 def test_grids_without_zero_and_weights_far_from_it(tmp_path: Path) -> None:

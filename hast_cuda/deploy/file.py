@@ -25,7 +25,12 @@ _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I32": np.dtype("<i
 
 @dataclass(frozen=True)
 class EngineFile:
-    """What a file holds."""
+    """What a file holds.
+
+    Example:
+        >>> read_file("student.hast").content["classes"]  # doctest: +SKIP
+        ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
+    """
 
     content: dict[str, Any]
     """Input, classes, description, values, steps, output."""

@@ -158,17 +158,20 @@ class _Reader:
         self, node: ir.Node, activation: Activation | None, grid: Affine | None = None, name: str = ""
     ) -> None:
         """A function of single numbers: in whatever shape and order they are, if none is missing."""
-        view = self._view(node, 0)
+        view, around = self._view(node, 0), (0, 0, 0, 0)
         if view.index is not None and view.gathered() is not None:
             view = View(self._value(node, node.inputs[0]), view.shape)
         elif view.index is not None and view.columns() is None:
-            raise of_node(
-                node, f"its input {list(view.shape)} is an order of elements that no gather of channels gives"
-            )
+            inner, around = view.unpadded()
+            zero = (activation is None or activation.keeps_zero) and (grid is None or grid.contains_zero)
+            if not zero and any(around):
+                raise of_node(node, "it makes something else of the zeros around its input")
+            made = self._ready(node, inner if any(around) else view)
+            view = View(made, made.shape)
         name = name or node.outputs[0].name or ""
         output = Value(name, view.value.shape, grid)
         self.steps.append(Step(CONVERT, name, [view.value], output, activation))
-        self.views[node.outputs[0]] = View(output, view.shape, view.index)
+        self.views[node.outputs[0]] = View(output, view.shape, view.index).padded(around)
 
     def _convolution(self, node: ir.Node) -> None:
         name, weights = layer_of(self.marked, node)

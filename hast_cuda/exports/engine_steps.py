@@ -39,6 +39,13 @@ class Activation:
         rising = self.kind in ("clip", "sigmoid", "tanh")
         return rising or (self.kind in ("leaky_relu", "hard_sigmoid") and (self.a or 0.0) >= 0)
 
+    @property
+    def keeps_zero(self) -> bool:
+        """It makes 0 of 0."""
+        if self.kind == "clip":
+            return (self.a is None or self.a <= 0) and (self.b is None or self.b >= 0)
+        return self.kind not in ("sigmoid", "hard_sigmoid")
+
 
 @dataclass(frozen=True)
 class Window:

@@ -77,6 +77,13 @@ class View:
         expected = np.where(channels[:, None, None] < 0, -1, channels[:, None, None] * rows * columns + every)
         return (tuple(map(int, channels)), (down, right)) if bool((expected == places).all()) else None
 
+    def padded(self, around: tuple[int, int, int, int]) -> View:
+        """With rows and columns of zeros around it: top, left, bottom, right."""
+        if not any(around):
+            return self
+        top, left, bottom, right = around
+        return self.moved(np.pad(self.places(), ((0, 0), (top, bottom), (left, right)), constant_values=-1))
+
     def unpadded(self) -> tuple[View, tuple[int, int, int, int]]:
         """Without rows and columns of zeros around it, and how many those are."""
         if self.index is None or self.map is None:

@@ -157,7 +157,8 @@ def _exported(path: Path, found: Plan, full: int) -> Exported:
     for step in layers:
         assert step.weights is not None
         if step.weights.bits is None:
-            reasons[step.name] = "its weights are not integers of the engine"
+            why = "a factor and a shift per channel, with no convolution before them"
+            reasons[step.name] = why if step.affine else "its weights are not integers of the engine"
             continue
         bits, count = bits + step.weights.bits * step.weights.values.size, count + step.weights.values.size
         if step.inputs[0].grid is None:
