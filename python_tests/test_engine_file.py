@@ -64,7 +64,7 @@ def test_every_field_arrives(program: Path, tmp_path: Path) -> None:
     assert found[:6] == [*start, f"describe {json.dumps(content['describe'])}", "output 10", *classes]
     assert found[6:17] == [
         f"value {v['name']} {' '.join(map(str, v['shape']))} {v.get('bits', 0)} "
-        f"{f32(v.get('step', 1))} {v.get('zero_point', 0)}"
+        f"{v.get('step', 1):.9g} {v.get('zero_point', 0)}"
         for v in content["values"]
     ]
     for line, expected in zip(found[17:], content["steps"], strict=True):
@@ -425,12 +425,12 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a name twice": (same_name, "step 'layer.conv1': another convolution has this name"),
     "a tensor too many": (tensor("fc.extra", torch.zeros(1)), "tensor 'fc.extra': no step uses it"),
     "scale too long": (
-        tensor("fc.scale", torch.ones(4)),
-        r"step 'fc': its tensor 'fc.scale' is float32 \[4\] instead of float32 \[3\]",
+        tensor("fc.scale", torch.ones(4).double()),
+        r"step 'fc': its tensor 'fc.scale' is float64 \[4\] instead of float64 \[3\]",
     ),
     "scale of integers": (
         tensor("fc.scale", torch.ones(3, dtype=torch.int32)),
-        r"step 'fc': its tensor 'fc.scale' is int32 \[3\] instead of float32 \[3\]",
+        r"step 'fc': its tensor 'fc.scale' is int32 \[3\] instead of float64 \[3\]",
     ),
     "scale nan": (spoiled("fc.scale", 1, float("nan")), "step 'fc': its tensor 'fc.scale' has numbers that are not"),
     "bias infinite": (spoiled("fc.bias", 2, float("inf")), "'fc.bias' has numbers that are not finite"),
@@ -555,7 +555,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "deep": (raw(b"[" * 200_000), "no valid JSON at byte 65: more than 64 levels"),
     "no UTF-8": (raw(b'"\xff"'), "no valid JSON at byte 1: no valid UTF-8"),
     "entry of a number": (raw({"x": 1}), "tensor 'x': it is no JSON object"),
-    "dtype": (raw({"x": entry("F16", [2], 0, 4)}, bytes(4)), "tensor 'x': its dtype is 'F16', not U8, I32 or F32"),
+    "dtype": (raw({"x": entry("F16", [2], 0, 4)}, bytes(4)), "tensor 'x': its dtype is 'F16', not U8, I32, F32 or F64"),
     "negative": (raw({"x": entry("F32", [-1], 0, 4)}, bytes(4)), "tensor 'x': 'shape': an element: is -1"),
     "reversed": (raw({"x": entry("F32", [1], 4, 0)}, bytes(4)), "tensor 'x': its bytes 4 to 0 are not in the file"),
     "outside": (raw({"x": entry("F32", [2], 0, 8)}, bytes(4)), "tensor 'x': its bytes 0 to 8 are not in the file"),

@@ -50,7 +50,7 @@ struct Window {
   }
   Ending ending(const std::vector<Layout>& layouts) const {
     std::vector<double> scale(static_cast<size_t>(out.channels)), bias(scale.size());
-    const double unit = in.grid.quantized() ? static_cast<double>(in.grid.step) : 1.0;
+    const double unit = in.grid.quantized() ? in.grid.step : 1.0;
     const double zero = in.grid.quantized() ? in.grid.zero_point : 0.0;
     for (int64_t o = 0; o < out.channels; ++o) {
       const size_t c = static_cast<size_t>(o);
@@ -59,10 +59,11 @@ struct Window {
       if (in.grid.quantized() && size * in.grid.largest() > 2147483647.0)
         throw std::runtime_error("step '" + step.name + "': sums of its channel " +
                                  std::to_string(o) + " can exceed 32 bits");
-      scale[c] = static_cast<double>(step.scale[c]) * unit;
-      bias[c] = static_cast<double>(step.bias[c]) - scale[c] * zero * sum;
+      scale[c] = step.scale[c] * unit;
+      bias[c] = step.bias[c] - scale[c] * zero * sum;
     }
-    return Ending(network, step, layouts, std::move(scale), std::move(bias));
+    return Ending(network, step, layouts, std::move(scale), std::move(bias),
+                  in.grid.quantized() && !step.weights.empty());
   }
   Plane first(const Layout& layout, uint8_t* memory) const {
     Plane plane = layout.plane(in, memory);

@@ -42,7 +42,7 @@ inline void codes_tile(const Dense& d, int64_t block, int64_t y, int64_t x) {
   }
   for (int p = 0; p < kP; ++p)
     for (int b = 0; b < kB; ++b)
-      finish(d.finish, to_float(D::total(sums[p][b])), (block + b) * kBlock, y, x + p);
+      finish(d.finish, D::total(sums[p][b]), (block + b) * kBlock, y, x + p);
 }
 
 // The same for float inputs, one a step.

@@ -55,7 +55,7 @@ inline void quads_tile(const Depthwise& d, int64_t unit, int64_t y, int64_t x, i
     I16 both[2];
     quad_blocks(sums[p], both);
     for (int64_t b = 0; b < blocks; ++b)
-      finish(d.finish, to_float(both[b]), unit * 32 + b * kBlock, y, x + p);
+      finish(d.finish, both[b], unit * 32 + b * kBlock, y, x + p);
   }
 }
 

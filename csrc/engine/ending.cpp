@@ -8,18 +8,18 @@
 namespace hast::engine {
 
 Ending::Ending(const Network& network, const Step& step, const std::vector<Layout>& layouts,
-               std::vector<double> scale, std::vector<double> bias)
+               std::vector<double> scale, std::vector<double> bias, bool whole)
     : out_(network.values[static_cast<size_t>(step.output)]),
       residual_(step.residual < 0 ? nullptr : &network.values[static_cast<size_t>(step.residual)]),
       out_layout_(layouts[static_cast<size_t>(step.output)]) {
   const Grid& grid = out_.grid;
   const bool clips = step.activation == Activation::kNone || step.activation == Activation::kClip;
-  const double unit = grid.quantized() ? 1.0 / static_cast<double>(grid.step) : 1.0;
+  const double unit = grid.quantized() ? 1.0 / grid.step : 1.0;
   double residual_scale = 1.0, residual_zero = 0.0;
   if (residual_) {
     residual_layout_ = layouts[static_cast<size_t>(step.residual)];
     if (residual_->grid.quantized()) {
-      residual_scale = static_cast<double>(residual_->grid.step);
+      residual_scale = residual_->grid.step;
       residual_zero = residual_scale * residual_->grid.zero_point;
     }
   }
@@ -54,12 +54,24 @@ Ending::Ending(const Network& network, const Step& step, const std::vector<Layou
     scale_[c] = static_cast<float>(scale[c] * inside);
     bias_[c] = static_cast<float>((bias[c] - residual_zero) * inside + (clips ? zero : 0.0));
   }
+  if (!whole || !residual_ || !grid.quantized() || !clips) return;
+  exact_scale_.assign(padded, 0.0);
+  exact_bias_.assign(padded, 0.0);
+  for (size_t c = 0; c < scale.size(); ++c) {
+    exact_scale_[c] = scale[c] * unit;
+    exact_bias_[c] = (bias[c] - residual_zero) * unit + zero;
+  }
+  finish_.exact_residual = residual_scale * unit;
 }
 
 Finish Ending::at(uint8_t* memory, int64_t from) const {
   Finish found = finish_;
   found.scale = scale_.data() + from;
   found.bias = bias_.data() + from;
+  if (!exact_scale_.empty()) {
+    found.exact_scale = exact_scale_.data() + from;
+    found.exact_bias = exact_bias_.data() + from;
+  }
   found.out = out_layout_.plane(out_, memory);
   auto move = [from](Plane& plane) {
     if (plane.codes) plane.codes += from;

@@ -219,9 +219,10 @@ std::vector<std::vector<float>> Executor::trace(const float* image) const {
       for (int64_t y = 0; y < value.height; ++y)
         for (int64_t x = 0; x < value.width; ++x) {
           const int64_t at = y * plane.row + x * plane.pixel + c;
-          own.push_back(plane.codes ? value.grid.step * static_cast<float>(plane.codes[at] -
-                                                                           value.grid.zero_point)
-                                    : plane.floats[at]);
+          own.push_back(plane.codes
+                            ? static_cast<float>(value.grid.step) *
+                                  static_cast<float>(plane.codes[at] - value.grid.zero_point)
+                            : plane.floats[at]);
         }
   }
   give_back(std::move(space));

@@ -50,13 +50,13 @@ int64_t integer_of(const Json& json, const std::string& where, int64_t lowest, i
   return *found;
 }
 
-float real_of(const Json& json, const std::string& where) {
+double real_of(const Json& json, const std::string& where) {
   const int64_t* integer = json.as<int64_t>();
   const double* real = json.as<double>();
   if (!integer && !real) refuse(where, "is no number");
   const double found = integer ? static_cast<double>(*integer) : *real;
   if (!(std::fabs(found) <= FLT_MAX)) refuse(where, "is beyond float32");
-  return static_cast<float>(found);
+  return found;
 }
 
 Fields::Fields(const Json& json, std::string where)
@@ -106,7 +106,7 @@ std::vector<int64_t> Fields::integers(std::string_view key, int64_t lowest, int6
 std::vector<float> Fields::reals(std::string_view key) {
   const std::string where = of(key) + ": an element";
   std::vector<float> found;
-  for (const Json& item : array(key)) found.push_back(real_of(item, where));
+  for (const Json& item : array(key)) found.push_back(static_cast<float>(real_of(item, where)));
   return found;
 }
 

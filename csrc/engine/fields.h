@@ -18,7 +18,7 @@ std::string quoted(std::string_view text);
 
 // The number, of which `where` says what it is. A real is finite as a float32 too.
 int64_t integer_of(const Json& json, const std::string& where, int64_t lowest, int64_t highest);
-float real_of(const Json& json, const std::string& where);
+double real_of(const Json& json, const std::string& where);
 
 class Fields {
  public:

@@ -59,5 +59,17 @@ inline void finish(const Finish& f, F16 sums, int64_t channel, int64_t y, int64_
     store(f.out.floats + at, value);
 }
 
+// The same for whole numbers.
+inline void finish(const Finish& f, const I16& sums, int64_t channel, int64_t y, int64_t x) {
+  if (!f.exact_scale) return finish(f, to_float(sums), channel, y, x);
+  const int64_t at = y * f.residual.row + x * f.residual.pixel + channel;
+  const D16 residual = f.residual.codes ? doubles_of_codes(f.residual.codes + at)
+                                        : doubles_of_floats(f.residual.floats + at);
+  D16 value = fma(to_double(sums), load(f.exact_scale + channel), load(f.exact_bias + channel));
+  value = fma(residual, set1(f.exact_residual), value);
+  value = min(max(value, set1(static_cast<double>(f.low))), set1(static_cast<double>(f.high)));
+  store_codes(f.out.codes + y * f.out.row + x * f.out.pixel + channel, value);
+}
+
 }  // namespace HAST_ENGINE_ISA
 }  // namespace hast::engine

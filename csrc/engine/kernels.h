@@ -31,6 +31,11 @@ struct Finish {
   float inverse_step = 1.0f, zero = 0.0f;
   float low = 0.0f, high = 0.0f;
   Plane out;
+  // Set where whole sums and a residual end as codes: few numbers meet there, over and over, and
+  // one that lies next to a tie would fall on the wrong side in every image if float32 rounded it.
+  const double* exact_scale = nullptr;
+  const double* exact_bias = nullptr;
+  double exact_residual = 0.0;
 };
 
 // Inputs that lie one behind the other, a weight of 16 outputs for each.

@@ -13,7 +13,7 @@ namespace hast::engine {
 // real = step * (code - zero_point), codes from 0 to 2^bits - 1; zero_point may lie outside.
 struct Grid {
   int bits = 0;  // 0: float32
-  float step = 1.0f;
+  double step = 1.0;
   int zero_point = 0;
 
   bool quantized() const { return bits > 0; }
@@ -29,10 +29,10 @@ struct Value {
 
 enum class Activation {
   kNone,
-  kClip,        // to [a, b]
-  kLeakyRelu,   // x < 0: a * x
-  kHardSwish,   // x * clip(x / 6 + 1/2, 0, 1)
-  kHardSigmoid, // clip(a * x + b, 0, 1)
+  kClip,         // to [a, b]
+  kLeakyRelu,    // x < 0: a * x
+  kHardSwish,    // x * clip(x / 6 + 1/2, 0, 1)
+  kHardSigmoid,  // clip(a * x + b, 0, 1)
   kSigmoid,
   kSilu,  // x * sigmoid(x)
   kTanh,
@@ -66,10 +66,10 @@ struct Step {
   int64_t groups = 1;
   std::vector<int16_t> weights;      // [out, in / groups, rows, columns]
   std::vector<float> float_weights;  // the same
-  std::vector<float> scale, bias;    // [out]
+  std::vector<double> scale, bias;   // [out]
 
-  bool count_padding = false;      // average pool: padding counts as zeros
-  std::vector<int32_t> channels;   // gather
+  bool count_padding = false;     // average pool: padding counts as zeros
+  std::vector<int32_t> channels;  // gather
 };
 
 struct Network {

@@ -17,7 +17,7 @@ Ending ending(const Network& network, const Step& step, const std::vector<Layout
               double scale, double bias) {
   const size_t channels = static_cast<size_t>(value_of(network, step.output).channels);
   return Ending(network, step, layouts, std::vector<double>(channels, scale),
-                std::vector<double>(channels, bias));
+                std::vector<double>(channels, bias), false);
 }
 
 class PoolWork : public Work {
@@ -56,7 +56,7 @@ class PoolWork : public Work {
 
  private:
   static bool maximum(const Step& step) { return step.op == Op::kMaxPool; }
-  double unit() const { return in_.grid.quantized() ? static_cast<double>(in_.grid.step) : 1.0; }
+  double unit() const { return in_.grid.quantized() ? in_.grid.step : 1.0; }
   double zero() const { return in_.grid.quantized() ? in_.grid.zero_point : 0.0; }
 
   const Kernels& kernels_;
@@ -110,7 +110,7 @@ class ElementwiseWork : public Work {
     plane = layouts_[static_cast<size_t>(input)].plane(value, memory);
     if (value.height == 1 && out.height > 1) plane.row = 0;
     if (value.width == 1 && out.width > 1) plane.pixel = 0;
-    step = value.grid.step;
+    step = static_cast<float>(value.grid.step);
     zero = static_cast<float>(value.grid.zero_point);
   }
 
@@ -144,11 +144,13 @@ class GatherWork : public Work {
           const int64_t at = to + static_cast<int64_t>(c);
           float value = 0.0f;
           if (const int32_t channel = step_.channels[c]; channel >= 0)
-            value = in.codes ? in_.grid.step * static_cast<float>(in.codes[from + channel] -
-                                                                  in_.grid.zero_point)
-                             : in.floats[from + channel];
+            value = in.codes
+                        ? static_cast<float>(in_.grid.step) *
+                              static_cast<float>(in.codes[from + channel] - in_.grid.zero_point)
+                        : in.floats[from + channel];
           if (out.codes) {
-            const float code = value / out_.grid.step + static_cast<float>(out_.grid.zero_point);
+            const float code = value / static_cast<float>(out_.grid.step) +
+                               static_cast<float>(out_.grid.zero_point);
             const float largest = static_cast<float>(out_.grid.largest());
             out.codes[at] = static_cast<uint8_t>(std::nearbyint(std::clamp(code, 0.0f, largest)));
           } else {

@@ -57,8 +57,9 @@ Grid read_grid(Fields& fields) {
     fields.fail("its step is not above 0, or denormal");
   grid.zero_point =
       static_cast<int>(fields.integer("zero_point", -kLargestZeroPoint, kLargestZeroPoint));
-  const float farthest = static_cast<float>(std::abs(grid.zero_point) + grid.largest());
-  if (!std::isfinite(grid.step * farthest)) fields.fail("its grid reaches beyond float32");
+  const double farthest = std::abs(grid.zero_point) + grid.largest();
+  if (!(grid.step * farthest <= std::numeric_limits<float>::max()))
+    fields.fail("its grid reaches beyond float32");
   return grid;
 }
 

@@ -70,11 +70,12 @@ std::unique_ptr<Work> prepare_other(const Network& network, const Step& step,
                                     const std::vector<Layout>& layouts, const Kernels& kernels);
 
 // What is left of a step when its sums are there. `scale` and `bias` [channels] make real numbers
-// of the sums; both come back padded to blocks and in units of the output's grid.
+// of the sums, which are `whole` numbers or not; both come back padded to blocks and in units of
+// the output's grid.
 class Ending {
  public:
   Ending(const Network& network, const Step& step, const std::vector<Layout>& layouts,
-         std::vector<double> scale, std::vector<double> bias);
+         std::vector<double> scale, std::vector<double> bias, bool whole);
   // From channel `from` of the output on.
   Finish at(uint8_t* memory, int64_t from) const;
 
@@ -83,6 +84,7 @@ class Ending {
   Layout out_layout_, residual_layout_;
   Finish finish_;
   std::vector<float> scale_, bias_;
+  std::vector<double> exact_scale_, exact_bias_;
 };
 
 }  // namespace hast::engine

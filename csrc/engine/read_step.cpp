@@ -185,7 +185,7 @@ class StepReader::Reading {
     }
     const Json& found = fields.any(key);
     if (nullable && found.is_null()) return null;
-    return real_of(found, fields.where() + ": " + quoted(key));
+    return static_cast<float>(real_of(found, fields.where() + ": " + quoted(key)));
   }
 
   void read_window(bool dilated) {
@@ -253,8 +253,8 @@ class StepReader::Reading {
       fields_.fail("it pads with zeros, which the grid of its input " + called(input(0)) +
                    " does not contain");
     }
-    step_.scale = floats("scale", {out});
-    step_.bias = floats("bias", {out});
+    step_.scale = doubles("scale", {out});
+    step_.bias = doubles("bias", {out});
     const std::vector<int64_t> shape = {out, in / step_.groups, step_.kernel[0], step_.kernel[1]};
     const Json& bits = fields_.any("bits");
     if (bits.is_null()) {
@@ -318,12 +318,25 @@ class StepReader::Reading {
     std::vector<float> numbers(found.bytes / 4);
     for (size_t i = 0; i < numbers.size(); ++i) {
       numbers[i] = found.float32_at(i);
-      if (!std::isfinite(numbers[i])) {
-        fields_.fail("its tensor " + quoted(step_.name + "." + part) +
-                     " has numbers that are not finite");
-      }
+      check_finite(part, static_cast<double>(numbers[i]));
     }
     return numbers;
+  }
+
+  std::vector<double> doubles(const char* part, const std::vector<int64_t>& shape) {
+    const TensorView& found = tensor(part, Dtype::kFloat64, shape);
+    std::vector<double> numbers(found.bytes / 8);
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      numbers[i] = found.float64_at(i);
+      check_finite(part, numbers[i]);
+    }
+    return numbers;
+  }
+
+  void check_finite(const char* part, double number) {
+    if (std::fabs(number) <= static_cast<double>(std::numeric_limits<float>::max())) return;
+    fields_.fail("its tensor " + quoted(step_.name + "." + part) +
+                 " has numbers that are not finite in float32");
   }
 
   void read_two() {

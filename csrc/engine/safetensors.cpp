@@ -19,7 +19,9 @@ constexpr uint64_t kLongest = 16u << 20u;  // bytes of a header: values and step
 constexpr size_t kDimensions = 8;          // of a tensor, at most
 constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
 
-size_t bytes_of(Dtype dtype) { return dtype == Dtype::kUint8 ? 1 : 4; }
+size_t bytes_of(Dtype dtype) {
+  return dtype == Dtype::kUint8 ? 1 : dtype == Dtype::kFloat64 ? 8 : 4;
+}
 
 uint32_t uint32_at(const uint8_t* data) {
   return data[0] | uint32_t{data[1]} << 8 | uint32_t{data[2]} << 16 | uint32_t{data[3]} << 24;
@@ -30,7 +32,8 @@ Dtype dtype_of(Fields& fields) {
   if (text == "U8") return Dtype::kUint8;
   if (text == "I32") return Dtype::kInt32;
   if (text == "F32") return Dtype::kFloat32;
-  fields.fail("its dtype is " + quoted(text) + ", not U8, I32 or F32");
+  if (text == "F64") return Dtype::kFloat64;
+  fields.fail("its dtype is " + quoted(text) + ", not U8, I32, F32 or F64");
 }
 
 // Bytes that dtype and shape ask for, if these are `bytes`: no product can overflow on the way.
@@ -89,6 +92,14 @@ float TensorView::float32_at(size_t index) const {
   return value;
 }
 
+double TensorView::float64_at(size_t index) const {
+  const uint64_t bits = uint32_at(data + 8 * index) | uint64_t{uint32_at(data + 8 * index + 4)}
+                                                          << 32;
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::string found = "[";
   for (size_t i = 0; i < shape.size(); ++i) found += (i ? ", " : "") + std::to_string(shape[i]);
@@ -96,7 +107,17 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 }
 
 const char* dtype_text(Dtype dtype) {
-  return dtype == Dtype::kUint8 ? "uint8" : dtype == Dtype::kInt32 ? "int32" : "float32";
+  switch (dtype) {
+    case Dtype::kUint8:
+      return "uint8";
+    case Dtype::kInt32:
+      return "int32";
+    case Dtype::kFloat32:
+      return "float32";
+    case Dtype::kFloat64:
+      return "float64";
+  }
+  return "";
 }
 
 TensorFile read_tensors(const uint8_t* data, size_t size) {

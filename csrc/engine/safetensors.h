@@ -9,7 +9,7 @@
 
 namespace hast::engine {
 
-enum class Dtype { kUint8, kInt32, kFloat32 };
+enum class Dtype { kUint8, kInt32, kFloat32, kFloat64 };
 
 // Part of the file, at any address: read numbers with the functions below.
 struct TensorView {
@@ -20,6 +20,7 @@ struct TensorView {
 
   int32_t int32_at(size_t index) const;
   float float32_at(size_t index) const;
+  double float64_at(size_t index) const;
 };
 
 std::string shape_text(const std::vector<int64_t>& shape);  // "[2, 3]"

@@ -53,6 +53,49 @@ inline void store_codes(uint8_t* p, F16 x) {
       _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
 }
 
+// The same sixteen channels in double.
+struct D16 {
+  __m256d v[4];
+};
+template <typename F>
+inline D16 doubles(const F& f) {
+  return {{f(0), f(1), f(2), f(3)}};
+}
+inline D16 set1(double x) {
+  return doubles([x](int) { return _mm256_set1_pd(x); });
+}
+inline D16 load(const double* p) {
+  return doubles([p](int i) { return _mm256_loadu_pd(p + 4 * i); });
+}
+inline D16 fma(const D16& a, const D16& b, const D16& c) {
+  return doubles([&](int i) { return _mm256_fmadd_pd(a.v[i], b.v[i], c.v[i]); });
+}
+inline D16 max(const D16& a, const D16& b) {
+  return doubles([&](int i) { return _mm256_max_pd(a.v[i], b.v[i]); });
+}
+inline D16 min(const D16& a, const D16& b) {
+  return doubles([&](int i) { return _mm256_min_pd(a.v[i], b.v[i]); });
+}
+inline D16 to_double(const I16& x) {
+  return {{_mm256_cvtepi32_pd(_mm256_castsi256_si128(x.v[0])),
+           _mm256_cvtepi32_pd(_mm256_extracti128_si256(x.v[0], 1)),
+           _mm256_cvtepi32_pd(_mm256_castsi256_si128(x.v[1])),
+           _mm256_cvtepi32_pd(_mm256_extracti128_si256(x.v[1], 1))}};
+}
+inline D16 doubles_of_codes(const uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return to_double(
+      I16{{_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))}});
+}
+inline D16 doubles_of_floats(const float* p) {
+  return doubles([p](int i) { return _mm256_cvtps_pd(_mm_loadu_ps(p + 4 * i)); });
+}
+inline void store_codes(uint8_t* p, const D16& x) {
+  const __m128i low = _mm_packs_epi32(_mm256_cvtpd_epi32(x.v[0]), _mm256_cvtpd_epi32(x.v[1]));
+  const __m128i high = _mm_packs_epi32(_mm256_cvtpd_epi32(x.v[2]), _mm256_cvtpd_epi32(x.v[3]));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(low, high));
+}
+
 inline int32_t load4(const uint8_t* p) {
   int32_t x;
   std::memcpy(&x, p, 4);

@@ -35,6 +35,39 @@ inline void store_codes(uint8_t* p, F16 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
 }
 
+// The same sixteen channels in double.
+struct D16 {
+  __m512d v[2];
+};
+inline D16 set1(double x) { return {{_mm512_set1_pd(x), _mm512_set1_pd(x)}}; }
+inline D16 load(const double* p) { return {{_mm512_loadu_pd(p), _mm512_loadu_pd(p + 8)}}; }
+inline D16 fma(const D16& a, const D16& b, const D16& c) {
+  return {{_mm512_fmadd_pd(a.v[0], b.v[0], c.v[0]), _mm512_fmadd_pd(a.v[1], b.v[1], c.v[1])}};
+}
+inline D16 max(const D16& a, const D16& b) {
+  return {{_mm512_max_pd(a.v[0], b.v[0]), _mm512_max_pd(a.v[1], b.v[1])}};
+}
+inline D16 min(const D16& a, const D16& b) {
+  return {{_mm512_min_pd(a.v[0], b.v[0]), _mm512_min_pd(a.v[1], b.v[1])}};
+}
+inline D16 to_double(I16 x) {
+  return {{_mm512_cvtepi32_pd(_mm512_castsi512_si256(x.v)),
+           _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(x.v, 1))}};
+}
+inline D16 doubles_of_codes(const uint8_t* p) {
+  return to_double({_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))});
+}
+inline D16 doubles_of_floats(const float* p) {
+  return {{_mm512_cvtps_pd(_mm256_loadu_ps(p)), _mm512_cvtps_pd(_mm256_loadu_ps(p + 8))}};
+}
+inline I16 join(__m256i low, __m256i high) {
+  return {_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)};
+}
+inline void store_codes(uint8_t* p, const D16& x) {
+  const I16 codes = join(_mm512_cvtpd_epi32(x.v[0]), _mm512_cvtpd_epi32(x.v[1]));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(codes.v));
+}
+
 inline int32_t load4(const uint8_t* p) {
   int32_t x;
   std::memcpy(&x, p, 4);
@@ -75,10 +108,6 @@ struct Wide {
 };
 
 constexpr int kFloatPixels = 8, kFloatBlocks = 2, kQuadPixels = 4, kLargestDotCode = 255;
-
-inline I16 join(__m256i low, __m256i high) {
-  return {_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)};
-}
 
 }  // namespace HAST_ENGINE_ISA
 }  // namespace hast::engine

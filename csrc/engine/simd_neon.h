@@ -64,6 +64,54 @@ inline void store_codes(uint8_t* p, const F16& x) {
   vst1q_u8(p, vcombine_u8(vqmovn_u16(low), vqmovn_u16(high)));
 }
 
+// The same sixteen channels in double.
+struct D16 {
+  float64x2_t v[8];
+};
+template <typename F>
+inline D16 doubles(const F& f) {
+  return {{f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7)}};
+}
+inline D16 set1(double x) {
+  return doubles([x](int) { return vdupq_n_f64(x); });
+}
+inline D16 load(const double* p) {
+  return doubles([p](int i) { return vld1q_f64(p + 2 * i); });
+}
+inline D16 fma(const D16& a, const D16& b, const D16& c) {
+  return doubles([&](int i) { return vfmaq_f64(c.v[i], a.v[i], b.v[i]); });
+}
+inline D16 max(const D16& a, const D16& b) {
+  return doubles([&](int i) { return vmaxnmq_f64(a.v[i], b.v[i]); });
+}
+inline D16 min(const D16& a, const D16& b) {
+  return doubles([&](int i) { return vminnmq_f64(a.v[i], b.v[i]); });
+}
+inline D16 to_double(const I16& x) {
+  return doubles([&](int i) {
+    const int32x4_t part = x.v[i / 2];
+    return vcvtq_f64_s64(vmovl_s32(i % 2 ? vget_high_s32(part) : vget_low_s32(part)));
+  });
+}
+inline D16 doubles_of_codes(const uint8_t* p) {
+  const uint8x16_t bytes = vld1q_u8(p);
+  const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_high_u8(bytes);
+  return to_double(I16{{vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(low))),
+                        vreinterpretq_s32_u32(vmovl_high_u16(low)),
+                        vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(high))),
+                        vreinterpretq_s32_u32(vmovl_high_u16(high))}});
+}
+inline D16 doubles_of_floats(const float* p) {
+  return doubles([p](int i) { return vcvt_f64_f32(vld1_f32(p + 2 * i)); });
+}
+inline void store_codes(uint8_t* p, const D16& x) {
+  for (int i = 0; i < 8; ++i) {
+    const int64x2_t codes = vcvtnq_s64_f64(x.v[i]);
+    p[2 * i] = static_cast<uint8_t>(vgetq_lane_s64(codes, 0));
+    p[2 * i + 1] = static_cast<uint8_t>(vgetq_lane_s64(codes, 1));
+  }
+}
+
 // Codes up to 127 are the same number with and without a sign.
 struct Dot {
   static constexpr bool kWidens = false;

@@ -61,6 +61,44 @@ inline void store_codes(uint8_t* p, const F16& x) {
   }
 }
 
+// The same sixteen channels in double.
+struct D16 {
+  double v[16];
+};
+template <typename F>
+inline D16 doubles(const F& f) {
+  D16 y;
+  for (int i = 0; i < 16; ++i) y.v[i] = f(i);
+  return y;
+}
+inline D16 set1(double x) {
+  return doubles([x](int) { return x; });
+}
+inline D16 load(const double* p) {
+  return doubles([p](int i) { return p[i]; });
+}
+inline D16 fma(const D16& a, const D16& b, const D16& c) {
+  return doubles([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+}
+inline D16 max(const D16& a, const D16& b) {
+  return doubles([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline D16 min(const D16& a, const D16& b) {
+  return doubles([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline D16 to_double(const I16& x) {
+  return doubles([&](int i) { return static_cast<double>(x.v[i]); });
+}
+inline D16 doubles_of_codes(const uint8_t* p) {
+  return doubles([p](int i) { return static_cast<double>(p[i]); });
+}
+inline D16 doubles_of_floats(const float* p) {
+  return doubles([p](int i) { return static_cast<double>(p[i]); });
+}
+inline void store_codes(uint8_t* p, const D16& x) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(std::nearbyint(x.v[i]));
+}
+
 template <typename W, int kCodes>
 struct Products {
   static constexpr bool kWidens = false;

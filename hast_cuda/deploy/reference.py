@@ -1,7 +1,7 @@
 """The steps of a file in plain numpy: an oracle for the engine, slow on purpose.
 
-Sums are taken in float64, where products of integers are exact; scales, biases, activations and
-quantizers are float32, as in the engine.
+All is float64, where products of integers are exact, but values without a grid: these are float32, as
+in the engine.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def run(file: EngineFile, images: Array) -> Array:
 
 
 def trace(file: EngineFile, images: Array) -> dict[str, Array]:
-    """Every value by its name, as real numbers float32 [N, C, H, W]."""
+    """Every value by its name, as real numbers [N, C, H, W]: float64 on a grid, else float32."""
     content = file.content
     mean, std = (np.asarray(content["input"][key]) for key in ("mean", "std"))
     reals: dict[int, Array] = {0: normalised(as_batch(images, file.input_shape), mean, std)}
     for step in content["steps"]:
         made = _STEPS[step["op"]](file, step, [reals[index] for index in step["inputs"]], reals)
-        activated = _activation(step["activation"], made.astype(np.float32))
+        activated = _activation(step["activation"], made.astype(np.float64))
         entry = content["values"][step["output"]]
         if list(activated.shape[1:]) != entry["shape"]:
             raise ValueError(f"step {step['name']!r} makes {activated.shape[1:]}; expected {entry['shape']}")
@@ -43,10 +43,10 @@ def trace(file: EngineFile, images: Array) -> dict[str, Array]:
 def on_grid(x: Array, entry: Entry) -> Array:
     """The nearest numbers of a value's grid; ``x`` itself where it has none."""
     if "bits" not in entry:
-        return x
-    step, zero_point = np.float32(entry["step"]), entry["zero_point"]
-    codes = np.clip(np.rint(x / step + np.float32(zero_point)), 0, 2 ** entry["bits"] - 1)  # ties as in Eq. 2
-    real: Array = step * (codes - zero_point).astype(np.float32)
+        return x.astype(np.float32)
+    step, zero_point = entry["step"], entry["zero_point"]
+    codes = np.clip(np.rint(x / step + zero_point), 0, 2 ** entry["bits"] - 1)  # ties as in Eq. 2
+    real: Array = step * (codes - zero_point)
     return real
 
 
@@ -88,7 +88,7 @@ def _convolution(file: EngineFile, step: Entry, inputs: list[Array], reals: dict
         sums = (features @ matrices.transpose(0, 2, 1)).transpose(0, 1, 3, 2)
         sums = sums.reshape(images, len(weights), rows, columns)
     scale, bias = (file.tensors[f"{step['name']}.{part}"].reshape(-1, 1, 1) for part in ("scale", "bias"))
-    made: Array = sums.astype(np.float32) * scale + bias
+    made: Array = sums * scale + bias
     return made if step["residual"] is None else made + reals[step["residual"]]
 
 
@@ -128,21 +128,21 @@ def _activation(given: Entry | None, x: Array) -> Array:
     if given is None:
         return x
     a, b = (given.get(key) for key in ("a", "b"))
-    low, high = np.float32(-np.inf if a is None else a), np.float32(np.inf if b is None else b)
+    low, high = -np.inf if a is None else a, np.inf if b is None else b
     made: Array = _FUNCTIONS[given["kind"]](x, low, high)
     return made
 
 
 def _sigmoid(x: Array) -> Array:
     with np.errstate(over="ignore"):  # exp of a large number: the sigmoid is 0
-        made: Array = np.float32(1) / (np.float32(1) + np.exp(-x))
+        made: Array = 1 / (1 + np.exp(-x))
     return made
 
 
-_FUNCTIONS: dict[str, Callable[[Array, np.float32, np.float32], Any]] = {
+_FUNCTIONS: dict[str, Callable[[Array, float, float], Any]] = {
     "clip": np.clip,
     "leaky_relu": lambda x, a, _: np.where(x < 0, a * x, x),
-    "hard_swish": lambda x, _, __: x * np.clip(x / np.float32(6) + np.float32(0.5), 0, 1),
+    "hard_swish": lambda x, _, __: x * np.clip(x / 6 + 0.5, 0, 1),
     "hard_sigmoid": lambda x, a, b: np.clip(a * x + b, 0, 1),
     "sigmoid": lambda x, _, __: _sigmoid(x),
     "silu": lambda x, _, __: x * _sigmoid(x),

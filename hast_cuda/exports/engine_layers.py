@@ -56,7 +56,7 @@ def quantized(marked: MarkedModel, name: str) -> Weights:
     found = marked.weights[name]
     grid, codes = found.grid, found.codes.numpy()
     zero_point = grid.zero_point.numpy()
-    step = grid.step.double().numpy()
+    step = grid.exact_step.numpy()
     centred = codes.astype(np.int64) - zero_point.reshape(-1, *[1] * (codes.ndim - 1))
     zeros = np.zeros(len(codes))
     if np.abs(centred).max(initial=0) > LARGEST_WEIGHT:

@@ -30,6 +30,11 @@ class Grid:
     bounds: Tensor  # [2, channels], lower and upper end: S and z follow from it bit by bit
 
     @property
+    def exact_step(self) -> Tensor:
+        """1/S not rounded to the dtype of S, float64 [channels]."""
+        return 1 / quantizer_parameters(*self.bounds.unbind(), self.bits)[0].double()
+
+    @property
     def contains_zero(self) -> Tensor:
         """Which channels can represent 0, bool [channels]."""
         inside: Tensor = (self.zero_point >= 0) & (self.zero_point < 2**self.bits)
@@ -47,7 +52,7 @@ class Affine:
     @classmethod
     def of(cls, grid: Grid) -> Affine:
         """Of the grid of an activation."""
-        return cls(grid.bits, float(grid.step), int(grid.zero_point))
+        return cls(grid.bits, float(grid.exact_step), int(grid.zero_point))
 
     @property
     def largest(self) -> int:

@@ -138,7 +138,7 @@ def _tensors(found: Plan) -> dict[str, Tensor]:
         weights = step.weights
         if weights is None:
             continue
-        parts = {"scale": weights.scale.astype(np.float32), "bias": weights.bias.astype(np.float32)}
+        parts = {"scale": weights.scale.astype(np.float64), "bias": weights.bias.astype(np.float64)}
         if weights.bits is None or weights.zero_point is None:
             parts["weight"] = weights.values.astype(np.float32)
         else:

@@ -97,8 +97,8 @@ class Builder:
         self.tensors |= {
             f"{name}.codes": pack(torch.from_numpy(codes.astype(np.uint8)), weight_bits),
             f"{name}.zero_point": torch.from_numpy(zero_points.astype(np.int32)),
-            f"{name}.scale": torch.from_numpy((scale * signs).astype(np.float32)),
-            f"{name}.bias": torch.from_numpy((self.random.integers(-32, 32, out) / 16).astype(np.float32)),
+            f"{name}.scale": torch.from_numpy(scale * signs),
+            f"{name}.bias": torch.from_numpy(self.random.integers(-32, 32, out) / 16),
         }
         return output
 

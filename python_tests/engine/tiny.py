@@ -86,8 +86,8 @@ def tiny() -> tuple[Content, Tensors]:
         tensors[f"{name}.codes"] = pack(codes, bits)
         tensors[f"{name}.zero_point"] = torch.tensor([0, 1, 2**bits - 1, 3], dtype=torch.int32)
     for name, out in (("layer.conv1", 4), ("layer.conv2", 4), ("fc", 3)):
-        tensors[f"{name}.scale"] = torch.randn(out, generator=made)
-        tensors[f"{name}.bias"] = torch.randn(out, generator=made)
+        tensors[f"{name}.scale"] = torch.randn(out, generator=made).double()
+        tensors[f"{name}.bias"] = torch.randn(out, generator=made).double()
     return content, tensors
 
 
