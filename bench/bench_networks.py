@@ -33,7 +33,7 @@ from hast_cuda.teachers import input_spec, load_teacher
 
 SCHEMA = 1
 TRAINED = ("hast",)
-MEASURES = ("divergence", "between", "same_class")  # of a student without any test image
+MEASURES = ("divergence", "cropped", "same_class")  # of a student without any test image
 STAGES = ("full_precision", "start_of_finetuning", "reconstructed", "quantized", "quantized_last")
 
 

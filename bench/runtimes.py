@@ -71,8 +71,8 @@ class Files:
         return path
 
     def _quantize(self, path: Path) -> None:
-        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static  # noqa: PLC0415 - an optional package
+        from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 
         shape = self.shape
 
@@ -105,7 +105,7 @@ def multiplications(file: EngineFile) -> int:
 
 
 def onnxruntime(path: Path, threads: int) -> Run:
-    import onnxruntime as ort
+    import onnxruntime as ort  # noqa: PLC0415 - an optional package
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -116,7 +116,7 @@ def onnxruntime(path: Path, threads: int) -> Run:
 
 
 def openvino(path: Path, threads: int, batch: int, shape: Shape) -> Run:
-    import openvino as ov
+    import openvino as ov  # noqa: PLC0415 - an optional package
 
     model = ov.Core().read_model(path)
     model.reshape([batch, *shape])

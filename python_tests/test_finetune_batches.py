@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig, finetune
-from hast_cuda.finetune.batches import GeneratedBatches, StoredBatch
+from hast_cuda.finetune.batches import GeneratedBatches, StoredBatch, StoredBatches
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.objective import loss_weights
@@ -240,3 +240,30 @@ def test_calibrations_that_cannot_be() -> None:
         with pytest.raises(ValueError, match=message):
             ready(generator, replace(CONFIG, **changed))
         assert generator.iteration == 0
+
+
+def test_mixed_images_are_means_of_two_whatever_the_number_of_processes() -> None:
+    """The first of a batch, of the crops as they come; shares of processes join to the batch of one."""
+    images = pictures(10)
+    config = replace(CONFIG, label_weight=0.0, batch_size=6, mix=0.5)
+
+    def batches(config: FinetuneConfig, rank: int = 0, size: int = 1) -> list[Tensor]:
+        world = World(rank, size, torch.device("cpu"))
+        stored = StoredBatches(images, None, config, 3, world)
+        return [batch.read()[0].clone() for _, batch in stored.during(range(3))]
+
+    plain, mixed = batches(replace(config, mix=0.0)), batches(config)
+    assert [len(batch) for batch in plain] == [6, 4, 6]
+    for before, after in zip(plain, mixed, strict=True):
+        half = len(before) // 2
+        torch.testing.assert_close(after[:half], ((before + before.roll(1, 0)) / 2)[:half])
+        assert torch.equal(after[half:], before[half:])
+        assert not torch.equal(after[:half], before[:half])
+    shares = zip(*(batches(config, rank, 4) for rank in range(4)), strict=True)
+    for whole, parts in zip(mixed, shares, strict=True):
+        torch.testing.assert_close(torch.cat(parts), whole)
+
+
+def test_means_have_no_label() -> None:
+    with pytest.raises(ValueError, match="mix makes images that have no label"):
+        replace(CONFIG, mix=0.5)

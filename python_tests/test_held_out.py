@@ -14,7 +14,7 @@ from torch import nn
 
 import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig, FinetuneResult, agreement, finetune
-from hast_cuda.finetune.agreement import HeldOutImages, halfway
+from hast_cuda.finetune.agreement import HeldOutImages, parts
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.objective import SMALLEST_UNIT, loss_weights
 from hast_cuda.finetune.watch import kept_iteration
@@ -91,26 +91,28 @@ def test_the_closest_student_is_kept() -> None:
     assert done.kept_iteration
     looks = {iteration: seen for iteration, *seen in done.agreements}
     assert list(vars(agreement(tiny(), done.student, pictures(32)[20:])).values()) == looks[done.kept_iteration]
-    assert looks[done.kept_iteration][0] * looks[done.kept_iteration][2] < looks[0][0] * looks[0][2]
+    assert looks[done.kept_iteration][2] < looks[0][2]
     logged = [r for r in records if r["phase"] == "held out"]
-    assert [(r["iteration"], r["divergence"], r["same_class"], r["between"]) for r in logged] == done.agreements
+    assert [(r["iteration"], r["divergence"], r["same_class"], r["cropped"]) for r in logged] == done.agreements
 
 
-def test_between_is_the_divergence_halfway_between_pairs() -> None:
+def test_cropped_is_the_divergence_on_three_parts_of_each_image() -> None:
     teacher, student, images = tiny(), calibrated().eval(), pictures(9)
-    mixed = torch.stack([(images[i] + images[(i + k) % 9]) / 2 for k in (1, 2, 3) for i in range(9)])
-    assert torch.equal(halfway(images), mixed)
+    cut = parts(images)
+    assert cut.shape == (27, *images.shape[1:])
+    assert torch.equal(cut, parts(images))  # the same in every look
+    assert not any(torch.equal(part, image) for part, image in zip(cut, images.repeat(3, 1, 1, 1), strict=True))
+    level = torch.arange(9.0).reshape(9, 1, 1, 1).expand_as(images)
+    torch.testing.assert_close(parts(level), level.repeat(3, 1, 1, 1))  # each of its own image
     found = HeldOutImages(teacher, images).agreement(student)
-    assert found.between == pytest.approx(agreement(teacher, student, mixed).divergence, rel=1e-6)
-    assert torch.equal(halfway(images[:1]), images[:1])
+    assert found.cropped == pytest.approx(agreement(teacher, student, cut).divergence, rel=1e-6)
 
 
 def test_the_last_student_counts_where_it_is_closer_than_the_start() -> None:
     start, middle = (0, 0.2, 90.0, 0.9), (10, 0.1, 98.0, 0.5)
     assert kept_iteration([start]) == 0
-    assert kept_iteration([start, middle, (20, 0.2, 97.0, 0.8)]) == 20
-    assert kept_iteration([start, middle, (20, 0.1, 97.0, 1.7)]) == 20  # half as far, and less than twice
-    assert kept_iteration([start, middle, (20, 0.1, 97.0, 1.9)]) == 10
+    assert kept_iteration([start, middle, (20, 0.4, 97.0, 0.8)]) == 20  # its parts alone count
+    assert kept_iteration([start, middle, (20, 0.1, 97.0, 0.95)]) == 10
     assert kept_iteration([start, (10, 0.2, 99.0, 0.95), (20, 0.2, 99.0, 0.92)]) == 0
     assert kept_iteration([start, middle, (20, float("nan"), 0.0, float("nan"))]) == 10
 

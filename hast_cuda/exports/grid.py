@@ -32,7 +32,9 @@ class Grid:
     @property
     def exact_step(self) -> Tensor:
         """1/S not rounded to the dtype of S, float64 [channels]."""
-        return 1 / quantizer_parameters(*self.bounds.unbind(), self.bits)[0].double()
+        lower, upper = self.bounds.unbind()
+        exact: Tensor = 1 / quantizer_parameters(lower, upper, self.bits)[0].double()
+        return exact
 
     @property
     def contains_zero(self) -> Tensor:

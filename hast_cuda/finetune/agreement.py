@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +9,13 @@ from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_images, explained_forward
+from hast_cuda.loops.crops import draw_crops, resize_crops
 from hast_cuda.loops.modes import eval_mode
+from hast_cuda.loops.seeding import generator
 
 CHUNK = 64  # images per forward pass
-PARTNERS = 3  # images that each one is mixed with
+CROPS = 3  # of each image
+AREA = (0.3, 0.8)  # of a crop
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Agreement:
     """Of two networks on some images.
 
     Example:
-        >>> Agreement(divergence=0.02, same_class=98.4, between=0.11).same_class
+        >>> Agreement(divergence=0.02, same_class=98.4, cropped=0.11).same_class
         98.4
     """
 
@@ -30,14 +32,8 @@ class Agreement:
     a mean over the images."""
     same_class: float
     """Images for which both give the same class, in percent."""
-    between: float
-    """The divergence halfway between pairs of the images."""
-
-    @property
-    def distance(self) -> float:
-        """By which students are compared: the geometric mean of both divergences, so that a part
-        counts by how many times it is better or worse."""
-        return math.sqrt(self.divergence * self.between)
+    cropped: float
+    """The divergence on parts of the images, enlarged: by this students are compared."""
 
 
 CLOSE, USABLE = 95.0, 80.0  # percent of the images with the same class
@@ -57,11 +53,11 @@ def verdict(same_class: float) -> str:
 
 
 class HeldOutImages:
-    """Images that no step sees, and what the teacher says about them and about pairs of them.
+    """Images that no step sees, and what the teacher says about them and about parts of them.
 
     Synthetic images are easy: students whose divergence on real ones differs by half are level on
-    them. Halfway between two images the teacher itself is unsure, as it is on many real ones, and
-    students differ; but no image looks like that. So both count.
+    them. Of a part, less than training ever cuts, the teacher itself is unsure, as it is on many real
+    images, and students differ as they do there.
 
     Args:
         teacher: full-precision network, on the device of ``images``.
@@ -70,21 +66,22 @@ class HeldOutImages:
 
     def __init__(self, teacher: nn.Module, images: Tensor) -> None:
         check_images("held_out", images)
-        self.images, self.between = images, halfway(images)
-        self._teacher, self._teacher_between = logits(teacher, images, "held_out"), logits(teacher, self.between)
+        self.images, self.cropped = images, parts(images)
+        self._teacher, self._teacher_cropped = logits(teacher, images, "held_out"), logits(teacher, self.cropped)
 
     def agreement(self, student: nn.Module) -> Agreement:
         """Of ``student``, in eval mode, with the teacher."""
-        own, between = logits(student, self.images), logits(student, self.between)
-        apart, farther = divergence(self._teacher, own), divergence(self._teacher_between, between)
+        own, cropped = logits(student, self.images), logits(student, self.cropped)
+        apart, farther = divergence(self._teacher, own), divergence(self._teacher_cropped, cropped)
         same = (self._teacher.argmax(1) == own.argmax(1)).double().mean()
         return Agreement(apart, 100.0 * float(same), farther)
 
 
-def halfway(images: Tensor) -> Tensor:
-    """[K N, C, H, W], the means of each image and of the next one, the one after that, ...: ``PARTNERS`` or N - 1."""
-    partners = range(1, max(min(PARTNERS, len(images) - 1), 1) + 1)
-    return torch.cat([(images + images.roll(-shift, 0)) / 2 for shift in partners])
+def parts(images: Tensor) -> Tensor:
+    """[3 N, C, H, W]: of each image three parts, the same in every call, enlarged to its size; none is mirrored."""
+    chosen = generator(0, "held out parts")
+    cuts = draw_crops(CROPS * len(images), (images.shape[2], images.shape[3]), AREA, 0.0, chosen)
+    return resize_crops(images.repeat(CROPS, 1, 1, 1), cuts.to(images.device))
 
 
 @typed
@@ -103,7 +100,7 @@ def agreement(teacher: nn.Module, student: nn.Module, images: Tensor) -> Agreeme
         >>> import hast_cuda as hc
         >>> teacher, images = hc.load_teacher("digits"), torch.randn(4, 1, 8, 8)
         >>> hc.finetune.agreement(teacher, teacher, images)
-        Agreement(divergence=0.0, same_class=100.0, between=0.0)
+        Agreement(divergence=0.0, same_class=100.0, cropped=0.0)
     """
     check_images("images", images)
     return HeldOutImages(teacher, images).agreement(student)

@@ -29,23 +29,37 @@ class Batch:
 
 
 class StoredBatch(Batch):
-    """Some of the stored ``images`` [N, C, H, W], and of their labels, cropped and mirrored."""
+    """Some of the stored ``images`` [N, C, H, W], and of their labels, cropped and mirrored.
 
-    def __init__(self, images: Tensor, size: int, labels: Tensor | None = None, share: float = 1.0) -> None:
+    With ``mixed`` the first of them are means of two: of the crops ``chosen`` and of the ``others``.
+    """
+
+    def __init__(
+        self, images: Tensor, size: int, labels: Tensor | None = None, share: float = 1.0, mixed: int = 0
+    ) -> None:
         super().__init__(images, labels, share)
         self.chosen = torch.zeros(size, dtype=torch.int64, device=images.device)
         self.crops = torch.zeros(size, 5, device=images.device)
+        self.others = torch.zeros(mixed, dtype=torch.int64, device=images.device)
+        self.other_crops = torch.zeros(mixed, 5, device=images.device)
 
     def fill(self, chosen: Tensor, crops: Tensor) -> None:
         """Take the images ``chosen`` [size], cut out of them by ``crops`` [size, 5]."""
         self.chosen.copy_(chosen, non_blocking=True)
         self.crops.copy_(crops)
 
+    def fill_others(self, chosen: Tensor, crops: Tensor) -> None:
+        """The same for those that the first are mixed with, ``chosen`` [mixed]."""
+        self.others.copy_(chosen, non_blocking=True)
+        self.other_crops.copy_(crops)
+
     def read(self) -> tuple[Tensor, Tensor | None]:
         """The crops of the chosen images, and their labels."""
-        images = self.images.index_select(0, self.chosen)
-        labels = None if self.labels is None else self.labels.index_select(0, self.chosen)
-        return resize_crops(images, self.crops), labels
+        images = resize_crops(self.images.index_select(0, self.chosen), self.crops)
+        if mixed := len(self.others):
+            others = resize_crops(self.images.index_select(0, self.others), self.other_crops)
+            images = torch.cat([(images[:mixed] + others) / 2, images[mixed:]])
+        return images, None if self.labels is None else self.labels.index_select(0, self.chosen)
 
 
 class Batches(ABC):
@@ -98,9 +112,14 @@ class StoredBatches(Batches):
             chosen = next(order)
             count = len(chosen)
             own, share = self.world.part(count)
+            cuts = crops.at(iteration)[:count]
+            mixed = range(count)[own.start : min(own.stop, round(config.mix * count))]
             if count not in batches:
-                batches[count] = StoredBatch(images, len(chosen[own]), self.labels, share)
-            batches[count].fill(chosen[own], crops.at(iteration)[:count][own])
+                batches[count] = StoredBatch(images, len(chosen[own]), self.labels, share, len(mixed))
+            batches[count].fill(chosen[own], cuts[own])
+            if mixed:
+                others = slice(mixed.start, mixed.stop)
+                batches[count].fill_others(chosen.roll(1)[others], cuts.roll(1, 0)[others])
             yield iteration, batches[count]
 
     def sample(self, count: int) -> tuple[Tensor, Tensor | None]:

@@ -26,7 +26,7 @@ class Checkpoint:
     accuracies: list[tuple[int, float]]
     """(iteration, top-1 in percent)."""
     agreements: list[tuple[int, float, float, float]] = field(default_factory=list)
-    """(iteration, divergence, same class in percent, divergence between) on the images held out."""
+    """(iteration, divergence, same class in percent, divergence on their parts) on the images held out."""
     units: list[float] = field(default_factory=list)
     """Of the loss's terms, where they are balanced."""
     closest: dict[str, Tensor] = field(default_factory=dict)

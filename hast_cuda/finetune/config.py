@@ -22,7 +22,10 @@ CHOICES = {
     "balance": ("fixed", "start"),
 }
 POSITIVE = ("learning_rate", "temperature", "calibration_updates", "evaluations", "label_difficulty")
-FRACTIONS = ("momentum", "flip_fraction", "flip_probability", "warmup", "held_out", "average", "label_difficulty")
+FRACTIONS = (
+    *("momentum", "flip_fraction", "flip_probability", "warmup", "held_out", "average", "label_difficulty"),
+    "mix",
+)
 NOT_NEGATIVE = (
     *("weight_decay", "distillation_weight", "label_weight", "feature_weight", "perturbation"),
     *("clean_weight", "perturbed_weight", "max_grad_norm", "low_pass"),
@@ -90,6 +93,9 @@ class FinetuneConfig:
     """Weight of the loss on the perturbed images."""
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """Area fraction of the random crops."""
+    mix: float = 0.0
+    """Fraction of a batch's images that are replaced by the mean of themselves and another one, where
+    the teacher is as unsure as it is on many real images; not with labels, which a mean has not."""
     low_pass: float = 0.0
     """SynQ: cutoff, in cycles per pixel, of the Gaussian low-pass filter that a run takes its stored
     images through once, before ranges, blocks and student see them; 0: none. What is on disk stays.
@@ -128,7 +134,7 @@ class FinetuneConfig:
     compared with the teacher at every evaluation."""
     keep: str = "last"
     """"last": the student after the last iteration, as published; "best": that one if it is closer to
-    the teacher than the start on the images held out and between them, else the closest of all."""
+    the teacher than the start on parts of the images held out, else the closest of all."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -155,6 +161,8 @@ class FinetuneConfig:
             raise ValueError("clean_weight and perturbed_weight are both without effect; one must count")
         if not (self.distillation_weight or self.feature_weight or self.label_weight):
             raise ValueError("distillation_weight, feature_weight and label_weight are 0; one must count")
+        if self.mix and self.uses_labels:
+            raise ValueError("mix makes images that have no label: set it to 0, or label_weight and cam alignment off")
         if self.keep == "best" and not self.held_out:
             raise ValueError('keep is "best", which is judged on images held out: set held_out, e.g. to 0.125')
         by = {"distillation": self.distillation_weight, "alignment": self.feature_weight}

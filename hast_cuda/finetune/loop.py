@@ -49,7 +49,7 @@ class FinetuneResult:
     accuracies: list[tuple[int, float]] = field(default_factory=list)
     """(iterations done, top-1 in percent), in order."""
     agreements: list[tuple[int, float, float, float]] = field(default_factory=list)
-    """(iterations done, divergence, same class in percent, divergence between) on the images held
+    """(iterations done, divergence, same class in percent, divergence on parts) on the images held
     out, in order, from the start on; see :class:`Agreement`."""
     kept_iteration: int | None = None
     """Iterations that the student of ``keep="best"`` had behind it; None: the last one counts."""

@@ -17,13 +17,13 @@ Evaluate = Callable[[nn.Module], float]
 
 
 def kept_iteration(looks: Sequence[tuple[int, float, float, float]]) -> int:
-    """Of the student that counts, by :attr:`Agreement.distance`.
+    """Of the student that counts, by :attr:`Agreement.cropped`.
 
     The last one, if it is closer to the teacher than the start; else the closest of all. Those on the
     way count only then: they have a high rate behind them and no average, and are farther on real
     images than they seem here.
     """
-    far = [(Agreement(*seen).distance, done) for done, *seen in looks]
+    far = [(Agreement(*seen).cropped, done) for done, *seen in looks]
     return far[-1][1] if far[-1][0] < far[0][0] else min(far)[1]
 
 
@@ -88,7 +88,7 @@ class Watch:
         if self.held_out is None:
             return
         found, state = self.held_out.agreement(self.student), self.state
-        if self.best and all(found.distance < Agreement(*seen).distance for _, *seen in state.agreements):
+        if self.best and all(found.cropped < Agreement(*seen).cropped for _, *seen in state.agreements):
             state.closest = separate(self.student.state_dict())
         state.agreements.append((done, *astuple(found)))
         self.log({"phase": "held out", "iteration": done, **asdict(found)})

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from engine.tiny import Content, Tensors, convolution, step, value, write
 
+from engine.tiny import Content, Tensors, convolution, step, value, write
 from hast_cuda.exports.packed_weight import pack
 
 CLIPS: list[Content | None] = [
@@ -104,7 +104,7 @@ class Builder:
 
     def finish(self, source: int, path: Path, classes: int = 5) -> Path:
         """Pooled and classified, written."""
-        channels, height, width = self.shape(source)
+        _, height, width = self.shape(source)
         if self.values[source].get("bits") is None:
             source = self.convert(source, 4)
         output = self.convolve(source, classes, (height, width))
