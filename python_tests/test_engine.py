@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.networks import Builder, random_network
+from engine.networks import EXTREMES, extreme_network, random_network
 from engine.tiny import tiny, write
 
 from hast_cuda.deploy import load, reference
@@ -57,29 +57,12 @@ def test_every_op_with_any_activation(isa: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("isa", SETS)
-@pytest.mark.parametrize(
-    ("code_bits", "weight_bits", "channels"),
-    [(4, 4, 512), (3, 4, 260), (8, 4, 64), (8, 8, 48), (4, 8, 130), (8, 3, 300)],
-)
-def test_the_largest_sums_do_not_overflow(
-    code_bits: int, weight_bits: int, channels: int, isa: str, tmp_path: Path
-) -> None:
-    """All codes and all weights at an end, signs in blocks: what 16 bits cannot hold for long."""
-    largest = 2**weight_bits - 1
-    for sign, zero_point in ((1, 0), (-1, largest), (0, largest // 2)):
-        builder = Builder(np.random.default_rng(0), channels, 3)
-        builder.steps.clear()
-        full = builder.convert(0, code_bits)
-        builder.steps[-1]["activation"] = None
-        builder.values[full]["zero_point"] = 0
-        codes = np.full((20, channels, 3, 3), largest if sign > 0 else 0)
-        if sign == 0:  # long runs of one sign, then of the other
-            codes[:, : channels // 2] = largest
-        builder.convolve(full, 20, (3, 3), weight_bits=weight_bits, codes=codes, zero_point=zero_point)
-        builder.steps[-1]["activation"] = None
-        path = builder.finish(len(builder.values) - 1, tmp_path / f"{sign}.hast")
+@pytest.mark.parametrize("extreme", EXTREMES, ids=str)
+def test_the_largest_sums_do_not_overflow(extreme: tuple[int, int, int], isa: str, tmp_path: Path) -> None:
+    for sign in (1, -1, 0):
+        path = extreme_network(*extreme, sign, tmp_path / f"{sign}.hast")
         engine = load(path, isa=isa)
-        image = np.full((1, *engine.input_shape), 1000, np.float32)
+        image = np.full(engine.input_shape, 1000, np.float32)
         found, expected = engine.trace(image), reference.trace(read_file(path), image)
         for name, values in found.items():
             np.testing.assert_array_equal(values, expected[name][0], err_msg=name)

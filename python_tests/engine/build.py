@@ -9,10 +9,8 @@ from pathlib import Path
 from emulated.build import CSRC, fingerprint, run_compiler
 
 HERE = Path(__file__).parent
-EXECUTOR = [
-    CSRC / "engine" / f"{name}.cpp" for name in ("layout", "ending", "convolution", "others", "isa", "executor")
-]
-READER = [CSRC / "engine" / f"{name}.cpp" for name in ("json", "sha256", "fields", "safetensors", "read_step", "parse")]
+READER = ["json", "sha256", "fields", "safetensors", "read_step", "parse"]
+EXECUTOR = ["layout", "ending", "convolution", "others", "isa", "executor"]
 # Not only what `undefined` has: a number that its integer cannot hold too.
 FLAGS = [
     "-std=c++17",
@@ -25,8 +23,6 @@ FLAGS = [
     "-fsanitize=address,undefined,float-cast-overflow",
     "-fno-sanitize-recover=all",
 ]
-
-
 # The headers of some versions of GCC warn of themselves.
 QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 # What kernels.cpp is compiled with for each instruction set, as in csrc/engine/CMakeLists.txt.
@@ -37,31 +33,41 @@ SETS = {
 }
 
 
-def compile_program(main: Path, sources: Sequence[Path], objects: Path) -> Path:
-    """The program of ``main`` and ``sources``; one that ``objects`` has of the same text stays."""
-    return _compiled(main.stem, [main, *sources], [], objects)
+def compile_program(main: Path, sources: Sequence[str], objects: Path) -> Path:
+    """The program of ``main`` and of files of the engine; one that ``objects`` has of the same text stays."""
+    return _compiled(main.stem, [main, *_files(sources, CSRC)], [], objects, CSRC)
 
 
-def compile_engine(main: Path, isa: str, objects: Path) -> Path:
+def compile_engine(main: Path, isa: str, objects: Path, csrc: Path = CSRC, more: Sequence[str] = ()) -> Path:
     """The program of ``main`` and the whole engine with the kernels of one instruction set, and the portable ones."""
-    sets = dict.fromkeys(("portable", isa))
     kernels = [
         _compiled(
-            name, [CSRC / "engine" / "kernels.cpp"], ["-c", f"-DHAST_ENGINE_ISA={name}", *QUIET, *SETS[name]], objects
+            name,
+            _files(["kernels"], csrc),
+            ["-c", f"-DHAST_ENGINE_ISA={name}", *QUIET, *SETS[name], *more],
+            objects,
+            csrc,
         )
-        for name in sets
+        for name in dict.fromkeys(("portable", isa))
     ]
     found = [] if isa == "portable" else [f"-DHAST_ENGINE_{isa.upper()}"]
-    return _compiled(f"{main.stem}-{isa}", [main, *READER, *EXECUTOR], ["-fopenmp", *found], objects, kernels)
+    sources = [main, *_files([*READER, *EXECUTOR], csrc)]
+    return _compiled(f"{main.stem}-{isa}", sources, ["-fopenmp", *found, *more], objects, csrc, kernels)
 
 
-def _compiled(name: str, unit: Sequence[Path], more: Sequence[str], objects: Path, linked: Sequence[Path] = ()) -> Path:
+def _files(names: Sequence[str], csrc: Path) -> list[Path]:
+    return [csrc / "engine" / f"{name}.cpp" for name in names]
+
+
+def _compiled(
+    name: str, unit: Sequence[Path], more: Sequence[str], objects: Path, csrc: Path, linked: Sequence[Path] = ()
+) -> Path:
     flags = [*FLAGS, *more, *(path.name for path in linked)]
-    made = objects / f"{name}.{fingerprint(unit, CSRC, flags)}.o"  # named as what goes when unused
+    made = objects / f"{name}.{fingerprint(unit, csrc, flags)}.o"  # named as what goes when unused
     if made.exists():
         made.touch()
     else:
         half = made.with_suffix(f".{os.getpid()}.part")
-        run_compiler([*FLAGS, *more, f"-I{CSRC}", *unit, *linked, "-o", half])
+        run_compiler([*FLAGS, *more, f"-I{csrc}", *unit, *linked, "-o", half])
         half.replace(made)  # whole or not at all: others may look for it
     return made

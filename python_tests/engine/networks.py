@@ -187,3 +187,23 @@ def random_network(seed: int, path: Path) -> Path:
     for _ in range(12):
         builder.random_step()
     return builder.finish(len(builder.values) - 1, path)
+
+
+EXTREMES = [(4, 4, 512), (3, 4, 260), (8, 4, 64), (8, 8, 48), (4, 8, 130), (8, 3, 300)]
+"""Bits of codes and of weights, and channels, whose largest sums 16 bits cannot hold for long."""
+
+
+def extreme_network(code_bits: int, weight_bits: int, channels: int, sign: int, path: Path) -> Path:
+    """All codes and all weights at an end: of one sign, of the other, or (0) long runs of one, then of the other."""
+    largest = 2**weight_bits - 1
+    builder = Builder(np.random.default_rng(0), channels, 3)
+    full = builder.convert(0, code_bits)
+    builder.steps[-1]["activation"] = None
+    builder.values[full]["zero_point"] = 0
+    codes = np.full((20, channels, 3, 3), largest if sign > 0 else 0)
+    if sign == 0:
+        codes[:, : channels // 2] = largest
+    zero_point = {1: 0, -1: largest, 0: largest // 2}[sign]
+    builder.convolve(full, 20, (3, 3), weight_bits=weight_bits, codes=codes, zero_point=zero_point)
+    builder.steps[-1]["activation"] = None
+    return builder.finish(len(builder.values) - 1, path)

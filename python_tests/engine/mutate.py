@@ -1,0 +1,135 @@
+"""Plants one mistake after the other in a copy of the engine's sources, and runs networks on it.
+
+``python python_tests/engine/mutate.py [WORD]`` prints a row of a Markdown table for each: file, mistake,
+what notices it; exit status 1 if one survives. The sanitized program of test_engine_sanitized.py runs the
+networks of test_engine.py, whose logits must be the bits of plain numpy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from emulated import sanitizer
+from emulated.build import CSRC
+
+from engine.build import HERE, compile_engine
+from engine.networks import EXTREMES, extreme_network, random_network
+from hast_cuda.deploy import reference
+from hast_cuda.deploy.file import read_file
+
+
+ODD = ["-w"]  # mistakes may look odd
+
+
+class Mistake(NamedTuple):
+    """One change of one file in csrc/engine/, the first time that ``old`` stands there."""
+
+    file: str
+    old: str
+    new: str
+    description: str
+
+
+MISTAKES = [
+    Mistake("convolution.cpp", "if (fits(0)) return;", "return;", "16-bit sums never widened"),
+    Mistake("convolution.cpp", "product_ = pairs_fit() ?", "product_ = true ?", "pairs of 8-bit products in 16 bits"),
+    Mistake("convolution.cpp", "(w[i] > 0 ? up : down)", "up", "overflow judged without signs"),
+    Mistake("convolution.cpp", "lane : 12 + lane", "lane : 8 + lane", "depthwise lanes in another order"),
+    Mistake("convolution.cpp", "- scale[c] * zero * sum", "", "zero point of the input left out"),
+    Mistake("ending.cpp", "(bias[c] - residual_zero)", "(bias[c])", "zero point of the residual left out"),
+    Mistake(
+        "ending.cpp", "finish_.low = clips ? code(finish_.low) : 0.0f;", "finish_.low = 0.0f;", "lower end of a clip"
+    ),
+    Mistake("layout.cpp", "up(own.bytes + 64, 64)", "own.bytes", "no room behind a map"),
+    Mistake(
+        "layout.cpp",
+        "needed = std::max(needed, value.channels - last + up(last, kBlock));",
+        "",
+        "last part of a concatenation beyond its pixel",
+    ),
+    Mistake("layout.cpp", "(step.groups - 1) * own + up(own, kBlock)", "value.channels", "last group beyond its pixel"),
+    Mistake(
+        "executor.cpp",
+        "made->memory.data() + own.offset, grid.zero_point",
+        "made->memory.data() + own.offset, 0",
+        "borders of another number than zero",
+    ),
+    Mistake("executor.cpp", "std::min<int64_t>(rank, count % ranks)", "0", "rows that no thread computes"),
+    Mistake(
+        "dense.h", "left -= steps;", "left -= D::kWidens ? steps + 1 : steps;", "a step left out where sums are widened"
+    ),
+    Mistake("depthwise.h", "4 * q + i < kK", "4 * q + i <= kK", "a row more than the window has"),
+    Mistake("elementwise.h", "row < 0 || row >= d.in_height", "row < 0", "rows below a map in a pool"),
+]
+
+
+def networks(folder: Path) -> Iterator[tuple[str, Path, np.ndarray]]:  # type: ignore[type-arg]
+    """Name, file and image of each."""
+    for seed in range(60):
+        path = random_network(seed, folder / "n.hast")
+        shape = read_file(path).input_shape
+        image = np.random.default_rng(seed).integers(-16, 17, (1, *shape)) / 8
+        yield f"random network {seed}", path, image.astype(np.float32)
+    for extreme in EXTREMES:
+        for sign in (1, -1, 0):
+            path = extreme_network(*extreme, sign, folder / "n.hast")
+            yield f"largest sums {extreme}", path, np.full((1, *read_file(path).input_shape), 1000, np.float32)
+
+
+def first_failure(program: Path, isa: str, folder: Path) -> str | None:
+    """The network, or what the sanitizer calls it, that shows the mistake."""
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    for name, path, image in networks(folder):
+        for threads in ("1", "3"):
+            command = [str(program), str(path), isa, threads, "1"]
+            done = subprocess.run(command, input=image.tobytes(), capture_output=True, check=False, env=environment)
+            if done.returncode:
+                text = done.stderr.decode(errors="replace")
+                return f"sanitizer: {sanitizer.finding(text) or text.strip()[:80]}"
+            if not np.array_equal(np.frombuffer(done.stdout, np.float32), reference.run(read_file(path), image)[0]):
+                return f"{name}, {threads} thread{'s' if threads != '1' else ''}"
+    return None
+
+
+def main() -> int:
+    """Try every mistake; whether any survived decides the exit status."""
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    survivors = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder, isa = Path(name), "avx2"
+        shutil.copytree(CSRC, folder / "csrc")
+        whole = compile_engine(HERE / "run_file.cpp", isa, folder, folder / "csrc", ODD)
+        if failed := first_failure(whole, isa, folder):
+            print(f"{failed} fails without any mistake")
+            return 1
+        print("| file | mistake | noticed by |\n|---|---|---|")
+        for mistake in MISTAKES:
+            if word not in f"{mistake.file}: {mistake.description}":
+                continue
+            path = folder / "csrc" / "engine" / mistake.file
+            source = path.read_text(encoding="utf-8")
+            if mistake.old not in source:
+                caught = "OUTDATED"
+            else:
+                path.write_text(source.replace(mistake.old, mistake.new, 1), encoding="utf-8")
+                program = compile_engine(HERE / "run_file.cpp", isa, folder, folder / "csrc", ODD)
+                caught = first_failure(program, isa, folder) or "SURVIVED"
+                path.write_text(source, encoding="utf-8")
+            survivors += caught in ("OUTDATED", "SURVIVED")
+            print(f"| `{mistake.file}` | {mistake.description} | {caught} |", flush=True)
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
