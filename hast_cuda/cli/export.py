@@ -52,7 +52,7 @@ def export(
         data: labelled images to compare on; default: those of the run, or its synthetic images.
         test_limit: use only this many of them.
         verify: run the file and compare it with the quantized network.
-        latency: time ONNX files beside the full-precision network.
+        latency: time ONNX files and the engine beside the full-precision network in onnxruntime.
         batch: images per timed run.
         report: write the run's page (RUN/report.html) anew, with the exports; needs matplotlib.
     """
@@ -80,7 +80,7 @@ def export(
                 classes=class_names(full.model, spec.num_classes),
                 describe=described,
             )
-            if latency and kind.startswith("onnx"):
+            if latency and (kind.startswith("onnx") or (kind == "engine" and _have_onnxruntime())):
                 reference = reference or plain_onnx(teacher, folder / ".plain.onnx", spec.size)
                 done.latency = measure(done.file, reference, spec.size, batch=batch)
             found = {**done.record(), "environment": environment(torch.device("cpu"))}
@@ -93,6 +93,14 @@ def export(
         print("no page: pip install 'hast_cuda[demo]', then hast-cuda report")
     elif report:
         print(f"page: {write_page(run, given, loaded=(teacher, spec))}")
+
+
+def _have_onnxruntime() -> bool:
+    """Whether full precision can be timed; said if not."""
+    found = importlib.util.find_spec("onnxruntime") is not None
+    if not found:
+        print("not timed: onnxruntime, which full precision would run in, is missing (pip install 'hast_cuda[export]')")
+    return found
 
 
 def _images(run: Path, config: dict[str, Any], data: str | None, limit: int | None, spec: InputSpec) -> AnyImages:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size
 from hast_cuda.data import Images, ImageSet, InputSpec
-from hast_cuda.deploy.engine import load, require_engine
+from hast_cuda.deploy.engine import require_engine
 from hast_cuda.exports.float_network import save_float, to_float
 from hast_cuda.exports.grid import float_bytes
 from hast_cuda.exports.packed import load_packed, save_packed
@@ -21,7 +21,7 @@ from hast_cuda.exports.program import save_program
 from hast_cuda.exports.records import Exported
 from hast_cuda.exports.to_engine import save_engine
 from hast_cuda.exports.to_onnx import save_onnx
-from hast_cuda.exports.verify import check, onnx_network, require_onnxruntime
+from hast_cuda.exports.verify import check, engine_network, onnx_network, require_onnxruntime
 
 SUFFIXES = {
     "onnx-ort": ".ort.onnx",
@@ -132,8 +132,7 @@ def _load(file: Path, kind: str, network: nn.Module | None, student: nn.Module) 
     if kind.startswith("onnx"):
         return onnx_network(file)
     if kind == "engine":
-        engine = load(file)
-        return lambda images: torch.from_numpy(engine.run(images.cpu().float().numpy()))
+        return engine_network(file)
     if kind.startswith("pt2"):
         loaded: nn.Module = torch.export.load(file).module().cpu()  # it has one mode alone
     elif kind == "packed":

@@ -34,16 +34,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Latency:
-    """Median time of a batch in onnxruntime on the CPU."""
+    """Median time of a batch on the CPU, in onnxruntime or the engine."""
 
     batch: int
     """Images per run."""
     threads: int
-    """Of onnxruntime."""
+    """Of both."""
     milliseconds: float
     """Of the exported network."""
     float_milliseconds: float
-    """Of the full-precision one with BatchNorm, optimised alike."""
+    """Of the full-precision one in onnxruntime."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Exported:
     checks: Check | None = None
     """Beside the quantized network; None: not compared."""
     latency: Latency | None = None
-    """ONNX: measured by whoever asks for it."""
+    """ONNX and engine: measured by whoever asks for it."""
 
     def record(self) -> dict[str, Any]:
         """As JSON values, the file by its name alone."""

@@ -1,4 +1,4 @@
-"""Whether an ONNX file gives what the quantized network gives, and how fast."""
+"""Whether a file gives what the quantized network gives, and how fast."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from hast_cuda.checks.values import (
     explained_forward,
 )
 from hast_cuda.data import Images, ImageSet
+from hast_cuda.deploy.engine import load
 from hast_cuda.exports.marked import INPUT, translate
 from hast_cuda.exports.records import Check, Latency
 from hast_cuda.loops.modes import eval_mode
@@ -66,6 +67,12 @@ def onnx_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Tenso
         return torch.from_numpy(logits)
 
     return run
+
+
+def engine_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Tensor]:
+    """The same for a file of the engine. ImportError: no engine. ValueError: see :func:`hast_cuda.deploy.load`."""
+    engine = load(as_path("path", path))
+    return lambda images: torch.from_numpy(engine.run(images.cpu().float().numpy(), threads or torch.get_num_threads()))
 
 
 @contextmanager
@@ -167,13 +174,13 @@ def measure(
     """Time both files in turns, so that whatever else the machine does meets both.
 
     Of ``batch`` images of ``shape`` (C, H, W), with as many threads as torch uses where none are
-    given. Raises as :func:`onnx_network`, and for images that a file does not take.
+    given. Raises as :func:`onnx_network` and :func:`engine_network`, and for images that a file does not take.
     """
     check_image_size("shape", shape)
     check_range("batch", batch, 1, 2**28 // math.prod(shape))
     threads = threads or torch.get_num_threads()
     files = as_path("exported", exported), as_path("full_precision", full_precision)
-    networks = [onnx_network(path, threads) for path in files]
+    networks = [(engine_network if path.suffix == ".hast" else onnx_network)(path, threads) for path in files]
     images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
 
     def milliseconds(network: Callable[[Tensor], Tensor]) -> float:

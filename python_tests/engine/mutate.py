@@ -28,7 +28,6 @@ from engine.networks import EXTREMES, extreme_network, random_network
 from hast_cuda.deploy import reference
 from hast_cuda.deploy.file import read_file
 
-
 ODD = ["-w"]  # mistakes may look odd
 
 
@@ -44,7 +43,7 @@ class Mistake(NamedTuple):
 MISTAKES = [
     Mistake("convolution.cpp", "if (fits(0)) return;", "return;", "16-bit sums never widened"),
     Mistake("convolution.cpp", "product_ = pairs_fit() ?", "product_ = true ?", "pairs of 8-bit products in 16 bits"),
-    Mistake("convolution.cpp", "(w[i] > 0 ? up : down)", "up", "overflow judged without signs"),
+    Mistake("convolution.cpp", "up : down) += std::abs(w[i])", "up : up) -= -w[i]", "overflow where signs cancel"),
     Mistake("convolution.cpp", "lane : 12 + lane", "lane : 8 + lane", "depthwise lanes in another order"),
     Mistake("convolution.cpp", "- scale[c] * zero * sum", "", "zero point of the input left out"),
     Mistake("ending.cpp", "(bias[c] - residual_zero)", "(bias[c])", "zero point of the residual left out"),

@@ -133,7 +133,7 @@ class Builder:
             "stride": stride,
             "padding": padding,
             "bits": self.bits(),
-            "weight_bits": self.pick(3, 4, 8),
+            "weight_bits": self.pick(3, 4, 7, 8),
         }
         if kind == "dense":
             self.convolve(source, int(self.random.integers(1, 70)), kernel, residual=self.pick(False, True), **more)
@@ -189,7 +189,7 @@ def random_network(seed: int, path: Path) -> Path:
     return builder.finish(len(builder.values) - 1, path)
 
 
-EXTREMES = [(4, 4, 512), (3, 4, 260), (8, 4, 64), (8, 8, 48), (4, 8, 130), (8, 3, 300)]
+EXTREMES = [(4, 4, 512), (3, 4, 260), (8, 4, 64), (8, 7, 48), (8, 8, 48), (4, 8, 130), (8, 3, 300)]
 """Bits of codes and of weights, and channels, whose largest sums 16 bits cannot hold for long."""
 
 
