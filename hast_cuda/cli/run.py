@@ -11,10 +11,7 @@ from hast_cuda.deploy.engine import load
 
 
 def run(
-    file: tyro.conf.Positional[Path],
-    images: tyro.conf.Positional[tuple[Path, ...]],
-    top: int = 1,
-    threads: int = 0,
+    file: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[Path, ...]], top: int = 1, threads: int = 0
 ) -> None:
     """Classify image files with an exported network, on the CPU.
 
