@@ -107,6 +107,13 @@ def quantize_around(
     return swap_modules(model, convert)
 
 
+def in_order(layer: nn.Module, quantizers: Mapping[str, nn.Module]) -> nn.Module:
+    """``layer`` with what :func:`around` names in front of it and behind it, as plain modules."""
+    before, behind = quantizers.get("input_quantizer"), quantizers.get("output_quantizer")
+    parts = [part for part in (before, layer, behind) if part is not None]
+    return layer if len(parts) == 1 else nn.Sequential(*parts)
+
+
 def drop_around(model: nn.Module) -> nn.Module:
     """Without quantizers around modules; edits ``model``, returns the new root."""
 

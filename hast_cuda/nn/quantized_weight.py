@@ -24,7 +24,7 @@ class QuantizedWeight(nn.Module):
     weight: Tensor
     weight_range: Tensor | None
     input_quantizer: FakeQuantActivation | None
-    output_quantizer: FakeQuantActivation | None = None
+    output_quantizer: FakeQuantActivation | None
     cached_weight: Tensor | None
 
     def __init__(
@@ -83,7 +83,8 @@ class QuantizedWeight(nn.Module):
         return quantized
 
     def _quantized_output(self, y: Tensor) -> Tensor:
-        quantized: Tensor = y if self.output_quantizer is None else self.output_quantizer(y)
+        quantizer = getattr(self, "output_quantizer", None)  # of objects that were pickled without it
+        quantized: Tensor = y if quantizer is None else quantizer(y)
         return quantized
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> QuantizedWeight:
