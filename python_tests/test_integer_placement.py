@@ -25,8 +25,9 @@ from hast_cuda.moments import batch_norm_ranges
 from hast_cuda.nn import activation_quantizers, quantization_table
 from hast_cuda.nn.around import around
 from hast_cuda.reconstruction import ReconstructionConfig, reconstruct
+from hast_cuda.report import write_report
+from hast_cuda.report.layers import layer_rows
 from hast_cuda.run import Bits, load_student, zero_shot_quantize
-from hast_cuda.synthesis import SynthesisConfig
 
 
 class Unit(nn.Module):
@@ -281,6 +282,25 @@ def test_the_engine_computes_the_student_in_integers(build: Callable[[], nn.Modu
         assert int(((found - expected).abs().amax(1) < 1e-5 * expected.abs().max()).sum()) >= 28
 
 
+@pytest.mark.parametrize("groups", [1, 6])
+def test_codes_meet_weights_far_from_zero(groups: int, tmp_path: Path) -> None:
+    """8-bit weights whose integers are too large are floats: the layer says so, and is still right."""
+    pytest.importorskip("onnxscript")
+    from hast_cuda.deploy import load
+
+    network: Any = nn.Sequential(conv(3, 6), nn.ReLU(), conv(6, 6, groups=groups), nn.ReLU(), conv(6, 6), nn.Flatten())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = lively(nn.Sequential(*network, nn.Linear(6 * 256, CLASSES)))
+    network[2][0].weight.data[2] = torch.linspace(1.0, 1.1, 54 // groups).reshape(6 // groups, 3, 3)
+    student = hc.calibrate(hc.quantize(network, 8, 8, placement="integer"), [pictures(16, 2)]).eval()
+    done = save_engine(student, tmp_path / "a", SHAPE)
+    assert done.float_layers == {"2.0": "its weights are not integers of the engine"}
+    x = pictures(16, 3)
+    found, expected = torch.from_numpy(load(tmp_path / "a").run(x.numpy())), student(x).detach()
+    assert int(((found - expected).abs().amax(1) < 1e-5 * expected.abs().max()).sum()) >= 14
+
+
 @pytest.mark.parametrize("build", [residual, linear, functional, Dense])
 def test_reconstruction_and_fine_tuning(build: Callable[[], nn.Module]) -> None:
     teacher, student = made(build, ste="clipped")
@@ -334,8 +354,13 @@ def test_a_run_is_resumed_loaded_and_reported(tmp_path: Path) -> None:
     with torch.no_grad():
         for student in (again.student.eval(), loaded):
             assert torch.equal(student(x), done.student.eval()(x))
-    page = hc.report.report([tmp_path]) if hasattr(hc.report, "report") else ""
-    assert page is not None
+    page = write_report(tmp_path).read_text()
+    assert "all that is stored" in page
+    assert "units.0.output_quantizer" in page  # of a network without a name: the tensors of its file
+    rows = {f"{row.name}: {row.note}": row for row in layer_rows(loaded, teacher)}
+    low, high = rows["units.0.second.1: quantized output"].act_range or (0.0, 0.0)
+    assert low < 0 < high
+    assert rows["units.0.first.0: quantized weight"].error is not None
 
 
 class Flat(nn.Module):

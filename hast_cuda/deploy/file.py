@@ -20,7 +20,12 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 FORMAT = "hast_cuda.engine.v1"
 _LENGTH = 8
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I32": np.dtype("<i4"), "U8": np.dtype("u1")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "I32": np.dtype("<i4"),
+    "U8": np.dtype("u1"),
+}
 
 
 @dataclass(frozen=True)
