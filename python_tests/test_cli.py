@@ -97,7 +97,8 @@ def test_quantize_then_evaluate(hast: Cli, tmp_path: Path) -> None:
     result = json.loads((out / "result.json").read_text())
     assert result["bits"]["weights"] == 3
     assert result["bits"]["activations"] == 5
-    first, last = {"weight_bits": 8, "act_bits": 8}, {"weight_bits": None, "act_bits": None}
+    first = {"weight_bits": 8, "act_bits": 8, "input_bits": 8}
+    last = {"weight_bits": None, "act_bits": None}
     assert result["bits"]["overrides"] == {"stem.0": first, "output": last}
     assert (result["preset"], result["seed"], result["data"]) == ("default", 3, "digits")
     assert result["network"]["model"] == "digits"

@@ -35,17 +35,25 @@ def plan(marked: MarkedModel, shape: Shape) -> Plan:
 
 
 def _read_floats(found: Plan) -> None:
-    """Conversions: where a padded input has no code for zero, or sums need more than 32 bits; of the output."""
+    """Conversions: where a padded input has no code for zero, sums need more than 32 bits, or channels
+    are summed with float weights; of the output.
+    """
     for step in list(found.steps):
         grid, weights, window = step.inputs[0].grid, step.weights, step.window
         if grid is None or weights is None or window is None:
             continue
-        if (any(window.padding) and not grid.contains_zero) or _largest_sum(weights, grid) > _LARGEST_SUM:
+        fits = _largest_sum(weights, grid) <= _LARGEST_SUM and (weights.bits is not None or _depthwise(step))
+        if (any(window.padding) and not grid.contains_zero) or not fits:
             read_floats(found, step)
     if found.output.grid is not None:
         made = Value(f"{found.output.name}.float", found.output.shape)
         found.steps.append(Step(CONVERT, made.name, [found.output], made))
         found.output = made
+
+
+def _depthwise(step: Step) -> bool:
+    """Every channel by itself: its float weights read codes."""
+    return 1 < step.groups == step.inputs[0].shape[0] == step.output.shape[0]
 
 
 def _largest_sum(weights: Weights, grid: Affine) -> int:
