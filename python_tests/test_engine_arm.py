@@ -15,6 +15,8 @@ from gates import cannot_run
 
 from hast_cuda.deploy import load
 
+pytestmark = pytest.mark.gate
+
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 FLAGS = ["-std=c++17", "-O0", "-static", "-w", f"-I{CSRC}"]
 SETS = {"portable": [], "neon_dot": ["-march=armv8.2-a+dotprod"]}

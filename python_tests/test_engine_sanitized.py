@@ -17,6 +17,8 @@ from gates import cannot_run
 from hast_cuda.deploy import load
 from hast_cuda.deploy.engine import require_engine
 
+pytestmark = pytest.mark.gate
+
 # A worker of OpenMP keeps memory of its own until the end.
 CHECKS = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
 

@@ -19,6 +19,8 @@ from emulated.build import AVX2_FLAGS, compile_module, compiler
 from emulated.op_tests import run_op_tests
 from gates import cannot_run
 
+pytestmark = pytest.mark.gate
+
 MISTAKES = [
     ("read_past_the_end", "heap-buffer-overflow"),
     ("write_past_the_end", "heap-buffer-overflow"),
