@@ -133,6 +133,33 @@ def export(document: Document) -> list[str]:
     return lines
 
 
+def deploy(document: Document) -> list[str]:
+    """Runtimes beside each other; a table per network."""
+    text = (
+        f"Weights are random: times alone. Milliseconds are medians of {document['rounds']} interleaved rounds, one "
+        "thread in processor time, several in wall time; in brackets the median ratio to onnxruntime's float in the "
+        "same round. GMAC/s: multiplications a second of the first column. "
+        + ", ".join(f"{name} {found}" for name, found in document["peers"].items() if found)
+        + "."
+    )
+    lines = [text, ""]
+    for network in dict.fromkeys(row["network"] for row in document["rows"]):
+        own = [row for row in document["rows"] if row["network"] == network]
+        cases = list(dict.fromkeys((row["threads"], row["batch"]) for row in own))
+        found = {(row["runtime"], row["threads"], row["batch"]): row for row in own}
+        names = [f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}" for threads, batch in cases]
+        rows = []
+        for runtime in dict.fromkeys(row["runtime"] for row in own):
+            shown = [found.get((runtime, *where)) for where in cases]
+            cells = ["" if row is None else f"{row['milliseconds']:.2f} ({row['ratio']:.2f})" for row in shown]
+            first = shown[0]
+            rate = "" if first is None else f"{first['gmac_per_second']:.0f}"
+            grown = document["memory_mib"].get(network, {}).get(runtime)
+            rows.append([runtime, *cells, rate, "" if grown is None else f"{grown:.0f}"])
+        lines += [f"**{network}**", *_table(["runtime", *names, "GMAC/s", "MiB"], rows)]
+    return lines
+
+
 def _shape(latency: dict[str, Any]) -> str:
     threads = latency["threads"]
     return f"batch {latency['batch']}, {threads} thread{'s' if threads > 1 else ''}"
@@ -187,4 +214,5 @@ TABLES: dict[str, Callable[[Document], list[str]]] = {
     "ranks": ranks,
     "memory": memory,
     "export": export,
+    "deploy": deploy,
 }

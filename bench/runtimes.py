@@ -36,12 +36,12 @@ class Files:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def student(self, bits: int) -> nn.Module:
+    def student(self, bits: int, placement: str = "relu") -> nn.Module:
         """Quantized with ranges of noise: its accuracy is nobody's, its work is that of any."""
-        name = f"W{bits}A{bits}"
+        name = f"w{bits}-{placement}"
         if name not in self.students:
             images = torch.randn(16, *self.shape, generator=torch.Generator().manual_seed(0))
-            self.students[name] = calibrate(quantize(self.network, bits, bits), [images])
+            self.students[name] = calibrate(quantize(self.network, bits, bits, placement=placement), [images])
         return self.students[name]
 
     def plain(self) -> Path:
@@ -52,13 +52,15 @@ class Files:
         """8 bits by onnxruntime's own tool: uint8 images, int8 weights per channel, QDQ."""
         return self._once("int8.onnx", self._quantize)
 
-    def export(self, bits: int) -> Path:
-        """This package's ONNX form for onnxruntime."""
-        return self._once(f"w{bits}.ort.onnx", lambda path: save_onnx(self.student(bits), path, self.shape))
+    def export(self, form: str, placement: str) -> Path:
+        """This package's ONNX forms at 4 bits."""
+        student = self.student(4, placement)
+        return self._once(f"{form}.onnx", lambda path: save_onnx(student, path, self.shape, form=form))
 
-    def engine(self, bits: int) -> Path:
+    def engine(self, bits: int, placement: str = "relu") -> Path:
         """This package's engine."""
-        return self._once(f"w{bits}.hast", lambda path: save_engine(self.student(bits), path, self.shape))
+        student = self.student(bits, placement)
+        return self._once(f"w{bits}-{placement}.hast", lambda path: save_engine(student, path, self.shape))
 
     def multiplications(self) -> int:
         """Of one image, in convolutions and linear layers."""
@@ -149,10 +151,12 @@ def runtimes(files: Files, threads: int, batch: int) -> dict[str, Callable[[], R
     found: dict[str, Callable[[], Run]] = {
         "onnxruntime float": lambda: onnxruntime(files.plain(), threads),
         "onnxruntime int8": lambda: onnxruntime(files.quantized(), threads),
-        "onnx-ort W4A4": lambda: onnxruntime(files.export(4), threads),
+        "onnx-ort W4A4": lambda: onnxruntime(files.export("ort", "relu"), threads),
         "engine W4A4": lambda: engine(files.engine(4), threads),
         "engine W3A3": lambda: engine(files.engine(3), threads),
         "engine W4A4, avx2": lambda: engine(files.engine(4), threads, "avx2"),
+        "engine W4A4, integer": lambda: engine(files.engine(4, "integer"), threads),
+        "engine W4A4, integer, avx2": lambda: engine(files.engine(4, "integer"), threads, "avx2"),
         "torch eager": lambda: eager(files.network, threads),
         "torch compile": lambda: eager(files.network, threads, compiled=True),
     }
