@@ -40,9 +40,12 @@ inline void codes_tile(const Dense& d, int64_t block, int64_t y, int64_t x) {
       left -= steps;
     } while (left > 0);
   }
-  for (int p = 0; p < kP; ++p)
-    for (int b = 0; b < kB; ++b)
-      finish(d.finish, D::total(sums[p][b]), (block + b) * kBlock, y, x + p);
+  for (int b = 0; b < kB; ++b) {
+    I16 totals[kP];
+#pragma GCC unroll 8
+    for (int p = 0; p < kP; ++p) totals[p] = D::total(sums[p][b]);
+    finish_whole(d.finish, totals, (block + b) * kBlock, y, x);
+  }
 }
 
 // The same for float inputs, one a step.
@@ -68,8 +71,12 @@ inline void floats_tile(const Dense& d, int64_t block, int64_t y, int64_t x) {
       ++from;
     }
   }
-  for (int p = 0; p < kP; ++p)
-    for (int b = 0; b < kB; ++b) finish(d.finish, sums[p][b], (block + b) * kBlock, y, x + p);
+  for (int b = 0; b < kB; ++b) {
+    F16 totals[kP];
+#pragma GCC unroll 8
+    for (int p = 0; p < kP; ++p) totals[p] = sums[p][b];
+    finish(d.finish, totals, (block + b) * kBlock, y, x);
+  }
 }
 
 using Tile = void (*)(const Dense&, int64_t block, int64_t y, int64_t x);

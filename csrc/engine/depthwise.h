@@ -21,7 +21,7 @@ inline void plain_row(const Depthwise& d, int64_t block, int64_t y) {
         const F16 input = d.in.codes ? load_codes(d.in.codes + at) : load(d.in.floats + at);
         sum = fma(input, load(w), sum);
       }
-    finish(d.finish, sum, channel, y, x);
+    finish(d.finish, {sum}, channel, y, x);
   }
 }
 
@@ -51,12 +51,10 @@ inline void quads_tile(const Depthwise& d, int64_t unit, int64_t y, int64_t x, i
       }
     }
   }
-  for (int p = 0; p < kP; ++p) {
-    I16 both[2];
-    quad_blocks(sums[p], both);
-    for (int64_t b = 0; b < blocks; ++b)
-      finish(d.finish, both[b], unit * 32 + b * kBlock, y, x + p);
-  }
+  I16 both[2][kP];
+  for (int p = 0; p < kP; ++p) quad_blocks(sums[p], both[0][p], both[1][p]);
+  for (int64_t b = 0; b < blocks; ++b)
+    finish_whole(d.finish, both[b], unit * 32 + b * kBlock, y, x);
 }
 
 template <int kK, int kS>

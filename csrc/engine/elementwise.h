@@ -38,7 +38,7 @@ inline void pool(const Pool& d, const Share& share) {
   for (int64_t y = share.row_begin; y < share.row_end; ++y)
     for (int64_t x = 0; x < d.width; ++x)
       for (int64_t block = share.block_begin; block < share.block_end; ++block)
-        finish(d.finish, pooled(d, block * kBlock, y, x), block * kBlock, y, x);
+        finish(d.finish, {pooled(d, block * kBlock, y, x)}, block * kBlock, y, x);
 }
 
 // Real numbers: the difference of two integers is exact.
@@ -59,7 +59,7 @@ inline void elementwise(const Elementwise& d, const Share& share) {
                                  y * d.other.row + x * d.other.pixel + channel);
           value = d.multiply ? mul(value, other) : add(value, other);
         }
-        finish(d.finish, value, channel, y, x);
+        finish(d.finish, {value}, channel, y, x);
       }
 }
 

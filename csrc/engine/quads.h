@@ -44,13 +44,13 @@ inline __m256i quad_wide(__m256i x) {
 }
 
 // The sums of both blocks of 16 channels.
-inline void quad_blocks(const QuadSum& s, I16 (&blocks)[2]) {
+inline void quad_blocks(const QuadSum& s, I16& first, I16& second) {
   __m256i w[4];
   for (int j = 0; j < 4; ++j) w[j] = quad_wide(s.v[j]);
-  blocks[0] = join(_mm256_permute2x128_si256(w[0], w[1], 0x20),
-                   _mm256_permute2x128_si256(w[2], w[3], 0x20));
-  blocks[1] = join(_mm256_permute2x128_si256(w[0], w[1], 0x31),
-                   _mm256_permute2x128_si256(w[2], w[3], 0x31));
+  first = join(_mm256_permute2x128_si256(w[0], w[1], 0x20),
+               _mm256_permute2x128_si256(w[2], w[3], 0x20));
+  second = join(_mm256_permute2x128_si256(w[0], w[1], 0x31),
+                _mm256_permute2x128_si256(w[2], w[3], 0x31));
 }
 
 }  // namespace HAST_ENGINE_ISA
