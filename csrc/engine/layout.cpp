@@ -65,7 +65,7 @@ std::vector<Layout> lay_out(const Network& network, int64_t* bytes) {
     own.bytes = (own.top + value.height + own.bottom) * own.row * element;
     own.offset = end;
     own.first = end + (own.top * own.row + own.left * own.pixel) * element;
-    end += up(own.bytes + 64, 64);  // loads of a block may begin at the last pixel
+    end += up(own.bytes, 64);
   }
   *bytes = end;
   return layouts;

@@ -50,7 +50,7 @@ MISTAKES = [
     Mistake(
         "ending.cpp", "finish_.low = clips ? code(finish_.low) : 0.0f;", "finish_.low = 0.0f;", "lower end of a clip"
     ),
-    Mistake("layout.cpp", "up(own.bytes + 64, 64)", "own.bytes", "no room behind a map"),
+    Mistake("prepared.h", "(bytes + 191) / 64 * 64", "bytes", "no room behind the last map"),
     Mistake(
         "layout.cpp",
         "needed = std::max(needed, value.channels - last + up(last, kBlock));",
