@@ -35,6 +35,8 @@ class QuantizerRecord:
 
     def __post_init__(self) -> None:
         _checks.bit_width("bits", self.bits)
+        if type(self.calls) is not int:  # of a file: anything
+            raise TypeError(f"calls is {self.calls!r}; expected an int")
         check_range("calls", self.calls, 1)
         activation_code(self.activation)
         _checks.choice("ema", self.ema, EMA)

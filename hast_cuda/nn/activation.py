@@ -68,6 +68,8 @@ class FakeQuantActivation(nn.Module):
         _checks.choice("ste", ste, _checks.STE)
         _checks.decay(beta)
         check_flag("inplace", inplace)
+        if type(calls) is not int:
+            raise TypeError(f"calls must be an int, got {type(calls).__name__}")
         check_range("calls", calls, 1)
         self.bits, self.activation, self.beta, self.ema, self.ste = bits, activation, beta, ema, ste
         self.inplace, self.calls = inplace, calls

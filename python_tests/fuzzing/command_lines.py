@@ -90,7 +90,7 @@ def values() -> dict[str, list[str]]:
         (
             _NUMBERS,
             """image-size num-classes num-images synthesis-iterations batch-size seed bits
-            reconstruction-iterations finetune-iterations checkpoint-segments weight-bits act-bits first-last-bits
+            reconstruction-iterations finetune-iterations checkpoint-segments weight-bits act-bits sum-bits first-last-bits
             test-limit batch seeds bins batches steps vectors""",
         ),
         (
