@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.checks.values import check_range
+from hast_cuda.checks.values import check_range, check_whole
 from hast_cuda.nn import FakeQuantActivation, FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.nn.around import around
 from hast_cuda.ops.activations import activation_code
@@ -35,8 +35,7 @@ class QuantizerRecord:
 
     def __post_init__(self) -> None:
         _checks.bit_width("bits", self.bits)
-        if type(self.calls) is not int:  # of a file: anything
-            raise TypeError(f"calls is {self.calls!r}; expected an int")
+        check_whole("calls", self.calls)
         check_range("calls", self.calls, 1)
         activation_code(self.activation)
         _checks.choice("ema", self.ema, EMA)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import check_flag, check_number, check_range
+from hast_cuda.checks.values import check_flag, check_number, check_range, check_whole
 from hast_cuda.ops import new_range_state, quantize_activation
 from hast_cuda.ops.activations import activate, activation_code
 from hast_cuda.ops.update_range import EMA, update_range_
@@ -68,8 +68,7 @@ class FakeQuantActivation(nn.Module):
         _checks.choice("ste", ste, _checks.STE)
         _checks.decay(beta)
         check_flag("inplace", inplace)
-        if type(calls) is not int:
-            raise TypeError(f"calls must be an int, got {type(calls).__name__}")
+        check_whole("calls", calls)
         check_range("calls", calls, 1)
         self.bits, self.activation, self.beta, self.ema, self.ste = bits, activation, beta, ema, ste
         self.inplace, self.calls = inplace, calls

@@ -90,8 +90,8 @@ def values() -> dict[str, list[str]]:
         (
             _NUMBERS,
             """image-size num-classes num-images synthesis-iterations batch-size seed bits
-            reconstruction-iterations finetune-iterations checkpoint-segments weight-bits act-bits sum-bits first-last-bits
-            test-limit batch seeds bins batches steps vectors""",
+            reconstruction-iterations finetune-iterations checkpoint-segments weight-bits act-bits first-last-bits
+            sum-bits test-limit batch seeds bins batches steps vectors""",
         ),
         (
             _TEXTS,
