@@ -419,6 +419,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "weight bits 9": (at("steps", CONV1, "bits", to=9), "step 'layer.conv1': 'bits': is 9, not from 1 to 8"),
     "no residual field": (without("steps", CONV1, "residual"), "step 'layer.conv1': the field 'residual' is missing"),
+    "float weights on codes": (
+        at("steps", CONV2, "bits", to=None),
+        "step 'layer.conv2': its float weights read codes, which only those of a depthwise convolution may",
+    ),
     # tensors
     "no scale": (tensor("fc.scale", None), "step 'fc': the file has no tensor 'fc.scale'"),
     "no codes": (tensor("layer.conv1.codes", None), "step 'layer.conv1': the file has no tensor 'layer.conv1.codes'"),

@@ -258,6 +258,9 @@ class StepReader::Reading {
     const std::vector<int64_t> shape = {out, in / step_.groups, step_.kernel[0], step_.kernel[1]};
     const Json& bits = fields_.any("bits");
     if (bits.is_null()) {
+      if (input(0).grid.quantized() && !(step_.groups == in && in == out))
+        fields_.fail(
+            "its float weights read codes, which only those of a depthwise convolution may");
       step_.float_weights = floats("weight", shape);
     } else {
       read_codes(static_cast<int>(integer_of(bits, fields_.where() + ": 'bits'", 1, 8)), shape);
