@@ -18,6 +18,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
+LATER = {"later": True}
+"""Metadata of a field that earlier versions did not have: its default is not written to ``config.json``."""
 P = ParamSpec("P")
 R = TypeVar("R")
 _WORDS: dict[Any, str] = {

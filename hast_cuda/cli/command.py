@@ -113,7 +113,7 @@ def _quantize(run: Path, config: dict[str, Any], like: str) -> list[str]:
     named = {name: config.get(name) for name in ("data", "test_limit", "train_data")}
     return [
         *_flags({"method": method, "preset": preset, "weight_bits": bits["weights"]}),
-        *_flags({"act_bits": bits["activations"], "placement": bits["placement"]}),
+        *_flags({"act_bits": bits["activations"], "placement": bits["placement"], "sum_bits": bits.get("sums")}),
         *(["--full-precision", *kept] if kept else []),
         *_flags(named | {"images": images}),
         *_changes(base, recipe),

@@ -13,6 +13,7 @@ from hast_cuda.finetune.agreement import verdict
 from hast_cuda.networks import require_batch_norm
 from hast_cuda.networks.ends import end_layers
 from hast_cuda.nn import Override, quantization_table
+from hast_cuda.nn.override import end_overrides
 from hast_cuda.report import ACCURACIES
 from hast_cuda.run import Bits, QuantizationResult, load_student, zero_shot_quantize
 from hast_cuda.run.origins import KEY, fingerprints
@@ -27,6 +28,7 @@ def quantize(
     weight_bits: int = 4,
     act_bits: int = 4,
     placement: str = "relu",
+    sum_bits: int = 8,
     first_last_bits: int | None = None,
     full_precision: tuple[str, ...] = (),
     data: str | None = None,
@@ -40,8 +42,11 @@ def quantize(
         task: the network, and what to make of it.
         weight_bits: 2 to 8.
         act_bits: 2 to 8.
-        placement: "relu" (the published code) or "all" (the input of every layer).
-        first_last_bits: of the first and the last layer, e.g. 8; the paper quantizes them like the rest.
+        placement: "relu" (the published code), "all" (the input of every layer) or "integer" (all that an
+            integer runtime stores: inputs and outputs of sums, concatenations and pools, too).
+        sum_bits: of what "integer" quantizes beside activations, 2 to 8.
+        first_last_bits: of weights and inputs of the first and the last layer, e.g. 8; the paper quantizes
+            them like the rest.
         full_precision: name patterns of modules to leave alone, e.g. "output" "features.init*".
         data: labelled test images to report accuracy on: .npz, CIFAR folder, ImageFolder or
             "digits".
@@ -71,13 +76,12 @@ def quantize(
     }
     overrides: dict[str, Override] = {}
     if first_last_bits is not None:
-        ends = end_layers(teacher, spec.size)
-        overrides = dict.fromkeys(ends, Override(first_last_bits, first_last_bits))
+        overrides = end_overrides(teacher, first_last_bits, placement, end_layers(teacher, spec.size))
     overrides |= {name: Override() for name in full_precision}
     done = zero_shot_quantize(
         teacher,
         shape_of(spec),
-        Bits(weight_bits, act_bits, placement, overrides),
+        Bits(weight_bits, act_bits, placement, overrides, sum_bits),
         recipe=recipe,
         seed=task.budget.seed,
         out=task.out,

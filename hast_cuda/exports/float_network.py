@@ -18,6 +18,7 @@ from hast_cuda.files.whole import replace_file
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.networks.tracing import is_own
 from hast_cuda.nn import FakeQuantActivation
+from hast_cuda.nn.around import drop_around
 
 
 @typed
@@ -49,7 +50,7 @@ def to_float(student: nn.Module) -> nn.Module:
             return PLAIN[module.activation](inplace=module.inplace).train(module.training)
         return None
 
-    return plain_copy(student, convert)
+    return plain_copy(drop_around(copy.deepcopy(student)), convert)
 
 
 def plain_copy(student: nn.Module, convert: Callable[[str, nn.Module], nn.Module | None]) -> nn.Module:

@@ -23,6 +23,7 @@ from hast_cuda.exports.grid import Affine, WeightCodes, activation_grid, weight_
 from hast_cuda.exports.placement import QuantizedLayer
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation
+from hast_cuda.nn.around import around, in_order
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -72,14 +73,15 @@ def mark(student: nn.Module, shape: tuple[int, int, int], opset: int) -> MarkedM
         if not isinstance(module, QuantizedLayer):
             return None
         weights[name] = weight_codes(module, name)
-        layer, inner = module.to_float(), module.input_quantizer
+        layer = module.to_float()
         object.__setattr__(layer, "__class__", _MARKED[type(layer)])
         vars(layer)["marker"] = name
-        if inner is None:
-            return layer
-        key = f"{name}.input_quantizer"
-        activations[key] = Affine.of(activation_grid(inner, key))
-        return nn.Sequential(_MarkedActivation(inner, key), layer)
+        parts: dict[str, nn.Module] = {}
+        for part, quantizer in around(module).items():
+            key = f"{name}.{part}"
+            activations[key] = Affine.of(activation_grid(quantizer, key))
+            parts[part] = _MarkedActivation(quantizer, key)
+        return in_order(layer, parts)
 
     marked = swap_modules(copy.deepcopy(student).cpu().float().eval(), convert)
     if not weights:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ def save_packed(student: nn.Module, path: Path | str, describe: Mapping[str, Any
     if clash:
         raise ValueError(f"the network has a tensor {clash[0]!r}, a name that the format needs: rename it")
     content = {
-        **asdict(placement),
+        **placement.to_json(),
         "aliases": aliases,
         "network": type(student).__name__,
         "versions": {"hast_cuda": VERSION, "torch": torch.__version__},

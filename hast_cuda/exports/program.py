@@ -18,6 +18,7 @@ from hast_cuda.exports.marked import activated
 from hast_cuda.exports.placement import QuantizedLayer
 from hast_cuda.files.whole import replace_file
 from hast_cuda.nn import FakeQuantActivation, activation_quantizers
+from hast_cuda.nn.around import QuantizedOutput, around, in_order
 from hast_cuda.ops.reference import arithmetic_dtype, quantizer_parameters
 
 _EXAMPLES = 2  # images to trace with: a batch of 1 would become a constant
@@ -126,10 +127,10 @@ def _plain(student: nn.Module) -> nn.Module:
 
     def convert(_: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, QuantizedLayer):
-            layer, source = module.to_float(), module.input_quantizer
-            if source is None:
-                return layer
-            return nn.Sequential(PlainQuantizer(source, module.weight.dtype), layer)
+            dtype = module.weight.dtype
+            return in_order(module.to_float(), {n: PlainQuantizer(q, dtype) for n, q in around(module).items()})
+        if isinstance(module, QuantizedOutput):
+            return nn.Sequential(module.module, PlainQuantizer(module.output_quantizer, fallback))
         if isinstance(module, FakeQuantActivation):
             return PlainQuantizer(module, fallback)
         return None

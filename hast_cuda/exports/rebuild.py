@@ -14,6 +14,7 @@ from hast_cuda.exports.placement import KINDS, PLAIN, LayerRecord, Placement, Qu
 from hast_cuda.networks.in_place import activations_read_again
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation, activation_quantizers
+from hast_cuda.nn.around import drop_around, quantize_around
 
 _SHOWN = 4  # names listed per kind of mismatch
 
@@ -23,10 +24,11 @@ def rebuild(network: nn.Module, tensors: Mapping[str, Tensor], content: Mapping[
 
     ValueError for content that is none, tensors that are missing, another network.
     """
-    student = copy.deepcopy(network)
+    student = drop_around(copy.deepcopy(network))
     builder = _Builder(tensors, Placement.from_json(content), activations_read_again(student))
     place = next((_device(p) for p in network.parameters()), torch.device("cpu"))
     student = swap_modules(student, builder.convert)
+    student = quantize_around(student, *builder.around(student))
     unseen = [n for n in builder.wanted if n not in builder.done]
     if unseen:
         raise _other_network(f"it has no layer of its own named {_first(unseen)}")
@@ -43,6 +45,7 @@ class _Builder:
         self.tensors, self.placement, self.in_place = tensors, placement, in_place
         self.wanted = [*placement.layers, *placement.activations]
         self.done: set[str] = set()
+        self.shared: dict[str, FakeQuantActivation] = {}
         self.weights: dict[str, tuple[nn.Parameter, Tensor]] = {}
 
     def convert(self, name: str, module: nn.Module) -> nn.Module | None:
@@ -79,7 +82,27 @@ class _Builder:
             self.weights[name] = parameter, bounds.to(device)
         return self.weights[name]
 
+    def around(self, student: nn.Module) -> tuple[dict[str, FakeQuantActivation], dict[str, FakeQuantActivation]]:
+        """Quantizers in front of and behind modules, by the modules' names."""
+        entries: dict[str, FakeQuantActivation] = {}
+        outputs: dict[str, FakeQuantActivation] = {}
+        modules = dict(student.named_modules())
+        for name, record in self.placement.around.items():
+            module, _, part = name.rpartition(".")
+            if module not in modules:
+                raise _other_network(f"it has no module of its own named {module!r}")
+            places = outputs if part == "output_quantizer" else entries
+            places[module] = self.activation(name, record)
+        return entries, outputs
+
     def activation(self, name: str, record: QuantizerRecord, *, inplace: bool = False) -> FakeQuantActivation:
+        """The quantizer of a name, one object wherever it stands."""
+        name = self.placement.shared.get(name, name)
+        if name not in self.shared:
+            self.shared[name] = self.made(name, record, inplace=inplace)
+        return self.shared[name]
+
+    def made(self, name: str, record: QuantizerRecord, *, inplace: bool) -> FakeQuantActivation:
         quantizer = FakeQuantActivation(**vars(record), inplace=inplace)
         lower, upper = (self.tensors.get(key(name, part)) for part in ("lower", "upper"))
         if lower is None or upper is None or {lower.shape, upper.shape} != {torch.Size()}:

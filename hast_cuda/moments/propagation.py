@@ -18,6 +18,7 @@ from hast_cuda.networks.statistics import has_running_statistics, is_plain_batch
 from hast_cuda.networks.taps import Tap
 from hast_cuda.networks.tracing import ADD, ADD_METHODS, trace
 from hast_cuda.nn.activation import FakeQuantActivation
+from hast_cuda.nn.around import around
 from hast_cuda.ops.activations import FUNCTIONS, METHODS, MODULES
 
 # Keep every channel's distribution, or nearly so: an average keeps the mean and has less spread.
@@ -109,6 +110,8 @@ def input_distributions(model: nn.Module) -> dict[str, list[Known]]:
             inputs.setdefault(name, []).append(x)
             _refuse_more_than_batch_norm(name, modules[name])
             known[node] = _of_module(modules[name], x)
+            if "output_quantizer" in around(modules[name]):  # of a layer, which is one node
+                inputs.setdefault(f"{name}.output_quantizer", []).append(known[node])
         elif node.op == "call_function":
             known[node] = _of_function(node, x, known)
         elif node.op == "call_method":

@@ -9,6 +9,7 @@ from torch import nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.networks.statistics import has_running_statistics
+from hast_cuda.networks.tracing import plain_class
 
 # The published choice: the last BatchNorm of a block, before the residual sum and the activation.
 _KNOWN_BLOCKS = {
@@ -58,8 +59,8 @@ def feature_layers(model: nn.Module) -> list[str]:
         and not has_running_statistics(m)
         and not isinstance(m, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
     }
-    counts = Counter(type(m) for m in blocks.values())
-    repeated = {name for name, m in blocks.items() if counts[type(m)] > 1}
+    counts = Counter(plain_class(m) for m in blocks.values())
+    repeated = {name for name, m in blocks.items() if counts[plain_class(m)] > 1}
     outermost = [
         name for name in repeated if not any(name.startswith(f"{other}.") for other in repeated if other != name)
     ]

@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from hast_cuda.networks.statistics import has_running_statistics
-from hast_cuda.networks.tracing import CannotMergeError, trace
+from hast_cuda.networks.tracing import CannotMergeError, plain_class, trace
 from hast_cuda.ops.activations import FUNCTIONS, METHODS
 
 MOST_LAYERS = 8  # a repeated class with more weights than that is a stage, not a block
@@ -42,8 +42,9 @@ def block_modules(model: nn.Module) -> set[str]:
         and not isinstance(module, (*_CONTAINERS, *_WEIGHTED))
         and 1 <= sum(isinstance(m, _WEIGHTED) for m in module.modules()) <= MOST_LAYERS
     }
-    counts = Counter(type(module) for module in found.values())
-    repeated = {name for name, module in found.items() if counts[type(module)] > 1}
+    kinds = {name: plain_class(module) for name, module in found.items()}
+    counts = Counter(kinds.values())
+    repeated = {name for name, kind in kinds.items() if counts[kind] > 1}
     return {n for n in repeated if not any(n.startswith(f"{other}.") for other in repeated if other != n)}
 
 

@@ -46,6 +46,12 @@ def is_own(module: nn.Module) -> bool:
     return type(module).__module__.startswith(_OWN)
 
 
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """The network's own class, of a block whose output is quantized too."""
+    found: type[nn.Module] = getattr(type(module), "plain_class", type(module))
+    return found
+
+
 class _Value(fx.Proxy):
     """Knows ``x += y`` from ``x = x + y``, which leaves the tensor x as it is."""
 
@@ -66,11 +72,12 @@ class _Value(fx.Proxy):
 
 
 class Tracer(fx.Tracer):
-    """Stops at BatchNorm and at this package's layers; remembers which node a module gave."""
+    """Stops at BatchNorm and at this package's layers; remembers which nodes a module took and gave."""
 
     def __init__(self) -> None:
         super().__init__()
         self.outputs: dict[str, list[fx.Node]] = {}
+        self.inputs: dict[str, list[fx.Node | None]] = {}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """The value of a node in the forward pass that is followed."""
@@ -78,12 +85,15 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Modules that are one node."""
-        return is_own(m) or has_running_statistics(m) or super().is_leaf_module(m, module_qualified_name)
+        own = is_own(m) and not getattr(m, "is_followed", False)
+        return own or has_running_statistics(m) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Node, or what a module that is followed gives."""
+        given = args[0].node if args and isinstance(args[0], fx.Proxy) else None
+        self.inputs.setdefault(self.path_of_module(m), []).append(given)
         result = super().call_module(m, forward, args, kwargs)
         if isinstance(result, fx.Proxy):
             self.outputs.setdefault(self.path_of_module(m), []).append(result.node)
@@ -93,8 +103,9 @@ class Tracer(fx.Tracer):
 def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]]:
     """Graph of ``model``, whose modules it shares, and the nodes that each module gave.
 
-    The graph takes images; other arguments of forward have their defaults in it. CannotMergeError
-    if torch.fx cannot follow it.
+    The graph takes images; other arguments of forward have their defaults in it. ``meta["inputs"]``
+    of the result has the node that each call of a module took first. CannotMergeError if torch.fx
+    cannot follow it.
     """
     tracer = Tracer()
     try:
@@ -103,7 +114,9 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]]:
         reason = str(error).partition("\n")[0]
         raise CannotMergeError(f"torch.fx cannot follow its forward ({type(error).__name__}: {reason})") from error
     _forget_defaults(graph)
-    return fx.GraphModule(model, graph), tracer.outputs
+    network = fx.GraphModule(model, graph)
+    network.meta["inputs"] = tracer.inputs
+    return network, tracer.outputs
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.calibrate import activation_quantizers, calibrate, freeze_ranges, shrink_ranges, unfreeze_ranges
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.nn.layers import quantized_once as quantized_once
-from hast_cuda.nn.quantize import Override, quantize
+from hast_cuda.nn.override import Override
+from hast_cuda.nn.quantize import quantize
 from hast_cuda.nn.table import QuantizationTable as QuantizationTable
 from hast_cuda.nn.table import quantization_table
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import check_flag, check_number
+from hast_cuda.checks.values import check_flag, check_number, check_range
 from hast_cuda.ops import new_range_state, quantize_activation
-from hast_cuda.ops.activations import activation_code
-from hast_cuda.ops.update_range import EMA
+from hast_cuda.ops.activations import activate, activation_code
+from hast_cuda.ops.update_range import EMA, update_range_
 
 
 class FakeQuantActivation(nn.Module):
@@ -30,6 +30,8 @@ class FakeQuantActivation(nn.Module):
         ema: "corrected" or "released" (the published recursion).
         ste: "identity" or "clipped".
         inplace: write the result into the input too, as ``nn.ReLU(inplace=True)`` does.
+        calls: how often one forward pass of the network calls it: for tensors that share one grid, whose
+            smallest and largest values together are one update of the moving average.
 
     Shapes: any -> same. Dtypes: float32, float16, bfloat16, float64; the range is float32 or
         float64.
@@ -44,6 +46,9 @@ class FakeQuantActivation(nn.Module):
     range_state: Tensor
     frozen: Tensor
     inplace = False  # of objects that were pickled without it
+    calls = 1
+    _seen: tuple[Tensor, Tensor] | None = None  # before the first call, and ends so far
+    _called = 0
 
     def __init__(
         self,
@@ -54,6 +59,7 @@ class FakeQuantActivation(nn.Module):
         ema: str = "corrected",
         ste: str = "identity",
         inplace: bool = False,
+        calls: int = 1,
     ) -> None:
         super().__init__()
         _checks.bit_width("bits", bits)
@@ -62,8 +68,9 @@ class FakeQuantActivation(nn.Module):
         _checks.choice("ste", ste, _checks.STE)
         _checks.decay(beta)
         check_flag("inplace", inplace)
+        check_range("calls", calls, 1)
         self.bits, self.activation, self.beta, self.ema, self.ste = bits, activation, beta, ema, ste
-        self.inplace = inplace
+        self.inplace, self.calls = inplace, calls
         self.register_buffer("range_state", new_range_state())
         self.register_buffer("frozen", torch.tensor(False))
         self.observing = True  # the host's copy of `frozen`: no device read in forward
@@ -80,12 +87,12 @@ class FakeQuantActivation(nn.Module):
 
     def freeze(self) -> None:
         """Keep the range fixed from now on."""
-        self.observing = False
+        self.observing, self._seen, self._called = False, None, 0
         self.frozen.fill_(True)
 
     def unfreeze(self) -> None:
         """Let forward update the range again."""
-        self.observing = True
+        self.observing, self._seen, self._called = True, None, 0
         self.frozen.fill_(False)
 
     @typed
@@ -123,17 +130,35 @@ class FakeQuantActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``; the straight-through gradient passes, masked by the activation."""
         _checks.floating("x", x)
+        state, observe = self.state_for(x), self.observing
+        if observe and self.calls > 1:
+            state, observe = self._joint(x, state), False
         y = quantize_activation(
             x.clone() if self.inplace else x,  # the backward pass reads what went in
-            self.state_for(x),
+            state,
             self.bits,
             activation=self.activation,
-            observe=self.observing,
+            observe=observe,
             ema=self.ema,
             beta=self.beta,
             ste=self.ste,
         )
         return x.copy_(y) if self.inplace else y
+
+    @torch.no_grad()
+    def _joint(self, x: Tensor, state: Tensor) -> Tensor:
+        """The range after this call: one update by all calls of this forward pass so far."""
+        ends = torch.stack(torch.aminmax(activate(x.to(state.dtype), self.activation)))
+        if self._seen is None:
+            before = state.clone()
+        else:
+            before, (low, high) = self._seen[0], self._seen[1].unbind()
+            ends = torch.stack((torch.minimum(low, ends[0]), torch.maximum(high, ends[1])))
+        state.copy_(before)
+        update_range_(ends, state, None, self.beta, self.ema == "released")
+        self._called = (self._called + 1) % self.calls
+        self._seen = (before, ends) if self._called else None
+        return state.clone()  # the next call changes it before the gradient of this one looks
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FakeQuantActivation:
         exact = self.range_state
@@ -156,4 +181,6 @@ class FakeQuantActivation(nn.Module):
             parts.append(f"ema={self.ema}, ste={self.ste}")
         if self.inplace:
             parts.append("inplace=True")
+        if self.calls > 1:
+            parts.append(f"calls={self.calls}")
         return ", ".join(parts)

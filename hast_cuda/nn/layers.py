@@ -42,7 +42,7 @@ class FakeQuantConv2d(QuantizedWeight, nn.Conv2d):
         """[N, C_in, H, W] -> [N, C_out, H', W']."""
         x, weight = self._quantized_input(input), self.quantized_weight()
         output: Tensor = self._conv_forward(x, weight, self.bias)
-        return output
+        return self._quantized_output(output)
 
     @classmethod
     @typed
@@ -54,7 +54,7 @@ class FakeQuantConv2d(QuantizedWeight, nn.Conv2d):
         return _adopt(layer, conv)
 
     def to_float(self) -> nn.Conv2d:
-        """Plain ``nn.Conv2d`` with the dequantized weights; the input quantizer is dropped."""
+        """Plain ``nn.Conv2d`` with the dequantized weights; its quantizers are dropped."""
         return _bake(nn.Conv2d(**_arguments(self)), self)
 
 
@@ -76,7 +76,8 @@ class FakeQuantLinear(QuantizedWeight, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        return F.linear(self._quantized_input(input), self.quantized_weight(), self.bias)
+        output = F.linear(self._quantized_input(input), self.quantized_weight(), self.bias)
+        return self._quantized_output(output)
 
     @classmethod
     @typed
@@ -88,7 +89,7 @@ class FakeQuantLinear(QuantizedWeight, nn.Linear):
         return _adopt(layer, linear)
 
     def to_float(self) -> nn.Linear:
-        """Plain ``nn.Linear`` with the dequantized weights; the input quantizer is dropped."""
+        """Plain ``nn.Linear`` with the dequantized weights; its quantizers are dropped."""
         return _bake(nn.Linear(**_arguments(self)), self)
 
 

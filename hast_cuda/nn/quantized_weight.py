@@ -1,4 +1,4 @@
-"""What layers with a quantized weight share: bits, grid, input quantizer."""
+"""What layers with a quantized weight share: bits, grid, quantizers in front and behind."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class QuantizedWeight(nn.Module):
     weight: Tensor
     weight_range: Tensor | None
     input_quantizer: FakeQuantActivation | None
+    output_quantizer: FakeQuantActivation | None
     cached_weight: Tensor | None
 
     def __init__(
@@ -36,6 +37,7 @@ class QuantizedWeight(nn.Module):
         _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
         self.weight_bits, self.zero_point = weight_bits, zero_point
         self.input_quantizer = None if act_bits is None else FakeQuantActivation(act_bits)
+        self.output_quantizer = None
         self.register_buffer("weight_range", None)  # None: no key in the state dict
         self.cached_weight = None
 
@@ -78,6 +80,11 @@ class QuantizedWeight(nn.Module):
 
     def _quantized_input(self, x: Tensor) -> Tensor:
         quantized: Tensor = x if self.input_quantizer is None else self.input_quantizer(x)
+        return quantized
+
+    def _quantized_output(self, y: Tensor) -> Tensor:
+        quantizer = getattr(self, "output_quantizer", None)  # of objects that were pickled without it
+        quantized: Tensor = y if quantizer is None else quantizer(y)
         return quantized
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> QuantizedWeight:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.nn import FakeQuantActivation, quantization_table
+from hast_cuda.nn.around import around
 from hast_cuda.nn.quantized_weight import QuantizedWeight
 
 
@@ -43,12 +44,15 @@ def layer_rows(student: nn.Module, prepared: nn.Module) -> list[LayerRow]:
     rows = []
     for row in quantization_table(student).rows:
         module = modules[row.name]
-        quantizer = getattr(module, "input_quantizer", module)
+        quantizer: object = module
+        for part, beside in around(module).items():  # a row of its own says so of an output
+            if part.startswith("output" if "output" in row.note else "input"):
+                quantizer = beside
         found = None
         if isinstance(quantizer, FakeQuantActivation):
             found = (float(quantizer.lower), float(quantizer.upper))
         error = None
-        if isinstance(module, QuantizedWeight):
+        if isinstance(module, QuantizedWeight) and row.weight_bits is not None:
             weight = before[row.name].weight
             assert isinstance(weight, Tensor)
             error = relative_error(module.quantized_weight(), weight)
@@ -71,13 +75,17 @@ def tensor_rows(tensors: Mapping[str, Tensor], bits: Mapping[str, Any]) -> list[
     rows = []
     for key in sorted(tensors, key=_natural):
         name, _, last = key.rpartition(".")
-        asked = _bits_of(name.removesuffix(".input_quantizer"), bits)
+        asked = _bits_of(name.removesuffix(".input_quantizer").removesuffix(".output_quantizer"), bits)
+        beside = bits.get("placement") == "integer" and name.endswith("put_quantizer")
         if last == "weight" and tensors[key].dim() in (2, 4):
             kind = f"{tensors[key].dim()}-d weight"
             rows.append(LayerRow(name, kind, asked[0], None, None, None))
         elif last == "range_state":
             low, high = tensors[key][:2].tolist()
-            rows.append(LayerRow(name, "activation", None, asked[1], (low, high), None))
+            act_bits = asked[1]
+            if beside and low < 0 and asked == _bits_of("", {**bits, "overrides": {}}):  # no ReLU, no override
+                act_bits = bits.get("sums", 8)
+            rows.append(LayerRow(name, "activation", None, act_bits, (low, high), None))
     return rows
 
 

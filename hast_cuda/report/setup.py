@@ -67,7 +67,7 @@ def _bits(bits: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if activations is not None:
         placement = shown(bits.get("placement"))
-        where = {"relu": "outputs of ReLU and ReLU6", "all": "inputs of all layers"}
+        where = {"relu": "outputs of ReLU and ReLU6", "all": "inputs of all layers", "integer": "all that is stored"}
         pairs.append(("Placement", f"{placement}: {where.get(placement, 'unknown')}"))
     if isinstance(overrides, dict) and overrides:
         pairs.append(("Exceptions", "; ".join(f"{k}: {_override(o)}" for k, o in overrides.items())))

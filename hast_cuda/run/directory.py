@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 def plain(value: Any) -> Any:
     """Dataclasses, tuples and paths as JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        found = {f: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {f.name: plain(v) for f, v in found.items() if not (f.metadata.get("later") and v == f.default)}
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

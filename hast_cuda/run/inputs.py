@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.checks.typed import check_fields, typed
+from hast_cuda.checks.typed import LATER, check_fields, typed
 from hast_cuda.checks.values import check_image_size, check_values
 from hast_cuda.data import Images, InputSpec
 from hast_cuda.loops.modes import eval_mode
@@ -34,9 +34,11 @@ class Bits:
     activations: int | None = 4
     """2 to 8; None leaves activations as they are."""
     placement: str = "relu"
-    """"relu" (outputs of ReLU modules) or "all" (inputs of layers)."""
+    """"relu" (outputs of ReLU modules), "all" (inputs of layers) or "integer" (all that is stored)."""
     overrides: Mapping[str, Override] = field(default_factory=dict)
     """Other bits for the layers that match a pattern; the last match wins."""
+    sums: int = field(default=8, metadata=LATER)
+    """Of what placement "integer" quantizes beside activations, 2 to 8."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -108,6 +108,7 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
             bits["activations"],
             placement=bits["placement"],
             overrides=overrides,
+            sum_bits=bits.get("sums", 8),
             ste=tuning.ste,
         )
     except (KeyError, TypeError, AttributeError) as error:

@@ -74,6 +74,7 @@ class Work:
                 bits.activations,
                 placement=bits.placement,
                 overrides=bits.overrides,
+                sum_bits=bits.sums,
                 ema=self.recipe.finetune.ema,
                 ste=self.recipe.finetune.ste,
             )

@@ -1,0 +1,167 @@
+"""The walk of one quantize() call: decides per module and writes the table."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from hast_cuda.networks.statistics import is_patched, require_finite_weights
+from hast_cuda.nn.activation import FakeQuantActivation
+from hast_cuda.nn.integer_sites import Sites, find_sites
+from hast_cuda.nn.integer_values import ACTIVATIONS
+from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
+from hast_cuda.nn.override import Override
+from hast_cuda.nn.table import Row
+from hast_cuda.ops.activations import MODULES
+
+_OWN_FORWARD = "not quantized: it has a forward of its own"
+LARGEST_WEIGHT = 1e28  # times the finest scale, 255e8 of a constant channel: still a float32
+_OTHER_WEIGHTS = (nn.Conv1d, nn.Conv3d, nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase)
+
+
+@dataclass
+class Walk:
+    """Options, and what was found so far."""
+
+    default: Override
+    placement: str
+    overrides: Mapping[str, Override]
+    ema: str
+    ste: str
+    zero_point: str
+    in_place: Container[nn.Module]
+    device: torch.device | None
+    sum_bits: int
+    sites: Sites = field(default_factory=Sites)
+    outputs: dict[str, FakeQuantActivation] = field(default_factory=dict)
+    """What goes behind modules, beside what takes the place of ReLU."""
+    entries: dict[str, FakeQuantActivation] = field(default_factory=dict)
+    """What goes in front of blocks."""
+    joined: dict[str, FakeQuantActivation] = field(default_factory=dict)
+    """What takes the place of ReLU where several share one."""
+    partners: dict[str, str] = field(default_factory=dict)
+    """Whose grid a module's output has, too, in words."""
+    rows: list[Row] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+
+    def bits(self, name: str) -> Override:
+        """The last pattern that matches wins."""
+        chosen = self.default
+        for pattern, override in self.overrides.items():
+            if fnmatch.fnmatchcase(name, pattern):
+                chosen = override
+                self.used.add(pattern)
+        return chosen
+
+    def kept(self, name: str) -> bool:
+        """Whether an override leaves the activations of this module in full precision."""
+        return self.bits(name).act_bits is None
+
+    def site_bits(self, name: str, *, activation: bool) -> int:
+        """Of a quantizer that is not in the place of a ReLU: its own, those of activations, those of sums."""
+        chosen = self.bits(name)
+        bits = chosen.act_bits if activation or chosen is not self.default else self.sum_bits
+        assert bits is not None  # as kept() says
+        return bits
+
+    def find_outputs(self, model: nn.Module) -> None:
+        """Sites of placement "integer", and the quantizers behind modules."""
+        self.sites = find_sites(model, self.kept)
+        modules, sites = dict(model.named_modules()), self.sites
+        for group in sites.groups:
+            sources, names = [modules[name] for name in group], [MODULES.get(type(modules[name])) for name in group]
+            bits = max(self.site_bits(name, activation=sites.outputs.get(name, True)) for name in group)
+            alone, calls = len(set(names)) == 1, sum(sites.calls.get(name, 1) for name in group)
+            if any(source in self.in_place for source in sources):
+                raise ValueError(
+                    f"the outputs of {', '.join(map(repr, group))} are joined and share one quantizer, but the input "
+                    "of one of these is edited in place and read again: give that one inplace=False"
+                )
+            shared = self.activation(bits, sources[0], names[0] if alone else None, calls)
+            places = self.joined if alone and names[0] else self.outputs
+            places |= dict.fromkeys(group, shared)
+            self.partners |= {n: f", on one grid with {', '.join(o for o in group if o != n)}" for n in group}
+        for places, wanted in ((self.outputs, sites.outputs), (self.entries, sites.entries)):
+            for name, activation in wanted.items():
+                if name not in places:
+                    places[name] = self.activation(self.site_bits(name, activation=activation), modules[name])
+
+    def activation(self, bits: int, source: nn.Module, fused: str | None = None, calls: int = 1) -> FakeQuantActivation:
+        """A quantizer in the place of ``source``, or beside it."""
+        inplace = fused is not None and source in self.in_place
+        quantizer = FakeQuantActivation(
+            bits, activation=fused, ema=self.ema, ste=self.ste, inplace=inplace, calls=calls
+        )
+        return quantizer.train(source.training).to(self.device)
+
+    def convert(self, name: str, module: nn.Module) -> nn.Module | None:
+        """What takes the place of ``module``; None if it stays."""
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            return self.weighted(name, module, self.bits(name))
+        if isinstance(module, nn.MultiheadAttention):
+            self.note(name, module, "not quantized: it reads its weights without its layers")
+            return module  # its projection looks like an ordinary Linear but is never called
+        if isinstance(module, _OTHER_WEIGHTS):
+            return self.note(name, module, "not quantized: only Conv2d and Linear are")
+        if name in self.entries:
+            self.note(name, module, "quantized input", act_bits=self.entries[name].bits)
+        if name in self.outputs:
+            return self.behind(name, module)
+        if self.placement == "all":
+            return None
+        fused = MODULES.get(type(module))
+        if fused is None:
+            other = self.placement == "relu" and isinstance(module, ACTIVATIONS)
+            return self.note(name, module, 'not quantized: placement="all" covers it') if other else None
+        act_bits = self.bits(name).act_bits
+        if act_bits is None:
+            return self.note(name, module, "kept in full precision")
+        if is_patched(module):
+            return self.note(name, module, _OWN_FORWARD)
+        quantizer = self.joined.get(name) or self.activation(act_bits, module, fused)
+        self.note(name, module, "quantized output" + self.partners.get(name, ""), act_bits=quantizer.bits)
+        return quantizer
+
+    def weighted(self, name: str, module: nn.Conv2d | nn.Linear, bits: Override) -> nn.Module | None:
+        """A layer with a quantized weight."""
+        kind = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
+        if isinstance(module, (FakeQuantConv2d, FakeQuantLinear)):
+            return self.note(name, module, "already quantized, left as it is")
+        if type(module).forward is not kind.forward or is_patched(module):
+            return self.note(name, module, _OWN_FORWARD)
+        if bits.weight_bits is None:
+            return self.note(name, module, "kept in full precision")
+        require_finite_weights(name, module.weight, LARGEST_WEIGHT)
+        target = FakeQuantConv2d if kind is nn.Conv2d else FakeQuantLinear
+        layer = target.from_float(module, weight_bits=bits.weight_bits, zero_point=self.zero_point)  # type: ignore[arg-type]
+        act_bits = self.input_bits(name, bits)
+        if act_bits is not None:
+            layer.input_quantizer = self.activation(act_bits, module)
+        note = "quantized weight" + (" and input" if act_bits is not None else "")
+        self.rows.append(Row(name, kind.__name__, bits.weight_bits, act_bits, note))
+        if name in self.outputs:
+            self.behind(name, module)
+        return layer
+
+    def behind(self, name: str, module: nn.Module) -> nn.Module | None:
+        """Write a row for the quantizer behind a module; None, for a module that stays."""
+        text = "quantized output" + self.partners.get(name, "")
+        return self.note(name, module, text, act_bits=self.outputs[name].bits)
+
+    def input_bits(self, name: str, bits: Override) -> int | None:
+        """Of the quantizer in front of a layer; None if there is none."""
+        if bits.input_bits is not None:
+            return bits.input_bits
+        if self.placement == "all":
+            return bits.act_bits
+        site = self.sites.inputs.get(name)
+        return None if site is None else self.site_bits(name, activation=site)
+
+    def note(self, name: str, module: nn.Module, text: str, *, act_bits: int | None = None) -> nn.Module | None:
+        """Write a row; None, for a module that stays."""
+        self.rows.append(Row(name, type(module).__name__, None, act_bits, text))
+        return None
