@@ -110,26 +110,35 @@ class CodeGraph:
         ]
         return self.editor.before(place, "QLinearConv", inputs, attributes, name=f"{name}.requantized")
 
-    def exact_sums(self, layer: Layer, codes: ir.Value, affine: Affine) -> None:
-        """int32 sums of integer products, then ``scale * sum + bias`` in float."""
+    def exact_sums(self, layer: Layer, codes: ir.Value, affine: Affine, operation: str) -> None:
+        """int32 sums of integer products, then ``scale * sum + bias`` in float.
+
+        ``operation``: ConvInteger, or MatMulInteger for linear layers and convolutions of one pixel.
+        """
         integers, scale = layer.signed_codes()
-        linear = layer.node.op_type == "Gemm"
+        constant, before, name, node = self.editor.constant, self.editor.before, layer.name, layer.node
+        pixel = node.op_type == "Conv" and operation == "MatMulInteger"
+        if pixel:  # a map of one pixel
+            codes = before(node, "Flatten", [codes], name=f"{name}.features")
         # onnxruntime's fast kernels take the weights as uint8 here
         shifted, zero_point = unsigned(integers)
-        shape = (-1,) if linear else (-1, 1, 1)
-        constant, before, name = self.editor.constant, self.editor.before, layer.name
+        linear = operation == "MatMulInteger"
+        if linear:
+            shifted = np.ascontiguousarray(shifted.reshape(len(shifted), -1).T)
         inputs = [
             codes,
-            constant(np.ascontiguousarray(shifted.T) if linear else shifted, f"{name}.weight_integers"),
+            constant(shifted, f"{name}.weight_integers"),
             constant(np.asarray(affine.zero_point, np.uint8), f"{name}.input_zero"),
             constant(zero_point, f"{name}.weight_zero_point"),
         ]
-        operation, attributes = ("MatMulInteger", None) if linear else ("ConvInteger", attributes_of(layer.node))
-        sums = before(layer.node, operation, inputs, attributes, name=f"{name}.sums")
-        number = before(layer.node, "Cast", [sums], {"to": ir.DataType.FLOAT}, name=f"{name}.float")
-        factors = (scale * affine.step).astype(np.float32).reshape(shape)
-        factor = constant(factors, f"{name}.output_scale")
-        product = before(layer.node, "Mul", [number, factor], name=f"{name}.product")
+        sums = before(node, operation, inputs, None if linear else attributes_of(node), name=f"{name}.sums")
+        if pixel:
+            axes = constant(np.asarray([2, 3]), f"{name}.axes")
+            sums = before(node, "Unsqueeze", [sums, axes], name=f"{name}.pixel")
+        number = before(node, "Cast", [sums], {"to": ir.DataType.FLOAT}, name=f"{name}.float")
+        factors = (scale * affine.step).astype(np.float32)
+        factor = constant(factors if node.op_type == "Gemm" else factors.reshape(-1, 1, 1), f"{name}.output_scale")
+        product = before(node, "Mul", [number, factor], name=f"{name}.product")
         self.editor.replace(layer.output, add_bias(self.editor, layer, product))
 
 

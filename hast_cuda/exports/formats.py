@@ -25,6 +25,8 @@ from hast_cuda.exports.verify import check, onnx_network, require_onnxruntime
 
 SUFFIXES = {
     "onnx-ort": ".ort.onnx",
+    "onnx-int8": ".int8.onnx",
+    "onnx-qdq": ".qdq.onnx",
     "onnx-portable": ".portable.onnx",
     "onnx-uint4": ".uint4.onnx",
     "packed": ".packed.safetensors",

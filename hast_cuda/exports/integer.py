@@ -83,7 +83,7 @@ class IntegerRewriter(CodeGraph):
                 return ""
         if not fits and (layer.node.op_type == "Conv" or not bool(layer.codes.grid.contains_zero.all())):
             return "its weights need more than 8 bits without zero points"
-        self.exact_sums(layer, *found)
+        self.exact_sums(layer, *found, "ConvInteger" if layer.node.op_type == "Conv" else "MatMulInteger")
         return ""
 
     def _requantized(self, layer: Layer, codes: ir.Value, affine: Affine) -> bool:

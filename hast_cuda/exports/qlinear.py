@@ -15,6 +15,7 @@ from hast_cuda.exports.requantize import exact_requantization, nearest_requantiz
 _LARGEST_PAIR = 32767  # two products must fit 16 bits on processors without VNNI
 _LARGEST_BIAS = 2**30
 _LARGEST_CODE = 255
+_SAME_BIAS = 1e-3  # of the smallest product: what float32 leaves of a bias that was moved
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class Products:
     integers: Array  # int64 [out, ...], zero point 0
     scale: Array  # float64 [out], 0 where a channel is constant
     bias: Array  # float64 [out]
+    bias_name: str
+    """The network's parameter that the bias moves with; empty: none does."""
 
     @classmethod
     def of(cls, layer: Layer) -> Products:
         """Those of a layer, with the BatchNorm behind it."""
         integers, scale = layer.signed_codes()
         bias = np.zeros(len(scale)) if layer.bias is None else layer.bias
-        return cls(layer.name, integers, scale, bias)
+        return cls(layer.name, integers, scale, bias, layer.bias_name)
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,10 @@ class Requantized:
     zero_point: Array  # [out], of the same dtype
     scale: Array  # float32 [out]
     bias: Array  # int32 [out]
-    rounding: str
+    rounding: str = ""
     """Why a sum may get another code than in the student; empty: none does."""
+    moved: Array | None = None
+    """float64 [out]: what the bias would have to be more for that; None: nothing helps, or is needed."""
 
 
 def requantized(
@@ -68,21 +73,25 @@ def requantized(
     pairs = _LARGEST_PAIR // (2 * before.largest)
     largest, ends = 0 if wide else min(LARGEST_INT8, pairs), {"first": first, "last": last}
     found = exact_requantization(rows, scale, products.bias, before, after, largest=largest, **ends)
-    rounding = f"the weights of {far} channels, far from 0, are rounded once more" if far else ""
+    rounding, moved = f"the weights of {far} channels, far from 0, are rounded once more" if far else "", None
     if found is None:
         if exact:
             return None
         found = nearest_requantization(rows, scale, products.bias, before, largest=largest)
-        rounding = rounding or "its bias is rounded"
         if np.abs(found.bias).max(initial=0) > _LARGEST_BIAS:
             raise ValueError(f"layer {products.name!r} has a bias that is too large for the size of its weights")
+        unit = before.step * found.scale
+        moved = found.bias * unit - products.bias
+        if not far and (np.abs(moved) > _SAME_BIAS * unit).any():
+            rounding = "its bias is rounded"
     multiplied = (rows * found.multiplier[:, None]).reshape(integers.shape)
     if not wide and np.abs(multiplied).max(initial=0) <= pairs:
         weights, zero_point = multiplied.astype(np.int8), np.zeros(len(rows), np.int8)
     else:
         weights, zero_point = unsigned(multiplied)
         zero_point = np.broadcast_to(zero_point, len(rows)).copy()
-    return Requantized(weights, zero_point, found.scale.astype(np.float32), found.bias.astype(np.int32), rounding)
+    bias = found.bias.astype(np.int32)
+    return Requantized(weights, zero_point, found.scale.astype(np.float32), bias, rounding, moved)
 
 
 def unsigned(integers: Array) -> tuple[Array, Array]:
