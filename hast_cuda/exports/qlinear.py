@@ -15,7 +15,7 @@ from hast_cuda.exports.requantize import exact_requantization, nearest_requantiz
 _LARGEST_PAIR = 32767  # two products must fit 16 bits on processors without VNNI
 _LARGEST_BIAS = 2**30
 _LARGEST_CODE = 255
-_SAME_BIAS = 1e-3  # of the smallest product: what float32 leaves of a bias that was moved
+_SAME_BIAS, _FLOAT32 = 1e-3, 2**-21  # of the smallest product, of the bias: what float32 leaves of one that was moved
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def requantized(
             raise ValueError(f"layer {products.name!r} has a bias that is too large for the size of its weights")
         unit = before.step * found.scale
         moved = found.bias * unit - products.bias
-        if not far and (np.abs(moved) > _SAME_BIAS * unit).any():
+        if not far and (np.abs(moved) > _SAME_BIAS * unit + _FLOAT32 * np.abs(products.bias)).any():
             rounding = "its bias is rounded"
     multiplied = (rows * found.multiplier[:, None]).reshape(integers.shape)
     if not wide and np.abs(multiplied).max(initial=0) <= pairs:

@@ -1,4 +1,4 @@
-"""ONNX files of a quantized network, in three forms for different runtimes."""
+"""ONNX files of a quantized network, in five forms for different runtimes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def save_onnx(
         student: calibrated, from :func:`hast_cuda.quantize` or a run; never edited.
         path: file to write, whole or not at all.
         shape: (C, H, W) of normalised images.
-        form: "ort": integer convolutions for onnxruntime; "portable": int8 with zero point 0
+        form: "ort": integer convolutions for onnxruntime; "int8": integers alone between images and
+            classifier, for onnxruntime (placement "integer"; :func:`integer_biases` makes that exact);
+            "qdq": uint8 and int8 between float operations, for OpenVINO; "portable": int8 with zero point 0
             everywhere, between float operations (the form TensorRT asks for); "uint4": 4-bit codes
             with zero points, the smallest file (opset 21).
         describe: more entries for the file's metadata.
