@@ -152,6 +152,7 @@ def runtimes(files: Files, threads: int, batch: int) -> dict[str, Callable[[], R
         "onnxruntime float": lambda: onnxruntime(files.plain(), threads),
         "onnxruntime int8": lambda: onnxruntime(files.quantized(), threads),
         "onnx-ort W4A4": lambda: onnxruntime(files.export("ort", "relu"), threads),
+        "onnx-int8 W4A4": lambda: onnxruntime(files.export("int8", "integer"), threads),
         "engine W4A4": lambda: engine(files.engine(4), threads),
         "engine W3A3": lambda: engine(files.engine(3), threads),
         "engine W4A4, avx2": lambda: engine(files.engine(4), threads, "avx2"),
@@ -162,5 +163,8 @@ def runtimes(files: Files, threads: int, batch: int) -> dict[str, Callable[[], R
     }
     if importlib.util.find_spec("openvino") is not None:
         found["openvino float"] = lambda: openvino(files.plain(), threads, batch, files.shape)
+        found["onnx-qdq W4A4 in openvino"] = lambda: openvino(
+            files.export("qdq", "integer"), threads, batch, files.shape
+        )
         found["openvino int8"] = lambda: openvino(files.quantized(), threads, batch, files.shape)
     return found

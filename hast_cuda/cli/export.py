@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +25,18 @@ from hast_cuda.run import load_student, read_config, read_recipe
 from hast_cuda.run.directory import environment, plain
 from hast_cuda.run.settings import image_store
 
-Kind = Literal["onnx-ort", "onnx-portable", "onnx-uint4", "packed", "float", "engine", "pt2", "pt2-own-ops"]
+Kind = Literal[
+    "onnx-ort",
+    "onnx-int8",
+    "onnx-qdq",
+    "onnx-portable",
+    "onnx-uint4",
+    "packed",
+    "float",
+    "engine",
+    "pt2",
+    "pt2-own-ops",
+]
 _NOISE = 64  # images, where a run has none
 
 
@@ -45,7 +57,8 @@ def export(
 
     Args:
         run: finished run directory.
-        to: "onnx-ort" (integer convolutions in onnxruntime), "onnx-portable" (int8, zero point 0),
+        to: "onnx-ort" (integer convolutions in onnxruntime), "onnx-int8" (integers alone, for onnxruntime;
+            --placement integer), "onnx-qdq" (uint8 and int8 pairs, for OpenVINO), "onnx-portable" (int8, zero point 0),
             "onnx-uint4" (4-bit codes), "packed" (2- to 8-bit integers in safetensors), "float"
             (plain network), "engine" (integers on the CPU without torch), "pt2" (torch.export program), "pt2-own-ops".
         network: the full-precision network, if it is not the one that the run names.
@@ -137,6 +150,11 @@ def _print(done: Exported) -> None:
         names = [name for name, why in done.float_layers.items() if why == reason]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         print(f"  {len(names)} in float, {reason}: {', '.join(names[:3])}{more}")
+    for reason, number in sorted(Counter(done.rounded_layers.values()).items()):
+        print(f"  {number} layers round otherwise than the quantized network: {reason}")
+    if done.moved_biases:
+        count, largest = len(done.moved_biases), max(done.moved_biases.values())
+        print(f"  biases of {count} layers moved by at most {largest:.2g} steps, in the network compared with too")
     if done.checks is not None:
         found = asdict(done.checks)
         print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hast_cuda.exports.float_network import save_float as save_float
 from hast_cuda.exports.float_network import to_float
 from hast_cuda.exports.formats import KINDS, export_network
+from hast_cuda.exports.integer_biases import integer_biases
 from hast_cuda.exports.packed import load_packed, read_packed, save_packed
 from hast_cuda.exports.program import export_program as export_program
 from hast_cuda.exports.program import save_program
@@ -23,6 +24,7 @@ __all__ = [
     "KINDS",
     "check",
     "export_network",
+    "integer_biases",
     "load_packed",
     "onnx_network",
     "read_packed",

@@ -27,6 +27,8 @@ class Layer:
     """float64 [out]: what BatchNorm does to the scale of each channel; ones without BatchNorm."""
     bias: Array | None  # float64 [out]; None without bias and BatchNorm
     output: ir.Value  # what the layer gives, BatchNorm included
+    bias_name: str = ""
+    """The network's parameter that is added to the layer's output as it is; empty: there is none."""
 
     @property
     def plain(self) -> bool:
@@ -84,8 +86,8 @@ def _layer(marker: ir.Node, codes: WeightCodes) -> Layer:
     if norm is not None and found is not None:
         scale, shift = found
         bias = shift if bias is None else bias * scale + shift
-        return Layer(name, node, codes, scale, bias, norm.outputs[0])
-    return Layer(name, node, codes, ones, bias, node.outputs[0])
+        return Layer(name, node, codes, scale, bias, norm.outputs[0], shift_name(norm))
+    return Layer(name, node, codes, ones, bias, node.outputs[0], f"{name}.bias" if given is not None else "")
 
 
 def batch_norm(node: ir.Node) -> tuple[Array, Array] | None:
@@ -96,6 +98,12 @@ def batch_norm(node: ir.Node) -> tuple[Array, Array] | None:
     gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parameters)
     scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
     return scale, beta - mean * scale
+
+
+def shift_name(norm: ir.Node) -> str:
+    """The parameter that a BatchNorm adds."""
+    beta = norm.inputs[2]
+    return "" if beta is None else beta.name or ""
 
 
 def _plain(node: ir.Node, weight: ir.Value) -> bool:

@@ -16,6 +16,7 @@ from hast_cuda.data import Images, ImageSet, InputSpec
 from hast_cuda.deploy.engine import require_engine
 from hast_cuda.exports.float_network import save_float, to_float
 from hast_cuda.exports.grid import float_bytes
+from hast_cuda.exports.integer_biases import integer_biases
 from hast_cuda.exports.packed import load_packed, save_packed
 from hast_cuda.exports.program import save_program
 from hast_cuda.exports.records import Exported
@@ -25,6 +26,8 @@ from hast_cuda.exports.verify import check, engine_network, onnx_network, requir
 
 SUFFIXES = {
     "onnx-ort": ".ort.onnx",
+    "onnx-int8": ".int8.onnx",
+    "onnx-qdq": ".qdq.onnx",
     "onnx-portable": ".portable.onnx",
     "onnx-uint4": ".uint4.onnx",
     "packed": ".packed.safetensors",
@@ -56,7 +59,8 @@ def export_network(
     Args:
         student: calibrated, in any mode; never edited.
         folder: made if it is not there.
-        kind: one of :data:`KINDS`; docs/export.md describes them.
+        kind: one of :data:`KINDS`; docs/export.md describes them. The file of "onnx-int8" is that of
+            :func:`hast_cuda.exports.integer_biases`, and is compared with it.
         shape: (C, H, W) of normalised images.
         network: the float network that was quantized (as ``hast_cuda.posttraining.prepare`` left
             it); the packed form is loaded back into it where ``images`` are given.
@@ -91,7 +95,11 @@ def export_network(
     folder = as_path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}{SUFFIXES[kind]}"
+    moved: dict[str, float] = {}
+    if kind == "onnx-int8":
+        student, moved = integer_biases(student, shape)
     done = _write(student, file, kind, shape, spec, classes, describe or {})
+    done.moved_biases = moved
     if images is not None:
         reference = to_float(student) if kind == "float" else student
         done.checks = check(_load(file, kind, network, student), reference, images)

@@ -66,6 +66,10 @@ class Exported:
     """ONNX and "engine": layers that multiply integers in the file itself."""
     float_layers: dict[str, str] = field(default_factory=dict)
     """"onnx-ort" and "engine": the others, and why."""
+    rounded_layers: dict[str, str] = field(default_factory=dict)
+    """"onnx-int8" and "onnx-qdq": layers that may round otherwise than the quantized network, and why."""
+    moved_biases: dict[str, float] = field(default_factory=dict)
+    """"onnx-int8": layers whose bias was moved to one that integers hold, and by how many steps of their codes."""
     checks: Check | None = None
     """Beside the quantized network; None: not compared."""
     latency: Latency | None = None

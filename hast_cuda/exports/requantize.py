@@ -76,6 +76,25 @@ def exact_requantization(
     )
 
 
+def nearest_requantization(
+    integers: Array, scale: Array, bias: Array, before: Affine, *, largest: int
+) -> Requantization:
+    """The exact scale, and of the multipliers that fit the one whose multiples of 1/k come next to the bias.
+
+    Sums next to a border between two codes may fall on its other side. Arguments as above.
+    """
+    lowest_sum, highest_sum = _reach(integers, before)
+    unit = before.step * scale
+    biggest = np.abs(integers).max(axis=1, initial=0)
+    sums = np.maximum(np.abs(lowest_sum), np.abs(highest_sum))
+    k = np.arange(1, _MULTIPLIERS + 1)
+    wanted = (bias / unit)[:, None]
+    counts = np.rint(wanted * k)
+    fits = (k * biggest[:, None] <= largest) & (k * sums[:, None] + np.abs(counts) < _LARGEST_SUM) | (k == 1)
+    index = np.where(fits, np.abs(counts / k - wanted), np.inf).argmin(axis=1)
+    return Requantization(k[index], counts[np.arange(len(k[index])), index].astype(np.int64), scale / k[index])
+
+
 def _reach(integers: Array, before: Affine) -> tuple[Array, Array]:
     """Smallest and largest sum [out] that codes of the input can give."""
     low, high = -before.zero_point, before.largest - before.zero_point

@@ -1,0 +1,201 @@
+"""ONNX files of integers alone, and of uint8 pairs: what computes in them, and that it is the student."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine_networks import CLASSES, SHAPE, Bottlenecks, Residual, conv, lively, pictures
+from torch import Tensor, nn
+
+import hast_cuda as hc
+from hast_cuda.exports import Exported, check, integer_biases, onnx_network, save_onnx
+from hast_cuda.exports.grid import Affine
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+qlinear = pytest.importorskip("hast_cuda.exports.qlinear")
+
+
+FLOAT = {"QuantizeLinear": 1, "Cast": 1, "Mul": 1, "Add": 1}  # the images; the classifier's scale and bias
+
+
+class Joined(nn.Module):
+    """Branches that share a grid, one of them pooled; BatchNorm in front of a convolution; padded means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Sequential(conv(3, 6), nn.ReLU()), conv(6, 6), conv(6, 6, 1)
+        self.acts, self.pool = nn.ModuleList([nn.ReLU(), nn.ReLU()]), nn.MaxPool2d(3, 1, 1)
+        self.norm, self.mean = nn.Sequential(nn.BatchNorm2d(12), nn.ReLU()), nn.AvgPool2d(3, 2, 1)
+        self.last, self.output = nn.Sequential(conv(12, 8), nn.ReLU()), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([self.acts[0](self.a(x)), self.pool(self.acts[1](self.b(x)))], 1)
+        return self.output(self.last(self.mean(self.norm(x))).mean((2, 3)))
+
+
+def student_of(build: Callable[[], nn.Module], *bits: int, **options: Any) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        teacher = lively(build())
+    student = hc.quantize(teacher, *bits, **{"placement": "integer", **options})
+    return hc.calibrate(student, [pictures(16, 2), pictures(16, 5)]).eval()
+
+
+Made = tuple[nn.Module, Exported]
+Maker = Callable[..., Made]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    """Each student with integer biases, and its file, once for all tests."""
+    folder = tmp_path_factory.mktemp("int8")
+
+    @cache
+    def make(build: Callable[[], nn.Module], form: str, *bits: int) -> Made:
+        student = integer_biases(student_of(build, *bits), SHAPE)[0]
+        path = folder / f"{build.__name__}-{form}-{bits}.onnx"
+        return student, save_onnx(student, path, SHAPE, form=form)
+
+    return make
+
+
+def inputs(info: Exported, op: str) -> list[dict[int, np.ndarray]]:
+    """Of every node of a kind its constants, by their place."""
+    graph = onnx.load(info.file).graph
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == op]
+    return [{i: arrays[name] for i, name in enumerate(node.input) if name in arrays} for node in nodes]
+
+
+@pytest.mark.parametrize(
+    ("build", "bits", "expected"),
+    [
+        (Residual, (4, 4), {"QLinearConv": 6, "QLinearAdd": 2, "MaxPool": 1, "Clip": 5}),
+        (Bottlenecks, (3, 3), {"QLinearConv": 5, "QLinearAdd": 1, "Clip": 4}),
+        (Joined, (4, 4), {"QLinearConv": 5, "MaxPool": 1, "Concat": 1, "QLinearAveragePool": 1, "Clip": 5}),
+        (Residual, (8, 8), {"QLinearConv": 6, "QLinearAdd": 2, "MaxPool": 1}),
+    ],
+    ids=["residual-4", "bottlenecks-3", "joined-4", "residual-8"],
+)
+def test_integers_alone_give_the_students_logits(
+    made: Maker, build: type[nn.Module], bits: tuple[int, int], expected: dict[str, int]
+) -> None:
+    student, info = made(build, "int8", *bits)
+    moved = {"Flatten", "Reshape", "Unsqueeze"}
+    counted = {op: n for op, n in info.nodes.items() if op not in moved}
+    assert counted == {**FLOAT, **expected, "QLinearGlobalAveragePool": 1, "MatMulInteger": 1}
+    assert info.integer_layers == expected["QLinearConv"] + 1 or build is Joined
+    assert not info.float_layers
+    found = check(onnx_network(info.file), student, pictures(300, 7))
+    assert found.passed()
+    assert found.cosine > 0.999
+
+
+def test_codes_stay_below_those_of_their_bits(made: Maker) -> None:
+    _, info = made(Bottlenecks, "int8", 3, 3)
+    assert {int(clip[2]) for clip in inputs(info, "Clip")} == {7}
+    weights = inputs(info, "QLinearConv")
+    assert all(constants[3].dtype == np.int8 and not constants[5].any() for constants in weights)
+
+
+def test_eight_bit_weights_have_zero_points_and_lose_nothing(made: Maker) -> None:
+    student, info = made(Residual, "int8", 8, 8)
+    assert not info.rounded_layers
+    kinds = {constants[3].dtype.name for constants in inputs(info, "QLinearConv")}
+    assert kinds == {"uint8"}
+    first = inputs(info, "QLinearConv")[0]
+    integers = first[3].astype(np.float64) - first[5].reshape(-1, 1, 1, 1)
+    norm = student.stem[0][1]
+    factor = (norm.weight / (norm.running_var + norm.eps).sqrt()).reshape(-1, 1, 1, 1)
+    expected = (student.stem[0][0].quantized_weight() * factor).detach().numpy()
+    np.testing.assert_allclose(integers * first[4].reshape(-1, 1, 1, 1), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_biases_move_by_less_than_a_product_and_the_student_stays() -> None:
+    student = student_of(Residual, 4, 4)
+    with torch.no_grad():  # as training leaves both ends of a block
+        student.short[1].module.bias.copy_(student.b[1].module.bias)
+    before = copy.deepcopy(student.state_dict())
+    moved, sizes = integer_biases(student, SHAPE)
+    assert set(sizes) == {"b.0", "short.0", "d.0"}
+    assert 0 < max(sizes.values()) < 0.5
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
+    changed = {n for n, tensor in moved.state_dict().items() if not torch.equal(tensor, before[n])}
+    assert changed == {f"{name}.1.module.bias" for name in ("b", "short", "d")}
+    again = integer_biases(moved, SHAPE)[1]
+    assert max(again.values(), default=0) < 1e-4
+
+
+@pytest.mark.parametrize(("placement", "named"), [("relu", "stem.0.0, output"), ("all", "b.0, short.0, d.0")])
+def test_other_placements_are_refused_by_name(placement: str, named: str, tmp_path: Path) -> None:
+    student = student_of(Residual, 4, 4, placement=placement)
+    with pytest.raises(ValueError, match=f"{named}.*--placement integer"):
+        save_onnx(student, tmp_path / "a.onnx", SHAPE, form="int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_far_from_zero_are_rounded_once_more_and_named() -> None:
+    """A channel from 900 to 1100 keeps its sums to a part in 500."""
+    random = np.random.default_rng(0)
+    integers = np.stack([random.integers(900, 1100, 30), random.integers(-7, 8, 30)]).astype(np.int64)
+    before, after = Affine(4, 0.1, 0), Affine(8, 40.0, 100)
+    products = qlinear.Products("conv", integers, np.asarray([0.1, 1.0]), np.asarray([3.0, -2.0]), "")
+    assert qlinear.requantized(products, before, after, 0, 255, exact=True) is None
+    found = qlinear.requantized(products, before, after, 0, 255, exact=False)
+    assert found is not None
+    assert "1 channels, far from 0" in found.rounding
+    weights = (found.weights.astype(np.int64) - found.zero_point[:, None]) * found.scale[:, None].astype(np.float64)
+    np.testing.assert_allclose(weights, integers * products.scale[:, None], atol=0.1 * 1100 / 500)
+
+
+def test_unsigned_weights() -> None:
+    small = np.asarray([[-100, 100], [3, 4]])
+    weights, zero_point = qlinear.unsigned(small)
+    assert zero_point == 128
+    np.testing.assert_array_equal(weights.astype(int) - zero_point, small)
+    large = np.asarray([[-200, 55], [0, 255], [-255, -3]])
+    weights, zero_point = qlinear.unsigned(large)
+    np.testing.assert_array_equal(zero_point, [200, 0, 255])
+    np.testing.assert_array_equal(weights.astype(int) - zero_point[:, None], large)
+
+
+def test_pairs_give_the_students_logits(made: Maker) -> None:
+    student, info = made(Residual, "qdq", 4, 4)
+    assert info.nodes["Conv"] == 6
+    assert info.nodes["QuantizeLinear"] + 7 == info.nodes["DequantizeLinear"]
+    assert {constants[2].dtype.name for constants in inputs(info, "QuantizeLinear")} == {"uint8"}
+    weights = [c for c in inputs(info, "DequantizeLinear") if 0 in c]
+    assert all(constants[0].dtype == np.int8 and not constants[2].any() for constants in weights)
+    assert check(onnx_network(info.file), student, pictures(300, 7)).passed()
+
+
+def test_openvino_computes_pairs_in_integers(made: Maker) -> None:
+    openvino = pytest.importorskip("openvino")
+    student, info = made(Residual, "qdq", 4, 4)
+    core = openvino.Core()
+    options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    network = core.compile_model(core.read_model(str(info.file)), "CPU", options)
+    found = [operation.get_rt_info() for operation in network.get_runtime_model().get_ops()]
+    kinds = [(str(o["layerType"].astype(str)), str(o["runtimePrecision"].astype(str))) for o in found]
+    layers = [precision for kind, precision in kinds if kind in ("Convolution", "FullyConnected")]
+    assert layers == ["u8"] * 7
+    result = check(lambda x: torch.from_numpy(network(x.numpy())[0]), student, pictures(300, 7))
+    assert result.cosine > 0.99
+
+
+@pytest.mark.parametrize("placement", ["relu", "integer"])
+def test_one_pool(placement: str, tmp_path: Path) -> None:
+    """Residual's goes into two convolutions, ResNet-18's into one and a sum."""
+    student = student_of(Residual, 4, 4, placement=placement)
+    info = save_onnx(student, tmp_path / "a.onnx", SHAPE, form="ort")
+    assert info.nodes["MaxPool"] == 1
+    assert check(onnx_network(info.file), student, pictures(300, 7)).passed()
