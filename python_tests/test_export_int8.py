@@ -152,9 +152,21 @@ def test_weights_far_from_zero_are_rounded_once_more_and_named() -> None:
     assert qlinear.requantized(products, before, after, 0, 255, exact=True) is None
     found = qlinear.requantized(products, before, after, 0, 255, exact=False)
     assert found is not None
-    assert "1 channels, far from 0" in found.rounding
+    assert "far from 0" in found.rounding
     weights = (found.weights.astype(np.int64) - found.zero_point[:, None]) * found.scale[:, None].astype(np.float64)
     np.testing.assert_allclose(weights, integers * products.scale[:, None], atol=0.1 * 1100 / 500)
+
+
+def test_a_bias_that_int32_cannot_hold() -> None:
+    """Weights of a channel that BatchNorm all but removes: its bias keeps its code."""
+    before, after = Affine(8, 0.1, 10), Affine(8, 0.5, 100)
+    integers = np.asarray([[200, -55], [100, -100]])
+    products = qlinear.Products("conv", integers, np.asarray([1e-12, 1e-2]), np.asarray([7.0, 3.0]), "")
+    found = qlinear.requantized(products, before, after, 0, 255, exact=False)
+    assert found is not None
+    assert "tiny beside their bias" in found.rounding
+    values = found.bias * before.step * found.scale.astype(np.float64)
+    np.testing.assert_allclose(values, products.bias, atol=0.001)
 
 
 def test_unsigned_weights() -> None:
