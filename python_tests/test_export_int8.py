@@ -60,10 +60,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     folder = tmp_path_factory.mktemp("int8")
 
     @cache
+    def student(build: Callable[[], nn.Module], *bits: int) -> nn.Module:
+        return integer_biases(student_of(build, *bits), SHAPE)[0]
+
+    @cache
     def make(build: Callable[[], nn.Module], form: str, *bits: int) -> Made:
-        student = integer_biases(student_of(build, *bits), SHAPE)[0]
         path = folder / f"{build.__name__}-{form}-{bits}.onnx"
-        return student, save_onnx(student, path, SHAPE, form=form)
+        return student(build, *bits), save_onnx(student(build, *bits), path, SHAPE, form=form)
 
     return make
 
@@ -95,6 +98,7 @@ def test_integers_alone_give_the_students_logits(
     assert counted == {**FLOAT, **expected, "QLinearGlobalAveragePool": 1, "MatMulInteger": 1}
     assert info.integer_layers == expected["QLinearConv"] + 1 or build is Joined
     assert not info.float_layers
+    assert not info.rounded_layers
     found = check(onnx_network(info.file), student, pictures(300, 7))
     assert found.passed()
     assert found.cosine > 0.999
@@ -109,7 +113,6 @@ def test_codes_stay_below_those_of_their_bits(made: Maker) -> None:
 
 def test_eight_bit_weights_have_zero_points_and_lose_nothing(made: Maker) -> None:
     student, info = made(Residual, "int8", 8, 8)
-    assert not info.rounded_layers
     kinds = {constants[3].dtype.name for constants in inputs(info, "QLinearConv")}
     assert kinds == {"uint8"}
     first = inputs(info, "QLinearConv")[0]
@@ -131,8 +134,6 @@ def test_biases_move_by_less_than_a_product_and_the_student_stays() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
     changed = {n for n, tensor in moved.state_dict().items() if not torch.equal(tensor, before[n])}
     assert changed == {f"{name}.1.module.bias" for name in ("b", "short", "d")}
-    again = integer_biases(moved, SHAPE)[1]
-    assert max(again.values(), default=0) < 1e-4
 
 
 @pytest.mark.parametrize(("placement", "named"), [("relu", "stem.0.0, output"), ("all", "b.0, short.0, d.0")])
@@ -152,9 +153,21 @@ def test_weights_far_from_zero_are_rounded_once_more_and_named() -> None:
     assert qlinear.requantized(products, before, after, 0, 255, exact=True) is None
     found = qlinear.requantized(products, before, after, 0, 255, exact=False)
     assert found is not None
-    assert "1 channels, far from 0" in found.rounding
+    assert "far from 0" in found.rounding
     weights = (found.weights.astype(np.int64) - found.zero_point[:, None]) * found.scale[:, None].astype(np.float64)
     np.testing.assert_allclose(weights, integers * products.scale[:, None], atol=0.1 * 1100 / 500)
+
+
+def test_a_bias_that_int32_cannot_hold() -> None:
+    """Weights of a channel that BatchNorm all but removes: its bias keeps its code."""
+    before, after = Affine(8, 0.1, 10), Affine(8, 0.5, 100)
+    integers = np.asarray([[200, -55], [100, -100]])
+    products = qlinear.Products("conv", integers, np.asarray([1e-12, 1e-2]), np.asarray([7.0, 3.0]), "")
+    found = qlinear.requantized(products, before, after, 0, 255, exact=False)
+    assert found is not None
+    assert "tiny beside their bias" in found.rounding
+    values = found.bias * before.step * found.scale.astype(np.float64)
+    np.testing.assert_allclose(values, products.bias, atol=0.001)
 
 
 def test_unsigned_weights() -> None:
@@ -192,10 +205,9 @@ def test_openvino_computes_pairs_in_integers(made: Maker) -> None:
     assert result.cosine > 0.99
 
 
-@pytest.mark.parametrize("placement", ["relu", "integer"])
-def test_one_pool(placement: str, tmp_path: Path) -> None:
-    """Residual's goes into two convolutions, ResNet-18's into one and a sum."""
-    student = student_of(Residual, 4, 4, placement=placement)
+def test_one_pool(tmp_path: Path) -> None:
+    """In front of the quantizer, whose input is a float convolution's."""
+    student = student_of(Residual, 4, 4, placement="relu")
     info = save_onnx(student, tmp_path / "a.onnx", SHAPE, form="ort")
     assert info.nodes["MaxPool"] == 1
     assert check(onnx_network(info.file), student, pictures(300, 7)).passed()

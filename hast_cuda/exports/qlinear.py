@@ -14,6 +14,7 @@ from hast_cuda.exports.requantize import exact_requantization, nearest_requantiz
 
 _LARGEST_PAIR = 32767  # two products must fit 16 bits on processors without VNNI
 _LARGEST_BIAS = 2**30
+_FAR = "weights far from 0, or tiny beside their bias, are rounded once more"
 _LARGEST_CODE = 255
 _SAME_BIAS, _FLOAT32 = 1e-3, 2**-21  # of the smallest product, of the bias: what float32 leaves of one that was moved
 
@@ -57,29 +58,24 @@ def requantized(
     """The operator from codes of ``before`` to codes of ``after``, clipped to [first, last] behind it.
 
     ``exact``: None where some sum would get another code; otherwise the nearest parameters.
-
-    Raises:
-        ValueError: a bias that int32 cannot hold in units of the smallest product.
     """
     integers = products.integers
     rows, scale = integers.reshape(len(integers), -1), products.scale
     # Channels that BatchNorm or their weights make constant: any scale will do.
     dead = (np.abs(rows).max(axis=1, initial=0) == 0) | (scale == 0)
     rows, scale = rows * ~dead[:, None], np.where(dead, after.step / before.step, scale)
-    rows, scale, far = _within_a_byte(rows, scale)
+    rows, scale, far = _coarser(rows, scale, products.bias / before.step)
     if exact and far:
         return None
     wide = bool(np.abs(rows).max(initial=0) > LARGEST_INT8)  # with zero points, unmultiplied
     pairs = _LARGEST_PAIR // (2 * before.largest)
     largest, ends = 0 if wide else min(LARGEST_INT8, pairs), {"first": first, "last": last}
     found = exact_requantization(rows, scale, products.bias, before, after, largest=largest, **ends)
-    rounding, moved = f"the weights of {far} channels, far from 0, are rounded once more" if far else "", None
+    rounding, moved = _FAR if far else "", None
     if found is None:
         if exact:
             return None
         found = nearest_requantization(rows, scale, products.bias, before, largest=largest)
-        if np.abs(found.bias).max(initial=0) > _LARGEST_BIAS:
-            raise ValueError(f"layer {products.name!r} has a bias that is too large for the size of its weights")
         unit = before.step * found.scale
         moved = found.bias * unit - products.bias
         if not far and (np.abs(moved) > _SAME_BIAS * unit + _FLOAT32 * np.abs(products.bias)).any():
@@ -104,9 +100,11 @@ def unsigned(integers: Array) -> tuple[Array, Array]:
     return shifted.astype(np.uint8), zero_point.astype(np.uint8)
 
 
-def _within_a_byte(rows: Array, scale: Array) -> tuple[Array, Array, int]:
-    """Rows of which each, and 0, fits a byte with some zero point; how many were rounded for it."""
+def _coarser(rows: Array, scale: Array, bias: Array) -> tuple[Array, Array, bool]:
+    """Rows of which each, and 0, fits a byte with some zero point, and whose bias fits int32; whether any was rounded.
+
+    ``bias`` is in units of ``scale`` times codes.
+    """
     span = rows.max(axis=1, initial=0) - rows.min(axis=1, initial=0)
-    far = span > _LARGEST_CODE
-    factor = np.where(far, _LARGEST_CODE / np.maximum(span, 1), 1.0)
-    return np.rint(rows * factor[:, None]).astype(np.int64), scale / factor, int(far.sum())
+    factor = np.maximum(1.0, np.maximum(span / _LARGEST_CODE, np.abs(bias) / scale / _LARGEST_BIAS))
+    return np.rint(rows / factor[:, None]).astype(np.int64), scale * factor, bool((factor > 1).any())
