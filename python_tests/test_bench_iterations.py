@@ -157,7 +157,7 @@ def test_runs_render() -> None:
     assert "a network (random weights), 4 bits" in text
     assert "| synthesis | 1.2 |" in text
     assert "| some rate | 2.50 |" in text
-    assert set(TABLES) == {"launches", "step", "run", "ranks", "memory", "export"}
+    assert set(TABLES) == {"launches", "step", "run", "ranks", "memory", "export", "deploy"}
 
 
 def test_ranks_render() -> None:
@@ -207,3 +207,18 @@ def test_run_all_passes_on_what_a_script_knows() -> None:
     assert known("bench_launches.py", flags) == ["--out", "results"]
     assert known("bench_run.py", flags) == ["--device", "cpu", "--out", "results"]
     assert known("bench_run.py", []) == []
+
+
+def test_runtimes_render() -> None:
+    row = {"network": "a network", "batch": 1, "threads": 1, "runtime": "engine", "ratio": 0.3333, "milliseconds": 2.5}
+    document = {
+        "stem": "deploy",
+        "rounds": 9,
+        "peers": {"onnxruntime": "1.2", "openvino": None},
+        "memory_mib": {"a network": {"engine": 22.4}},
+        "rows": [{**row, "gmac_per_second": 160.4}],
+    }
+    text = page(document)
+    assert "onnxruntime 1.2." in text
+    assert "| runtime | batch 1, 1 thread | GMAC/s | MiB |" in text
+    assert "| engine | 2.50 (0.33) | 160 | 22 |" in text

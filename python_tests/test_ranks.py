@@ -26,6 +26,9 @@ ALONE, MOST = 1, 3
 # last bits, and every one of the 3 to 6 updates is rounded to the weight's grid: half a unit in the
 # last place each. Measured: 1 unit.
 ULPS = 64 * torch.finfo(torch.float32).eps  # steps are learned from sums in another order
+# Where a student that AdamW trained is kept: it divides by the size of a gradient, so that one of nearly 0, of which
+# rounding decides, moves its weight as far as any.
+TRAINED = 1e-3
 # The same in float64, relative to the largest update: a few hundred sums of some 1e4 terms. A part
 # with a wrong weight, or a loss that is no mean over images, is wrong by more than 1e-3.
 UPDATE_GAP = 1e-10
@@ -110,7 +113,7 @@ def test_every_method_gives_what_one_process_gives(name: str, folders: dict[int,
     alone = load(folders[ALONE] / f"{name}-0.pt")
     everyone = [load(folders[MOST] / f"{name}-{rank}.pt") for rank in range(MOST)]
     for found in everyone:
-        assert_equal_runs(found, alone)
+        assert_equal_runs(found, alone, TRAINED if alone["result"].get("kept_iteration") else ULPS)
         assert fingerprint(found["student"]) == fingerprint(everyone[0]["student"])
     if name != "nowhere":
         environment = json.loads((folders[MOST] / name / "environment.json").read_text())

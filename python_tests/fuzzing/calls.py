@@ -44,6 +44,9 @@ EXCLUDED = {
     "an exception": "CannotMergeError RankLostError",
     "it takes no argument": "available model_names launched Tap",
     "its constructor is torch's": "MatchedBatchNorm2d",
+    # hast_cuda.deploy needs numpy alone: it cannot check types as the rest does; test_deploy.py has wrong files
+    "of the deployed network": "Engine EngineFile read_file deploy.load",
+    "it moves biases of students of one placement; test_export_int8.py": "integer_biases",
 }
 _numbers = itertools.count()
 
@@ -224,6 +227,7 @@ OWN: dict[str, dict[str, Any]] = {
     "onnx_network": {"path": _onnx},
     "save_packed": {"path": lambda: fresh(".safetensors")},
     "save_onnx": {"path": lambda: fresh(".onnx")},
+    "save_engine": {"path": lambda: fresh(".hast")},
     "save_program": {"path": lambda: fresh(".pt2")},
     "ImageSet": {"read": lambda: lambda _: None, "white": 255, "source": "noise"},
     "load_images": {"path": "digits", "spec": input_spec("digits"), "limit": 3},
@@ -322,5 +326,5 @@ case = functools.cache(Case)
 def cases() -> list[str]:
     """Names of all that are called, by constructor, function or method."""
     excluded = " ".join(EXCLUDED.values()).split()
-    found = (name for name, _ in public() if name.rpartition(".")[2] not in excluded)
+    found = (name for name, _ in public() if name not in excluded and name.rpartition(".")[2] not in excluded)
     return [*found, *METHODS]

@@ -66,6 +66,7 @@ LINES = {
     "evaluate": f"{_TINY} --data digits --device cpu",
     "export": f"RUN {_TINY} --to packed --no-report --no-latency",
     "reproduce": "table1 --dataset cifar10 --bits 3 --budget 1% --out NEW --data nowhere.npz",
+    "run": "NOWHERE.hast NOWHERE.png",
     "report": f"RUN {_TINY} --out NEW.html",
     "info": "",
     "analyze difficulty": f"{_TINY} --run RUN --device cpu",
@@ -74,7 +75,7 @@ LINES = {
     "analyze hessian": f"{_TINY} --run RUN --steps 1 --batch-size 4",
     "analyze curves": "--run RUN",
 }
-POSITIONAL = {"export": "images", "report": "images", "reproduce": "method", "info": "method"}
+POSITIONAL = {"export": "images", "run": "images", "report": "images", "reproduce": "method", "info": "method"}
 
 
 @functools.cache
@@ -91,7 +92,7 @@ def values() -> dict[str, list[str]]:
             _NUMBERS,
             """image-size num-classes num-images synthesis-iterations batch-size seed bits
             reconstruction-iterations finetune-iterations checkpoint-segments weight-bits act-bits first-last-bits
-            sum-bits test-limit batch seeds bins batches steps vectors""",
+            sum-bits test-limit top threads batch seeds bins batches steps vectors""",
         ),
         (
             _TEXTS,
