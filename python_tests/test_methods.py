@@ -133,7 +133,7 @@ def test_training_free_methods_use_no_image(name: str) -> None:
 OF_THE_METHOD = {"label_weight", "perturbation"}  # its losses and images
 OF_HAST = {
     *("feature_weight", "distillation_weight", "alignment", "balance"),
-    *("crop_scale", "clean_weight", "perturbed_weight", "mix"),
+    *("crop_scale", "clean_weight", "perturbed_weight"),
 }
 
 

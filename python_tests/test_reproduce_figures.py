@@ -169,7 +169,7 @@ def test_figure6_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest
 
 def test_figure6_compares_two_losses(tmp_path: Path) -> None:
     given = setting(tmp_path)
-    both = Row("both", "hast", {"finetune.label_weight": 1.0, "finetune.mix": 0.0})
+    both = Row("both", "hast", {"finetune.label_weight": 1.0})
     with pytest.raises(ValueError, match="both has the weights KL"):
         measure_figure6((both,), given, (0,), quiet)
     with pytest.raises(ValueError, match='those of gdfq are "generated"'):

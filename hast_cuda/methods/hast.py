@@ -36,10 +36,6 @@ def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:
     synthesis = replace(synthesis, label_weight=0.1, noise="natural")
     finetune = replace(paper.finetune, alignment="direct", crop_scale=(0.8, 1.0))
     finetune = replace(finetune, balance="start", distillation_weight=1.0, feature_weight=10.0)
-    # Synthetic images are easy for every student; between two of them the teacher is unsure, as on
-    # real ones, and a student that learns that too keeps more on networks where training alone
-    # on the images as they are took from what reconstruction had given.
-    finetune = replace(finetune, mix=0.5)
     squant = PostTrainingConfig(rounding="squant")
     return common.ours(Recipe(synthesis, finetune, posttraining=squant))
 

@@ -109,7 +109,7 @@ _CANDIDATES = Table(
             ("no reconstruction", {"reconstruction.iterations": 0}),
             ("no averaging", {"finetune.average": 0.0}),
             ("low-pass 0.4", {"finetune.low_pass": 0.4}),
-            ("CAM for FA", {"finetune.alignment": "cam", "finetune.mix": 0.0}),
+            ("CAM for FA", {"finetune.alignment": "cam"}),
             ("temperature 4", {"finetune.temperature": 4.0}),
             ("first and last layer 8 bits", {"posttraining.end_bits": 8}),
         )
