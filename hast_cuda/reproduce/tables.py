@@ -108,6 +108,7 @@ _CANDIDATES = Table(
             ("no FA", NO_FA),
             ("no reconstruction", {"reconstruction.iterations": 0}),
             ("no averaging", {"finetune.average": 0.0}),
+            ("means of two images", {"finetune.mix": 0.5}),
             ("low-pass 0.4", {"finetune.low_pass": 0.4}),
             ("CAM for FA", {"finetune.alignment": "cam"}),
             ("temperature 4", {"finetune.temperature": 4.0}),
