@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--runtimes", nargs="+", help="default: all that are installed")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--memory", nargs="*", default=list(NETWORKS), choices=NETWORKS, help="networks")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     flags = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -135,10 +135,10 @@ def main() -> None:
             large = files.shape[1] > 64
             for threads in flags.threads:
                 for batch in flags.batches:
-                    if not (large and batch > 32):  # a second an image in the slowest
+                    if not (large and batch > 8):  # ten seconds a call in the slowest
                         rows += case(files, name, batch, threads, flags)
                         gc.collect()
-            if not flags.no_memory:
+            if name in flags.memory:
                 labels = dict.fromkeys(r["runtime"] for r in rows if r["network"] == name)
                 grown[name] = memory(files, name, list(labels))
                 print(f"{name}: MiB {grown[name]}", flush=True)

@@ -76,6 +76,4 @@ def test_other_ends_are_refused(name: str) -> None:
 def test_a_run_refuses_before_any_work() -> None:
     network = OTHERS["no mean"][0].eval()
     with pytest.raises(ValueError, match="class activation maps need a network that ends"):
-        zero_shot_quantize(
-            network, SHAPE, recipe=change(recipe("hast"), {"finetune.alignment": "cam"})
-        )
+        zero_shot_quantize(network, SHAPE, recipe=change(recipe("hast"), {"finetune.alignment": "cam"}))
