@@ -40,7 +40,7 @@ NETWORKS: dict[str, Shape] = {
 }
 BASE = "onnxruntime float"
 SHORTEST = 0.02  # seconds of a measurement: faster calls are repeated
-REST = 0.01  # seconds before each: threads of the last runtime stop spinning
+REST = 0.3  # seconds before each, with several threads: those of the last runtime stop spinning
 
 
 def network(name: str) -> torch.nn.Module:
@@ -62,7 +62,7 @@ def interleaved(candidates: dict[str, Run], images: Any, *, rounds: int, threads
         repeats[name] = max(1, round(SHORTEST / max(taken, 1e-6)))
     for _ in range(rounds):
         for name, run in candidates.items():
-            time.sleep(REST)
+            time.sleep(REST if threads > 1 else 0)
             run(images)
             start = clock()
             for _ in range(repeats[name]):
