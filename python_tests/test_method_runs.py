@@ -56,7 +56,8 @@ def test_gradient_of_clipped_activations(tmp_path: Path) -> None:
     students, starts = {}, set()
     for ste in ("identity", "clipped"):
         # a rate at which the few steps move weights across the grid, so that outputs differ
-        recipe = change(small_recipe("hast"), {"finetune.ste": ste, "finetune.learning_rate": 1e-4})
+        changes = {"finetune.ste": ste, "finetune.learning_rate": 1e-4, "finetune.keep": "last"}
+        recipe = change(small_recipe("hast"), changes)
         done = zero_shot_quantize(tiny(), SHAPE, Bits(2, 2), recipe=recipe, test=real_images(), out=tmp_path / ste)
         students[ste] = done.student
         starts.add(done.result["start_of_finetuning"])
