@@ -1,10 +1,7 @@
 // Sixteen channels in registers of 256 bits; with AVX-VNNI the products too.
 #pragma once
 
-#include <immintrin.h>
-
-#include <cstdint>
-#include <cstring>
+#include "engine/simd_x86.h"
 
 namespace hast::engine {
 inline namespace HAST_ENGINE_ISA {
@@ -94,15 +91,6 @@ inline void store_codes(uint8_t* p, const D16& x) {
   const __m128i low = _mm_packs_epi32(_mm256_cvtpd_epi32(x.v[0]), _mm256_cvtpd_epi32(x.v[1]));
   const __m128i high = _mm_packs_epi32(_mm256_cvtpd_epi32(x.v[2]), _mm256_cvtpd_epi32(x.v[3]));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(low, high));
-}
-
-inline int32_t load4(const uint8_t* p) {
-  int32_t x;
-  std::memcpy(&x, p, 4);
-  return x;
-}
-inline __m256i load256(const void* p) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
 
 // 2 products in 16 bits, widened every `flush` steps if kFlush.

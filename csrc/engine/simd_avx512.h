@@ -1,10 +1,7 @@
 // Sixteen channels in one register of 512 bits, products by VNNI.
 #pragma once
 
-#include <immintrin.h>
-
-#include <cstdint>
-#include <cstring>
+#include "engine/simd_x86.h"
 
 namespace hast::engine {
 inline namespace HAST_ENGINE_ISA {
@@ -66,15 +63,6 @@ inline I16 join(__m256i low, __m256i high) {
 inline void store_codes(uint8_t* p, const D16& x) {
   const I16 codes = join(_mm512_cvtpd_epi32(x.v[0]), _mm512_cvtpd_epi32(x.v[1]));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(codes.v));
-}
-
-inline int32_t load4(const uint8_t* p) {
-  int32_t x;
-  std::memcpy(&x, p, 4);
-  return x;
-}
-inline __m256i load256(const void* p) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
 
 struct Dot {

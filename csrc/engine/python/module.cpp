@@ -46,28 +46,29 @@ const Value& output(const Executor& e) {
   return e.network().values[static_cast<size_t>(e.network().output)];
 }
 
-Floats run(const Executor& e, const Floats& images, int threads) {
-  const Network& n = e.network();
-  check(images, {n.channels, n.height, n.width}, "float images");
+// `work` is one of the executor's two ways to run.
+template <typename T>
+Floats logits_of(const Executor& e, const py::array_t<T, py::array::c_style>& images, int threads,
+                 void (Executor::*work)(const T*, int64_t, float*, int) const) {
   Floats logits({images.shape(0), static_cast<py::ssize_t>(output(e).channels)});
-  const float* from = images.data();
+  const T* from = images.data();
   float* to = logits.mutable_data();
   const int64_t count = images.shape(0);
   const py::gil_scoped_release released;
-  e.run(from, count, to, threads);
+  (e.*work)(from, count, to, threads);
   return logits;
+}
+
+Floats run(const Executor& e, const Floats& images, int threads) {
+  const Network& n = e.network();
+  check(images, {n.channels, n.height, n.width}, "float images");
+  return logits_of(e, images, threads, &Executor::run);
 }
 
 Floats run_pixels(const Executor& e, const Pixels& pixels, int threads) {
   const Network& n = e.network();
   check(pixels, {n.height, n.width, n.channels}, "pixels");
-  Floats logits({pixels.shape(0), static_cast<py::ssize_t>(output(e).channels)});
-  const uint8_t* from = pixels.data();
-  float* to = logits.mutable_data();
-  const int64_t count = pixels.shape(0);
-  const py::gil_scoped_release released;
-  e.run_pixels(from, count, to, threads);
-  return logits;
+  return logits_of(e, pixels, threads, &Executor::run_pixels);
 }
 
 py::dict trace(const Executor& e, const Floats& image) {
