@@ -114,6 +114,7 @@ def _quantize(run: Path, config: dict[str, Any], like: str) -> list[str]:
     return [
         *_flags({"method": method, "preset": preset, "weight_bits": bits["weights"]}),
         *_flags({"act_bits": bits["activations"], "placement": bits["placement"], "sum_bits": bits.get("sums")}),
+        *(["--symmetric-weights"] if bits.get("symmetric_weights") else []),
         *(["--full-precision", *kept] if kept else []),
         *_flags(named | {"images": images}),
         *_changes(base, recipe),

@@ -30,6 +30,7 @@ def quantize(
     placement: str = "relu",
     sum_bits: int = 8,
     first_last_bits: int | None = None,
+    symmetric_weights: bool = False,
     full_precision: tuple[str, ...] = (),
     data: str | None = None,
     test_limit: int | None = None,
@@ -47,6 +48,7 @@ def quantize(
         sum_bits: of what "integer" quantizes beside activations, 2 to 8.
         first_last_bits: of weights and inputs of the first and the last layer, e.g. 8; the paper quantizes
             them like the rest.
+        symmetric_weights: weights have zero point 0, which some integer runtimes ask for.
         full_precision: name patterns of modules to leave alone, e.g. "output" "features.init*".
         data: labelled test images to report accuracy on: .npz, CIFAR folder, ImageFolder or
             "digits".
@@ -81,7 +83,7 @@ def quantize(
     done = zero_shot_quantize(
         teacher,
         shape_of(spec),
-        Bits(weight_bits, act_bits, placement, overrides, sum_bits),
+        Bits(weight_bits, act_bits, placement, overrides, sum_bits, symmetric_weights),
         recipe=recipe,
         seed=task.budget.seed,
         out=task.out,

@@ -112,7 +112,7 @@ def _adopt(layer: L, source: nn.Conv2d | nn.Linear) -> L:
     for name, parameter in source.named_parameters(recurse=False):
         layer.register_parameter(name, parameter)
     if isinstance(source, QuantizedWeight):
-        layer.weight_range = source.weight_range
+        layer.weight_range, layer.symmetric = source.weight_range, source.symmetric
     share_output_moments(source, layer)
     if layer.input_quantizer is not None:
         layer.input_quantizer.to(source.weight.device)

@@ -45,6 +45,7 @@ def quantize(
     zero_point: str = "integer",
     sum_bits: int = 8,
     first_last_bits: int | None = None,
+    symmetric_weights: bool = False,
 ) -> nn.Module:
     """A fake-quantized copy of ``model``; the argument is never edited.
 
@@ -71,6 +72,8 @@ def quantize(
         sum_bits: 2 to 8, of what placement "integer" quantizes beside activations.
         first_last_bits: 2 to 8, of the weights and inputs of the first and the last layer, in every
             placement; ``overrides`` come after it. None: like the rest.
+        symmetric_weights: weights have zero point 0, which some integer runtimes ask for, on a grid
+            that stays: of the largest magnitude, ``S = (2^(bits-1) - 1) / max |w|``.
 
     Returns:
         The copy, each module in the mode it had; its table: :func:`hast_cuda.quantization_table`.
@@ -88,6 +91,8 @@ def quantize(
         FakeQuantLinear(in_features=10, out_features=10, bias=True, weight_bits=4)
     """
     default = Override(weight_bits, act_bits)
+    if symmetric_weights and zero_point == "real":
+        raise ValueError('symmetric_weights is True, zero_point="real": zero is no level of that grid')
     _checks.choice("placement", placement, PLACEMENTS)
     _checks.choice("ema", ema, EMA)
     _checks.choice("ste", ste, _checks.STE)
@@ -110,6 +115,7 @@ def quantize(
         () if placement == "all" else activations_read_again(student),
         next((p.device for p in model.parameters()), None),
         sum_bits,
+        symmetric_weights,
     )
     if placement == "integer":
         walk.find_outputs(student)

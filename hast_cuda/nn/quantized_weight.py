@@ -26,6 +26,7 @@ class QuantizedWeight(nn.Module):
     input_quantizer: FakeQuantActivation | None
     output_quantizer: FakeQuantActivation | None
     cached_weight: Tensor | None
+    symmetric = False  # whether a search for another grid keeps its zero at code 0
 
     def __init__(
         self, *args: Any, weight_bits: int = 4, act_bits: int | None = None, zero_point: str = "integer", **kwargs: Any
@@ -78,6 +79,11 @@ class QuantizedWeight(nn.Module):
         _checks.ordered_range(*fixed.cpu().unbind())
         self.weight_range = fixed
 
+    def fix_symmetric_range(self) -> None:
+        """Keep the grid of :func:`symmetric_range`, and its zero point in every later search for a range."""
+        self.symmetric = True
+        self.fix_weight_range(symmetric_range(self.weight, self.weight_bits))
+
     def _quantized_input(self, x: Tensor) -> Tensor:
         quantized: Tensor = x if self.input_quantizer is None else self.input_quantizer(x)
         return quantized
@@ -103,6 +109,15 @@ class QuantizedWeight(nn.Module):
         elif f"{prefix}weight" in state_dict:
             self.weight_range = None  # these weights have no grid of their own
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+@torch.no_grad()
+def symmetric_range(weight: Tensor, bits: int) -> Tensor:
+    """Ends [2, out] of grids ``step * q``, q signed: zero point 0, ``step = max |w| / (2^(bits-1) - 1)``."""
+    half = 2 ** (bits - 1)
+    rows = weight.to(arithmetic_dtype(weight.dtype)).flatten(1)
+    step = (rows.abs().amax(dim=1) if rows.numel() else rows.new_zeros(len(rows))) / (half - 1)
+    return torch.stack((-half * step, (half - 1) * step))
 
 
 def quantized_weights(layers: Sequence[QuantizedWeight]) -> list[Tensor]:

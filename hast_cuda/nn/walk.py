@@ -36,6 +36,7 @@ class Walk:
     in_place: Container[nn.Module]
     device: torch.device | None
     sum_bits: int
+    symmetric_weights: bool = False
     sites: Sites = field(default_factory=Sites)
     outputs: dict[str, FakeQuantActivation] = field(default_factory=dict)
     """What goes behind modules, beside what takes the place of ReLU."""
@@ -138,6 +139,8 @@ class Walk:
         require_finite_weights(name, module.weight, LARGEST_WEIGHT)
         target = FakeQuantConv2d if kind is nn.Conv2d else FakeQuantLinear
         layer = target.from_float(module, weight_bits=bits.weight_bits, zero_point=self.zero_point)  # type: ignore[arg-type]
+        if self.symmetric_weights:
+            layer.fix_symmetric_range()
         act_bits = self.input_bits(name, bits)
         if act_bits is not None:
             layer.input_quantizer = self.activation(act_bits, module)

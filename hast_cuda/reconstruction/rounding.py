@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.nn.quantized_weight import QuantizedWeight
+from hast_cuda.nn.quantized_weight import QuantizedWeight, symmetric_range
 from hast_cuda.ops.arithmetic import RANGE_FLOOR, broadcast, quantizer_parameters
 from hast_cuda.ops.soft_round_weights import GAMMA, ZETA, rectified_sigmoid, soft_round_weights
 from hast_cuda.reconstruction.learned_step import LEAST
@@ -34,7 +34,7 @@ class SoftRounding:
         self.factors: list[nn.Parameter] = []
         for layer, weight in zip(layers, originals, strict=True):
             if search:
-                layer.fix_weight_range(search_weight_range(weight, layer.weight_bits))
+                layer.fix_weight_range(search_weight_range(weight, layer.weight_bits, symmetric=layer.symmetric))
             elif layer.weight_range is None:
                 layer.fix_weight_range()
             assert layer.weight_range is not None
@@ -76,13 +76,16 @@ class SoftRounding:
 
 
 @torch.no_grad()
-def search_weight_range(weight: Tensor, bits: int, *, power: float = 2.4, candidates: int = 61) -> Tensor:
+def search_weight_range(
+    weight: Tensor, bits: int, *, symmetric: bool = False, power: float = 2.4, candidates: int = 61
+) -> Tensor:
     """Range [2, out] of the smallest rounding error ``sum |w - Q(w)|^power`` per output channel.
 
-    Tried are fractions from 1 to 0.4 of minimum and maximum, on grids that have an exact zero.
+    Tried are fractions from 1 to 0.4 of minimum and maximum, on grids that have an exact zero; or,
+    ``symmetric``, of :func:`symmetric_range`.
     """
     rows = weight.flatten(1)
-    low, high = rows.aminmax(dim=1)
+    low, high = symmetric_range(weight, bits) if symmetric else rows.aminmax(dim=1)
     low, high = low.clamp(max=0), high.clamp(min=0)
     best = torch.full_like(low, float("inf"))
     found = torch.stack((low, high))

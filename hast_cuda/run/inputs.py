@@ -39,6 +39,8 @@ class Bits:
     """Other bits for the layers that match a pattern; the last match wins."""
     sums: int = field(default=8, metadata=LATER)
     """Of what placement "integer" quantizes beside activations, 2 to 8."""
+    symmetric_weights: bool = field(default=False, metadata=LATER)
+    """Zero point 0 for weights."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -109,6 +109,7 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
             placement=bits["placement"],
             overrides=overrides,
             sum_bits=bits.get("sums", 8),
+            symmetric_weights=bits.get("symmetric_weights", False),
             ste=tuning.ste,
         )
     except (KeyError, TypeError, AttributeError) as error:

@@ -75,6 +75,7 @@ class Work:
                 placement=bits.placement,
                 overrides=bits.overrides,
                 sum_bits=bits.sums,
+                symmetric_weights=bits.symmetric_weights,
                 ema=self.recipe.finetune.ema,
                 ste=self.recipe.finetune.ste,
             )
