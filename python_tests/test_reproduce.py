@@ -9,6 +9,7 @@ from networks import tiny
 from hast_cuda import methods
 from hast_cuda.data import InputSpec
 from hast_cuda.methods import change
+from hast_cuda.nn.quantize import PLACEMENTS
 from hast_cuda.reproduce import (
     TABLES,
     Outcome,
@@ -22,6 +23,7 @@ from hast_cuda.reproduce import (
     rows_of,
 )
 from hast_cuda.reproduce.lines import divergence_notes, source_notes
+from hast_cuda.reproduce.written import PLACED
 from hast_cuda.synthesis import SynthesisConfig
 
 SHAPE = InputSpec(3, 8, 8, 5)
@@ -95,6 +97,11 @@ def test_chosen_methods_may_be_others_than_the_tables() -> None:
     assert [row.name for row in rows] == ["hast", "qimera"]
     with pytest.raises(ValueError, match="table is 'table9'; allowed: 'table1'"):
         rows_of("table9")
+
+
+def test_a_table_says_where_activations_are_quantized() -> None:
+    assert set(PLACED) == set(PLACEMENTS)
+    assert len(set(PLACED.values())) == len(PLACED)
 
 
 def test_budgets() -> None:

@@ -55,7 +55,7 @@ def reproduce(
     model: str | None = None,
     weights: Path | None = None,
     normalization: str | None = None,
-    placement: Literal["relu", "all"] = "relu",
+    placement: Literal["relu", "all", "integer"] = "relu",
     data: str | None = None,
     train_data: str | None = None,
     test_limit: int | None = None,
@@ -85,8 +85,8 @@ def reproduce(
             the normalization too.
         weights: of the network.
         normalization: of its images, where it is not that of the model.
-        placement: "relu" (the published code) or "all" (the input of every layer), for networks
-            whose activations are not modules.
+        placement: "relu" (the published code); "all" (the input of every layer), for networks whose
+            activations are not modules; "integer" (all that an integer runtime stores).
         data: labelled test images.
         train_data: labelled training images, for the row real_data.
         test_limit: use only this many test images.

@@ -27,16 +27,21 @@ READING = (
     "budget unless both are the paper's; the drops from full precision compare better."
 )
 
+PLACED = {
+    "relu": "",
+    "all": ', the input of every layer (placement="all")',
+    "integer": ', all that an integer runtime stores (placement="integer")',
+}
+
 
 def facts_of(setting: Setting, seeds: int) -> dict[str, str]:
     """What a reader must know to compare: network, data, bits, budget, seeds, device, versions."""
     where, ranks = environment(setting.device), setting.world.size
     processes = "" if ranks == 1 else f" in each of {ranks} processes"
-    everywhere = ', the input of every layer (placement="all")'
     facts = {
         "network": setting.model,
         "test images": f"{len(setting.test)} of {setting.dataset}",
-        "bits": f"{setting.bits} for weights and activations" + (everywhere if setting.placement == "all" else ""),
+        "bits": f"{setting.bits} for weights and activations" + PLACED[setting.placement],
         "preset": setting.preset,
         "budget": setting.budget,
         "seeds": ", ".join(map(str, range(seeds))),
