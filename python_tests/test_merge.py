@@ -47,7 +47,7 @@ def test_synthesis_losses_and_gradients(name: str) -> None:
 )
 def test_finetuning_losses_and_gradients(name: str, bits: tuple[int, int | None], alignment: str) -> None:
     teacher, x = build(name)
-    student = hc.calibrate(hc.quantize(teacher, *bits), [x])
+    student = hc.calibrate(hc.quantize(teacher, *bits, placement="relu"), [x])
     config = FinetuneConfig(learning_rate=1e-3, perturbation=0.02, weight_decay=0.0, alignment=alignment)
     head = find_head(teacher, (3, *x.shape[2:])) if alignment == "cam" else None
     results = []

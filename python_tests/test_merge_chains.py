@@ -26,7 +26,7 @@ def test_every_batch_norm_is_merged_with_what_follows(name: str, chains: int) ->
 
 def test_chains_of_the_odd_network() -> None:
     network, x = build("odd")
-    student = hc.calibrate(hc.quantize(network, 4, 4), [x])
+    student = hc.calibrate(hc.quantize(network, 4, 4, placement="relu"), [x])
     merged = merge_batch_norms(student.eval(), FusedBatchNorm2d).model
     targets = {str(n.target): n for n in merged.graph.nodes if n.op == "call_module"}
     norms = [(merged.get_submodule(f"norms.{i}"), targets[f"norms.{i}"]) for i in range(7)]

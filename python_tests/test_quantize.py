@@ -152,7 +152,8 @@ def test_objects_with_a_forward_of_their_own_are_left_alone_and_noted(name: str)
     module = model.get_submodule(name)
     plain = type(module).forward
     module.forward = types.MethodType(lambda self, x: 2 * plain(self, x), module)
-    student = hc.calibrate(hc.quantize(model, 8, 8), [x := torch.randn(4, 2, 8, 8)]).eval()
+    student = hc.quantize(model, 8, 8, placement="relu")
+    hc.calibrate(student, [x := torch.randn(4, 2, 8, 8)]).eval()
     assert "it has a forward of its own" in row(student, name).note
     torch.testing.assert_close(student(x), model(x), rtol=0.05, atol=0.02)
 
@@ -208,10 +209,10 @@ class Functional(nn.Module):
 
 def test_functional_activation_warns() -> None:
     with pytest.warns(UserWarning, match='no activation is quantized.*placement="all"'):
-        hc.quantize(Functional())
+        hc.quantize(Functional(), placement="relu")
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), Functional(), Functional())
     with pytest.warns(UserWarning, match=r"F.relu \(2 of them\) are not quantized.*placement"):
-        hc.quantize(model)
+        hc.quantize(model, placement="relu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for network in (Functional(), model):
@@ -295,7 +296,7 @@ test_refusals = refused(
     (lambda: hc.quantize(small(), 1), ValueError, "weight_bits is 1; allowed: 2 to 8"),
     (lambda: hc.quantize(small(), 4, 9), ValueError, "act_bits is 9; allowed: 2 to 8"),
     (lambda: hc.quantize(small(), 4.0), TypeError, "weight_bits must be an int"),
-    (lambda: hc.quantize(small(), placement="some"), ValueError, "placement is 'some'; allowed: 'relu', 'all'"),
+    (lambda: hc.quantize(small(), placement="some"), ValueError, "placement is 'some'; allowed: 'auto', 'relu', 'all'"),
     (lambda: hc.quantize(small(), ema="x"), ValueError, "ema is 'x'; allowed"),
     (lambda: hc.quantize(small(), zero_point="x"), ValueError, "zero_point is 'x'; allowed"),
     (lambda: Override(16), ValueError, "weight_bits is 16; allowed: 2 to 8"),

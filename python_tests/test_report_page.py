@@ -102,7 +102,7 @@ def test_layers(finished: Path, page: Page) -> None:
 def test_layers_in_full_precision_are_named(tmp_path: Path) -> None:
     teacher = tiny()
     teacher.features[2], teacher.features[5] = nn.LeakyReLU(), nn.LeakyReLU()
-    make(tmp_path, teacher=teacher, bits=Bits(3, 4, overrides={"output": Override(None, None)}))
+    make(tmp_path, teacher=teacher, bits=Bits(3, 4, "relu", {"output": Override(None, None)}))
     write_report(tmp_path, Context(teacher, "", SPEC, "", []))
     page = Page(tmp_path / "report.html")
     assert "No activation is quantized: the network has no ReLU" in page.text

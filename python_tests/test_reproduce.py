@@ -9,7 +9,7 @@ from networks import tiny
 from hast_cuda import methods
 from hast_cuda.data import InputSpec
 from hast_cuda.methods import change
-from hast_cuda.nn.quantize import PLACEMENTS
+from hast_cuda.nn.placement import PLACEMENTS
 from hast_cuda.reproduce import (
     TABLES,
     Outcome,
@@ -100,7 +100,7 @@ def test_chosen_methods_may_be_others_than_the_tables() -> None:
 
 
 def test_a_table_says_where_activations_are_quantized() -> None:
-    assert set(PLACED) == set(PLACEMENTS)
+    assert {"auto", *PLACED} == set(PLACEMENTS)
     assert len(set(PLACED.values())) == len(PLACED)
 
 

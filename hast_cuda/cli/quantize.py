@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from hast_cuda.nn import Override, quantization_table
 from hast_cuda.nn.override import end_overrides
 from hast_cuda.report import ACCURACIES
 from hast_cuda.run import Bits, QuantizationResult, load_student, zero_shot_quantize
+from hast_cuda.run.inputs import placed
 from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.settings import name_for
 from hast_cuda.run.together import open_together
@@ -27,7 +29,7 @@ def quantize(
     task: Annotated[Task, Flat],
     weight_bits: int = 4,
     act_bits: int = 4,
-    placement: str = "relu",
+    placement: str = "auto",
     sum_bits: int = 8,
     first_last_bits: int | None = None,
     symmetric_weights: bool = False,
@@ -43,8 +45,9 @@ def quantize(
         task: the network, and what to make of it.
         weight_bits: 2 to 8.
         act_bits: 2 to 8.
-        placement: "relu" (the published code), "all" (the input of every layer) or "integer" (all that an
-            integer runtime stores: inputs and outputs of sums, concatenations and pools, too).
+        placement: "relu" (outputs of ReLU and ReLU6 modules, the published code), "all" (the input of every
+            layer), "integer" (all that an integer runtime stores: inputs and outputs of sums, concatenations
+            and pools, too) or "auto" ("relu" if that reaches every activation, else "all").
         sum_bits: of what "integer" quantizes beside activations, 2 to 8.
         first_last_bits: of weights and inputs of the first and the last layer, e.g. 8; the paper quantizes
             them like the rest.
@@ -76,14 +79,15 @@ def quantize(
         "images": None if images is None else name_for(images, task.out),
         "train_data": train_data,
     }
+    bits = placed(Bits(weight_bits, act_bits, placement, {}, sum_bits, symmetric_weights), teacher)
     overrides: dict[str, Override] = {}
     if first_last_bits is not None:
-        overrides = end_overrides(teacher, first_last_bits, placement, end_layers(teacher, spec.size))
+        overrides = end_overrides(teacher, first_last_bits, bits.placement, end_layers(teacher, spec.size))
     overrides |= {name: Override() for name in full_precision}
     done = zero_shot_quantize(
         teacher,
         shape_of(spec),
-        Bits(weight_bits, act_bits, placement, overrides, sum_bits, symmetric_weights),
+        replace(bits, overrides=overrides),
         recipe=recipe,
         seed=task.budget.seed,
         out=task.out,

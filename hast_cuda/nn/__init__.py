@@ -8,6 +8,7 @@ from hast_cuda.nn.calibrate import activation_quantizers, calibrate, freeze_rang
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.nn.layers import quantized_once as quantized_once
 from hast_cuda.nn.override import Override
+from hast_cuda.nn.placement import suitable_placement
 from hast_cuda.nn.quantize import quantize
 from hast_cuda.nn.table import QuantizationTable as QuantizationTable
 from hast_cuda.nn.table import quantization_table
@@ -23,6 +24,7 @@ __all__ = [
     "quantization_table",
     "quantize",
     "shrink_ranges",
+    "suitable_placement",
     "unfreeze_ranges",
 ]
 

@@ -15,12 +15,11 @@ from hast_cuda.networks.swap import swap_modules
 from hast_cuda.networks.tracing import CannotMergeError, trace
 from hast_cuda.nn.around import quantize_around
 from hast_cuda.nn.override import Override, end_overrides
+from hast_cuda.nn.placement import PLACEMENTS, suitable_placement
 from hast_cuda.nn.table import QuantizationTable
 from hast_cuda.nn.walk import Walk
 from hast_cuda.ops.activations import FUNCTIONS, METHODS
 from hast_cuda.ops.update_range import EMA
-
-PLACEMENTS = ("relu", "all", "integer")
 
 
 def _relu_calls(model: nn.Module) -> int:
@@ -38,7 +37,7 @@ def quantize(
     weight_bits: int = 4,
     act_bits: int | None = 4,
     *,
-    placement: str = "relu",
+    placement: str = "auto",
     overrides: Mapping[str, Override] | None = None,
     ema: str = "corrected",
     ste: str = "identity",
@@ -57,7 +56,8 @@ def quantize(
         model: any ``nn.Module``; modules are found by type, wherever they are.
         weight_bits: 2 to 8.
         act_bits: 2 to 8, or None for weights only.
-        placement: "relu" quantizes the outputs of ReLU and ReLU6 (the published code); "all"
+        placement: "auto" is "relu" or "all", see :func:`hast_cuda.nn.suitable_placement`; "relu"
+            quantizes the outputs of ReLU and ReLU6 modules (the published code); "all"
             quantizes the input of every convolution and linear layer: image, pooled features,
             linear-bottleneck outputs and any activation function (the published claim); "integer"
             quantizes every tensor that an integer runtime stores: the outputs of activations, and
@@ -98,6 +98,8 @@ def quantize(
     _checks.choice("ste", ste, _checks.STE)
     _checks.choice("zero_point", zero_point, _checks.ZERO_POINTS)
     _checks.bit_width("sum_bits", sum_bits)
+    if placement == "auto":
+        placement = suitable_placement(model)
     if placement == "integer" and act_bits is None:
         raise ValueError('act_bits is None; placement="integer" needs bits for activations')
     ends: Mapping[str, Override] = {}

@@ -16,7 +16,7 @@ from hast_cuda.methods import Recipe
 from hast_cuda.networks import require_batch_norm
 from hast_cuda.networks.ends import end_layers
 from hast_cuda.networks.head import find_head
-from hast_cuda.nn import Override
+from hast_cuda.nn import Override, suitable_placement
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Bits:
     """Of every convolution and linear layer, 2 to 8."""
     activations: int | None = 4
     """2 to 8; None leaves activations as they are."""
-    placement: str = "relu"
-    """"relu" (outputs of ReLU modules), "all" (inputs of layers) or "integer" (all that is stored)."""
+    placement: str = "auto"
+    """"auto" (one of the next two), "relu" (outputs of ReLU modules), "all" (inputs of layers) or "integer"
+    (all that is stored)."""
     overrides: Mapping[str, Override] = field(default_factory=dict)
     """Other bits for the layers that match a pattern; the last match wins."""
     sums: int = field(default=8, metadata=LATER)
@@ -71,6 +72,11 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> InputSpec:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the network gives {shape}; expected logits [N, classes]")
     return InputSpec(*size, logits.shape[1])
+
+
+def placed(bits: Bits, teacher: nn.Module) -> Bits:
+    """``bits`` with what "auto" is for this network."""
+    return replace(bits, placement=suitable_placement(teacher)) if bits.placement == "auto" else bits
 
 
 def with_ends(bits: Bits, recipe: Recipe, teacher: nn.Module, shape: InputSpec) -> Bits:

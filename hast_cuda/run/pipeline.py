@@ -19,7 +19,7 @@ from hast_cuda.methods import Recipe
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks.world import world_on
-from hast_cuda.run.inputs import Bits, check_source, infer_shape, with_ends
+from hast_cuda.run.inputs import Bits, check_source, infer_shape, placed, with_ends
 from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.run.work import Work
 
@@ -122,7 +122,7 @@ def zero_shot_quantize(
         named = {"method": method, "preset": recipe}
         recipe = methods.recipe(method, recipe, dataset_like(shape) if dataset is None else dataset)
     check_source(recipe, teacher, images, shape)
-    bits = with_ends(bits or Bits(), recipe, teacher, shape)
+    bits = with_ends(placed(bits or Bits(), teacher), recipe, teacher, shape)
     described = {**named, "bits": bits, "seed": seed, **(describe or {})}
     world = join("cpu" if device is None else device) if world is None else world_on(world, device)
     execution = execution or Execution()

@@ -1,0 +1,79 @@
+"""What placement "auto" is for networks of several families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models as zoo
+from pytorchcv.model_provider import get_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import hast_cuda as hc
+from hast_cuda.nn import suitable_placement
+
+
+class Calls(nn.Module):
+    """Two layers with ``between`` from one to the other."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor], module: nn.Module | None = None) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.between, self.module = between, module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, H, W] -> logits [N, 4]."""
+        y = self.between(self.norm(self.first(x)))
+        logits: Tensor = self.second(y if self.module is None else self.module(y)).mean((2, 3))
+        return logits
+
+
+class Data(Calls):
+    """What torch.fx cannot follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As :class:`Calls`."""
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: hc.load_teacher("digits"), "relu"),
+        (lambda: get_model("resnet20_cifar10"), "relu"),
+        (lambda: get_model("seresnet20_cifar10"), "relu"),
+        (lambda: get_model("densenet40_k12_cifar10"), "relu"),
+        (lambda: get_model("mobilenetv3_small_w7d20"), "all"),
+        (lambda: zoo.resnet18(num_classes=4), "all"),  # a block's two activations are one module
+        (lambda: zoo.mobilenet_v2(num_classes=4), "relu"),
+        (lambda: zoo.mobilenet_v3_small(num_classes=4), "all"),
+        (lambda: Calls(F.relu), "all"),
+        (lambda: Calls(lambda y: y, nn.PReLU()), "all"),
+        (lambda: Calls(lambda y: y * torch.sigmoid(y)), "all"),
+        (lambda: Calls(lambda y: y * torch.sigmoid(y), nn.ReLU()), "relu"),  # what enters the layer is ReLU's
+        (lambda: Calls(lambda y: F.max_pool2d(y, 2), nn.ReLU6()), "relu"),
+        (lambda: Calls(lambda y: y), "all"),  # nothing that "relu" could reach
+        (lambda: Data(lambda y: y), "all"),
+    ],
+)
+def test_every_activation_is_reached(make: Callable[[], nn.Module], expected: str) -> None:
+    network = make()
+    assert suitable_placement(network) == expected
+    assert any(row.act_bits == 4 for row in hc.quantization_table(hc.quantize(network, 4, 4)).rows)
+
+
+def test_a_run_says_which_it_was(tmp_path: Path) -> None:
+    found: Any = {}
+    for between in (nn.ReLU(), nn.SiLU()):
+        teacher = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), between, nn.Flatten(), nn.Linear(144, 3)).eval()
+        teacher(torch.randn(8, 3, 8, 8))
+        out = tmp_path / type(between).__name__
+        done = hc.zero_shot_quantize(teacher, (3, 8, 8), method="rtn", out=out)
+        x = torch.randn(4, 3, 8, 8)
+        assert torch.equal(hc.load(out, teacher)(x), done.student(x))
+        found[type(between).__name__] = done.result["bits"]["placement"]
+    assert found == {"ReLU": "relu", "SiLU": "all"}
