@@ -133,8 +133,22 @@ def test_exports(page: Page) -> None:
         "3.02",
         "1.20 ms (batch 1, threads 2)",
         "2.30 ms (batch 1, threads 2)",
+        "52.2 %",
     ]
     assert checks[1:] == ["600 images, given", "99.50", "95.50", "95.25", "0.999900", "1e-05"]
+
+
+def test_the_first_screen_has_size_and_speed_of_the_fastest_export(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "exports").mkdir()
+    slow = {**EXPORT, "latency": {"batch": 4, "threads": 1, "milliseconds": 4.0, "float_milliseconds": 2.0}}
+    fast = {**slow, "bytes": 109000, "latency": {**slow["latency"], "milliseconds": 0.5}}
+    for name, record in (("a", slow), ("b", fast), ("c", {"kind": "packed"})):
+        (tmp_path / "exports" / f"{name}.json").write_text(json.dumps(record))
+    write_report(tmp_path)
+    top = Page(tmp_path / "report.html").text.split("Accuracy")[0]
+    assert "109.0 kB, 10.0 % of float" in top
+    assert "0.12 ms, 25 % of float" in top  # of one of four images
 
 
 def test_exports_of_other_versions(tmp_path: Path) -> None:
@@ -151,7 +165,12 @@ def test_exports_of_other_versions(tmp_path: Path) -> None:
     write_report(tmp_path)
     rows = Page(tmp_path / "report.html").rows
     files, checks = rows[1:5], rows[6:10]
-    assert files == [["-"] * 8, ["trt", *["-"] * 7], ["3", "-", "Conv", *["-"] * 5], ["x", *["-"] * 5, "2.00 ms", "-"]]
+    assert files == [
+        ["-"] * 9,
+        ["trt", *["-"] * 8],
+        ["3", "-", "Conv", *["-"] * 6],
+        ["x", *["-"] * 5, "2.00 ms", "-", "-"],
+    ]
     assert [row[1] for row in checks] == [*["not checked"] * 3, "- images, -"]
     assert all(row[2:] == ["-"] * 5 for row in checks)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from hast_cuda.report.document import Block, Section, Table, Text
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.words import amount, number, shown
 
-_FILES = ("kind", "file", "operators", "size", "of float", "bits per weight", "latency", "float latency")
+_FILES = ("kind", "file", "operators", "size", "of float", "bits per weight", "latency", "float latency", "of its time")
 _CHECKS = ("kind", "checked on", "same class, %", "top-1, %", "PyTorch's top-1, %", "cosine", "largest difference")
 
 
@@ -30,21 +30,47 @@ def exports_section(facts: RunFacts) -> Section | None:
     return Section("Exports", blocks)
 
 
+def fastest(facts: RunFacts) -> list[tuple[str, str]]:
+    """Size and time of the export that takes the smallest part of full precision's time, for the headline."""
+    timed = [(ratio, record) for record in facts.exports if (ratio := _time_ratio(record)) is not None]
+    if not timed:
+        return []
+    ratio, record = min(timed, key=lambda pair: pair[0])
+    latency = _part(record, "latency")
+    size = ("size", f"{amount(record.get('bytes'))}, {_size_ratio(record)} of float")
+    batch = latency.get("batch")
+    each = latency["milliseconds"] / (batch if _is_positive(batch) else 1)
+    return [size, ("time of an image", f"{each:.2f} ms, {100 * ratio:.0f} % of float")]
+
+
+def _is_positive(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _time_ratio(record: dict[str, Any]) -> float | None:
+    latency = _part(record, "latency")
+    own, plain = latency.get("milliseconds"), latency.get("float_milliseconds")
+    return own / plain if _is_positive(own) and _is_positive(plain) else None
+
+
+def _size_ratio(record: dict[str, Any]) -> str:
+    size, whole = record.get("bytes"), record.get("float_bytes")
+    return f"{100 * size / whole:.1f} %" if _is_positive(size) and _is_positive(whole) else "-"
+
+
 def _file(record: dict[str, Any]) -> list[str]:
     latency = _part(record, "latency")
-    size, whole = record.get("bytes"), record.get("float_bytes")
-    of_float = "-"
-    if isinstance(size, (int, float)) and isinstance(whole, (int, float)) and whole:
-        of_float = f"{100 * size / whole:.1f} %"
+    ratio = _time_ratio(record)
     return [
         shown(record.get("kind")),
         shown(record.get("file")),
         shown(record.get("nodes")),
-        amount(size),
-        of_float,
+        amount(record.get("bytes")),
+        _size_ratio(record),
         number(record.get("weight_bits")),
         _latency(latency, "milliseconds"),
         _latency(latency, "float_milliseconds"),
+        "-" if ratio is None else f"{100 * ratio:.1f} %",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hast_cuda.report.document import Block, Numbers, Picture, Pictures, Section, Table, Text, Warn
+from hast_cuda.report.exports import fastest
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.plots import draw_accuracies
 from hast_cuda.report.words import bits_name, duration, number
@@ -53,8 +54,11 @@ def headline(facts: RunFacts) -> list[Block]:
             ("quantized", number(result["quantized"], unit=" %")),
             ("drop, points", number(drop)),
         ]
+    elif (same := (result.get("agreement") or {}).get("same_class")) is not None:
+        pairs.append(("same class as the original", number(same, unit=" %")))
+    pairs += fastest(facts)
     if facts.seconds:
-        pairs.append(("time", duration(sum(facts.seconds.values()))))
+        pairs.append(("made in", duration(sum(facts.seconds.values()))))
     blocks: list[Block] = [Numbers(pairs)] if pairs else []
     lacking = missing(facts)
     if lacking:
