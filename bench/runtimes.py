@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +64,12 @@ class Files:
         """This package's engine."""
         student = self.student(bits, placement)
         return self._once(f"w{bits}-{placement}.hast", lambda path: save_engine(student, path, self.shape))
+
+    def litert(self, name: str) -> Path:
+        """ "float32" or "full_integer_quant" (8 bits) by onnx2tf and TensorFlow, which ``LITERT_PYTHON`` may have."""
+        python, script = os.environ.get("LITERT_PYTHON", sys.executable), Path(__file__).with_name("litert_models.py")
+        folder = self._once("litert", lambda path: subprocess.run([python, script, self.plain(), path], check=True))
+        return folder / f"plain_{name}.tflite"
 
     def multiplications(self) -> int:
         """Of one image, in convolutions and linear layers."""
@@ -127,6 +136,31 @@ def openvino(path: Path, threads: int, batch: int, shape: Shape) -> Run:
     return lambda images: request.infer({0: images})[0]
 
 
+def litert(path: Path, threads: int, batch: int) -> Run:
+    """NHWC images; those of int8 files are rounded before the clock runs."""
+    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - an optional package
+
+    interpreter = Interpreter(model_path=str(path), num_threads=threads)
+    (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(given["index"], [batch, *given["shape"][1:]])
+    interpreter.allocate_tensors()
+    scale, zero = given["quantization"]
+    kept: dict[int, Array] = {}
+
+    def run(images: Array) -> Array:
+        if id(images) not in kept:
+            pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+            if scale:
+                pixels = np.clip(np.rint(pixels / scale + zero), -128, 127)
+            kept[id(images)] = pixels.astype(given["dtype"])
+        interpreter.set_tensor(given["index"], kept[id(images)])
+        interpreter.invoke()
+        found: Array = interpreter.get_tensor(result["index"])
+        return found
+
+    return run
+
+
 def engine(path: Path, threads: int, isa: str = "") -> Run:
     found = load(path, isa=isa)
     return lambda images: found.run(images, threads=threads)
@@ -161,6 +195,9 @@ def runtimes(files: Files, threads: int, batch: int) -> dict[str, Callable[[], R
         "torch eager": lambda: eager(files.network, threads),
         "torch compile": lambda: eager(files.network, threads, compiled=True),
     }
+    if importlib.util.find_spec("ai_edge_litert") is not None:
+        found["litert float"] = lambda: litert(files.litert("float32"), threads, batch)
+        found["litert int8"] = lambda: litert(files.litert("full_integer_quant"), threads, batch)
     if importlib.util.find_spec("openvino") is not None:
         found["openvino float"] = lambda: openvino(files.plain(), threads, batch, files.shape)
         found["onnx-qdq W4A4 in openvino"] = lambda: openvino(
