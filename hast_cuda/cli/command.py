@@ -85,7 +85,8 @@ def command_of(run: Path, out: Path, device: str | None = None) -> list[str]:
         verb, options = "synthesize", _changes(base, made)
     found, usual = config.get("execution") or {}, vars(Execution())
     execution = {n: found[n] for n, value in usual.items() if found.get(n, value) != value}
-    last = _flags({"seed": config.get("seed", 0), "device": device, "out": out})
+    # all numbers are said: none is left to the machine
+    last = _flags({"budget": "full", "seed": config.get("seed", 0), "device": device, "out": out})
     return [verb, *_flags(network.given()), *options, *_flags(execution), *last]
 
 
