@@ -10,7 +10,7 @@ from networks import tiny
 from test_run import RECIPE, SPEC, run
 
 from hast_cuda.loops import progress
-from hast_cuda.loops.progress import Lines, Progress, progress_shown, spoken
+from hast_cuda.loops.progress import Lines, Progress, duration, progress_shown
 from hast_cuda.synthesis import synthesize
 
 
@@ -37,7 +37,7 @@ def lines_of(total: int, step: float, done: int = 0) -> Lines:
 def test_a_slow_loop_has_a_line_per_tenth_with_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     lines_of(200, 18.0)
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "synthesis: 10 % (20 of 200), 54 min left"
+    assert said[0] == "synthesis: 10 % (20 of 200), 54.0 min left"
     assert said[-2:] == ["synthesis: 90 % (180 of 200), 6.0 min left", "synthesis: 100 % (200 of 200), done"]
     assert len(said) == 10
 
@@ -98,7 +98,7 @@ def test_a_watch_sees_every_step_even_of_a_silent_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.04, "0.0 s"), (48.4, "48 s"), (100, "1.7 min"), (3600, "60 min"), (43 * 3600, "43 h")]
+    ("seconds", "words"), [(0.04, "0.0 s"), (48.4, "48.4 s"), (150, "2.5 min"), (43 * 3600, "43.0 h")]
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
-    assert spoken(seconds) == words
+    assert duration(seconds) == words

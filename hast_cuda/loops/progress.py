@@ -19,15 +19,12 @@ Watch = Callable[[str], None]
 _how: ContextVar[bool | Watch] = ContextVar("how progress is shown", default=True)
 
 
-def spoken(seconds: float) -> str:
-    """A duration for people: 48 s, 12 min, 3.5 h."""
-    if seconds < 10:
+def duration(seconds: float) -> str:
+    """Seconds, or minutes or hours where there are many."""
+    if seconds < 120:
         return f"{seconds:.1f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 36_000 else f"{seconds / 3600:.0f} h"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def tell(text: str) -> None:
@@ -72,7 +69,7 @@ class Lines:
 
     def _say(self) -> None:
         spent, made = self.clock() - self._began, self.done - self._began_with
-        left = spoken(spent / made * (self.total - self.done)) + " left" if self.done < self.total else "done"
+        left = duration(spent / made * (self.total - self.done)) + " left" if self.done < self.total else "done"
         tell(f"{self.name}: {100 * self.done // self.total} % ({self.done} of {self.total}), {left}")
         self._said = True
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hast_cuda.files.json_values import read_object
-from hast_cuda.loops.progress import spoken, tell
+from hast_cuda.loops.progress import duration, tell
 from hast_cuda.methods import Recipe, change
 from hast_cuda.methods.budget import apply_budget, seconds_of
 from hast_cuda.run.asked import Asked
@@ -123,7 +123,7 @@ class _Maker:
             enough = rounded_up(least)
             if not default:
                 raise ValueError(
-                    f"budget is {budget!r}, and the smallest run that makes sense here takes {spoken(least)}: "
+                    f"budget is {budget!r}, and the smallest run that makes sense here takes {duration(least)}: "
                     f"give {enough!r} or more, or the numbers themselves"
                 )
             budget, seconds = enough, float(seconds_of(enough) or 0)
@@ -131,7 +131,7 @@ class _Maker:
             full = sum(measured.costs.seconds(asked.recipe, self.sizes).values())
             note = (
                 f"no budget was given: on a CPU what fits about {budget} is done, the full one would take about "
-                f"{spoken(full)} (--budget, or budget=: full, small, N%, a time)"
+                f"{duration(full)} (--budget, or budget=: full, small, N%, a time)"
             )
         recipe = fit.within(seconds)
         found = estimated(measured, recipe, self.sizes, budget=budget, device=self._device(), note=note)
