@@ -151,7 +151,7 @@ def test_a_preset_on_a_cpu_says_what_it_does(
 ) -> None:
     measured(COSTS)
     asked = Asked(tiny(), SHAPE, methods.recipe("hast"), World(), Execution())
-    found = plan.told(plan.make_plan(asked, None, {}))
+    found = plan.told(plan.make_plan(asked, None, {}), asked.world)
     said = capsys.readouterr().err.splitlines()
     assert found.budget == "10m"
     assert found.estimate is not None

@@ -139,7 +139,7 @@ def synthesize(task: Annotated[Task, Flat]) -> None:
     if given.dry_run:
         world.say(plan.estimate)
         return
-    told(plan)
+    told(plan, world)
     settings = plan.recipe.synthesis
     config = {
         "network": task.network,

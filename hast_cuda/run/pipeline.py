@@ -143,7 +143,7 @@ def zero_shot_quantize(
             raise ValueError("tensorboard=True writes to the run directory: give out")
         require_tensorboard()
     with progress_shown(progress):
-        plan = told(make_plan(asked, budget, changes or {}, named=bool(named)))
+        plan = told(make_plan(asked, budget, changes or {}, named=bool(named)), asked.world)
         chosen = {} if plan.budget is None else {"budget": plan.budget}
         work = asked.work(plan.recipe, {**named, "bits": asked.bits, "seed": seed, **(describe or {}), **chosen})
         with convolution_rules(work.execution), work.opened(images, tensorboard=tensorboard) as found:

@@ -11,6 +11,7 @@ from hast_cuda.files.json_values import read_object
 from hast_cuda.loops.progress import duration, tell
 from hast_cuda.methods import Recipe, change
 from hast_cuda.methods.budget import apply_budget, seconds_of
+from hast_cuda.ranks import World
 from hast_cuda.run.asked import Asked
 from hast_cuda.run.costs import Sizes
 from hast_cuda.run.estimate import Estimate, estimated
@@ -150,8 +151,8 @@ def _config(out: Path | None) -> dict[str, Any] | None:
     return read_object(path, "delete the directory or give another --out")
 
 
-def told(plan: Plan) -> Plan:
-    """``plan``, after its estimate was shown."""
-    if plan.estimate is not None:
+def told(plan: Plan, world: World) -> Plan:
+    """``plan``, after the first of the processes has shown its estimate."""
+    if plan.estimate is not None and world.first:
         tell(str(plan.estimate))
     return plan
