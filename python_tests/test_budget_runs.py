@@ -209,10 +209,25 @@ def test_a_dry_run_leaves_no_directory(tmp_path: Path, capsys: pytest.CaptureFix
         said = capsys.readouterr()
         assert said.err == ""
         assert said.out.startswith("the numbers given, on cpu:\n  synthesis ")
-        assert "8 images x 2 iterations, 1 batches" in said.out
+        assert "8 images x 2 iterations, batches of 8" in said.out
         assert ("finetuning" in said.out) == (verb == ("quantize",))
         assert not out.exists()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_takes_a_budget(
+    measured: Callable[[Costs], list[Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = measured(COSTS)
+    pytest.importorskip("sklearn")
+    for given, images in ((), 512), (("--budget", "full"), 5120), (("--budget", "10m"), None):
+        out = tmp_path / "demo"
+        assert main(["demo", "--device", "cpu", "--out", str(out), "--dry-run", *given]) == 0
+        said = capsys.readouterr().out
+        assert not out.exists()
+        assert images is None or f"{images} images x " in said
+        assert f"budget {given[-1]}, on cpu:" in said if given else "the numbers given, on cpu:" in said
+    assert len(seen) == 3
 
 
 def test_verbs_take_a_budget(

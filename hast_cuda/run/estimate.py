@@ -65,7 +65,7 @@ class Estimate:
         made, tuning = self.recipe.synthesis, self.recipe.finetune
         if phase == "synthesis":
             yield f"{made.num_images} images x {made.iterations} iterations"
-            yield f"{-(-made.num_images // made.batch_size)} batches"
+            yield f"batches of {min(made.batch_size, made.num_images)}"
         elif phase == "calibration" and self.recipe.images == "generated":
             yield f"{self.recipe.generator.warmup} steps of the generator"
         elif phase == "calibration":
