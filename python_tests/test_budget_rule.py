@@ -18,6 +18,7 @@ from hast_cuda.run.fitted import (
     IMAGES,
     ITERATIONS,
     LEAST,
+    SHARES,
     STEPS,
     Fit,
     free_numbers,
@@ -99,6 +100,26 @@ def test_given_numbers_stay(costs: Costs, images: int, share: float) -> None:
     assert value_of(found, IMAGES) == images
     assert value_of(found, STEPS) == 7
     assert found.finetune.batch_size == 256
+
+
+@pytest.mark.parametrize("seconds", [300, 600, 3600, 10_000])
+@pytest.mark.parametrize("fixed", [{}, {"synthesis__num_images": 100}, {"synthesis__iterations": 100}])
+def test_the_chosen_time_is_divided_by_the_shares(seconds: float, fixed: dict[str, int]) -> None:
+    found = fit("hast", RESNET20, **fixed).within(seconds)
+    taken = RESNET20.seconds(found, ALONE, bound=True)
+    assert 0.99 * seconds < sum(taken.values()) <= seconds
+    steps = {
+        "synthesis": found.synthesis.num_images * found.synthesis.iterations * RESNET20.synthesis,
+        "reconstruction": found.reconstruction.iterations * sum(RESNET20.blocks),
+        "finetune": found.finetune.iterations * 64 * RESNET20.finetune,
+    }
+    most = {IMAGES: 5120, ITERATIONS: 1000, BLOCKS: 1000}
+    if all(value_of(found, name) < limit for name, limit in most.items()):
+        for part, share in SHARES.items():
+            assert steps[part] / sum(steps.values()) == pytest.approx(share, abs=0.02), part
+    if not fixed:
+        ratio = found.synthesis.num_images / found.synthesis.iterations
+        assert ratio == pytest.approx(512 / 150, rel=0.03) or found.synthesis.iterations == 1000
 
 
 def test_shares_follow_those_of_the_small_budget() -> None:
