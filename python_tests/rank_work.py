@@ -245,6 +245,11 @@ def rows(folder: Path) -> None:
     torch.save(found, folder / f"rows-{world.rank}.pt")
 
 
+def budget(folder: Path) -> None:
+    """A run at a share of its recipe, which rank 0 measures."""
+    keep(quantize("hast", folder / "run", budget="50%"), folder / f"run-{os.environ['RANK']}.pt")
+
+
 WORK: dict[str, Callable[..., None]] = {
     "methods": every_method,
     "losses": every_loss,
@@ -254,5 +259,6 @@ WORK: dict[str, Callable[..., None]] = {
     "command": command,
     "torchrun": torchrun,
     "rows": rows,
+    "budget": budget,
     "faults": every_fault,
 }

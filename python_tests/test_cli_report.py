@@ -90,7 +90,8 @@ def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Recip
     call(*arguments)
     task = seen.pop("task")
     assert isinstance(task, Task)
-    return task.budget.recipe(task.network.spec()), {**vars(task), **seen}
+    given, spec = task.budget, task.network.spec()
+    return change(given.recipe(spec), given.changes(spec)), {**vars(task), **seen}
 
 
 @pytest.mark.parametrize("method", methods.available())

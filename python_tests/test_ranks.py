@@ -266,6 +266,16 @@ def test_the_command_line_says_in_one_line_what_happened(launch: Launcher, tmp_p
     assert errors[0].startswith("hast-cuda: rank 0: error: rank 0 of 2 lost another process")
 
 
+def test_a_budget_is_measured_by_one_for_all(launch: Launcher, tmp_path: Path) -> None:
+    ended = launch(2, "budget", tmp_path)
+    assert ended.codes == [0, 0], ended.said
+    assert [said.count("budget 50%, on 2 x cpu:") for said in ended.said] == [1, 0]
+    first, second = (load(tmp_path / f"run-{rank}.pt") for rank in range(2))
+    assert len(first["images"]) == 4
+    assert first["result"] == second["result"]
+    assert first["result"]["budget"] == "50%"
+
+
 def test_the_command_line_under_torchrun(launch: Launcher, tmp_path: Path) -> None:
     out = tmp_path / "run"
     budget = "--num-images 8 --batch-size 4 --synthesis-iterations 2 --finetune-iterations 2"

@@ -9,19 +9,9 @@ from networks import tiny
 from hast_cuda import methods
 from hast_cuda.data import InputSpec
 from hast_cuda.methods import change
+from hast_cuda.methods.budget import apply_budget
 from hast_cuda.nn.placement import PLACEMENTS
-from hast_cuda.reproduce import (
-    TABLES,
-    Outcome,
-    Published,
-    Row,
-    apply_budget,
-    image_key,
-    lines_of,
-    order_note,
-    published,
-    rows_of,
-)
+from hast_cuda.reproduce import TABLES, Outcome, Published, Row, image_key, lines_of, order_note, published, rows_of
 from hast_cuda.reproduce.lines import divergence_notes, source_notes
 from hast_cuda.reproduce.written import PLACED
 from hast_cuda.synthesis import SynthesisConfig

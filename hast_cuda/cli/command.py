@@ -17,7 +17,9 @@ from hast_cuda.methods import PRESETS, Recipe, available
 from hast_cuda.methods import recipe as recipe_of
 from hast_cuda.methods.recipe import SECTIONS, dataset_like
 from hast_cuda.run import read_config, read_recipe
+from hast_cuda.run.costs import Sizes
 from hast_cuda.run.directory import plain
+from hast_cuda.run.fitted import free_numbers
 from hast_cuda.run.settings import image_folder, read_synthesis_config
 
 
@@ -82,7 +84,7 @@ def command_of(run: Path, out: Path, device: str | None = None) -> list[str]:
     else:
         base = recipe_of("hast", "default", like)
         made = dataclasses.replace(base, synthesis=read_synthesis_config(run))
-        verb, options = "synthesize", _changes(base, made)
+        verb, options = "synthesize", _changes(base, made, Sizes(student=False))
     found, usual = config.get("execution") or {}, vars(Execution())
     execution = {n: found[n] for n, value in usual.items() if found.get(n, value) != value}
     last = _flags({"seed": config.get("seed", 0), "device": device, "out": out})
@@ -117,18 +119,18 @@ def _quantize(run: Path, config: dict[str, Any], like: str) -> list[str]:
         *(["--symmetric-weights"] if bits.get("symmetric_weights") else []),
         *(["--full-precision", *kept] if kept else []),
         *_flags(named | {"images": images}),
-        *_changes(base, recipe),
+        *_changes(base, recipe, Sizes()),
     ]
 
 
-def _changes(base: Recipe, recipe: Recipe) -> list[str]:
-    """--set and the assignments that turn one recipe into the other."""
-    old, new = plain(base), plain(recipe)
+def _changes(base: Recipe, recipe: Recipe, sizes: Sizes) -> list[str]:
+    """--set and the assignments that turn one recipe into the other, and leave no number to a budget."""
+    old, new, said = plain(base), plain(recipe), free_numbers(recipe, sizes)
     changed = [
         f"{section}.{name}={value if isinstance(value, str) else json.dumps(value)}"
         for section in SECTIONS
         for name, value in new[section].items()
-        if value != old[section][name]
+        if value != old[section][name] or f"{section}.{name}" in said
     ]
     return ["--set", *changed] if changed else []
 

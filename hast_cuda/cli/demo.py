@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hast_cuda.analysis import loss_curves
 from hast_cuda.checks.values import as_device
@@ -13,7 +14,7 @@ from hast_cuda.cli.report import write_page
 from hast_cuda.methods import Recipe, hast
 from hast_cuda.ranks import join
 from hast_cuda.report import draw_images, draw_loss_curves
-from hast_cuda.run import Bits, RunDirectory, zero_shot_quantize
+from hast_cuda.run import Bits, RunDirectory, estimate, zero_shot_quantize
 
 BITS = 3
 
@@ -29,7 +30,14 @@ def demo_recipe() -> Recipe:
     )
 
 
-def demo(out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto", tensorboard: bool = False) -> None:
+def demo(
+    out: Path = Path("runs/demo"),
+    seed: int = 0,
+    device: str = "auto",
+    tensorboard: bool = False,
+    budget: str | None = None,
+    dry_run: bool = False,
+) -> None:
     """Quantize a small network to 3 bits without its data, and test it on real images.
 
     The network was trained on scikit-learn's handwritten digits; none of them is used but the held-
@@ -40,25 +48,28 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto", ten
         seed: of everything random.
         device: "auto", "cpu" or "cuda".
         tensorboard: write losses, accuracies and a sheet of images to OUT/tensorboard, too.
+        budget: of the preset "default", as for quantize; by default about a minute of two CPU cores.
+        dry_run: time a few iterations, print what would be done and how long it would take, and stop.
     """
     network = Network("digits")
     spec = network.spec()
     test = labelled_images("digits", spec)
     world = join(as_device(device, auto=True))
     world.say(f"digits network, {BITS}-bit weights and activations, no training data, on {world.device}")
-    recipe = demo_recipe()
+    asked: dict[str, Any] = {
+        "bits": Bits(BITS, BITS),
+        "recipe": demo_recipe() if budget is None else hast.recipe("default", "cifar10"),
+        "budget": budget,
+        "out": out,
+        "test": test,
+        "world": world,
+    }
+    if dry_run:
+        world.say(estimate(network.load(), shape_of(spec), **asked))
+        return
     described = {"method": "hast", "network": network, "preset": "default", "data": "digits"}
     done = zero_shot_quantize(
-        network.load(),
-        shape_of(spec),
-        Bits(BITS, BITS),
-        recipe=recipe,
-        seed=seed,
-        out=out,
-        test=test,
-        describe=described,
-        tensorboard=tensorboard,
-        world=world,
+        network.load(), shape_of(spec), **asked, seed=seed, describe=described, tensorboard=tensorboard
     )
     if not world.first:
         return

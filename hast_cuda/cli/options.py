@@ -95,6 +95,11 @@ class Budget:
     """Published method; real_data fine-tunes on --train-data."""
     preset: Preset = "default"
     """"paper": as printed; "released": as the published code does; "default": our training."""
+    budget: str | None = None
+    """How much of it: full, small, a share such as 10%, or what fits a time such as 90s, 10m or 2h here;
+    numbers that are given below stay. Default: full on a GPU, 10m on a CPU."""
+    dry_run: bool = False
+    """Time a few iterations, print what would be done and how long it would take, and stop."""
     num_images: int | None = None
     """Synthetic images."""
     synthesis_iterations: int | None = None
@@ -113,8 +118,12 @@ class Budget:
     """Any other value, e.g. finetune.learning_rate=1e-6 synthesis.schedule=cosine."""
 
     def recipe(self, spec: InputSpec) -> Recipe:
-        """The preset for images like these, with what was given put in."""
-        chosen = recipe_of(self.method, self.preset, dataset_like(spec))
+        """The preset for images like these."""
+        return recipe_of(self.method, self.preset, dataset_like(spec))
+
+    def changes(self, spec: InputSpec) -> dict[str, Any]:
+        """What was given instead of the preset's values; ValueError if they do not go together."""
+        preset = self.recipe(spec)
         named = {
             "synthesis.num_images": self.num_images,
             "synthesis.iterations": self.synthesis_iterations,
@@ -124,7 +133,9 @@ class Budget:
             "finetune.batch_size": self.batch_size,
         }
         given: dict[str, Any] = {name: n for name, n in named.items() if n is not None}
-        return change(chosen, given | dict(_parse(text, chosen) for text in self.set))
+        given |= dict(_parse(text, preset) for text in self.set)
+        change(preset, given)
+        return given
 
 
 class Start(NamedTuple):
@@ -133,6 +144,8 @@ class Start(NamedTuple):
     teacher: nn.Module
     spec: InputSpec
     recipe: Recipe
+    """With :attr:`changes`."""
+    changes: dict[str, Any]
     world: World
     test: ImageSet | None
 
@@ -162,13 +175,13 @@ class Task:
         if self.tensorboard:
             require_tensorboard()
         spec = self.network.spec()
-        recipe = self.budget.recipe(spec)
+        changes = self.budget.changes(spec)
         world = join(as_device(self.budget.device, auto=True))
         test = labelled_images(data, spec, limit)
         with world.first_goes_first():  # weights may have to be downloaded
             teacher = self.network.load()
         infer_shape(teacher, spec.size)
-        return Start(teacher, spec, recipe, world, test)
+        return Start(teacher, spec, change(self.budget.recipe(spec), changes), changes, world, test)
 
 
 def shape_of(spec: InputSpec) -> InputSpec:

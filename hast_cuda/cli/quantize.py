@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from hast_cuda.checks.values import as_device
 from hast_cuda.cli.options import Flat, Network, Task, labelled_images, shape_of, training_images
 from hast_cuda.data import Images
 from hast_cuda.data import evaluate as top1
+from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.agreement import verdict
+from hast_cuda.methods import Recipe
 from hast_cuda.networks import require_batch_norm
 from hast_cuda.networks.ends import end_layers
 from hast_cuda.nn import Override, quantization_table
 from hast_cuda.nn.override import end_overrides
 from hast_cuda.report import ACCURACIES
-from hast_cuda.run import Bits, QuantizationResult, load_student, zero_shot_quantize
+from hast_cuda.run import Bits, QuantizationResult, estimate, load_student, zero_shot_quantize
+from hast_cuda.run.asked import Asked
 from hast_cuda.run.inputs import placed
 from hast_cuda.run.origins import KEY, fingerprints
+from hast_cuda.run.plan import make_plan, told
 from hast_cuda.run.settings import name_for
 from hast_cuda.run.together import open_together
 from hast_cuda.synthesis import ImageStore
@@ -59,7 +63,7 @@ def quantize(
         images: directory with synthetic images of an earlier run, instead of making new ones.
         train_data: labelled training images, for the method real_data alone.
     """
-    teacher, spec, recipe, world, test = task.start(data, test_limit)
+    teacher, spec, recipe, changes, world, test = task.start(data, test_limit)
     ready: Images | None = None
     if train_data is not None:
         if images is not None or recipe.images != "real":
@@ -84,19 +88,23 @@ def quantize(
     if first_last_bits is not None:
         overrides = end_overrides(teacher, first_last_bits, bits.placement, end_layers(teacher, spec.size))
     overrides |= {name: Override() for name in full_precision}
+    asked: dict[str, Any] = {
+        "bits": replace(bits, overrides=overrides),
+        "method": task.budget.method,
+        "recipe": task.budget.preset,
+        "budget": task.budget.budget,
+        "changes": changes,
+        "out": task.out,
+        "images": ready,
+        "test": test,
+        "execution": task.execution,
+        "world": world,
+    }
+    if task.budget.dry_run:
+        world.say(estimate(teacher, shape_of(spec), **asked))
+        return
     done = zero_shot_quantize(
-        teacher,
-        shape_of(spec),
-        replace(bits, overrides=overrides),
-        recipe=recipe,
-        seed=task.budget.seed,
-        out=task.out,
-        images=ready,
-        test=test,
-        execution=task.execution,
-        tensorboard=task.tensorboard,
-        world=world,
-        describe=described,
+        teacher, shape_of(spec), **asked, seed=task.budget.seed, tensorboard=task.tensorboard, describe=described
     )
     if world.first:
         print(quantization_table(done.student))
@@ -127,13 +135,24 @@ def synthesize(task: Annotated[Task, Flat]) -> None:
     Args:
         task: the network, and what to make of it.
     """
-    teacher, spec, recipe, world, _ = task.start()
+    teacher, spec, recipe, changes, world, _ = task.start()
     require_batch_norm(teacher)
+    given = task.budget
+    making = Recipe(recipe.synthesis, FinetuneConfig(iterations=0))  # whatever the method does with the images
+    own = {name: value for name, value in changes.items() if name.startswith("synthesis.")}
+    asked = Asked(teacher, shape_of(spec), making, world, task.execution, seed=given.seed, out=task.out)
+    plan = make_plan(asked, given.budget, own, student=False, estimate=given.dry_run)
+    if given.dry_run:
+        world.say(plan.estimate)
+        return
+    told(plan, world)
+    settings = plan.recipe.synthesis
     config = {
         "network": task.network,
-        "seed": task.budget.seed,
-        "synthesis": recipe.synthesis,
+        "seed": given.seed,
+        "synthesis": settings,
         "execution": task.execution,
+        **({} if plan.budget is None else {"budget": plan.budget}),
         KEY: fingerprints(teacher),
     }
     store = ImageStore(task.out / "images")
@@ -141,7 +160,7 @@ def synthesize(task: Annotated[Task, Flat]) -> None:
         found = make_images(
             teacher,
             shape_of(spec),
-            recipe.synthesis,
+            settings,
             seed=task.budget.seed,
             device=world.device,
             store=store,

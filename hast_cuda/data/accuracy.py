@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, check_values, explained_forward
 from hast_cuda.data.image_set import Images, ImageSet
 from hast_cuda.loops.modes import eval_mode
+from hast_cuda.loops.progress import Progress
 
 
 @typed
@@ -43,15 +43,14 @@ def evaluate(
     try:
         model.to(target)
         count = -(-len(images) // max(batch_size, 1))
-        # disable=None: no bar where nobody watches a terminal
-        bar = tqdm(images.batches(batch_size), "evaluate", count, leave=False, disable=None)
-        with eval_mode(model):
-            for x, labels in bar:
+        with eval_mode(model), Progress("evaluate", count, leave=False) as progress:
+            for x, labels in images.batches(batch_size):
                 with explained_forward("images", x):
                     logits: Tensor = model(x.to(target))
                 _check_logits(logits, len(labels), highest)
                 correct += (logits.argmax(1) == labels.to(target)).sum()
                 finite &= logits.isfinite().all()
+                progress.update()
     finally:
         model.to(home)
     if not finite:

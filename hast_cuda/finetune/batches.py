@@ -184,12 +184,17 @@ class GeneratedBatches(Batches):
         return {"generator": float(self.trainer.loss)}
 
 
+def held_out_count(count: int, fraction: float) -> int:
+    """How many of ``count`` images :func:`hold_out` takes away."""
+    return min(max(round(fraction * count), 1), max(count, 1) - 1) if fraction else 0
+
+
 def hold_out(images: Tensor, labels: Tensor | None, fraction: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Images and labels to train on, and the images held out: the last ones.
 
     At least one is held out where ``fraction`` is not 0, and at least one is not; of a single image none is.
     """
-    count = min(max(round(fraction * len(images)), 1), len(images) - 1) if fraction else 0
+    count = held_out_count(len(images), fraction)
     if not count:
         return images, labels, None
     rest = len(images) - count

@@ -13,6 +13,7 @@ from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops.crops import draw_crops, resize_crops
 from hast_cuda.loops.execution import Execution, convolution_rules
+from hast_cuda.loops.progress import Progress
 from hast_cuda.loops.seeding import generator
 from hast_cuda.moments import batch_norm_ranges
 from hast_cuda.nn import activation_quantizers, calibrate
@@ -68,6 +69,12 @@ def calibrate_student(
         calibrate(student, islice(stream, config.calibration_updates))
 
 
+def _counted(batches: Iterator[Tensor], progress: Progress) -> Iterator[Tensor]:
+    for batch in batches:
+        yield batch
+        progress.update()
+
+
 def _warm_up(trainer: GeneratorTrainer, student: nn.Module, config: FinetuneConfig) -> None:
     """Train the generator alone; its last images set the ranges if they are to."""
     if config.calibration == "images":
@@ -82,9 +89,10 @@ def _warm_up(trainer: GeneratorTrainer, student: nn.Module, config: FinetuneConf
             f"calibration_updates is {updates}, but the generator's warmup has only {warmup} "
             "iterations; lower the one or raise the other"
         )
-    batches = trainer.batches()
-    for _ in islice(batches, warmup - updates):
-        pass
-    if updates:
-        calibrate(student, islice(batches, updates))
+    with Progress("generator's warm-up", warmup) as progress:
+        batches = _counted(trainer.batches(), progress)
+        for _ in islice(batches, warmup - updates):
+            pass
+        if updates:
+            calibrate(student, islice(batches, updates))
     trainer.check()

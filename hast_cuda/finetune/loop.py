@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_values
@@ -26,6 +25,7 @@ from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy
+from hast_cuda.loops.progress import Progress
 from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.networks.head import find_head
 from hast_cuda.ranks import World
@@ -164,8 +164,8 @@ def finetune(
             watch.begin()
             guard = FiniteGuard("fine-tuning", device, state.iteration)
             update = ReplayedStep(step, guard, world)
-            quiet = None if world.first else True
-            with tqdm(desc="fine-tuning", total=config.iterations, disable=quiet, initial=state.iteration) as progress:
+            quiet = not world.first
+            with Progress("fine-tuning", config.iterations, done=state.iteration, quiet=quiet) as progress:
                 for iteration, batch in batches.during(range(state.iteration, config.iterations)):
                     step.set_rates(iteration)
                     update(batch)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_images, check_values, explained_forward
@@ -15,6 +14,7 @@ from hast_cuda.finetune.processes import check_equal, spread_student
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy
+from hast_cuda.loops.progress import Progress
 from hast_cuda.nn import activation_quantizers
 from hast_cuda.nn.quantized_weight import QuantizedWeight
 from hast_cuda.ranks import World
@@ -112,8 +112,8 @@ def _each_block(blocks: Blocks, fit: BlockFit, done: list[BlockError], log: Log,
     if len(done) == len(blocks.names):  # the maps would be for nothing
         return
     world, count = fit.world, fit.config.iterations
-    total, quiet = len(blocks.names) * count, None if world.first else True
-    with tqdm(desc="reconstruction", total=total, disable=quiet, initial=len(done) * count) as progress:
+    total, already = len(blocks.names) * count, len(done) * count
+    with Progress("reconstruction", total, done=already, quiet=not world.first) as progress:
         for index, name in enumerate(blocks.names):
             exact, given = blocks.inputs(index)
             if index < len(done):

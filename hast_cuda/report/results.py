@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hast_cuda.loops.progress import duration
 from hast_cuda.report.document import Block, Numbers, Picture, Pictures, Section, Table, Text, Warn
 from hast_cuda.report.exports import fastest
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.plots import draw_accuracies
-from hast_cuda.report.words import bits_name, duration, number
+from hast_cuda.report.words import bits_name, number
 
 CHOSEN = "chosen by test accuracy"
 ACCURACIES = (

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any
 
 from hast_cuda.loops.execution import Execution
+from hast_cuda.loops.progress import duration
 from hast_cuda.report.document import Block, Facts, Section, Table, Text
 from hast_cuda.report.facts import RunFacts
-from hast_cuda.report.words import duration, method_name, network_name, shown
+from hast_cuda.report.words import method_name, network_name, shown
 
 # Entries of config.json that have a line of their own.
 _KNOWN = (

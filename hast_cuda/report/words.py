@@ -39,14 +39,6 @@ def amount(value: Any) -> str:
     return f"{value:.0f} B"
 
 
-def duration(seconds: float) -> str:
-    """Seconds, or minutes or hours where there are many."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
 def network_name(facts: RunFacts) -> str:
     """What was quantized, as far as the run says."""
     network = facts.config.get("network")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hast_cuda.reproduce.budget import SMALL, apply_budget
 from hast_cuda.reproduce.drawing import Drawing
 from hast_cuda.reproduce.figure2 import measure_figure2
 from hast_cuda.reproduce.figure4 import measure_figure4
@@ -17,7 +16,6 @@ from hast_cuda.reproduce.written import write_figure, write_table
 __all__ = [
     "FIGURES",
     "NETWORKS",
-    "SMALL",
     "TABLES",
     "Drawing",
     "Outcome",
@@ -25,7 +23,6 @@ __all__ = [
     "Row",
     "Setting",
     "Table",
-    "apply_budget",
     "draw_figure5",
     "image_key",
     "lines_of",

@@ -15,8 +15,8 @@ from torch import nn
 from hast_cuda.data import Images, ImageSet, InputSpec
 from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe, change, recipe
+from hast_cuda.methods.budget import apply_budget
 from hast_cuda.ranks import World
-from hast_cuda.reproduce.budget import apply_budget
 from hast_cuda.reproduce.tables import Row
 from hast_cuda.run import Bits, QuantizationResult, zero_shot_quantize
 from hast_cuda.run.directory import plain

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hast_cuda.run.directory import RunDirectory, environment, plain  # noqa: F401
+from hast_cuda.run.estimate import Estimate
 from hast_cuda.run.inputs import Bits, infer_shape
-from hast_cuda.run.pipeline import QuantizationResult, zero_shot_quantize
+from hast_cuda.run.pipeline import QuantizationResult, estimate, zero_shot_quantize
 from hast_cuda.run.settings import (
     image_store,  # noqa: F401
     read_config,
@@ -20,8 +21,10 @@ from hast_cuda.run.together import check_same_work  # noqa: F401
 
 __all__ = [
     "Bits",
+    "Estimate",
     "QuantizationResult",
     "RunDirectory",
+    "estimate",
     "infer_shape",
     "load",
     "load_student",

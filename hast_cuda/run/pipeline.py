@@ -15,13 +15,16 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_range
 from hast_cuda.data import Images, ImageSet, InputSpec
 from hast_cuda.loops.execution import Execution, convolution_rules
+from hast_cuda.loops.progress import progress_shown
 from hast_cuda.methods import Recipe
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks.world import world_on
+from hast_cuda.run.asked import Asked
+from hast_cuda.run.estimate import Estimate
 from hast_cuda.run.inputs import Bits, check_source, infer_shape, placed, with_ends
+from hast_cuda.run.plan import make_plan, told
 from hast_cuda.run.tensorboard import require_tensorboard
-from hast_cuda.run.work import Work
 
 
 @dataclass
@@ -53,6 +56,8 @@ def zero_shot_quantize(
     recipe: Recipe | str = "default",
     dataset: str | None = None,
     method: str = "hast",
+    budget: str | None = None,
+    changes: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     out: Path | str | None = None,
@@ -62,6 +67,7 @@ def zero_shot_quantize(
     evaluation_batch: int = 256,
     execution: Execution | None = None,
     tensorboard: bool = False,
+    progress: bool = True,
     world: World | None = None,
 ) -> QuantizationResult:
     """Quantize ``teacher`` without its data: synthesise, calibrate, fine-tune (Algorithm 1).
@@ -79,6 +85,12 @@ def zero_shot_quantize(
         dataset: the kind of images, for a preset's name: "cifar10", "cifar100" or "imagenet";
             default the one whose images and classes are like those of ``shape``.
         method: for a preset's name; one of :func:`hast_cuda.methods.available`.
+        budget: how much of the recipe is computed: "full", "small", a share such as "10%", or what
+            fits a time such as "90s", "10m" or "2h" on this machine; its numbers go into
+            ``config.json``. Default: of a preset "full" on a GPU and "10m" on a CPU, of a
+            :class:`Recipe` all.
+        changes: values by dotted name, e.g. {"synthesis.num_images": 256}, which the budget leaves
+            alone.
         seed: of everything random.
         device: where to compute; default that of ``world``, or the CPU.
         out: run directory; None keeps nothing. The same call continues an unfinished run, and
@@ -91,6 +103,8 @@ def zero_shot_quantize(
         execution: precision, memory layout, CUDA graphs; default :class:`Execution`.
         tensorboard: write what is logged as event files too, in ``out``/tensorboard; may change
             between the attempts of a run.
+        progress: show on stderr what will be done, where a budget chose it, and how far it is: bars
+            in a terminal, elsewhere lines.
         world: the processes, each on its device; default :func:`hast_cuda.ranks.join` on
             ``device``. ``World(device=...)`` keeps this process to itself.
 
@@ -107,12 +121,132 @@ def zero_shot_quantize(
         >>> found.student(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
-    check_range("evaluation_batch", evaluation_batch, 1)
-    out = None if out is None else as_path("out", out)
+    asked, named = _asked(
+        teacher,
+        shape,
+        bits,
+        recipe=recipe,
+        dataset=dataset,
+        method=method,
+        changes=changes,
+        seed=seed,
+        device=device,
+        out=out,
+        images=images,
+        test=test,
+        evaluation_batch=evaluation_batch,
+        execution=execution,
+        world=world,
+    )
     if tensorboard:
         if out is None:
             raise ValueError("tensorboard=True writes to the run directory: give out")
         require_tensorboard()
+    with progress_shown(progress):
+        plan = told(make_plan(asked, budget, changes or {}, named=bool(named)), asked.world)
+        chosen = {} if plan.budget is None else {"budget": plan.budget}
+        work = asked.work(plan.recipe, {**named, "bits": asked.bits, "seed": seed, **(describe or {}), **chosen})
+        with convolution_rules(work.execution), work.opened(images, tensorboard=tensorboard) as found:
+            if found is not None:
+                return QuantizationResult(work.student, work.finished(images), found)
+            images = work.make_images(images)
+            accuracies = work.calibrate(images)
+            accuracies |= work.reconstruct(images)
+            result = work.conclude(accuracies, work.finetune(images), images)
+            return QuantizationResult(work.student, images, result)
+
+
+@typed
+def estimate(
+    teacher: nn.Module,
+    shape: InputSpec | tuple[int, int, int],
+    bits: Bits | None = None,
+    *,
+    recipe: Recipe | str = "default",
+    dataset: str | None = None,
+    method: str = "hast",
+    budget: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    device: torch.device | str | None = None,
+    out: Path | str | None = None,
+    images: Images | None = None,
+    test: ImageSet | None = None,
+    evaluation_batch: int = 256,
+    execution: Execution | None = None,
+    world: World | None = None,
+) -> Estimate:
+    """What :func:`zero_shot_quantize` with the same arguments would do, and how long it would take.
+
+    A few iterations of every phase are timed, in memory; nothing is written.
+
+    Args:
+        teacher: pretrained network with BatchNorm; never edited.
+        shape: its input and classes, or its input (C, H, W).
+        bits: widths and placement; default 4 and 4.
+        recipe: a :class:`Recipe`, or the name of a preset.
+        dataset: the kind of images, for a preset's name.
+        method: for a preset's name.
+        budget: "full", "small", "N%" or a time; see docs/budgets.md.
+        changes: values by dotted name, which the budget leaves alone.
+        device: where to compute.
+        out: run directory; of one that is there the numbers count.
+        images: those that would be given.
+        test: real images to report accuracy on.
+        evaluation_batch: images per forward pass of an evaluation.
+        execution: how to compute.
+        world: the processes.
+
+    Raises:
+        ValueError, TypeError: bad arguments, or a time in which nothing sensible fits.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> found = estimate(hc.load_teacher("digits"), (1, 8, 8), method="rtn", budget="full")
+        >>> found.images
+        0
+    """
+    asked, named = _asked(
+        teacher,
+        shape,
+        bits,
+        recipe=recipe,
+        dataset=dataset,
+        method=method,
+        changes=changes,
+        device=device,
+        out=out,
+        images=images,
+        test=test,
+        evaluation_batch=evaluation_batch,
+        execution=execution,
+        world=world,
+    )
+    found = make_plan(asked, budget, changes or {}, named=bool(named), estimate=True).estimate
+    assert found is not None  # as it was asked for
+    return found
+
+
+def _asked(
+    teacher: nn.Module,
+    shape: InputSpec | tuple[int, int, int],
+    bits: Bits | None,
+    *,
+    recipe: Recipe | str,
+    dataset: str | None,
+    method: str,
+    changes: Mapping[str, Any] | None,
+    device: torch.device | str | None,
+    out: Path | str | None,
+    images: Images | None,
+    test: ImageSet | None,
+    evaluation_batch: int,
+    execution: Execution | None,
+    world: World | None,
+    seed: int = 0,
+) -> tuple[Asked, dict[str, Any]]:
+    """Arguments that fit each other, and method and preset where these have names."""
+    check_range("evaluation_batch", evaluation_batch, 1)
+    out = None if out is None else as_path("out", out)
     if not isinstance(shape, InputSpec):
         check_image_size("shape", shape)
         shape = infer_shape(teacher, shape)
@@ -121,16 +255,10 @@ def zero_shot_quantize(
         check_choice("recipe", recipe, methods.PRESETS)
         named = {"method": method, "preset": recipe}
         recipe = methods.recipe(method, recipe, dataset_like(shape) if dataset is None else dataset)
+    recipe = methods.change(recipe, changes or {})
     check_source(recipe, teacher, images, shape)
     bits = with_ends(placed(bits or Bits(), teacher), recipe, teacher, shape)
-    described = {**named, "bits": bits, "seed": seed, **(describe or {})}
     world = join("cpu" if device is None else device) if world is None else world_on(world, device)
     execution = execution or Execution()
-    work = Work(teacher, shape, bits, recipe, described, seed, test, world, execution, out, evaluation_batch)
-    with convolution_rules(work.execution), work.opened(images, tensorboard=tensorboard) as found:
-        if found is not None:
-            return QuantizationResult(work.student, work.finished(images), found)
-        images = work.make_images(images)
-        accuracies = work.calibrate(images)
-        accuracies |= work.reconstruct(images)
-        return QuantizationResult(work.student, images, work.conclude(accuracies, work.finetune(images), images))
+    found = Asked(teacher, shape, recipe, world, execution, bits, seed, images, test, out, evaluation_batch)
+    return found, named

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.data import Images, InputSpec
@@ -15,6 +12,7 @@ from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy
+from hast_cuda.loops.progress import Progress
 from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.ranks import World
@@ -32,7 +30,9 @@ from hast_cuda.synthesis.swing import Swing
 LOG_EVERY = 50  # iterations between reads of the device
 
 
-def synthesize_batch(step: SynthesisStep, labels: Tensor, seed: int, index: int, log: Log, progress: Any) -> Tensor:
+def synthesize_batch(
+    step: SynthesisStep, labels: Tensor, seed: int, index: int, log: Log, progress: Progress
+) -> Tensor:
     """One batch of noise optimised by Eq. 9, or its configuration's; [N, C, H, W] on the CPU."""
     config, swing, (count, _, height, width) = step.config, step.swing, step.shape
     soft = config.label_loss == "soft"
@@ -134,8 +134,7 @@ def synthesize(
     size = (shape.channels, shape.height, shape.width)
     steps: dict[int, SynthesisStep] = {}  # by batch size: the last batch may be smaller
     gathered = _batches.GatheredLog(log, world)
-    total, quiet = len(own) * config.iterations, None if world.first else True
-    progress = tqdm(desc="synthesis", total=total, disable=quiet)
+    progress = Progress("synthesis", len(own) * config.iterations, quiet=not world.first)
     kept = "Finished batches are kept." if store is not None else "Nothing was kept (no directory)."
     memory = explained_memory("synthesis", config.batch_size, "synthesis.batch_size", kept, device)
     with convolution_rules(execution), progress, memory:

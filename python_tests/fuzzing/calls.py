@@ -40,7 +40,7 @@ ROOMS = [m.name for m in pkgutil.iter_modules(hc.__path__, "hast_cuda.") if m.is
 PRIVATE = {f"hast_cuda.{name}" for name in ["checks", "cli", "files", "loops", "reproduce"]}
 MODULES = ["hast_cuda", *sorted({*ROOMS} - PRIVATE)]
 EXCLUDED = {
-    "a result, which only the package makes": "QuantizationResult FinetuneResult Agreement BlockError",
+    "a result, which only the package makes": "QuantizationResult FinetuneResult Agreement BlockError Estimate",
     "an exception": "CannotMergeError RankLostError",
     "it takes no argument": "available model_names launched Tap",
     "its constructor is torch's": "MatchedBatchNorm2d",
@@ -213,6 +213,7 @@ OWN: dict[str, dict[str, Any]] = {
     "StudentLosses": {"config": lambda: recipe().finetune},
     "gradient_cosines": {"config": lambda: recipe().finetune},
     "zero_shot_quantize": {"shape": InputSpec(*SHAPE, CLASSES), "bits": Bits(), "out": None, "images": None},
+    "estimate": {"shape": InputSpec(*SHAPE, CLASSES), "bits": Bits(), "out": None, "images": None},
     "RunDirectory": {"path": fresh, "config": {"a": 1}},
     "open": {"path": run},
     "log": {"record": {"a": 1}},

@@ -1,17 +1,38 @@
-"""How much of a recipe is computed: the published budget, a small one, or a share."""
+"""How much of a recipe is computed: the published budget, a small one, a share, or what fits a time."""
 
 from __future__ import annotations
 
 import re
 
-from hast_cuda.methods import Recipe, change
+from hast_cuda.methods.recipe import Recipe, change
 
 # An evening's table on two cores; every method gets the same.
 SMALL = {"images": 512, "synthesis": 150, "reconstruction": 300, "finetune": 150, "batch": 64, "warmup": 100}
+UPDATES, LOOKS = 50, 5  # of the ranges, and at the student in training, at most, at a budget below the full one
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+MOST_SECONDS = 3.2e9  # a hundred years
+
+
+def seconds_of(budget: str) -> float | None:
+    """Seconds of a budget that is a time ("90s", "10m", "2h"), None of another.
+
+    Raises:
+        ValueError: it is none of those that there are.
+    """
+    share = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(%|[smhd])", budget)
+    if budget in ("full", "small"):
+        return None
+    number = float(share[1]) if share else 0.0
+    unit = share[2] if share else ""
+    if (unit == "%" and 0 < number <= 100) or (unit in UNITS and 0 < number * UNITS[unit] <= MOST_SECONDS):
+        return None if unit == "%" else number * UNITS[unit]
+    raise ValueError(
+        f'budget is {budget!r}; allowed: "full", "small", a share such as "10%", or a time such as "90s", "10m" or "2h"'
+    )
 
 
 def apply_budget(recipe: Recipe, budget: str) -> Recipe:
-    """``recipe`` at a budget.
+    """``recipe`` at a budget that needs no clock.
 
     Args:
         recipe: of a method, at its published budget.
@@ -20,16 +41,13 @@ def apply_budget(recipe: Recipe, budget: str) -> Recipe:
             iterations.
 
     Raises:
-        ValueError: another text.
+        ValueError: another text, or a time.
     """
+    if seconds_of(budget) is not None:
+        raise ValueError(f'budget is {budget!r}, a time; allowed here: "full", "small", or a share such as "10%"')
     if budget == "full":
         return recipe
-    if budget == "small":
-        return _limited(recipe)
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)%", budget)
-    if not match or not 0 < float(match.group(1)) <= 100:
-        raise ValueError(f'budget is {budget!r}; allowed: "full", "small", or a share such as "10%"')
-    return _scaled(recipe, float(match.group(1)) / 100)
+    return _limited(recipe) if budget == "small" else _scaled(recipe, float(budget[:-1]) / 100)
 
 
 def _limited(recipe: Recipe) -> Recipe:
@@ -42,8 +60,8 @@ def _limited(recipe: Recipe) -> Recipe:
             "reconstruction.iterations": min(recipe.reconstruction.iterations, SMALL["reconstruction"]),
             "finetune.iterations": min(tuned.iterations, SMALL["finetune"]),
             "finetune.batch_size": min(tuned.batch_size, SMALL["batch"]),
-            "finetune.calibration_updates": min(tuned.calibration_updates, 50),
-            "finetune.evaluations": 5,
+            "finetune.calibration_updates": min(tuned.calibration_updates, UPDATES),
+            "finetune.evaluations": LOOKS,
             "generator.warmup": min(recipe.generator.warmup, SMALL["warmup"]),
         },
     )

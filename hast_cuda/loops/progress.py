@@ -1,0 +1,126 @@
+"""Progress of a loop: a bar in a terminal, elsewhere a line now and then; both on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+SHARE, SECONDS = 0.1, 60.0  # of a loop, between two lines: whichever takes longer
+Watch = Callable[[str], None]
+_how: ContextVar[bool | Watch] = ContextVar("how progress is shown", default=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or minutes or hours where there are many."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def tell(text: str) -> None:
+    """A line on stderr, unless progress is switched off."""
+    if _how.get() is True:
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_shown(how: bool | Watch) -> Iterator[None]:
+    """Loops inside show their progress, or not, or call ``how`` with their name at every step.
+
+    What an outer block switched off stays off, but for a watch.
+    """
+    token = _how.set(how if callable(how) or _how.get() is True else _how.get())
+    try:
+        yield
+    finally:
+        _how.reset(token)
+
+
+class Lines:
+    """What a loop says where no terminal is: how much is done, and how long the rest will take."""
+
+    def __init__(self, name: str, total: int, done: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.name, self.total, self.done, self.clock = name, total, done, clock
+        self._began_with, self._began = done, clock()
+        self._said = False
+        self._wait()
+
+    def _wait(self) -> None:
+        self._next = self.done + SHARE * self.total
+        self._not_before = self.clock() + SECONDS
+
+    def update(self, count: int = 1) -> None:
+        """``count`` more steps are done."""
+        self.done += count
+        over = self.done >= self.total and self._said
+        if over or (self.done >= self._next and self.clock() >= self._not_before):
+            self._say()
+            self._wait()
+
+    def _say(self) -> None:
+        spent, made = self.clock() - self._began, self.done - self._began_with
+        left = duration(spent / made * (self.total - self.done)) + " left" if self.done < self.total else "done"
+        tell(f"{self.name}: {100 * self.done // self.total} % ({self.done} of {self.total}), {left}")
+        self._said = True
+
+    def close(self) -> None:
+        """Nothing is left to say."""
+
+
+class _Watched:
+    """Every step is told to ``watch``."""
+
+    def __init__(self, name: str, watch: Watch) -> None:
+        self.name, self.watch = name, watch
+
+    def update(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.watch(self.name)
+
+    def close(self) -> None:
+        pass
+
+
+class Progress:
+    """Of one loop.
+
+    Args:
+        name: of the loop.
+        total: steps.
+        done: how many of them an earlier attempt made.
+        quiet: nothing is shown; for all processes but the first.
+        leave: whether a bar stays when the loop is over.
+    """
+
+    def __init__(self, name: str, total: int, *, done: int = 0, quiet: bool = False, leave: bool = True) -> None:
+        how = _how.get()
+        self._shown: Any = None
+        if callable(how):
+            self._shown = _Watched(name, how)
+        elif how and not quiet:
+            terminal = sys.stderr is not None and sys.stderr.isatty()
+            self._shown = (
+                tqdm(desc=name, total=total, initial=done, leave=leave) if terminal else Lines(name, total, done)
+            )
+
+    def update(self, count: int = 1) -> None:
+        """``count`` more steps are done."""
+        if self._shown is not None:
+            self._shown.update(count)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown is not None:
+            self._shown.close()

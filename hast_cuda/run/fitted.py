@@ -1,0 +1,150 @@
+"""A time becomes numbers: which, by what shares, never below which floors. No clock.
+
+One level says how much of everything there is. At a level every phase has its share of it in seconds,
+which are so many iterations, between a floor and what the recipe has; the level is the highest at
+which all phases, with what cannot be chosen, take no longer than the budget. So more time never
+makes a number smaller, and what a phase at its end leaves over goes to the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from hast_cuda.data import InputSpec
+from hast_cuda.methods import Recipe, change
+from hast_cuda.methods.budget import LOOKS, SMALL, UPDATES
+from hast_cuda.run.costs import Costs, Sizes
+
+IMAGES, ITERATIONS = "synthesis.num_images", "synthesis.iterations"
+BLOCKS, STEPS = "reconstruction.iterations", "finetune.iterations"
+BATCH = "synthesis.batch_size"
+LEAST = {IMAGES: 64, ITERATIONS: 50, BLOCKS: 50, STEPS: 25}
+"""Below these a phase does more harm than good."""
+SHARES = {"synthesis": 0.55, "reconstruction": 0.15, "finetune": 0.3}
+"""About what the budget "small" takes of its time for each on ResNet-20 with images of CIFAR."""
+PIXELS = 2**21  # of the images that are made together: 256 of CIFAR's are fewer, 32 of ImageNet's too
+
+
+def free_numbers(recipe: Recipe, sizes: Sizes, fixed: Collection[str] = ()) -> list[str]:
+    """The numbers that a budget may choose and that count for ``recipe``, without those ``fixed``."""
+    found = [IMAGES, ITERATIONS] if recipe.images == "synthetic" and sizes.given is None else []
+    if sizes.student:
+        found += [BLOCKS] if recipe.reconstruction.iterations else []
+        found += [STEPS] if recipe.finetune.iterations else []
+    return [name for name in found if name not in fixed]
+
+
+def value_of(recipe: Recipe, name: str) -> Any:
+    """What ``recipe`` has under a dotted name."""
+    section, _, field = name.partition(".")
+    return getattr(getattr(recipe, section), field)
+
+
+def with_small_batches(recipe: Recipe, shape: InputSpec, fixed: Collection[str]) -> Recipe:
+    """``recipe`` with what a time budget sets before anything is measured, but for what is ``fixed``.
+
+    Batches of the student, updates of the ranges, looks at the student and a generator's warm-up are
+    those of "small"; batches of images are at most :data:`PIXELS` large, a power of two.
+    """
+    most = 2 ** max(4, int(math.log2(PIXELS / (shape.height * shape.width))))
+    limits = {
+        BATCH: most,
+        "finetune.batch_size": SMALL["batch"],
+        "finetune.calibration_updates": UPDATES,
+        "finetune.evaluations": LOOKS,
+        "generator.warmup": SMALL["warmup"],
+    }
+    return change(recipe, {n: min(value_of(recipe, n), limit) for n, limit in limits.items() if n not in fixed})
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The rule for one recipe on one device."""
+
+    full: Recipe
+    """As it is without a budget."""
+    recipe: Recipe
+    """With its batches as they will be: :func:`with_small_batches`."""
+    costs: Costs
+    sizes: Sizes
+    fixed: Collection[str] = ()
+    """Numbers that stay."""
+
+    def seconds(self, level: float) -> float:
+        """At most, of the whole run at ``level``."""
+        return sum(self.costs.seconds(change(self.recipe, self.numbers(level)), self.sizes, bound=True).values())
+
+    def least(self) -> float:
+        """Seconds of the smallest run."""
+        return self.seconds(0.0)
+
+    def numbers(self, level: float) -> dict[str, int]:
+        """By dotted name, of the seconds ``level`` for all that is free."""
+        free = free_numbers(self.recipe, self.sizes, self.fixed)
+        parts = {name.partition(".")[0] for name in free}
+        whole = sum(SHARES[part] for part in parts)
+        found: dict[str, int] = {}
+        if "synthesis" in parts:
+            found |= self._images(self._steps(level * SHARES["synthesis"] / whole, self.costs.synthesis), free)
+        for part, name, each in (
+            ("reconstruction", BLOCKS, sum(self.costs.blocks)),
+            ("finetune", STEPS, self.recipe.finetune.batch_size * self.costs.finetune),
+        ):
+            if part in parts:
+                low, high = self._bounds(name, free)
+                found[name] = int(_within(low, self._steps(level * SHARES[part] / whole, each), high))
+        return found
+
+    def _steps(self, seconds: float, each: float) -> float:
+        return seconds * self.sizes.ranks / each if each > 0 else math.inf
+
+    def _bounds(self, name: str, free: Collection[str]) -> tuple[int, int]:
+        most = value_of(self.recipe, name)
+        return (min(LEAST[name], most), most) if name in free else (most, most)
+
+    def _images(self, work: float, free: Collection[str]) -> dict[str, int]:
+        """Images and iterations whose product is ``work``, in the ratio that "small" has them."""
+        (few, many), (short, long) = (self._bounds(name, free) for name in (IMAGES, ITERATIONS))
+        root = math.sqrt(work / (SMALL["images"] * SMALL["synthesis"]))
+        images = max(min(SMALL["images"] * root, work / short), work / long)
+        iterations = max(min(SMALL["synthesis"] * root, work / few), work / many)
+        count = int(_within(few, images, many))
+        found = {IMAGES: count, ITERATIONS: int(_within(short, iterations, long))}
+        size = value_of(self.recipe, BATCH)
+        if BATCH not in self.fixed:  # batches of one size: a small last one would match the statistics badly
+            found[BATCH] = -(-count // -(-count // size))
+        return {name: n for name, n in found.items() if name not in self.fixed}
+
+    def within(self, seconds: float) -> Recipe:
+        """The largest run of at most ``seconds``; the full recipe if that fits, ValueError if nothing does."""
+        if sum(self.costs.seconds(self.full, self.sizes, bound=True).values()) <= seconds:
+            return self.full
+        return change(self.recipe, self._largest(seconds))
+
+    def _largest(self, seconds: float) -> dict[str, int]:
+        if self.least() > seconds:
+            raise ValueError(f"the smallest run takes {self.least():.1f} s, more than {seconds:.1f}")
+        low, high = 0.0, max(seconds, 1.0)
+        while self.seconds(high) <= seconds:
+            if self.numbers(high) == self.numbers(math.inf):
+                return self.numbers(high)
+            low, high = high, 2 * high
+        while low < (middle := (low + high) / 2) < high:  # down to neighbouring floats
+            low, high = (middle, high) if self.seconds(middle) <= seconds else (low, middle)
+        return self.numbers(low)
+
+
+def _within(low: int, value: float, high: int) -> float:
+    return max(low, min(value, high))
+
+
+def rounded_up(seconds: float) -> str:
+    """A budget of at least a tenth more: what is measured again is never quite the same."""
+    wanted = seconds * 1.1
+    for unit, each in (("s", 1), ("m", 60), ("h", 3600)):
+        if wanted <= 99 * each or unit == "h":
+            return f"{max(1, math.ceil(wanted / each))}{unit}"
+    raise AssertionError
