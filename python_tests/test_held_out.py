@@ -159,3 +159,34 @@ def test_weights_of_terms_in_units() -> None:
     assert loss_weights(config, [0.5, 5.0]) == (4.0, 2.0)
     assert loss_weights(config, [0.5, 0.0]) == (4.0, 10.0 / SMALLEST_UNIT)
     assert loss_weights(replace(config, label_weight=3.0), [0.5, 5.0, 6.0]) == (4.0, 2.0, 0.5)
+
+
+def test_a_rate_that_is_too_high_is_found_at_the_first_look(tmp_path: Path) -> None:
+    """What comes of it is what the lower rate gives, and a run that was broken off at any look goes on to the same."""
+    config, records = replace(WILD, restarts=3), list[dict[str, Any]]()
+    found = tuned(config, student := calibrated(), log=records.append)
+    notes = [record["note"] for record in records if "note" in record]
+    assert len(notes) == 3 and "0.0156" in notes[-1]
+    plain = tuned(replace(WILD, learning_rate=WILD.learning_rate / 4**3), by_hand := calibrated())
+    assert same_state(student, snapshot(by_hand))
+    assert found.agreements == plain.agreements and found.kept_iteration == plain.kept_iteration
+    for looks in range(1, 6):
+        again, file = calibrated(), CheckpointFile(tmp_path / f"{looks}.safetensors")
+        with pytest.raises(KeyboardInterrupt):
+            tuned(config, again, checkpoint=file, evaluate=broken_off(looks))
+        resumed = tuned(config, again := calibrated(), checkpoint=file)
+        assert same_state(again, snapshot(student)), looks
+        assert resumed.agreements == found.agreements
+
+
+def test_a_rate_that_fits_stays() -> None:
+    records: Records = []
+    found = tuned(replace(CONFIG, restarts=3), student := calibrated(), log=records.append)
+    assert not [record for record in records if "note" in record]
+    assert same_state(student, snapshot(tuned(CONFIG).student))
+    assert found.kept_iteration is not None
+
+
+def test_restarts_need_images_held_out() -> None:
+    with pytest.raises(ValueError, match="restarts"):
+        FinetuneConfig(restarts=1)

@@ -31,6 +31,10 @@ class WeightAverage:
             self.means = [p.clone() for p in self.parameters]
         torch._foreach_lerp_(self.means, self.parameters, 1.0 / (iteration - self.start + 1))
 
+    def forget(self) -> None:
+        """Begin again."""
+        self.means = []
+
     def finish(self) -> None:
         """Put the means in the place of the parameters."""
         if self.means:

@@ -31,6 +31,8 @@ class Checkpoint:
     """Of the loss's terms, where they are balanced."""
     closest: dict[str, Tensor] = field(default_factory=dict)
     """The state of the student that was closest to its teacher, where it is remembered."""
+    restarts: int = 0
+    """How often training began again."""
     average: dict[str, Tensor] = field(default_factory=dict)
     """Means of the parameters, once they are averaged."""
 
@@ -56,6 +58,7 @@ class CheckpointFile:
         tensors |= _state.prefixed(state.closest, CLOSEST) | _state.prefixed(state.average, AVERAGE)
         metadata = {"iteration": str(state.iteration), "accuracies": json.dumps(state.accuracies)}
         metadata |= {"agreements": json.dumps(state.agreements), "units": json.dumps(state.units)}
+        metadata |= {"restarts": str(state.restarts)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(self.path, _state.separate(tensors), metadata)
 
@@ -79,8 +82,9 @@ class CheckpointFile:
             seen = [(int(i), float(d), float(s), float(b)) for i, d, s, b in looks]
             units = [float(unit) for unit in json.loads(metadata.get("units", "[]"))]
             closest, average = (_state.without_prefix(tensors, prefix) for prefix in (CLOSEST, AVERAGE))
-            state = Checkpoint(int(metadata["iteration"]), accuracies, seen, units, closest, average)
-            if state.iteration < 0:
+            restarts = int(metadata.get("restarts", "0"))
+            state = Checkpoint(int(metadata["iteration"]), accuracies, seen, units, closest, restarts, average)
+            if state.iteration < 0 or restarts < 0:
                 raise ValueError(f"iteration {state.iteration}")
             _state.load_optimizer_state(optimizer, _state.without_prefix(tensors, OPTIMIZER))
         except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:

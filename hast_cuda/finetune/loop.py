@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -157,33 +158,47 @@ def finetune(
             average.load(state.average)
             judge = None if held_out is None else HeldOutImages(frozen, held_out.to(device))
             best = config.keep == "best" and judge is not None
-            watch = Watch(student, state, judge, best=best, evaluate=evaluate, save=save, log=log, world=world)
+            hooks: dict[str, Any] = {"evaluate": evaluate, "save": save, "log": log}
+            watch = Watch(student, state, judge, best=best, restarts=config.restarts, world=world, **hooks)
             if sample is not None:
                 state.units = state.units or world.on_first(lambda: step.measure(*sample))
                 step.balance(state.units)
             watch.begin()
-            guard = FiniteGuard("fine-tuning", device, state.iteration)
-            update = ReplayedStep(step, guard, world)
-            quiet = not world.first
-            with Progress("fine-tuning", config.iterations, done=state.iteration, quiet=quiet) as progress:
-                for iteration, batch in batches.during(range(state.iteration, config.iterations)):
-                    step.set_rates(iteration)
-                    update(batch)
-                    average.add(iteration)
-                    progress.update()
-                    done = iteration + 1
-                    last = done == config.iterations
-                    looked = done % interval == 0 or last
-                    if iteration % LOG_EVERY == 0 or looked:
-                        batches.check()
-                        guard.check(done, *(step.parameters if looked else ()))
-                        if world.first and (iteration % every == 0 or last):
-                            log(_metrics(iteration, update, batches))
-                    if last:
-                        average.finish()
-                    if looked:
-                        check_equal(student, done, world)
-                        watch(done)
+
+            def attempt() -> None:
+                """All steps that are left, or those until the first look finds the rate too high."""
+                guard = FiniteGuard("fine-tuning", device, state.iteration)
+                update = ReplayedStep(step, guard, world)
+                quiet = not world.first
+                with Progress("fine-tuning", config.iterations, done=state.iteration, quiet=quiet) as progress:
+                    for iteration, batch in batches.during(range(state.iteration, config.iterations)):
+                        step.set_rates(iteration, watch.share)
+                        update(batch)
+                        average.add(iteration)
+                        progress.update()
+                        done = iteration + 1
+                        last = done == config.iterations
+                        looked = done % interval == 0 or last
+                        if iteration % LOG_EVERY == 0 or looked:
+                            batches.check()
+                            guard.check(done, *(step.parameters if looked else ()))
+                            if world.first and (iteration % every == 0 or last):
+                                log(_metrics(iteration, update, batches))
+                        if last:
+                            average.finish()
+                        if looked:
+                            check_equal(student, done, world)
+                            watch(done)
+                            if watch.too_fast:
+                                return
+
+            while watch.too_fast or state.iteration < config.iterations:
+                if watch.too_fast:
+                    watch.begin_again()
+                    spread_student(student, world)
+                    step.optimizer.state.clear()
+                    average.forget()
+                attempt()
             watch.keep_closest()
         spread_student(student, world)
     finally:
@@ -193,8 +208,7 @@ def finetune(
 
 def _metrics(iteration: int, update: ReplayedStep, batches: Batches) -> dict[str, float | int | str]:
     """What is logged of an iteration; reads the device."""
-    config = update.step.config
     found: dict[str, float | int | str] = {"phase": "finetune", "iteration": iteration}
     terms = zip(TERMS, update.step.factors, update.terms, strict=False)
     found |= {name: weight * float(term) for name, weight, term in terms}
-    return found | {"learning_rate": config.rate(iteration)} | batches.metrics()
+    return found | {"learning_rate": float(update.step.rate)} | batches.metrics()

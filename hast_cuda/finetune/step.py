@@ -98,9 +98,9 @@ class FinetuneStep:
             torch._foreach_mul_(found, limit.clamp(max=1.0))
         self.optimizer.step()
 
-    def set_rates(self, iteration: int) -> None:
-        """Learning rate of a step and, for AIT, the fraction of codes it must change."""
-        self.rate.fill_(self.config.rate(iteration))
+    def set_rates(self, iteration: int, share: float = 1.0) -> None:
+        """``share`` of the learning rate of a step and, for AIT, the fraction of codes it must change."""
+        self.rate.fill_(share * self.config.rate(iteration))
         if isinstance(self.optimizer, InundatedSGD):
             self.optimizer.goal.fill_(self.config.flip_goal(iteration))
 

@@ -27,6 +27,10 @@ def kept_iteration(looks: Sequence[tuple[int, float, float, float]]) -> int:
     return far[-1][1] if far[-1][0] < far[0][0] else min(far)[1]
 
 
+FARTHER = 1.25  # times the start's divergence, at the first look: the rate is too high
+SLOWER = 1 / 4  # of the rate, after each restart; a power of 2, so that nothing is rounded
+
+
 class Watch:
     """What rank 0 finds out about a student, in the ``state`` of every rank.
 
@@ -35,6 +39,7 @@ class Watch:
         state: of the run so far.
         held_out: images to compare the student on; None: it is not compared.
         best: whether the closest student is remembered.
+        restarts: how often training may begin again.
         evaluate: test top-1 in percent; None: there are no test images.
         save: writes the state.
         log: gets what was found.
@@ -48,12 +53,13 @@ class Watch:
         held_out: HeldOutImages | None,
         *,
         best: bool,
+        restarts: int,
         evaluate: Evaluate | None,
         save: Callable[[Checkpoint], None],
         log: Log,
         world: World,
     ) -> None:
-        self.student, self.state, self.held_out, self.best = student, state, held_out, best
+        self.student, self.state, self.held_out, self.best, self.restarts = student, state, held_out, best, restarts
         self.evaluate, self.save, self.log, self.world = evaluate, save, log, world
 
     def begin(self) -> None:
@@ -64,6 +70,28 @@ class Watch:
     def __call__(self, done: int) -> None:
         """Look at the student after ``done`` iterations, and keep the state."""
         self._on_first(lambda: self._look(done))
+        self.state.iteration = done  # of every rank
+
+    @property
+    def too_fast(self) -> bool:
+        """Whether training has to begin again, at a lower rate."""
+        far = [Agreement(*seen).cropped for _, *seen in self.state.agreements]
+        return self.state.restarts < self.restarts and len(far) == 2 and far[1] > FARTHER * far[0]
+
+    @property
+    def share(self) -> float:
+        """Of the rate, that restarts have left."""
+        return float(SLOWER**self.state.restarts)
+
+    def begin_again(self) -> None:
+        """Give rank 0 the student as it came, and forget what was seen since."""
+        state = self.state
+        if self.world.first:
+            self.student.load_state_dict(state.closest)  # the start: the only look since was farther
+        state.iteration, state.accuracies, state.agreements = 0, [], state.agreements[:1]
+        state.restarts += 1
+        if self.world.first:
+            self.log({"note": f"fine-tuning begins again at {self.share:.3g} of its rate"})
 
     def keep_closest(self) -> None:
         """Make the student of rank 0 the closest one, where that is remembered and counts."""
