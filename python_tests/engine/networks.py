@@ -33,6 +33,7 @@ class Builder:
     random: np.random.Generator
     channels: int
     size: int
+    first: int = 0  # values before it are read by nothing else
     values: list[Content] = field(default_factory=list)
     steps: list[Content] = field(default_factory=list)
     tensors: Tensors = field(default_factory=dict)
@@ -79,7 +80,7 @@ class Builder:
         shape = (out, channels // groups, *kernel)
         if codes is None:
             codes = self.random.integers(0, 2**weight_bits, shape)
-        same = [i for i in range(len(self.values)) if self.shape(i) == [out, rows, columns]]
+        same = [i for i in range(self.first, len(self.values)) if self.shape(i) == [out, rows, columns]]
         output = self.value(out, rows, columns, bits=bits)
         name = f"c{len(self.steps)}"
         added = convolution(name, [source], output, 1, weight_bits, activation=self.pick(*CLIPS))
@@ -121,9 +122,22 @@ class Builder:
         self.steps.append(step("convert", f"convert{len(self.steps)}", [source], output, self.pick(*CLIPS)))
         return output
 
+    def add(self, source: int) -> int:
+        """And a value of its shape."""
+        same = [i for i in range(self.first, len(self.values)) if self.shape(i) == self.shape(source)]
+        output = self.value(*self.shape(source), bits=self.bits())
+        self.steps.append(step("add", f"a{len(self.steps)}", [source, self.pick(*same)], output, self.pick(*CLIPS)))
+        return output
+
+    def join(self, sources: list[int], bits: int | None) -> int:
+        _, height, width = self.shape(sources[0])
+        output = self.value(sum(self.shape(i)[0] for i in sources), height, width, bits=bits)
+        self.steps.append(step("concatenate", f"j{len(self.steps)}", sources, output))
+        return output
+
     def random_step(self) -> None:
         """One more step on some value."""
-        source = int(self.random.integers(len(self.values)))
+        source = int(self.random.integers(self.first, len(self.values)))
         channels, height, width = self.shape(source)
         kind = self.pick("dense", "dense", "dense", "depthwise", "grouped", "pool", "convert", "two", "cat", "gather")
         kernel = (min(self.pick(1, 1, 2, 3, 3, 5), height), min(self.pick(1, 1, 3, 3, 5), width))
@@ -156,14 +170,10 @@ class Builder:
         elif kind == "convert":
             self.convert(source, self.bits())
         elif kind == "two":
-            same = [i for i in range(len(self.values)) if self.shape(i) == self.shape(source)]
-            output = self.value(channels, height, width, bits=self.bits())
-            self.steps.append(step("add", f"a{len(self.steps)}", [source, self.pick(*same)], output, self.pick(*CLIPS)))
+            self.add(source)
         elif kind == "cat":
-            fits = [i for i in range(len(self.values)) if self.shape(i)[1:] == [height, width]]
-            others = [source, *(self.pick(*fits) for _ in range(self.pick(1, 2)))]
-            output = self.value(sum(self.shape(i)[0] for i in others), height, width, bits=self.bits())
-            self.steps.append(step("concatenate", f"j{len(self.steps)}", others, output))
+            fits = [i for i in range(self.first, len(self.values)) if self.shape(i)[1:] == [height, width]]
+            self.join([source, *(self.pick(*fits) for _ in range(self.pick(1, 2)))], self.bits())
         elif kind == "gather" and self._has_zero(source):
             chosen = self.random.integers(-1, channels, int(self.random.integers(1, 40)))
             entry = self.values[source]
@@ -187,6 +197,33 @@ def random_network(seed: int, path: Path) -> Path:
     for _ in range(12):
         builder.random_step()
     return builder.finish(len(builder.values) - 1, path)
+
+
+def skipping_network(seed: int, path: Path) -> Path:
+    """Maps of one size with borders, read long after they were made and by several, all by the logits.
+
+    In every second one, images are read by nothing but what makes codes of them.
+    """
+    random = np.random.default_rng(seed)
+    builder = Builder(random, int(random.integers(1, 6)), (5, 7, 19)[seed % 3])
+    if seed % 2:
+        builder.first = builder.convert(0, builder.pick(4, 8))
+        builder.steps[-1]["activation"] = builder.pick(*CLIPS[:3])
+    for _ in range(16):
+        source = int(random.integers(builder.first, len(builder.values)))
+        channels = builder.shape(source)[0]
+        kind = builder.pick("dense", "dense", "depthwise", "add", "join")
+        more: dict[str, Any] = {"padding": (1, 1, 1, 1), "bits": builder.pick(3, 4, 8), "residual": True}
+        if kind == "dense":
+            builder.convolve(source, builder.pick(3, 8, 20), (3, 3), **more)
+        elif kind == "depthwise" and channels > 1:
+            builder.convolve(source, channels, (3, 3), groups=channels, **more)
+        elif kind == "join" and channels < 40:
+            builder.join([source, int(random.integers(builder.first, len(builder.values)))], builder.pick(4, 8))
+        else:
+            builder.add(source)
+    every = list(range(builder.first, len(builder.values)))
+    return builder.finish(builder.convolve(builder.join(every, 4), 8, (1, 1), bits=3), path)
 
 
 EXTREMES = [(4, 4, 512), (3, 4, 260), (8, 4, 64), (8, 7, 48), (8, 8, 48), (4, 8, 130), (8, 3, 300)]
