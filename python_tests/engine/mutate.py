@@ -72,7 +72,7 @@ MISTAKES = [
         "dense.h", "left -= steps;", "left -= D::kWidens ? steps + 1 : steps;", "a step left out where sums are widened"
     ),
     Mistake("depthwise.h", "4 * q + i < kK", "4 * q + i <= kK", "a row more than the window has"),
-    Mistake("elementwise.h", "row < 0 || row >= d.in_height", "row < 0", "rows below a map in a pool"),
+    Mistake("elementwise.h", "if (from + (kernel - 1) * dilation >= size)", "if (false)", "rows below a map in a pool"),
 ]
 
 

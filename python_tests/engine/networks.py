@@ -161,11 +161,12 @@ class Builder:
         elif kind == "pool":
             entry = self.values[source]
             grid = {k: entry[k] for k in ("bits", "step", "zero_point") if k in entry}
-            rows, columns = ((n - k) // s + 1 for n, k, s in zip((height, width), kernel, stride, strict=True))
+            rows = (height + padding[0] + padding[2] - kernel[0]) // stride[0] + 1
+            columns = (width + padding[1] + padding[3] - kernel[1]) // stride[1] + 1
             self.values.append({"name": f"v{len(self.values)}", "shape": [channels, rows, columns], **grid})
-            self.steps.append(
+            self.steps.append(  # every window sees something: padding is less than the kernel
                 step("max_pool", f"p{len(self.steps)}", [source], len(self.values) - 1, kernel=list(kernel),
-                     stride=list(stride), dilation=[1, 1], padding=[0, 0, 0, 0])
+                     stride=list(stride), dilation=[1, 1], padding=list(padding))
             )  # fmt: skip
         elif kind == "convert":
             self.convert(source, self.bits())
@@ -200,30 +201,34 @@ def random_network(seed: int, path: Path) -> Path:
 
 
 def skipping_network(seed: int, path: Path) -> Path:
-    """Maps of one size with borders, read long after they were made and by several, all by the logits.
+    """Maps of one size with borders that live for one step or many, read once or often, and all matter.
 
     In every second one, images are read by nothing but what makes codes of them.
     """
     random = np.random.default_rng(seed)
     builder = Builder(random, int(random.integers(1, 6)), (5, 7, 19)[seed % 3])
+    last = 0
     if seed % 2:
-        builder.first = builder.convert(0, builder.pick(4, 8))
+        last = builder.first = builder.convert(0, builder.pick(4, 8))
         builder.steps[-1]["activation"] = builder.pick(*CLIPS[:3])
-    for _ in range(16):
-        source = int(random.integers(builder.first, len(builder.values)))
+    unread = {last}
+    for _ in range(20):
+        source = last if builder.pick(True, False) else builder.pick(*sorted(unread))
         channels = builder.shape(source)[0]
         kind = builder.pick("dense", "dense", "depthwise", "add", "join")
-        more: dict[str, Any] = {"padding": (1, 1, 1, 1), "bits": builder.pick(3, 4, 8), "residual": True}
-        if kind == "dense":
-            builder.convolve(source, builder.pick(3, 8, 20), (3, 3), **more)
-        elif kind == "depthwise" and channels > 1:
-            builder.convolve(source, channels, (3, 3), groups=channels, **more)
+        bits = builder.pick(3, 4, 8)
+        window: dict[str, Any] = {"padding": (1, 1, 1, 1), "bits": bits, "residual": builder.pick(True, False)}
+        if kind == "dense" or channels == 1:
+            last = builder.convolve(source, builder.pick(3, 8, 20), (3, 3), **window)
+        elif kind == "depthwise":
+            last = builder.convolve(source, channels, (3, 3), groups=channels, **window)
         elif kind == "join" and channels < 40:
-            builder.join([source, int(random.integers(builder.first, len(builder.values)))], builder.pick(4, 8))
+            last = builder.join([source, builder.pick(*sorted(unread))], bits)
         else:
-            builder.add(source)
-    every = list(range(builder.first, len(builder.values)))
-    return builder.finish(builder.convolve(builder.join(every, 4), 8, (1, 1), bits=3), path)
+            last = builder.add(source)
+        made = builder.steps[-1]
+        unread = (unread - {*made["inputs"], made.get("residual")}) | {last}
+    return builder.finish(builder.convolve(builder.join(sorted(unread), 4), 8, (1, 1), bits=3), path)
 
 
 EXTREMES = [(4, 4, 512), (3, 4, 260), (8, 4, 64), (8, 7, 48), (8, 8, 48), (4, 8, 130), (8, 3, 300)]
