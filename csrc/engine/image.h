@@ -33,11 +33,14 @@ inline void image(const Image& d, int64_t row_begin, int64_t row_end) {
         for (int p = 0; p < 16; ++p)
           for (int i = 0; i < kTogether; ++i) together[p * kTogether + i] = codes[i][p];
         uint8_t* out = to.codes + y * to.row + x * to.pixel + c;
-        if (to.pixel == kTogether)
-          std::memcpy(out, together, static_cast<size_t>(pixels * kTogether));
-        else
-          for (int64_t p = 0; p < pixels; ++p)
-            std::memcpy(out + p * to.pixel, together + p * kTogether, kTogether);
+        // What a piece has more than the pixel is overwritten by the next one, if one comes.
+        const bool fits = c + kTogether <= to.pixel;
+        const int64_t whole = fits ? pixels : c == 0 ? pixels - 1 : 0;
+        for (int64_t p = 0; p < whole; ++p)
+          std::memcpy(out + p * to.pixel, together + p * kTogether, kTogether);
+        for (int64_t p = whole; p < pixels; ++p)
+          std::copy_n(together + p * kTogether, std::min(kTogether, d.channels - c),
+                      out + p * to.pixel);
       }
 }
 

@@ -29,9 +29,8 @@ int64_t room(const Network& network, int entry, int64_t index) {
       needed = std::max(needed, value.channels - last + up(last, kBlock));
     }
   }
-  // An image that only convolutions read has no room between pixels but what a step of theirs
-  // reads: a row of a window is one run.
-  return image_alone ? up(value.channels, value.grid.quantized() ? 4 : 1) : up(needed, kBlock);
+  // An image that only convolutions read lies close: a row of a window is one run.
+  return image_alone ? value.channels : up(needed, kBlock);
 }
 
 }  // namespace

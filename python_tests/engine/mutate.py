@@ -41,10 +41,10 @@ class Mistake(NamedTuple):
 
 
 MISTAKES = [
-    Mistake("convolution.cpp", "if (fits(0)) return;", "return;", "16-bit sums never widened"),
-    Mistake("convolution.cpp", "product_ = pairs_fit() ?", "product_ = true ?", "pairs of 8-bit products in 16 bits"),
-    Mistake("convolution.cpp", "up : down) += std::abs(w[i])", "up : up) -= -w[i]", "overflow where signs cancel"),
-    Mistake("convolution.cpp", "lane : 12 + lane", "lane : 8 + lane", "depthwise lanes in another order"),
+    Mistake("pack_dense.cpp", "if (fits(0)) return;", "return;", "16-bit sums never widened"),
+    Mistake("pack_dense.cpp", "product_ = pairs_fit() ?", "product_ = true ?", "pairs of 8-bit products in 16 bits"),
+    Mistake("pack_dense.cpp", "up : down) += std::abs(w[i])", "up : up) -= -w[i]", "overflow where signs cancel"),
+    Mistake("pack_depthwise.cpp", "lane : 12 + lane", "lane : 8 + lane", "depthwise lanes in another order"),
     Mistake("convolution.cpp", "- scale[c] * zero * sum", "", "zero point of the input left out"),
     Mistake("ending.cpp", "(bias[c] - residual_zero)", "(bias[c])", "zero point of the residual left out"),
     Mistake(

@@ -217,7 +217,12 @@ def skipping_network(seed: int, path: Path) -> Path:
         channels = builder.shape(source)[0]
         kind = builder.pick("dense", "dense", "depthwise", "add", "join")
         bits = builder.pick(3, 4, 8)
-        window: dict[str, Any] = {"padding": (1, 1, 1, 1), "bits": bits, "residual": builder.pick(True, False)}
+        window: dict[str, Any] = {
+            "padding": (1, 1, 1, 1),
+            "bits": bits,
+            "residual": builder.pick(True, False),
+            "weight_bits": builder.pick(3, 4, 8),
+        }
         if kind == "dense" or channels == 1:
             last = builder.convolve(source, builder.pick(3, 8, 20), (3, 3), **window)
         elif kind == "depthwise":
