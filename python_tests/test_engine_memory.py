@@ -58,6 +58,15 @@ def test_pixels_and_numbers_become_the_same_codes(channels: int, isa: str, tmp_p
     assert_equal_values(tmp_path / "n.hast", isa)
 
 
+@pytest.mark.parametrize("isa", SETS)
+def test_images_that_a_sum_reads_too(isa: str, tmp_path: Path) -> None:
+    builder = Builder(np.random.default_rng(0), 3, 9)
+    codes = builder.convert(0, 4)
+    last = builder.convolve(codes, 3, (3, 3), padding=(1, 1, 1, 1), bits=4)
+    builder.steps[-1]["residual"] = 0
+    assert_equal_values(builder.finish(last, tmp_path / "n.hast"), isa)
+
+
 def test_every_step_has_its_seconds(tmp_path: Path) -> None:
     engine = load(skipping_network(1, tmp_path / "n.hast"))
     seconds = engine.step_seconds(images_of(engine, 1))

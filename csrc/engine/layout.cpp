@@ -64,12 +64,12 @@ void Layout::fill_border(const Value& value, uint8_t* memory, int64_t begin, int
 
 int entry_of(const Network& network) {
   const Step* reader = nullptr;
-  for (const Step& step : network.steps)
-    for (const int input : step.inputs) {
-      if (input != 0) continue;
-      if (reader) return 0;
-      reader = &step;
-    }
+  for (const Step& step : network.steps) {
+    const bool reads = std::count(step.inputs.begin(), step.inputs.end(), 0) > 0;
+    if (!reads && step.residual != 0) continue;
+    if (reader) return 0;
+    reader = &step;
+  }
   if (!reader || reader->op != Op::kConvert) return 0;
   const bool clips =
       reader->activation == Activation::kNone || reader->activation == Activation::kClip;

@@ -61,6 +61,7 @@ MISTAKES = [
     Mistake("layout.cpp", "? value.grid.zero_point : 0", "? 0 : 0", "borders of another number than zero"),
     Mistake("layout.cpp", "if (begin == 0) fill(offset, first);", "", "rows above a map not filled again"),
     Mistake("executor.cpp", "fill_border(network.steps[i].output);", "", "borders not filled again"),
+    Mistake("layout.cpp", "if (reader) return 0;", "", "images written as codes for one of several readers"),
     Mistake("lives.cpp", ".last = moment;", ".last = moment - 1;", "lives too short by one moment"),
     Mistake("lives.cpp", "if (step.residual >= 0) read(step.residual);", "", "lives without what residuals read"),
     Mistake("lives.cpp", ".last < lives[i].first", ".last <= lives[i].first", "an output where an input lies"),
