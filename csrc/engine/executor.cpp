@@ -6,9 +6,11 @@
 #endif
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <stdexcept>
 
+#include "engine/images.h"
 #include "engine/prepared.h"
 
 namespace hast::engine {
@@ -48,57 +50,32 @@ struct Workspace {
 
 namespace {
 
-// Normalised images [C, H, W], channels to be last.
-struct FloatImages {
-  const float* data;
-
-  void rows(const Network& n, int64_t image, const Plane& to, int64_t begin, int64_t end) const {
-    const float* from = data + image * n.channels * n.height * n.width;
-    for (int64_t y = begin; y < end; ++y)
-      for (int64_t c = 0; c < n.channels; ++c) {
-        const float* row = from + (c * n.height + y) * n.width;
-        float* out = to.floats + y * to.row + c;
-        for (int64_t x = 0; x < n.width; ++x) out[x * to.pixel] = row[x];
-      }
-  }
-};
-
-// Pixels [H, W, C], to be normalised: one of 256 numbers for each channel.
-struct PixelImages {
-  const uint8_t* data;
-  std::vector<float> table;  // [C, 256]
-
-  PixelImages(const uint8_t* pixels, const Network& n)
-      : data(pixels), table(static_cast<size_t>(n.channels) * 256) {
-    for (size_t i = 0; i < table.size(); ++i)
-      table[i] = (static_cast<float>(i % 256) / 255.0f - n.mean[i / 256]) / n.deviation[i / 256];
-  }
-
-  void rows(const Network& n, int64_t image, const Plane& to, int64_t begin, int64_t end) const {
-    const uint8_t* from = data + image * n.channels * n.height * n.width;
-    for (int64_t y = begin; y < end; ++y)
-      for (int64_t x = 0; x < n.width; ++x)
-        for (int64_t c = 0; c < n.channels; ++c)
-          to.floats[y * to.row + x * to.pixel + c] =
-              table[static_cast<size_t>(c * 256 + from[(y * n.width + x) * n.channels + c])];
-  }
-};
-
-// What one thread does for an image; `wait` lets the others of `ranks` catch up.
-template <typename Images, typename Wait>
+// What one thread does for an image. `reach` comes before every step, with its number, and at the
+// end; it lets the others of `ranks` catch up.
+template <typename Images, typename Reach>
 void one_image(const Network& network, const Prepared& prepared, const Images& images,
                int64_t image, uint8_t* memory, float* logits, int rank, int ranks,
-               const Wait& wait) {
-  const Plane in = prepared.layouts[0].plane(network.values[0], memory);
-  images.rows(network, image, in, begin_of(network.height, rank, ranks),
+               const Reach& reach) {
+  images.rows(image, memory, begin_of(network.height, rank, ranks),
               begin_of(network.height, rank + 1, ranks));
-  for (const auto& step : prepared.steps) {
-    wait();
-    const Share share = share_of(step->rows, step->blocks, rank, ranks);
+  // A map lies where others were.
+  const auto fill_border = [&](int index) {
+    const Value& value = network.values[static_cast<size_t>(index)];
+    prepared.layouts[static_cast<size_t>(index)].fill_border(
+        value, memory, begin_of(value.height, rank, ranks),
+        begin_of(value.height, rank + 1, ranks));
+  };
+  fill_border(prepared.entry);
+  for (size_t i = 0; i < prepared.steps.size(); ++i) {
+    reach(i);
+    if (network.steps[i].output == prepared.entry) continue;  // images are its codes
+    fill_border(network.steps[i].output);
+    const Work& step = *prepared.steps[i];
+    const Share share = share_of(step.rows, step.blocks, rank, ranks);
     if (share.row_begin < share.row_end && share.block_begin < share.block_end)
-      step->run(memory, share);
+      step.run(memory, share);
   }
-  wait();
+  reach(prepared.steps.size());
   if (rank != 0) return;
   const size_t out = static_cast<size_t>(network.output);
   const Value& value = network.values[out];
@@ -112,8 +89,12 @@ Executor::Executor(Network network, const std::string& isa)
     : network_(std::move(network)), prepared_(std::make_unique<Prepared>()) {
   Prepared& p = *prepared_;
   p.kernels = chosen(isa);
-  p.layouts = lay_out(network_, &p.workspace_bytes);
+  p.entry = entry_of(network_);
+  p.layouts = lay_out(network_, p.entry, &p.workspace_bytes);
   for (const Step& step : network_.steps) {
+    if (p.entry != 0 && step.output == p.entry)
+      p.entry_ending = std::make_unique<Ending>(network_, step, p.layouts, std::vector<double>{1.0},
+                                                std::vector<double>{0.0}, false);
     const auto prepare = step.op == Op::kConvolution ? prepare_convolution : prepare_other;
     p.steps.push_back(prepare(network_, step, p.layouts, *p.kernels));
   }
@@ -140,15 +121,7 @@ std::unique_ptr<Workspace> Executor::borrow() const {
       return found;
     }
   }
-  auto made = std::make_unique<Workspace>(prepared_->workspace_bytes);
-  for (size_t i = 0; i < network_.values.size(); ++i) {
-    const Grid& grid = network_.values[i].grid;
-    const Layout& own = prepared_->layouts[i];
-    if (grid.quantized() && grid.contains_zero())  // borders
-      std::memset(made->memory.data() + own.offset, grid.zero_point,
-                  static_cast<size_t>(own.bytes));
-  }
-  return made;
+  return std::make_unique<Workspace>(prepared_->workspace_bytes);
 }
 
 void Executor::give_back(std::unique_ptr<Workspace> workspace) const {
@@ -165,7 +138,8 @@ void Executor::run_all(const Images& images, int64_t count, float* logits, int t
 #endif
   std::vector<std::unique_ptr<Workspace>> spaces;
   auto alone = [&](int64_t image, Workspace& space) {
-    one_image(network_, *prepared_, images, image, space.memory.data(), logits, 0, 1, [] {});
+    one_image(network_, *prepared_, images, image, space.memory.data(), logits, 0, 1,
+              [](size_t) {});
   };
   if (threads == 1 || count == 0) {
     spaces.push_back(borrow());
@@ -182,10 +156,10 @@ void Executor::run_all(const Images& images, int64_t count, float* logits, int t
       const int rank = omp_get_thread_num(), ranks = omp_get_num_threads();
       for (int64_t i = rank; i < apart; i += ranks) alone(i, *spaces[static_cast<size_t>(rank)]);
       if (together) {
-        const auto wait = [] {
+        const auto wait = [](size_t) {
 #pragma omp barrier
         };
-        wait();
+        wait(0);
         for (int64_t i = apart; i < count; ++i)
           one_image(network_, *prepared_, images, i, spaces[0]->memory.data(), logits, rank, ranks,
                     wait);
@@ -197,35 +171,53 @@ void Executor::run_all(const Images& images, int64_t count, float* logits, int t
 }
 
 void Executor::run(const float* images, int64_t count, float* logits, int threads) const {
-  run_all(FloatImages{images}, count, logits, threads);
+  run_all(FloatImages(network_, *prepared_, images), count, logits, threads);
 }
 
 void Executor::run_pixels(const uint8_t* pixels, int64_t count, float* logits, int threads) const {
-  run_all(PixelImages(pixels, network_), count, logits, threads);
+  run_all(PixelImages(network_, *prepared_, pixels), count, logits, threads);
 }
 
-std::vector<std::vector<float>> Executor::trace(const float* image) const {
+template <typename Reach>
+void Executor::watch(const float* image, const Reach& reach) const {
   std::unique_ptr<Workspace> space = borrow();
   std::vector<float> logits(
       static_cast<size_t>(network_.values[static_cast<size_t>(network_.output)].channels));
-  one_image(network_, *prepared_, FloatImages{image}, 0, space->memory.data(), logits.data(), 0, 1,
-            [] {});
-  std::vector<std::vector<float>> found;
-  for (size_t i = 0; i < network_.values.size(); ++i) {
+  one_image(network_, *prepared_, FloatImages(network_, *prepared_, image), 0, space->memory.data(),
+            logits.data(), 0, 1, [&](size_t moment) { reach(moment, space->memory.data()); });
+  give_back(std::move(space));
+}
+
+std::vector<std::vector<float>> Executor::trace(const float* image) const {
+  std::vector<std::vector<float>> found(network_.values.size());
+  found[0].assign(image, image + network_.channels * network_.height * network_.width);
+  watch(image, [&](size_t moment, uint8_t* memory) {  // before another value lies there
+    if (moment == 0) return;
+    const size_t i = static_cast<size_t>(network_.steps[moment - 1].output);
     const Value& value = network_.values[i];
-    const Plane plane = prepared_->layouts[i].plane(value, space->memory.data());
-    std::vector<float>& own = found.emplace_back();
+    const Plane plane = prepared_->layouts[i].plane(value, memory);
     for (int64_t c = 0; c < value.channels; ++c)
       for (int64_t y = 0; y < value.height; ++y)
         for (int64_t x = 0; x < value.width; ++x) {
           const int64_t at = y * plane.row + x * plane.pixel + c;
-          own.push_back(plane.codes
-                            ? static_cast<float>(value.grid.step) *
-                                  static_cast<float>(plane.codes[at] - value.grid.zero_point)
-                            : plane.floats[at]);
+          found[i].push_back(plane.codes
+                                 ? static_cast<float>(value.grid.step) *
+                                       static_cast<float>(plane.codes[at] - value.grid.zero_point)
+                                 : plane.floats[at]);
         }
-  }
-  give_back(std::move(space));
+  });
+  return found;
+}
+
+std::vector<double> Executor::step_seconds(const float* image) const {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> found;
+  Clock::time_point last = Clock::now();
+  watch(image, [&](size_t, uint8_t*) {
+    const Clock::time_point now = Clock::now();
+    found.push_back(std::chrono::duration<double>(now - last).count());
+    last = now;
+  });
   return found;
 }
 

@@ -31,6 +31,9 @@ class Executor {
   // Every value of one image as real numbers [C, H, W], in the order of the network's.
   std::vector<std::vector<float>> trace(const float* image) const;
 
+  // What filling in one image took, and then every step, on one thread.
+  std::vector<double> step_seconds(const float* image) const;
+
   const Network& network() const { return network_; }
   const char* isa() const;
   int64_t weight_bytes() const;
@@ -39,6 +42,8 @@ class Executor {
  private:
   template <typename Images>
   void run_all(const Images& images, int64_t count, float* logits, int threads) const;
+  template <typename Reach>
+  void watch(const float* image, const Reach& reach) const;
   std::unique_ptr<Workspace> borrow() const;
   void give_back(std::unique_ptr<Workspace> workspace) const;
 

@@ -16,6 +16,7 @@
 #include "engine/dense.h"
 #include "engine/depthwise.h"
 #include "engine/elementwise.h"
+#include "engine/image.h"
 
 #define HAST_ENGINE_TEXT(x) #x
 #define HAST_ENGINE_NAME(x) HAST_ENGINE_TEXT(x)
@@ -67,6 +68,7 @@ const Kernels& kernels() {
                              dense_floats,
                              has_quads,
                              depthwise,
+                             image,
                              pool,
                              elementwise};
   return table;

@@ -93,6 +93,13 @@ struct Elementwise {
   Finish finish;
 };
 
+// A normalised image [channels, height, width] that becomes codes; of `finish`, what clips.
+struct Image {
+  const float* planes = nullptr;
+  int64_t channels = 0, height = 0, width = 0;
+  Finish finish;
+};
+
 // How codes and integer weights are multiplied.
 enum class Product {
   kDot,    // 4 products summed in 32 bits by one instruction; weights of 8 bits
@@ -108,6 +115,7 @@ struct Kernels {
   void (*dense_floats)(const Dense&, const Share&);
   bool (*has_quads)(int64_t kernel_y, int64_t kernel_x, int64_t stride_x);
   void (*depthwise)(const Depthwise&, const Share&);
+  void (*image)(const Image&, int64_t row_begin, int64_t row_end);
   void (*pool)(const Pool&, const Share&);
   void (*elementwise)(const Elementwise&, const Share&);
 };

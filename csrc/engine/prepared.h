@@ -45,7 +45,21 @@ struct Layout {
   int64_t bytes = 0;
 
   Plane plane(const Value& value, uint8_t* memory) const;
+  // Zeros of the grid beside rows `begin` to `end` of the map, and above the first, below the last.
+  void fill_border(const Value& value, uint8_t* memory, int64_t begin, int64_t end) const;
 };
+
+// The value that images are written to: 0, or its codes where nothing else reads it.
+int entry_of(const Network& network);
+
+// The moments at which a value is needed: 0 fills in the images, i + 1 is step i.
+struct Life {
+  size_t first = 0, last = 0;
+};
+std::vector<Life> lives_of(const Network& network, int entry);
+
+// Places maps of which no two that are needed at one moment overlap; the bytes that all take.
+int64_t share_memory(const std::vector<Life>& lives, std::vector<Layout>& layouts);
 
 // One step on a share of its output.
 struct Work {
@@ -55,14 +69,7 @@ struct Work {
   virtual int64_t weight_bytes() const { return 0; }
 };
 
-struct Prepared {
-  const Kernels* kernels = nullptr;
-  std::vector<Layout> layouts;  // of the network's values
-  std::vector<std::unique_ptr<Work>> steps;
-  int64_t workspace_bytes = 0;
-};
-
-std::vector<Layout> lay_out(const Network& network, int64_t* bytes);
+std::vector<Layout> lay_out(const Network& network, int entry, int64_t* bytes);
 std::unique_ptr<Work> prepare_convolution(const Network& network, const Step& step,
                                           const std::vector<Layout>& layouts,
                                           const Kernels& kernels);
@@ -85,6 +92,15 @@ class Ending {
   Finish finish_;
   std::vector<float> scale_, bias_;
   std::vector<double> exact_scale_, exact_bias_;
+};
+
+struct Prepared {
+  const Kernels* kernels = nullptr;
+  int entry = 0;
+  std::unique_ptr<Ending> entry_ending;  // where it has codes
+  std::vector<Layout> layouts;           // of the network's values
+  std::vector<std::unique_ptr<Work>> steps;
+  int64_t workspace_bytes = 0;
 };
 
 }  // namespace hast::engine

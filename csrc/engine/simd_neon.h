@@ -64,6 +64,15 @@ inline void store_codes(uint8_t* p, const F16& x) {
   vst1q_u8(p, vcombine_u8(vqmovn_u16(low), vqmovn_u16(high)));
 }
 
+// Sixteen codes as they are.
+struct Codes16 {
+  uint8x16_t v;
+};
+inline Codes16 no_codes() { return {vdupq_n_u8(0)}; }
+inline Codes16 codes16(const uint8_t* p) { return {vld1q_u8(p)}; }
+inline Codes16 larger(Codes16 a, Codes16 b) { return {vmaxq_u8(a.v, b.v)}; }
+inline void store(uint8_t* p, Codes16 x) { vst1q_u8(p, x.v); }
+
 // The same sixteen channels in double.
 struct D16 {
   float64x2_t v[8];

@@ -61,6 +61,24 @@ inline void store_codes(uint8_t* p, const F16& x) {
   }
 }
 
+// Sixteen codes as they are.
+struct Codes16 {
+  uint8_t v[16];
+};
+inline Codes16 no_codes() { return {}; }
+inline Codes16 codes16(const uint8_t* p) {
+  Codes16 found;
+  for (int i = 0; i < 16; ++i) found.v[i] = p[i];
+  return found;
+}
+inline Codes16 larger(Codes16 a, const Codes16& b) {
+  for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+inline void store(uint8_t* p, const Codes16& x) {
+  for (int i = 0; i < 16; ++i) p[i] = x.v[i];
+}
+
 // The same sixteen channels in double.
 struct D16 {
   double v[16];

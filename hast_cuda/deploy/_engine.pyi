@@ -25,6 +25,7 @@ class Engine:
     def run(self, images: Array, threads: int = 0) -> Array:
         """float32 [N, C, H, W] normalised, or uint8 [N, H, W, C], to float32 [N, classes]."""
 
+    def step_seconds(self, image: Array) -> list[float]: ...
     def trace(self, image: Array) -> dict[str, Array]:
         """Every value of one image by name, float32 [C, H, W]."""
 

@@ -9,8 +9,19 @@ from pathlib import Path
 from emulated.build import CSRC, fingerprint, run_compiler
 
 HERE = Path(__file__).parent
-READER = ["json", "sha256", "fields", "safetensors", "read_step", "parse"]
-EXECUTOR = ["layout", "ending", "convolution", "others", "isa", "executor"]
+READER = ["json", "sha256", "fields", "safetensors", "step_tensors", "read_step", "parse"]
+EXECUTOR = [
+    "layout",
+    "lives",
+    "images",
+    "ending",
+    "convolution",
+    "pack_dense",
+    "pack_depthwise",
+    "others",
+    "isa",
+    "executor",
+]
 # Not only what `undefined` has: a number that its integer cannot hold too.
 FLAGS = [
     "-std=c++17",

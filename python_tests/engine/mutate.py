@@ -24,7 +24,7 @@ from emulated import sanitizer
 from emulated.build import CSRC
 
 from engine.build import HERE, compile_engine
-from engine.networks import EXTREMES, extreme_network, random_network
+from engine.networks import EXTREMES, extreme_network, random_network, skipping_network
 from hast_cuda.deploy import reference
 from hast_cuda.deploy.file import read_file
 
@@ -41,10 +41,10 @@ class Mistake(NamedTuple):
 
 
 MISTAKES = [
-    Mistake("convolution.cpp", "if (fits(0)) return;", "return;", "16-bit sums never widened"),
-    Mistake("convolution.cpp", "product_ = pairs_fit() ?", "product_ = true ?", "pairs of 8-bit products in 16 bits"),
-    Mistake("convolution.cpp", "up : down) += std::abs(w[i])", "up : up) -= -w[i]", "overflow where signs cancel"),
-    Mistake("convolution.cpp", "lane : 12 + lane", "lane : 8 + lane", "depthwise lanes in another order"),
+    Mistake("pack_dense.cpp", "if (fits(0)) return;", "return;", "16-bit sums never widened"),
+    Mistake("pack_dense.cpp", "product_ = pairs_fit() ?", "product_ = true ?", "pairs of 8-bit products in 16 bits"),
+    Mistake("pack_dense.cpp", "up : down) += std::abs(w[i])", "up : up) -= -w[i]", "overflow where signs cancel"),
+    Mistake("pack_depthwise.cpp", "lane : 12 + lane", "lane : 8 + lane", "depthwise lanes in another order"),
     Mistake("convolution.cpp", "- scale[c] * zero * sum", "", "zero point of the input left out"),
     Mistake("ending.cpp", "(bias[c] - residual_zero)", "(bias[c])", "zero point of the residual left out"),
     Mistake(
@@ -58,28 +58,33 @@ MISTAKES = [
         "last part of a concatenation beyond its pixel",
     ),
     Mistake("layout.cpp", "(step.groups - 1) * own + up(own, kBlock)", "value.channels", "last group beyond its pixel"),
-    Mistake(
-        "executor.cpp",
-        "made->memory.data() + own.offset, grid.zero_point",
-        "made->memory.data() + own.offset, 0",
-        "borders of another number than zero",
-    ),
+    Mistake("layout.cpp", "? value.grid.zero_point : 0", "? 0 : 0", "borders of another number than zero"),
+    Mistake("layout.cpp", "if (begin == 0) fill(offset, first);", "", "rows above a map not filled again"),
+    Mistake("executor.cpp", "fill_border(network.steps[i].output);", "", "borders not filled again"),
+    Mistake("layout.cpp", "if (reader) return 0;", "", "images written as codes for one of several readers"),
+    Mistake("lives.cpp", ".last = moment;", ".last = moment - 1;", "lives too short by one moment"),
+    Mistake("lives.cpp", "if (step.residual >= 0) read(step.residual);", "", "lives without what residuals read"),
+    Mistake("lives.cpp", ".last < lives[i].first", ".last <= lives[i].first", "an output where an input lies"),
+    Mistake("lives.cpp", "gap >= room(i)", "gap >= 0", "a map in a gap that is too small"),
+    Mistake("image.h", "if (pixels < 16)", "if (false)", "an image read beyond its end"),
+    Mistake("image.h", "c < d.channels;", "c < kTogether;", "channels of an image behind the fourth"),
     Mistake("executor.cpp", "std::min<int64_t>(rank, count % ranks)", "0", "rows that no thread computes"),
     Mistake(
         "dense.h", "left -= steps;", "left -= D::kWidens ? steps + 1 : steps;", "a step left out where sums are widened"
     ),
     Mistake("depthwise.h", "4 * q + i < kK", "4 * q + i <= kK", "a row more than the window has"),
-    Mistake("elementwise.h", "row < 0 || row >= d.in_height", "row < 0", "rows below a map in a pool"),
+    Mistake("elementwise.h", "if (from + (kernel - 1) * dilation >= size)", "if (false)", "rows below a map in a pool"),
 ]
 
 
 def networks(folder: Path) -> Iterator[tuple[str, Path, np.ndarray]]:  # type: ignore[type-arg]
-    """Name, file and image of each."""
-    for seed in range(60):
-        path = random_network(seed, folder / "n.hast")
-        shape = read_file(path).input_shape
-        image = np.random.default_rng(seed).integers(-16, 17, (1, *shape)) / 8
-        yield f"random network {seed}", path, image.astype(np.float32)
+    """Name, file and images of each: the second one meets what the first one left."""
+    made = [("random network", random_network, 60), ("skipping network", skipping_network, 12)]
+    for kind, make, count in made:
+        for seed in range(count):
+            path = make(seed, folder / "n.hast")
+            images = np.random.default_rng(seed).integers(-16, 17, (2, *read_file(path).input_shape)) / 8
+            yield f"{kind} {seed}", path, images.astype(np.float32)
     for extreme in EXTREMES:
         for sign in (1, -1, 0):
             path = extreme_network(*extreme, sign, folder / "n.hast")
@@ -89,14 +94,16 @@ def networks(folder: Path) -> Iterator[tuple[str, Path, np.ndarray]]:  # type: i
 def first_failure(program: Path, isa: str, folder: Path) -> str | None:
     """The network, or what the sanitizer calls it, that shows the mistake."""
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-    for name, path, image in networks(folder):
+    for name, path, images in networks(folder):
         for threads in ("1", "3"):
-            command = [str(program), str(path), isa, threads, "1"]
-            done = subprocess.run(command, input=image.tobytes(), capture_output=True, check=False, env=environment)
+            command = [str(program), str(path), isa, threads, str(len(images))]
+            done = subprocess.run(command, input=images.tobytes(), capture_output=True, check=False, env=environment)
             if done.returncode:
                 text = done.stderr.decode(errors="replace")
                 return f"sanitizer: {sanitizer.finding(text) or text.strip()[:80]}"
-            if not np.array_equal(np.frombuffer(done.stdout, np.float32), reference.run(read_file(path), image)[0]):
+            if not np.array_equal(
+                np.frombuffer(done.stdout, np.float32), reference.run(read_file(path), images).ravel()
+            ):
                 return f"{name}, {threads} thread{'s' if threads != '1' else ''}"
     return None
 

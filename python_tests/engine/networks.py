@@ -33,6 +33,7 @@ class Builder:
     random: np.random.Generator
     channels: int
     size: int
+    first: int = 0  # values before it are read by nothing else
     values: list[Content] = field(default_factory=list)
     steps: list[Content] = field(default_factory=list)
     tensors: Tensors = field(default_factory=dict)
@@ -79,7 +80,7 @@ class Builder:
         shape = (out, channels // groups, *kernel)
         if codes is None:
             codes = self.random.integers(0, 2**weight_bits, shape)
-        same = [i for i in range(len(self.values)) if self.shape(i) == [out, rows, columns]]
+        same = [i for i in range(self.first, len(self.values)) if self.shape(i) == [out, rows, columns]]
         output = self.value(out, rows, columns, bits=bits)
         name = f"c{len(self.steps)}"
         added = convolution(name, [source], output, 1, weight_bits, activation=self.pick(*CLIPS))
@@ -121,9 +122,22 @@ class Builder:
         self.steps.append(step("convert", f"convert{len(self.steps)}", [source], output, self.pick(*CLIPS)))
         return output
 
+    def add(self, source: int) -> int:
+        """And a value of its shape."""
+        same = [i for i in range(self.first, len(self.values)) if self.shape(i) == self.shape(source)]
+        output = self.value(*self.shape(source), bits=self.bits())
+        self.steps.append(step("add", f"a{len(self.steps)}", [source, self.pick(*same)], output, self.pick(*CLIPS)))
+        return output
+
+    def join(self, sources: list[int], bits: int | None) -> int:
+        _, height, width = self.shape(sources[0])
+        output = self.value(sum(self.shape(i)[0] for i in sources), height, width, bits=bits)
+        self.steps.append(step("concatenate", f"j{len(self.steps)}", sources, output))
+        return output
+
     def random_step(self) -> None:
         """One more step on some value."""
-        source = int(self.random.integers(len(self.values)))
+        source = int(self.random.integers(self.first, len(self.values)))
         channels, height, width = self.shape(source)
         kind = self.pick("dense", "dense", "dense", "depthwise", "grouped", "pool", "convert", "two", "cat", "gather")
         kernel = (min(self.pick(1, 1, 2, 3, 3, 5), height), min(self.pick(1, 1, 3, 3, 5), width))
@@ -147,23 +161,20 @@ class Builder:
         elif kind == "pool":
             entry = self.values[source]
             grid = {k: entry[k] for k in ("bits", "step", "zero_point") if k in entry}
-            rows, columns = ((n - k) // s + 1 for n, k, s in zip((height, width), kernel, stride, strict=True))
+            rows = (height + padding[0] + padding[2] - kernel[0]) // stride[0] + 1
+            columns = (width + padding[1] + padding[3] - kernel[1]) // stride[1] + 1
             self.values.append({"name": f"v{len(self.values)}", "shape": [channels, rows, columns], **grid})
-            self.steps.append(
+            self.steps.append(  # every window sees something: padding is less than the kernel
                 step("max_pool", f"p{len(self.steps)}", [source], len(self.values) - 1, kernel=list(kernel),
-                     stride=list(stride), dilation=[1, 1], padding=[0, 0, 0, 0])
+                     stride=list(stride), dilation=[1, 1], padding=list(padding))
             )  # fmt: skip
         elif kind == "convert":
             self.convert(source, self.bits())
         elif kind == "two":
-            same = [i for i in range(len(self.values)) if self.shape(i) == self.shape(source)]
-            output = self.value(channels, height, width, bits=self.bits())
-            self.steps.append(step("add", f"a{len(self.steps)}", [source, self.pick(*same)], output, self.pick(*CLIPS)))
+            self.add(source)
         elif kind == "cat":
-            fits = [i for i in range(len(self.values)) if self.shape(i)[1:] == [height, width]]
-            others = [source, *(self.pick(*fits) for _ in range(self.pick(1, 2)))]
-            output = self.value(sum(self.shape(i)[0] for i in others), height, width, bits=self.bits())
-            self.steps.append(step("concatenate", f"j{len(self.steps)}", others, output))
+            fits = [i for i in range(self.first, len(self.values)) if self.shape(i)[1:] == [height, width]]
+            self.join([source, *(self.pick(*fits) for _ in range(self.pick(1, 2)))], self.bits())
         elif kind == "gather" and self._has_zero(source):
             chosen = self.random.integers(-1, channels, int(self.random.integers(1, 40)))
             entry = self.values[source]
@@ -187,6 +198,42 @@ def random_network(seed: int, path: Path) -> Path:
     for _ in range(12):
         builder.random_step()
     return builder.finish(len(builder.values) - 1, path)
+
+
+def skipping_network(seed: int, path: Path) -> Path:
+    """Maps of one size with borders that live for one step or many, read once or often, and all matter.
+
+    In every second one, images are read by nothing but what makes codes of them.
+    """
+    random = np.random.default_rng(seed)
+    builder = Builder(random, int(random.integers(1, 6)), (5, 7, 19)[seed % 3])
+    last = 0
+    if seed % 2:
+        last = builder.first = builder.convert(0, builder.pick(4, 8))
+        builder.steps[-1]["activation"] = builder.pick(*CLIPS[:3])
+    unread = {last}
+    for _ in range(20):
+        source = last if builder.pick(True, False) else builder.pick(*sorted(unread))
+        channels = builder.shape(source)[0]
+        kind = builder.pick("dense", "dense", "depthwise", "add", "join")
+        bits = builder.pick(3, 4, 8)
+        window: dict[str, Any] = {
+            "padding": (1, 1, 1, 1),
+            "bits": bits,
+            "residual": builder.pick(True, False),
+            "weight_bits": builder.pick(3, 4, 8),
+        }
+        if kind == "dense" or channels == 1:
+            last = builder.convolve(source, builder.pick(3, 8, 20), (3, 3), **window)
+        elif kind == "depthwise":
+            last = builder.convolve(source, channels, (3, 3), groups=channels, **window)
+        elif kind == "join" and channels < 40:
+            last = builder.join([source, builder.pick(*sorted(unread))], bits)
+        else:
+            last = builder.add(source)
+        made = builder.steps[-1]
+        unread = (unread - {*made["inputs"], made.get("residual")}) | {last}
+    return builder.finish(builder.convolve(builder.join(sorted(unread), 4), 8, (1, 1), bits=3), path)
 
 
 EXTREMES = [(4, 4, 512), (3, 4, 260), (8, 4, 64), (8, 7, 48), (8, 8, 48), (4, 8, 130), (8, 3, 300)]

@@ -24,7 +24,7 @@ int main(int count, char** arguments) {
     std::vector<float> logits(images * static_cast<size_t>(output.channels));
     executor.run(input.data(), static_cast<int64_t>(images), logits.data(),
                  std::atoi(arguments[3]));
-    if (images == 1) executor.trace(input.data());
+    executor.trace(input.data());
     std::fwrite(logits.data(), 4, logits.size(), stdout);
   } catch (const std::runtime_error& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -71,13 +71,22 @@ Floats run_pixels(const Executor& e, const Pixels& pixels, int threads) {
   return logits_of(e, pixels, threads, &Executor::run_pixels);
 }
 
-py::dict trace(const Executor& e, const Floats& image) {
-  const Network& n = e.network();
+void check_one(const Network& n, const Floats& image) {
   const int64_t expected[3] = {n.channels, n.height, n.width};
   bool fits = image.ndim() == 3;
   for (int i = 0; fits && i < 3; ++i) fits = image.shape(i) == expected[i];
   if (!fits)
     throw py::value_error("an image has shape " + shape_of(image) + "; expected the network's");
+}
+
+std::vector<double> step_seconds(const Executor& e, const Floats& image) {
+  check_one(e.network(), image);
+  return e.step_seconds(image.data());
+}
+
+py::dict trace(const Executor& e, const Floats& image) {
+  const Network& n = e.network();
+  check_one(n, image);
   const auto values = e.trace(image.data());
   py::dict found;
   for (size_t i = 0; i < values.size(); ++i) {
@@ -105,6 +114,7 @@ PYBIND11_MODULE(_engine, m, py::mod_gil_not_used()) {
       .def("run", &run, py::arg("images").noconvert(), py::arg("threads") = 0)
       .def("run", &run_pixels, py::arg("images").noconvert(), py::arg("threads") = 0)
       .def("trace", &trace, py::arg("image").noconvert())
+      .def("step_seconds", &step_seconds, py::arg("image").noconvert())
       .def_property_readonly("input_shape",
                              [](const Executor& e) {
                                const Network& n = e.network();
