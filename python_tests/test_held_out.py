@@ -166,10 +166,12 @@ def test_a_rate_that_is_too_high_is_found_at_the_first_look(tmp_path: Path) -> N
     config, records = replace(WILD, restarts=3), list[dict[str, Any]]()
     found = tuned(config, student := calibrated(), log=records.append)
     notes = [record["note"] for record in records if "note" in record]
-    assert len(notes) == 3 and "0.0156" in notes[-1]
+    assert len(notes) == 3
+    assert "0.0156" in notes[-1]
     plain = tuned(replace(WILD, learning_rate=WILD.learning_rate / 4**3), by_hand := calibrated())
     assert same_state(student, snapshot(by_hand))
-    assert found.agreements == plain.agreements and found.kept_iteration == plain.kept_iteration
+    assert found.agreements == plain.agreements
+    assert found.kept_iteration == plain.kept_iteration
     for looks in range(1, 6):
         again, file = calibrated(), CheckpointFile(tmp_path / f"{looks}.safetensors")
         with pytest.raises(KeyboardInterrupt):
