@@ -21,7 +21,7 @@ from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import change
 from hast_cuda.ranks import World
 from hast_cuda.reconstruction import ReconstructionConfig
-from hast_cuda.run import Bits, estimate, plan, read_config, read_recipe, zero_shot_quantize
+from hast_cuda.run import Bits, estimate, plan, read_config, read_recipe, trial, zero_shot_quantize
 from hast_cuda.run.asked import Asked
 from hast_cuda.run.costs import Costs
 from hast_cuda.run.fitted import value_of
@@ -249,3 +249,13 @@ def test_verbs_take_a_budget(
     assert 25 <= recipe.finetune.iterations < 60
     assert main([*line, "--budget", "soon", "--out", str(tmp_path / "no")]) == 1
     assert "budget is 'soon'; allowed" in capsys.readouterr().err
+
+
+def test_the_stopwatch_counts_the_last_steps_of_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1.0, 50.0, 51.0, 53.0, 100.0, 110.0, 120.0, 150.0])
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: next(times))
+    watch = trial.Stopwatch(torch.device("cpu"), {"reconstruction": (2, 4)})
+    for _ in range(8):
+        watch("evaluate")
+        watch("reconstruction")
+    assert watch.steps("reconstruction") == [(53 - 50) / 2, (150 - 110) / 2]

@@ -54,16 +54,21 @@ class Measured:
 class Stopwatch:
     """Notes when the steps of loops were done."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, counts: dict[str, tuple[int, int]]) -> None:
+        """``counts``: of every loop, how many steps are timed, of how many."""
+        self.device, self.counts = device, counts
         self.ticks: dict[str, list[float]] = defaultdict(list)
 
     def __call__(self, name: str) -> None:
-        """A step of a loop is done."""
-        self.ticks[name].append(now(self.device))
+        """A step of a loop is done; only where the timed ones begin and end it is waited for."""
+        if name in self.counts:
+            steps, of = self.counts[name]
+            waits = (len(self.ticks[name]) + 1) % of in (0, of - steps)
+            self.ticks[name].append(now(self.device) if waits else time.perf_counter())
 
-    def last(self, name: str, steps: int, of: int) -> list[float]:
-        """Seconds of a step, a mean over the last ``steps`` of every ``of``."""
+    def steps(self, name: str) -> list[float]:
+        """Seconds of a step, for each time that the loop ran, or block that it had."""
+        steps, of = self.counts[name]
         ends = self.ticks[name][of - 1 :: of]
         starts = self.ticks[name][of - 1 - steps :: of]
         return [(end - start) / steps for start, end in zip(starts, ends, strict=False)]
@@ -82,11 +87,12 @@ def measure(asked: Asked, recipe: Recipe, sizes: Sizes) -> Measured:
     Every phase runs on as many images as one of its batches has; nothing is written or kept.
     """
     device = asked.world.device
-    trial = _Trial(replace(asked, world=World(device=device), out=None, test=None), recipe, asked.test)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with progress_shown(trial.watch), convolution_rules(asked.execution):
-        costs = trial.costs(student=sizes.student)
+    with progress_shown(False), convolution_rules(asked.execution):
+        trial = _Trial(replace(asked, world=World(device=device), out=None, test=None), recipe, asked.test)
+        with progress_shown(trial.watch):
+            costs = trial.costs(student=sizes.student)
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident_peak()
     image = 4 * asked.shape.channels * asked.shape.height * asked.shape.width
     return Measured(costs, peak, image, KEPT_MAPS * _largest_map(asked))
@@ -95,18 +101,18 @@ def measure(asked: Asked, recipe: Recipe, sizes: Sizes) -> Measured:
 class _Trial:
     def __init__(self, asked: Asked, recipe: Recipe, test: ImageSet | None) -> None:
         self.asked, self.device = asked, asked.world.device
-        self.watch = Stopwatch(self.device)
         self.sample = _sample(asked, test)
         self.original = self._pass(asked.teacher)
-        self.warm = 2 if self.device.type == "cpu" else 6  # a CUDA graph is captured in the fourth
+        warm = 2 if self.device.type == "cpu" else 6  # a CUDA graph is captured in the fourth
         tuning, made = recipe.finetune, recipe.synthesis
         self.size = min(made.batch_size, made.num_images)
-        self.timed = {
+        timed = {
             "synthesis": self._worth(SYNTHESIS * self.size),
             "reconstruction": FEWEST,
             "fine-tuning": self._worth(TRAINING * tuning.batch_size),
         }
-        self.count = {name: self.warm + timed for name, timed in self.timed.items()}
+        self.count = {name: warm + steps for name, steps in timed.items()}
+        self.watch = Stopwatch(self.device, {name: (steps, warm + steps) for name, steps in timed.items()})
         numbers = {
             "synthesis.num_images": self.size,
             "synthesis.iterations": self.count["synthesis"],
@@ -154,7 +160,7 @@ class _Trial:
         return count
 
     def _synthesis(self, found: Costs, seconds: float) -> Costs:
-        (step,) = self.watch.last("synthesis", self.timed["synthesis"], self.count["synthesis"])
+        (step,) = self.watch.steps("synthesis")
         setup = {"synthesis": max(0.0, seconds - self.count["synthesis"] * step)}
         return replace(found, synthesis=step / self.size, setup={**found.setup, **setup})
 
@@ -175,13 +181,13 @@ class _Trial:
         work.reconstruct(images)
         if ticks["reconstruction"]:
             steps = self.count["reconstruction"]
-            blocks = tuple(self.watch.last("reconstruction", self.timed["reconstruction"], steps))
+            blocks = tuple(self.watch.steps("reconstruction"))
             left = seconds["reconstruction"] - steps * sum(blocks) - found.passes(count - held)
             found = replace(found, blocks=blocks, setup={**found.setup, "reconstruction": max(0.0, left)})
         work.finetune(images)
         if ticks["fine-tuning"]:
             steps = self.count["fine-tuning"]
-            (step,) = self.watch.last("fine-tuning", self.timed["fine-tuning"], steps)
+            (step,) = self.watch.steps("fine-tuning")
             left = seconds["finetuning"] - steps * step - found.looks(2, held)
             setup = {**found.setup, "finetuning": max(0.0, left)}
             found = replace(found, finetune=step / tuning.batch_size, setup=setup)
