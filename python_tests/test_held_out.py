@@ -189,6 +189,7 @@ def test_a_rate_that_fits_stays() -> None:
     assert found.kept_iteration is not None
 
 
-def test_restarts_need_images_held_out() -> None:
-    with pytest.raises(ValueError, match="restarts"):
-        FinetuneConfig(restarts=1)
+def test_where_the_last_student_counts_training_never_begins_again() -> None:
+    records: Records = []
+    tuned(replace(WILD, keep="last", restarts=3), log=records.append)
+    assert not [record for record in records if "note" in record]

@@ -128,7 +128,8 @@ class FinetuneConfig:
     """How often the test accuracy is looked at, evenly spread; the last one is the result."""
     restarts: int = 0
     """How often training may begin again at a quarter of its rate: where the first evaluation finds the
-    student a quarter farther from the teacher than its start was, on parts of the images held out."""
+    student a quarter farther from the teacher than its start was, on parts of the images held out.
+    With keep "best" alone."""
     average: float = 0.0
     """Fraction of the iterations, the last ones, over which the parameters are averaged: the last
     student is their mean."""
@@ -167,8 +168,6 @@ class FinetuneConfig:
         if self.mix and self.uses_labels:
             raise ValueError("mix makes images that have no label: set it to 0, or label_weight and cam alignment off")
         check_range("restarts", self.restarts, 0, 20)
-        if self.restarts and self.keep != "best":
-            raise ValueError('restarts compare students on images held out: set keep to "best", or restarts to 0')
         if self.keep == "best" and not self.held_out:
             raise ValueError('keep is "best", which is judged on images held out: set held_out, e.g. to 0.125')
         by = {"distillation": self.distillation_weight, "alignment": self.feature_weight}

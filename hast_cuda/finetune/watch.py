@@ -76,7 +76,7 @@ class Watch:
     def too_fast(self) -> bool:
         """Whether training has to begin again, at a lower rate."""
         far = [Agreement(*seen).cropped for _, *seen in self.state.agreements]
-        return self.state.restarts < self.restarts and len(far) == 2 and far[1] > FARTHER * far[0]
+        return self.best and self.state.restarts < self.restarts and len(far) == 2 and far[1] > FARTHER * far[0]
 
     @property
     def share(self) -> float:
