@@ -29,6 +29,8 @@ from hast_cuda.report import write_report
 from hast_cuda.report.layers import layer_rows
 from hast_cuda.run import Bits, load_student, zero_shot_quantize
 
+pytestmark = pytest.mark.filterwarnings("ignore:no image reached")  # of units that leave their modules unused
+
 
 class Unit(nn.Module):
     """A residual unit; without ReLU behind the sum if ``linear``, functional if ``functional``."""

@@ -54,6 +54,11 @@ def whole_numbers(name: str, values: Any) -> list[int]:
 def floating(name: str, x: Tensor) -> None:
     """``x`` is a tensor of a dtype and on a device that the kernels support."""
     tensor(name, x)
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            "torch.jit.trace cannot record the operators of hast_cuda: write the network as a program of torch.export "
+            "(hast_cuda.exports.save_program) or as ONNX (save_onnx), both of which run without this package"
+        )
     if x.dtype not in FLOATING:
         raise TypeError(f"{name} has dtype {x.dtype}; allowed: float32, float16, bfloat16, float64")
     if x.device.type not in ("cpu", "cuda", "meta"):

@@ -152,6 +152,6 @@ def explained_forward(name: str, images: Tensor) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError) as error:  # BatchNorm2d raises the latter
+    except (RuntimeError, ValueError, TypeError) as error:  # BatchNorm2d, and a forward of more inputs
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"the network does not take {name}, {list(images.shape)} {images.dtype}: {reason}") from error

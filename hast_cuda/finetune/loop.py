@@ -56,6 +56,8 @@ class FinetuneResult:
 
 
 @typed
+@torch.inference_mode(False)
+@torch.enable_grad()  # also when an evaluation script calls it
 def finetune(
     teacher: nn.Module,
     student: nn.Module,
@@ -188,6 +190,7 @@ def finetune(
         spread_student(student, world)
     finally:
         step.close()
+        student.zero_grad(set_to_none=True)  # of the last step: memory, and they would count in a next one
     return FinetuneResult(student, state.accuracies, state.agreements, watch.kept_iteration)
 
 

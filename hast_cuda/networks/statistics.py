@@ -67,6 +67,33 @@ def require_batch_norm(model: nn.Module) -> None:
         _check(f"running_var of {name!r}", layer.running_var, 0.0)
 
 
+def require_trained(model: nn.Module) -> None:
+    """ValueError if all BatchNorm layers are as they were made: the network's weights are random."""
+    layers = [m for m in model.modules() if has_running_statistics(m)]
+    if layers and all(_untouched(layer) for layer in layers):
+        raise ValueError(
+            "every BatchNorm layer of the network has mean 0, variance 1 and has seen no batch: its weights are "
+            "random. Load those that were trained, e.g. hast_cuda.load_teacher(network, weights=FILE)"
+        )
+
+
+def _untouched(layer: nn.Module) -> bool:
+    mean, variance, count = (getattr(layer, n, None) for n in ("running_mean", "running_var", "num_batches_tracked"))
+    known = isinstance(mean, Tensor) and isinstance(variance, Tensor)
+    counted = isinstance(count, Tensor) and bool(count)
+    return known and not counted and not bool(mean.any()) and bool((variance == 1).all())
+
+
+def require_float32(model: nn.Module) -> None:
+    """ValueError, naming one that is not, unless all floating-point parameters and buffers are float32."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if (tensor.is_floating_point() or tensor.is_complex()) and tensor.dtype != torch.float32:
+            raise ValueError(
+                f"{name!r} of the network is {tensor.dtype}; runs compute in torch.float32 (Execution(precision=...) "
+                "makes them faster): give network.float()"
+            )
+
+
 def _check(what: str, found: object, lowest: float) -> None:
     """ValueError unless all values are from ``lowest`` to the largest that can be squared."""
     if not isinstance(found, Tensor) or found.is_meta:

@@ -72,7 +72,7 @@ class _Value(fx.Proxy):
 
 
 class Tracer(fx.Tracer):
-    """Stops at BatchNorm and at this package's layers; remembers which nodes a module took and gave."""
+    """Stops at plain layers, BatchNorm and this package's layers; remembers which nodes a module took and gave."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,8 @@ class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Modules that are one node."""
         own = is_own(m) and not getattr(m, "is_followed", False)
-        return own or has_running_statistics(m) or super().is_leaf_module(m, module_qualified_name)
+        plain = type(m).forward in (nn.Conv2d.forward, nn.Linear.forward)  # also of a subclass that only has a name
+        return own or plain or has_running_statistics(m) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -29,6 +29,8 @@ Log = Callable[[dict[str, float | int | str]], None]
 
 
 @typed
+@torch.inference_mode(False)
+@torch.enable_grad()  # also when an evaluation script calls it
 def reconstruct(
     teacher: nn.Module,
     student: nn.Module,

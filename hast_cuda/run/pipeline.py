@@ -19,7 +19,7 @@ from hast_cuda.methods import Recipe
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks.world import world_on
-from hast_cuda.run.inputs import Bits, check_source, infer_shape, with_ends
+from hast_cuda.run.inputs import Bits, check_network, check_source, infer_shape, with_ends
 from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.run.work import Work
 
@@ -45,6 +45,8 @@ class QuantizationResult:
 
 
 @typed
+@torch.inference_mode(False)
+@torch.enable_grad()  # also when an evaluation script calls it
 def zero_shot_quantize(
     teacher: nn.Module,
     shape: InputSpec | tuple[int, int, int],
@@ -121,12 +123,14 @@ def zero_shot_quantize(
         check_choice("recipe", recipe, methods.PRESETS)
         named = {"method": method, "preset": recipe}
         recipe = methods.recipe(method, recipe, dataset_like(shape) if dataset is None else dataset)
+    check_network(teacher, shape)
     check_source(recipe, teacher, images, shape)
     bits = with_ends(bits or Bits(), recipe, teacher, shape)
     described = {**named, "bits": bits, "seed": seed, **(describe or {})}
     world = join("cpu" if device is None else device) if world is None else world_on(world, device)
     execution = execution or Execution()
     work = Work(teacher, shape, bits, recipe, described, seed, test, world, execution, out, evaluation_batch)
+    work.require_same_function()
     with convolution_rules(work.execution), work.opened(images, tensorboard=tensorboard) as found:
         if found is not None:
             return QuantizationResult(work.student, work.finished(images), found)

@@ -65,6 +65,8 @@ def synthesize_batch(step: SynthesisStep, labels: Tensor, seed: int, index: int,
 
 
 @typed
+@torch.inference_mode(False)
+@torch.enable_grad()  # also when an evaluation script calls it
 def synthesize(
     teacher: nn.Module,
     shape: InputSpec,
