@@ -54,7 +54,7 @@ def whole_numbers(name: str, values: Any) -> list[int]:
 def floating(name: str, x: Tensor) -> None:
     """``x`` is a tensor of a dtype and on a device that the kernels support."""
     tensor(name, x)
-    if torch.jit.is_tracing():
+    if torch._C._is_tracing():
         raise RuntimeError(
             "torch.jit.trace cannot record the operators of hast_cuda: write the network as a program of torch.export "
             "(hast_cuda.exports.save_program) or as ONNX (save_onnx), both of which run without this package"

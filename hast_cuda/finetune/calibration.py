@@ -46,7 +46,8 @@ def calibrate_student(
     A generator whose images the student will be trained on, that of ``trainer``, is warmed up here;
     with ``calibration="generator"`` the last ``config.calibration_updates`` of its iterations
     update the ranges. Else the teacher trains one that is made here, of images of ``size`` (C, H, W).
-    ``images`` are [N, C, H, W] and may be missing where nothing is found from them; ``width`` is that of ranges from BatchNorm, in standard deviations.
+    ``images`` are [N, C, H, W] and may be missing where nothing is found from them; ``width`` is that
+    of ranges from BatchNorm, in standard deviations.
     """
     with convolution_rules(execution or Execution()):
         if trainer is not None:

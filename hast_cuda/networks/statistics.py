@@ -79,9 +79,10 @@ def require_trained(model: nn.Module) -> None:
 
 def _untouched(layer: nn.Module) -> bool:
     mean, variance, count = (getattr(layer, n, None) for n in ("running_mean", "running_var", "num_batches_tracked"))
-    known = isinstance(mean, Tensor) and isinstance(variance, Tensor)
+    if not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
+        return False
     counted = isinstance(count, Tensor) and bool(count)
-    return known and not counted and not bool(mean.any()) and bool((variance == 1).all())
+    return not counted and not bool(mean.any()) and bool((variance == 1).all())
 
 
 def require_float32(model: nn.Module) -> None:

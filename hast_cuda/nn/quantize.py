@@ -15,9 +15,9 @@ from hast_cuda.networks.readable import require_readable
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn.around import quantize_around
 from hast_cuda.nn.override import Override, end_overrides
-from hast_cuda.nn.table import QuantizationTable
+from hast_cuda.nn.table import NOT_QUANTIZED, QuantizationTable
 from hast_cuda.nn.uses import Uses
-from hast_cuda.nn.walk import NOT_QUANTIZED, Walk
+from hast_cuda.nn.walk import Walk
 from hast_cuda.ops.update_range import EMA
 
 PLACEMENTS = ("relu", "all", "integer")

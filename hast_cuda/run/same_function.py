@@ -122,8 +122,8 @@ def _require_gradient(given: nn.Module, x: Tensor, exact: Tensor) -> None:
                 "the network's logits have no gradient for its images, from which images are made: its forward has "
                 "torch.no_grad(), inference_mode, detach() or a rounding in it"
             )
-        (gradient,) = torch.autograd.grad(logits.sum(), images, allow_unused=True)
-    if gradient is None or (not bool(gradient.any()) and bool(exact.any())):
+        (gradient,) = torch.autograd.grad(logits.sum(), images)
+    if not bool(gradient.any()) and bool(exact.any()):
         raise ValueError("the gradient of the network's logits for its images is zero: nothing tells images what to be")
 
 
