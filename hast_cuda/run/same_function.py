@@ -54,7 +54,7 @@ def require_same_function(
     x = torch.randn(_IMAGES, *shape.size, generator=generator(0, "same function")).to(device)
     with _quiet(), convolution_rules(Execution()), torch.no_grad():
         with explained_forward("images", x), own_weights_only(given):
-            exact = _repeatable(given, x)
+            _require_logits(_repeatable(given, x))
 
         def compare(what: str, make: Callable[[], nn.Module], of: nn.Module, advice: str) -> None:
             try:
@@ -70,7 +70,7 @@ def require_same_function(
 
         optimised = recipe.images == "synthetic"
         if optimised or recipe.images == "generated":
-            _require_gradient(given, x, exact)
+            _require_gradient(given, x)
             if any(has_running_statistics(m) for m in given.modules()):
                 images = "the network that images are made with"
                 make = lambda: BatchStatistics(copy.deepcopy(given), merge=execution.merge).model  # noqa: E731
@@ -112,19 +112,23 @@ def _repeatable(given: nn.Module, x: Tensor) -> Tensor:
     return logits
 
 
-def _require_gradient(given: nn.Module, x: Tensor, exact: Tensor) -> None:
+def _require_logits(found: Tensor) -> None:
+    """ValueError for probabilities, whose softmax says nearly nothing."""
+    if found.shape[1] > 1 and bool((found >= 0).all()) and bool(((found.sum(1) - 1).abs() < 1e-4).all()):
+        raise ValueError(
+            "the network gives probabilities (each row sums to 1), and the losses take the softmax themselves: give "
+            "the network without its last softmax"
+        )
+
+
+def _require_gradient(given: nn.Module, x: Tensor) -> None:
     """ValueError unless images can be made from the network's logits."""
     with torch.enable_grad():
-        images = x.clone().requires_grad_()
-        logits = given(images)
-        if not logits.requires_grad:
+        if not given(x.clone().requires_grad_()).requires_grad:
             raise ValueError(
                 "the network's logits have no gradient for its images, from which images are made: its forward has "
                 "torch.no_grad(), inference_mode, detach() or a rounding in it"
             )
-        (gradient,) = torch.autograd.grad(logits.sum(), images)
-    if not bool(gradient.any()) and bool(exact.any()):
-        raise ValueError("the gradient of the network's logits for its images is zero: nothing tells images what to be")
 
 
 @contextmanager
