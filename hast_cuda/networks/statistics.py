@@ -12,6 +12,7 @@ from hast_cuda.checks.typed import typed
 
 _FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_CALLED = ("forward", "__call__", "_conv_forward")
 LARGEST_STATISTIC = 1e18  # Eq. 3 squares the distance to it in float32, and sums the squares
 
 
@@ -36,12 +37,21 @@ def is_patched(module: nn.Module) -> bool:
     return "forward" in vars(module)
 
 
+def has_own_forward(layer: nn.Conv2d | nn.Linear) -> bool:
+    """Whether a call of ``layer`` is anything else than that of its plain class."""
+    kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+    return is_patched(layer) or any(
+        getattr(type(layer), n) is not getattr(kind, n) for n in _CALLED if hasattr(kind, n)
+    )
+
+
 def is_plain_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
     """Whether a call in eval mode is BatchNorm with stored statistics and nothing else.
 
     A subclass or an object with a forward of its own may do more, and so may a hook.
     """
     known = isinstance(module, _BatchNorm) and type(module).forward in _FORWARDS
+    known = known and type(module).__call__ is nn.Module.__call__
     return known and has_running_statistics(module) and not is_patched(module) and not has_hooks(module)
 
 

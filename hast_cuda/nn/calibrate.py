@@ -101,7 +101,7 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
                     for quantizer in quantizers.values():
                         quantizer.range_state.copy_(new_range_state())
                 # the first time it is looked at what forward reads
-                with explained_forward(name, batch), own_weights_only(model) if seen == 0 else nullcontext():
+                with own_weights_only(model) if seen == 0 else nullcontext(), explained_forward(name, batch):
                     model(batch)
     finally:
         freeze_ranges(model)

@@ -11,19 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hast_cuda.networks.statistics import is_patched
+from hast_cuda.networks.statistics import has_own_forward
 from hast_cuda.networks.tracing import CannotMergeError, trace
 from hast_cuda.nn.quantized_weight import QuantizedWeight
 from hast_cuda.ops.activations import FUNCTIONS, METHODS
 
 _ACTIVATIONS = {*FUNCTIONS, F.silu, F.hardswish, F.gelu, F.leaky_relu, F.elu, F.mish, F.hardtanh, F.prelu}
 _LAYERS = {F.conv2d, torch.conv2d, F.linear, F.conv_transpose2d}
-
-
-def has_own_forward(layer: nn.Conv2d | nn.Linear) -> bool:
-    """Whether a call is anything else than that of a plain layer."""
-    kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
-    return type(layer).forward is not kind.forward or is_patched(layer)
 
 
 class Uses:
@@ -64,16 +58,17 @@ class Uses:
 
 
 class _Witness(TorchFunctionMode):
-    """Notes parameters that functions read: of nobody in the network, or of a layer that has a quantized copy."""
+    """Notes in ``wrong`` parameters that functions read: of nobody in the network, or of a layer that has a quantized copy."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.own = {id(p) for p in model.parameters()}
         layers = [(n, m) for n, m in model.named_modules() if isinstance(m, QuantizedWeight)]
         self.weights = {id(layer.weight): name for name, layer in layers}
+        self.wrong: str | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The result, where nothing is wrong."""
+        """The result, of which nothing changes."""
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor):
             for value in (*args, *(kwargs or {}).values()):
@@ -83,29 +78,27 @@ class _Witness(TorchFunctionMode):
 
     def _judge(self, read: nn.Parameter) -> None:
         if id(read) not in self.own:
-            raise ForeignWeightError(
+            self.wrong = self.wrong or (
                 f"the forward pass reads a weight {list(read.shape)} that is no parameter of this network: of a layer "
                 "in a function, a global or a list that is not registered, or of the network that this one was copied "
                 "from. Register the layer (as an attribute, in nn.ModuleList) and call it through self"
             )
         if id(read) in self.weights:
             name = self.weights[id(read)]
-            raise ForeignWeightError(
+            self.wrong = self.wrong or (
                 f"the forward pass reads the weight of {name!r} in full precision, beside the quantized layer (through "
                 "another reference to the layer, or as a weight of its own): call it as the registered layer, or keep "
                 f"it as it is with overrides={{{name!r}: Override(None, None)}}"
             )
 
 
-class ForeignWeightError(ValueError):
-    """A forward pass that does not run on the layers of its network alone."""
-
-
 @contextmanager
 def own_weights_only(model: nn.Module) -> Iterator[None]:
-    """ForeignWeightError in a forward pass that reads parameters around the layers of ``model``.
+    """ValueError behind a forward pass that reads parameters around the layers of ``model``.
 
     Its quantized weights are cached (:func:`hast_cuda.nn.layers.quantized_once`).
     """
-    with _Witness(model):
+    with _Witness(model) as witness:
         yield
+    if witness.wrong is not None:
+        raise ValueError(witness.wrong)

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from hast_cuda.networks.statistics import is_patched, require_finite_weights
+from hast_cuda.networks.statistics import has_own_forward, is_patched, require_finite_weights
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.integer_sites import Sites, find_sites
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.nn.override import Override
 from hast_cuda.nn.table import NOT_QUANTIZED, Row
-from hast_cuda.nn.uses import has_own_forward
 from hast_cuda.ops.activations import MODULES
 
 _KEPT = "kept in full precision"

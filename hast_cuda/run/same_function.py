@@ -53,8 +53,9 @@ def require_same_function(
     given = frozen_copy(teacher, device)
     x = torch.randn(_IMAGES, *shape.size, generator=generator(0, "same function")).to(device)
     with _quiet(), convolution_rules(Execution()), torch.no_grad():
-        with explained_forward("images", x), own_weights_only(given):
-            _require_logits(_repeatable(given, x))
+        with own_weights_only(given), explained_forward("images", seen := x.clone()):
+            logits: Tensor = given(seen)
+        _require_logits(given, x, seen, logits)
 
         def compare(what: str, make: Callable[[], nn.Module], of: nn.Module, advice: str) -> None:
             try:
@@ -91,30 +92,21 @@ def require_same_function(
                     compare(fused, lambda n=network: merge_batch_norms(n, FusedBatchNorm2d).model, exactly, _UNMERGED)  # type: ignore[misc]
 
 
-def _repeatable(given: nn.Module, x: Tensor) -> Tensor:
-    """Logits; ValueError unless the network leaves its images alone and gives the same twice."""
-    seen = x.clone()
-    logits: Tensor = given(seen)
+def _require_logits(given: nn.Module, x: Tensor, seen: Tensor, logits: Tensor) -> None:
+    """ValueError unless ``logits``, of ``seen``, are finite, come again, are no probabilities, and leave images alone."""
     if not torch.equal(seen, x):
         raise ValueError(
             "the network changes its images in place, which images that are trained cannot be: write x = x - mean "
             "instead of x -= mean or x.sub_(mean)"
         )
     if not bool(torch.isfinite(logits).all()):
-        raise ValueError(
-            "the network gives logits that are not finite for noise of mean 0 and variance 1: check its weights"
-        )
+        raise ValueError("the network gives NaN or infinity for noise of mean 0 and variance 1: check its weights")
     if apart(logits, given(x.clone())) > TOLERANCE:
         raise ValueError(
             "the network gives other logits for the same images in eval mode (dropout without training=self.training, "
             f"random depth, a state that moves). It begins {where_apart(given, given, x)}. Make eval mode deterministic"
         )
-    return logits
-
-
-def _require_logits(found: Tensor) -> None:
-    """ValueError for probabilities, whose softmax says nearly nothing."""
-    if found.shape[1] > 1 and bool((found >= 0).all()) and bool(((found.sum(1) - 1).abs() < 1e-4).all()):
+    if logits.shape[1] > 1 and bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-4).all()):
         raise ValueError(
             "the network gives probabilities (each row sums to 1), and the losses take the softmax themselves: give "
             "the network without its last softmax"
