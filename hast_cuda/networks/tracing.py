@@ -110,9 +110,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]]:
     """
     for name, module in model.named_modules():
         if type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule):
-            raise CannotMergeError(
-                f"{name or 'the network'} has a __call__ of its own, which torch.fx would call twice"
-            )
+            raise CannotMergeError(f"{name or 'the network'} has a __call__ of its own, which would run twice")
     tracer = Tracer()
     try:
         graph = tracer.trace(model, _defaults(model))

@@ -58,7 +58,7 @@ class Uses:
 
 
 class _Witness(TorchFunctionMode):
-    """Notes in ``wrong`` parameters that functions read: of nobody in the network, or of a layer that has a quantized copy."""
+    """Notes in ``wrong`` what functions read: parameters of nobody in the network, or of a layer that is quantized."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -66,6 +66,14 @@ class _Witness(TorchFunctionMode):
         layers = [(n, m) for n, m in model.named_modules() if isinstance(m, QuantizedWeight)]
         self.weights = {id(layer.weight): name for name, layer in layers}
         self.wrong: str | None = None
+        self.last = "the images"
+        self.handles = [m.register_forward_pre_hook(self._arrive(n)) for n, m in model.named_modules() if n]
+
+    def _arrive(self, name: str) -> Any:
+        def note(*_: Any) -> None:
+            self.last = repr(name)
+
+        return note
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The result, of which nothing changes."""
@@ -80,8 +88,9 @@ class _Witness(TorchFunctionMode):
         if id(read) not in self.own:
             self.wrong = self.wrong or (
                 f"the forward pass reads a weight {list(read.shape)} that is no parameter of this network: of a layer "
-                "in a function, a global or a list that is not registered, or of the network that this one was copied "
-                "from. Register the layer (as an attribute, in nn.ModuleList) and call it through self"
+                f"in a function, a global or a list that is not registered, or of the network that this one was copied "
+                f"from. It does so behind or in {self.last}. Register it (as an attribute, in nn.ModuleList) and "
+                "call it through self"
             )
         if id(read) in self.weights:
             name = self.weights[id(read)]
@@ -98,7 +107,12 @@ def own_weights_only(model: nn.Module) -> Iterator[None]:
 
     Its quantized weights are cached (:func:`hast_cuda.nn.layers.quantized_once`).
     """
-    with _Witness(model) as witness:
-        yield
+    witness = _Witness(model)
+    try:
+        with witness:
+            yield
+    finally:
+        for handle in witness.handles:
+            handle.remove()
     if witness.wrong is not None:
         raise ValueError(witness.wrong)

@@ -93,7 +93,7 @@ def require_same_function(
 
 
 def _require_logits(given: nn.Module, x: Tensor, seen: Tensor, logits: Tensor) -> None:
-    """ValueError unless ``logits``, of ``seen``, are finite, come again, are no probabilities, and leave images alone."""
+    """ValueError unless ``logits``, of ``seen``, are finite, come again, and are no probabilities."""
     if not torch.equal(seen, x):
         raise ValueError(
             "the network changes its images in place, which images that are trained cannot be: write x = x - mean "
