@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.networks.statistics import has_running_statistics
+
 TOLERANCE = 1e-3  # of a map's largest value: far above float32's rounding, far below any operation that is lost
 
 
@@ -33,10 +35,12 @@ def where_apart(exact: nn.Module, found: nn.Module, x: Tensor) -> str:
     for name, maps in ours.items():
         if name not in others:
             continue
+        module, other = exact.get_submodule(name), found.get_submodule(name)
+        if has_running_statistics(module) and type(module) is not type(other):
+            continue  # a merged one, which does what follows it, too
         pairs = zip(maps, others[name], strict=False)
         if len(maps) != len(others[name]) or any(apart(a, b) > TOLERANCE for a, b in pairs):
-            kind = type(exact.get_submodule(name)).__name__
-            return f"at layer {name!r} ({kind}); up to {before} all is equal"
+            return f"at layer {name!r} ({type(module).__name__}); up to {before} all is equal"
         before = repr(name)
     return f"behind {before}"
 

@@ -60,6 +60,7 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> InputSpec:
     """
     check_image_size("size", size)
     check_values("teacher", teacher)
+    require_readable(teacher)
     require_float32(teacher)
     parameter = next(teacher.parameters(), None)
     device = None if parameter is None else parameter.device
@@ -77,8 +78,7 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> InputSpec:
 
 
 def check_network(teacher: nn.Module, shape: InputSpec) -> None:
-    """ValueError unless the network can be read, has been trained, and gives logits of ``shape`` in float32."""
-    require_readable(teacher)
+    """ValueError unless the network can be read, was trained, and gives logits of ``shape`` in float32."""
     require_trained(teacher)
     classes = infer_shape(teacher, shape.size).num_classes
     if classes != shape.num_classes:

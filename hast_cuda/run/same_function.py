@@ -116,11 +116,18 @@ def _require_logits(given: nn.Module, x: Tensor, seen: Tensor, logits: Tensor) -
 def _require_gradient(given: nn.Module, x: Tensor) -> None:
     """ValueError unless images can be made from the network's logits."""
     with torch.enable_grad():
-        if not given(x.clone().requires_grad_()).requires_grad:
+        images = x.clone().requires_grad_()
+        logits = given(images)
+        if not logits.requires_grad:
             raise ValueError(
                 "the network's logits have no gradient for its images, from which images are made: its forward has "
                 "torch.no_grad(), inference_mode, detach() or a rounding in it"
             )
+        try:
+            torch.autograd.grad(logits.sum(), images)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"the network cannot be differentiated: {reason}") from error
 
 
 @contextmanager
