@@ -227,6 +227,12 @@ def test_a_fixed_grid_is_exported_as_it_is(tmp_path: Path) -> None:
     torch.testing.assert_close(onnx_network(info.file)(x), student(x).detach(), rtol=1e-5, atol=1e-6)
 
 
+def test_a_refusal_says_one_thing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"torch.onnx cannot translate the network: [^\n]+$"):
+        save_onnx(hc.quantize(Branching(), 4, None), tmp_path / "a.onnx", (3, 8, 8))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     student = hc.quantize(Branching(), 4, None)

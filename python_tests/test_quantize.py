@@ -6,6 +6,7 @@ import copy
 import pickle
 import types
 import warnings
+from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -178,6 +179,7 @@ class Listed(nn.Module):
         super().__init__()
         self.conv, self.relu, self.end = nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Linear(2, 2)
         self.stem, self.table, self.pair = [self.conv], {"act": self.relu}, (1, self.end)
+        self.deep = {"a": [(self.conv, deque([self.relu]))], "b": {self.end}}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.table["act"](self.stem[0](x))
@@ -190,6 +192,8 @@ def test_layers_that_are_called_from_a_list_are_the_quantized_ones() -> None:
     assert student.stem == [student.conv]
     assert student.table == {"act": student.relu}
     assert student.pair == (1, student.end)
+    assert student.deep == {"a": [(student.conv, deque([student.relu]))], "b": {student.end}}
+    assert model.deep["b"] == {model.end}
     assert isinstance(student.conv, hc.FakeQuantConv2d)
     assert type(model.stem[0]) is nn.Conv2d
 

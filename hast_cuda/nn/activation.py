@@ -194,6 +194,10 @@ class FakeQuantActivation(nn.Module):
             self.range_state = exact.to(self.range_state.device)
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is known of the flag: a copy is another tensor, with versions of its own."""
+        return {key: value for key, value in vars(self).items() if key not in ("_flag", "_compiled_call_impl")}
+
     def extra_repr(self) -> str:
         """Bits, fused activation and options that differ from the defaults."""
         parts = [f"bits={self.bits}"]
