@@ -161,7 +161,7 @@ def test_a_run_of_an_earlier_version_names_its_images_from_where_it_was_called(
 
 def test_the_table_is_that_of_the_prepared_network(hast: Cli, tmp_path: Path) -> None:
     changed = ("--method", "dfq", "--set", "posttraining.keep_relu6=false")
-    printed = hast("quantize", "--model", "foldable:Inverted", *OWN[2:], *changed, "--out", tmp_path)
+    printed = hast("quantize", "--model", "foldable:inverted", *OWN[2:], *changed, "--out", tmp_path)
     assert "ReLU " in printed
     assert "ReLU6" not in printed
 

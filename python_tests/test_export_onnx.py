@@ -22,7 +22,10 @@ from hast_cuda.nn import activation_quantizers
 onnx = pytest.importorskip("onnx")
 numpy_helper = pytest.importorskip("onnx.numpy_helper")
 pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.filterwarnings("ignore:calls of functions such as F.relu")  # Mixed has one
+pytestmark = [  # Mixed has one of each
+    pytest.mark.filterwarnings("ignore:calls of functions such as F.relu"),
+    pytest.mark.filterwarnings("ignore:1 layers stay in full precision. 'leaky.1'"),
+]
 
 SHAPE = (3, 12, 12)
 

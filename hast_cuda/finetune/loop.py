@@ -25,7 +25,7 @@ from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
-from hast_cuda.loops.modes import frozen_copy
+from hast_cuda.loops.modes import frozen_copy, with_gradients
 from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.networks.head import find_head
 from hast_cuda.ranks import World
@@ -56,8 +56,7 @@ class FinetuneResult:
 
 
 @typed
-@torch.inference_mode(False)
-@torch.enable_grad()  # also when an evaluation script calls it
+@with_gradients
 def finetune(
     teacher: nn.Module,
     student: nn.Module,

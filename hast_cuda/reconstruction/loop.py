@@ -14,7 +14,7 @@ from hast_cuda.checks.values import check_images, check_values, explained_forwar
 from hast_cuda.finetune.processes import check_equal, spread_student
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.memory import explained_memory
-from hast_cuda.loops.modes import frozen_copy
+from hast_cuda.loops.modes import frozen_copy, with_gradients
 from hast_cuda.nn import activation_quantizers
 from hast_cuda.nn.quantized_weight import QuantizedWeight
 from hast_cuda.ranks import World
@@ -29,8 +29,7 @@ Log = Callable[[dict[str, float | int | str]], None]
 
 
 @typed
-@torch.inference_mode(False)
-@torch.enable_grad()  # also when an evaluation script calls it
+@with_gradients
 def reconstruct(
     teacher: nn.Module,
     student: nn.Module,

@@ -15,11 +15,13 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_range
 from hast_cuda.data import Images, ImageSet, InputSpec
 from hast_cuda.loops.execution import Execution, convolution_rules
+from hast_cuda.loops.modes import with_gradients
 from hast_cuda.methods import Recipe
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks.world import world_on
 from hast_cuda.run.inputs import Bits, check_network, check_source, infer_shape, with_ends
+from hast_cuda.run.same_function import require_same_function
 from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.run.work import Work
 
@@ -45,8 +47,7 @@ class QuantizationResult:
 
 
 @typed
-@torch.inference_mode(False)
-@torch.enable_grad()  # also when an evaluation script calls it
+@with_gradients
 def zero_shot_quantize(
     teacher: nn.Module,
     shape: InputSpec | tuple[int, int, int],
@@ -130,7 +131,7 @@ def zero_shot_quantize(
     world = join("cpu" if device is None else device) if world is None else world_on(world, device)
     execution = execution or Execution()
     work = Work(teacher, shape, bits, recipe, described, seed, test, world, execution, out, evaluation_batch)
-    work.require_same_function()
+    require_same_function(teacher, work.prepared, work.student, recipe, shape, execution, work.device)
     with convolution_rules(work.execution), work.opened(images, tensorboard=tensorboard) as found:
         if found is not None:
             return QuantizationResult(work.student, work.finished(images), found)

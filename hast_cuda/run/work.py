@@ -32,7 +32,6 @@ from hast_cuda.run.figures import student_figures
 from hast_cuda.run.inputs import Bits, check_images
 from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.phases import Phases
-from hast_cuda.run.same_function import require_same_function
 from hast_cuda.run.shown import labels_for, shown
 from hast_cuda.run.student import load_weights, save_student
 from hast_cuda.run.together import open_together
@@ -84,11 +83,6 @@ class Work:
         )
         self.phases = Phases(None)
         self.store = None if self.out is None else ImageStore(self.out / "images")
-
-    def require_same_function(self) -> None:
-        """ValueError, before any work, where the run would compute with other networks than the one given."""
-        networks = self.teacher, self.prepared, self.student
-        require_same_function(*networks, self.recipe, self.shape, self.execution, self.device)
 
     @contextmanager
     def opened(self, images: Images | None, *, tensorboard: bool) -> Iterator[dict[str, Any] | None]:

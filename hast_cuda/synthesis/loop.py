@@ -14,7 +14,7 @@ from hast_cuda.loops.crops import CropStream
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
-from hast_cuda.loops.modes import frozen_copy
+from hast_cuda.loops.modes import frozen_copy, with_gradients
 from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.ranks import World
@@ -65,8 +65,7 @@ def synthesize_batch(step: SynthesisStep, labels: Tensor, seed: int, index: int,
 
 
 @typed
-@torch.inference_mode(False)
-@torch.enable_grad()  # also when an evaluation script calls it
+@with_gradients
 def synthesize(
     teacher: nn.Module,
     shape: InputSpec,
