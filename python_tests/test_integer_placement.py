@@ -147,6 +147,22 @@ def test_residual_units() -> None:
     assert len(activation_quantizers(student)) == quantization_table(student).quantized_activations
 
 
+def test_hooks_of_a_module_with_a_quantizer_behind_it_run_once() -> None:
+    network, calls = lively(Net(linear=True)), list[str]()
+
+    def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        calls.append("hook")
+        return 1.5 * output
+
+    network.units[0].second[1].register_forward_hook(hook)
+    student = hc.calibrate(hc.quantize(network, 8, 8, placement="integer"), [pictures(16, 1)])
+    assert "output_quantizer" in around(student.units[0].second[1])
+    calls.clear()
+    found = student(pictures(4, 2))
+    assert calls == ["hook"]
+    torch.testing.assert_close(found, network(pictures(4, 2)), rtol=0.1, atol=0.1 * float(found.abs().max()))
+
+
 def test_linear_bottlenecks_and_sums() -> None:
     _, student = made(linear, sum_bits=6, act_bits=3)
     found = places(student)

@@ -48,8 +48,8 @@ def swap_modules(model: nn.Module, convert: Callable[[str, nn.Module], nn.Module
 
 
 def _give_hooks(old: nn.Module, new: nn.Module) -> None:
-    """The very dicts, so that handles still remove what they stand for."""
-    if old is not new:
+    """The very dicts, so that handles still remove what they stand for; a module that is wrapped keeps its own."""
+    if not any(old is m for m in new.modules()) and not any(new is m for m in old.modules()):
         for name in _HOOKS:
             setattr(new, name, getattr(old, name))
 
