@@ -250,3 +250,18 @@ def test_how_far_apart() -> None:
     assert apart(x, torch.tensor([1.0])) == float("inf")
     assert apart(x, torch.tensor([1.0, float("nan")])) > 1e30
     assert apart(torch.zeros(0), torch.zeros(0)) == 0
+
+
+def test_loops_refuse_what_they_cannot_train_by_name() -> None:
+    config, spec = hc.finetune.FinetuneConfig(iterations=1, batch_size=4, evaluations=1), hc.InputSpec(*SHAPE, 5)
+    with torch.inference_mode():
+        made_inside = hc.calibrate(hc.quantize(tiny()), [pictures(4)])
+    with pytest.raises(ValueError, match=r"student was made in torch\.inference_mode"):
+        hc.finetune.finetune(tiny(), made_inside, pictures(8), config)
+    student = hc.calibrate(hc.quantize(tiny()), [pictures(4)])
+    with pytest.raises(ValueError, match=r"does not take images, .* torch\.float32"):
+        hc.finetune.finetune(tiny(), student.half(), pictures(8), config)
+    with pytest.raises(ValueError, match=r"is torch\.float16; .*give network\.float"):
+        hc.synthesis.synthesize(tiny().half(), spec, small_recipe("hast").synthesis)
+    with pytest.raises(ValueError, match="its weights are random"):
+        hc.synthesis.synthesize(TinyNet().eval(), spec, small_recipe("hast").synthesis)

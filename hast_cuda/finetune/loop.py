@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import check_values
+from hast_cuda.checks.values import check_trainable
 from hast_cuda.finetune.agreement import HeldOutImages
 from hast_cuda.finetune.average import WeightAverage
 from hast_cuda.finetune.batches import Batches, hold_out, make_batches
@@ -126,10 +126,11 @@ def finetune(
         raise ValueError('keep is "best": give held_out, images that the student is compared on')
     batches = make_batches(images, labels, config, seed, device, world)
     agree_on_steps(world, batches, config, seed)
-    check_values("student", student)
+    check_trainable("student", student)
     frozen = execution.network(frozen_copy(teacher, device))
     student = execution.network(student.to(device).eval().requires_grad_(True))
     batches.check_network(frozen)
+    batches.check_network(student)
     layers = layers or feature_layers(frozen)
     if config.feature_weight and not layers and not config.uses_maps_of_classes:
         raise ValueError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import check_images, check_values, explained_forward
+from hast_cuda.checks.values import check_images, check_trainable, explained_forward
 from hast_cuda.finetune.processes import check_equal, spread_student
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.memory import explained_memory
@@ -82,7 +82,7 @@ def reconstruct(
     world, execution = world_on(world, device), execution or Execution()
     device = world.device
     check_images("images", images)
-    check_values("student", student)
+    check_trainable("student", student)
     _require_ranges(student)
     frozen = execution.network(frozen_copy(teacher, device))
     with torch.no_grad(), explained_forward("images", images):

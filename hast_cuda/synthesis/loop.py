@@ -17,6 +17,7 @@ from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy, with_gradients
 from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics
+from hast_cuda.networks.statistics import require_float32, require_trained
 from hast_cuda.ranks import World
 from hast_cuda.ranks.world import world_on
 from hast_cuda.synthesis import batches as _batches
@@ -113,6 +114,8 @@ def synthesize(
     """
     world, execution = world_on(world, device), execution or Execution()
     device = world.device
+    require_float32(teacher)
+    require_trained(teacher)
     frozen, segments = frozen_copy(teacher, device), execution.checkpoint_segments
     swing = Swing(frozen, device) if config.swing else None
     frozen = execution.network(frozen if swing is None else swing.network)
