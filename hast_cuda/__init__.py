@@ -135,6 +135,7 @@ for _module, _home, _names in (
             *("save_float", "save_onnx", "save_packed", "save_program", "to_float"),
         ),
     ),
+    ("input_spec", "hast_cuda.data", ("InputSpec",)),
     ("zoo", "hast_cuda.teachers", ("input_spec", "load_teacher", "load_weights", "model_names")),
 ):
     moved_module(f"{__name__}.{_module}", _home, _names)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from networks import draw_batch_norms
 from pytorchcv.model_provider import get_model
 from torch import Tensor, nn
 
@@ -40,6 +41,13 @@ class Inverted(nn.Module):
             x = x + block(x)
         x = self.output(self.pool(x))
         return x.view(x.size(0), -1)
+
+
+def inverted() -> nn.Module:
+    """With BatchNorm statistics as after training."""
+    network = Inverted()
+    draw_batch_norms(network)
+    return network
 
 
 class Odd(nn.Module):

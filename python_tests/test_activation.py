@@ -10,8 +10,10 @@ import pytest
 import torch
 from conftest import DTYPES
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import hast_cuda as hc
+from hast_cuda.nn.layers import quantizers_aside
 from hast_cuda.ops import reference
 
 
@@ -209,3 +211,67 @@ def test_an_end_that_is_no_finite_number_is_refused(value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="upper"):
         layer.set_range(0.0, value)
     assert float(layer.upper) == 0.0
+
+
+def test_an_average_of_networks_freezes_with_the_network(device: torch.device) -> None:
+    student = nn.Sequential(hc.FakeQuantActivation(4)).to(device)
+    average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    student(x := torch.randn(2, 3, device=device))
+    student[0].freeze()
+    average.update_parameters(student)
+    copied = average.module[0].range_state.clone()
+    average(100 * x)
+    assert not average.module[0].observing
+    assert torch.equal(average.module[0].range_state, copied)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("way", ["written", "replaced", "copied"])
+def test_whoever_writes_the_flag_is_followed(device: torch.device, way: str, frozen: bool) -> None:
+    quantizer = hc.FakeQuantActivation(4).to(device)
+    quantizer.unfreeze() if frozen else quantizer.freeze()
+    if way == "written":
+        quantizer.frozen.copy_(torch.tensor(frozen))
+    elif way == "replaced":
+        quantizer.frozen = torch.tensor(frozen, device=device)
+    else:
+        quantizer.frozen.logical_not_()
+        quantizer = copy.deepcopy(quantizer)
+    before = quantizer.range_state.clone()
+    quantizer(torch.randn(2, 3, device=device))
+    assert quantizer.observing is not frozen
+    assert torch.equal(quantizer.range_state, before) is frozen
+
+
+def test_the_flag_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantizer = observed(torch.device("cpu"))
+    quantizer.freeze()
+    reads, read = [], quantizer._remember
+    monkeypatch.setattr(quantizer, "_remember", lambda **flags: (reads.append(1), read(**flags)))
+    quantizer.frozen.fill_(True)
+    for _ in range(3):
+        quantizer(torch.randn(2, 3))
+    assert reads == [1]
+
+
+def test_in_inference_mode_it_freezes_too() -> None:
+    with torch.inference_mode():
+        quantizer = observed(torch.device("cpu"))
+        quantizer.freeze()
+        before = quantizer.range_state.clone()
+        quantizer(100 * torch.randn(2, 3))
+        assert torch.equal(quantizer.range_state, before)
+        quantizer.unfreeze()
+        assert quantizer.observing
+
+
+def test_set_aside_it_is_its_activation(device: torch.device) -> None:
+    network = nn.Sequential(hc.FakeQuantActivation(2, activation="relu", inplace=True)).to(device)
+    x = torch.randn(4, 5, device=device)
+    with quantizers_aside(network):
+        seen = x.clone()
+        assert torch.equal(network(seen), x.relu())
+        assert torch.equal(seen, x.relu())
+    assert float(network[0].upper) == 0
+    network(x)
+    assert float(network[0].upper) > 0

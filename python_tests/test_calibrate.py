@@ -213,3 +213,25 @@ def test_shrinking_sees_quantized_inputs_and_restores_the_network(device: torch.
 def test_shrinking_an_open_range_is_refused(device: torch.device) -> None:
     with pytest.raises(ValueError, match="range of '2' is not frozen: calibrate it first"):
         hc.shrink_ranges(network(device), images(device)[0])
+
+
+class TwoWays(nn.Module):
+    """A branch that is a matter of options."""
+
+    deep = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.more = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.ReLU6()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.conv(x))
+        return self.more(-y) if self.deep else y
+
+
+def test_quantizers_that_no_image_reached_are_named() -> None:
+    student, images = hc.quantize(TwoWays(), 8, 8), torch.randn(4, 3, 4, 4)
+    with pytest.warns(UserWarning, match=r"no image reached 1 of 2 quantizers \('more'\)"):
+        hc.calibrate(student, [images])
+    student.deep = True
+    hc.calibrate(student, [images, images])

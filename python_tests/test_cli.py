@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,6 +30,7 @@ TUNING = (
     *("finetune.calibration_batch_size=8", "finetune.evaluations=1"),
 )
 DATA = ("--data", "digits", "--test-limit", "20")
+MAIN = "import sys; from hast_cuda.cli import main; sys.exit(main())"
 Cli = Callable[..., str]
 
 
@@ -159,7 +161,7 @@ def test_a_run_of_an_earlier_version_names_its_images_from_where_it_was_called(
 
 def test_the_table_is_that_of_the_prepared_network(hast: Cli, tmp_path: Path) -> None:
     changed = ("--method", "dfq", "--set", "posttraining.keep_relu6=false")
-    printed = hast("quantize", "--model", "foldable:Inverted", *OWN[2:], *changed, "--out", tmp_path)
+    printed = hast("quantize", "--model", "foldable:inverted", *OWN[2:], *changed, "--out", tmp_path)
     assert "ReLU " in printed
     assert "ReLU6" not in printed
 
@@ -333,3 +335,33 @@ def test_images_that_the_network_does_not_take_are_refused_first(refused: Cli, t
         line = refused(verb, *grey, "--out", tmp_path / verb)
         assert "the network does not take images of shape (1, 8, 8)" in line
         assert not (tmp_path / verb).exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
+@pytest.mark.parametrize("verb", [(), ("quantize",)])
+def test_help_on_any_terminal(verb: tuple[str, ...], encoding: str) -> None:
+    command = [sys.executable, "-c", MAIN, *verb, "--help"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"usage: hast-cuda" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("info",), ("--help",)])
+def test_a_reader_that_has_gone_ends_it_in_silence(arguments: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", MAIN, *arguments]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_another_pipe_that_breaks_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: list[str]) -> None:
+        raise BrokenPipeError(32, "of another process")
+
+    monkeypatch.setattr(cli, "_run", broken)
+    assert main(["info"]) == 1
+    assert "of another process" in capfd.readouterr().err

@@ -259,3 +259,36 @@ def test_images_in_memory_are_evaluated_as_those_of_files() -> None:
     assert evaluate(network, images) == evaluate(network, test)
     with pytest.raises(ValueError, match="channels=2 must be 1"):
         load_images("digits", spec=InputSpec(2, 8, 8, 10))
+
+
+def one_image(folder: Path, image: Image.Image, kind: str = "png", spec: InputSpec = GREY) -> torch.Tensor:
+    (folder / "0").mkdir()
+    image.save(folder / "0" / f"a.{kind}")
+    ((x, _),) = load_images(folder, spec=spec).batches(1)
+    return x * 0.5 + 0.5 if spec is GREY else x
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "pgm"])
+def test_16_bits_are_scaled_not_cut(tmp_path: Path, kind: str) -> None:
+    ramp = np.linspace(0, 65535, 16).reshape(4, 4).astype(np.uint16)
+    found = one_image(tmp_path, Image.fromarray(ramp), kind)
+    torch.testing.assert_close(found[0, 0], torch.tensor(ramp / 65535).float(), atol=1 / 250, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_without_a_known_white_are_refused(tmp_path: Path, dtype: Any) -> None:
+    image = Image.fromarray(np.linspace(0, 1000, 16).reshape(4, 4).astype(dtype))
+    with pytest.raises(ValueError, match=r"a\.tiff is not a readable image \(pixels of mode '[FI]' .* 8 or 16 bits"):
+        one_image(tmp_path, image, "tiff")
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("P", "png"), ("RGBA", "png"), ("LA", "png"), ("1", "png"), ("CMYK", "tiff")]
+)
+def test_other_ways_to_store_8_bits(tmp_path: Path, mode: str, kind: str) -> None:
+    plain = Image.fromarray(np.where(random_images(4, 4) > 127, 255, 0).astype(np.uint8)).convert("RGB")
+    image = plain.convert(mode)
+    if mode == "P":
+        image.info["transparency"] = bytes([0] * 256)
+    found = one_image(tmp_path, image, kind)
+    torch.testing.assert_close(found[0, 0], torch.tensor(np.array(plain)[..., 0] / 255).float(), atol=1e-2, rtol=0)

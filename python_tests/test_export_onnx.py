@@ -22,7 +22,10 @@ from hast_cuda.nn import activation_quantizers
 onnx = pytest.importorskip("onnx")
 numpy_helper = pytest.importorskip("onnx.numpy_helper")
 pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.filterwarnings("ignore:calls of functions such as F.relu")  # Mixed has one
+pytestmark = [  # Mixed has one of each
+    pytest.mark.filterwarnings("ignore:calls of functions such as F.relu"),
+    pytest.mark.filterwarnings("ignore:1 layers stay in full precision. 'leaky.1'"),
+]
 
 SHAPE = (3, 12, 12)
 
@@ -225,6 +228,12 @@ def test_a_fixed_grid_is_exported_as_it_is(tmp_path: Path) -> None:
     info = save_onnx(student, tmp_path / "a.onnx", (3, 1, 1), form="portable")
     x = torch.randn(9, 3, 1, 1)
     torch.testing.assert_close(onnx_network(info.file)(x), student(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_refusal_says_one_thing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"torch.onnx cannot translate the network: [^\n]+$"):
+        save_onnx(hc.quantize(Branching(), 4, None), tmp_path / "a.onnx", (3, 8, 8))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path: Path) -> None:

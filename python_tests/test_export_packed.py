@@ -154,6 +154,10 @@ class Shared(nn.Module):
         return result
 
 
+TIED = "ignore:1 layers stay in full precision. 'decoder' .Linear.. something else reads its weight"
+
+
+@pytest.mark.filterwarnings(TIED)
 @pytest.mark.parametrize("overrides", [None, {"tied": hc.Override(3)}])
 def test_shared_modules_and_tied_weights(overrides: Any, tmp_path: Path) -> None:
     network = Shared().eval()
@@ -172,6 +176,7 @@ def test_shared_modules_and_tied_weights(overrides: Any, tmp_path: Path) -> None
         load_packed(tmp_path / "p", untied)
 
 
+@pytest.mark.filterwarnings(TIED)
 def test_tied_weights_on_equal_fixed_grids_stay_tied(tmp_path: Path) -> None:
     network = Shared().eval()
     student = student_of(network, 4, 4, shape=(6,))

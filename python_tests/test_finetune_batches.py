@@ -39,19 +39,28 @@ CONFIG = FinetuneConfig(  # GDFQ's form of the loss
     calibration="generator",
     calibration_updates=3,
 )
+SHAPE = (CHANNELS, SIZE, SIZE)
 GENERATOR = GeneratorConfig(warmup=5, decay_at=(0.5,))
 QIMERA = GeneratorConfig(warmup=5, superpose_probability=0.5, embedding_noise=1.0, latent_size=8)
 Records = list[dict[str, Any]]
 
 
 def trainer(config: GeneratorConfig = GENERATOR, device: torch.device | str = "cpu", size: int = 8) -> GeneratorTrainer:
-    return GeneratorTrainer(tiny(), (CHANNELS, SIZE, SIZE), CLASSES, config, batch_size=size, seed=2, device=device)
+    return GeneratorTrainer(tiny(), SHAPE, CLASSES, config, batch_size=size, seed=2, device=device)
 
 
 def ready(generator: GeneratorTrainer, config: FinetuneConfig = CONFIG, bits: int | None = 4) -> nn.Module:
     student = hc.quantize(tiny(), 2, bits).to(generator.device)
     calibrate_student(
-        tiny(), student, None, config, num_classes=CLASSES, seed=0, device=generator.device, trainer=generator
+        tiny(),
+        student,
+        None,
+        config,
+        size=SHAPE,
+        num_classes=CLASSES,
+        seed=0,
+        device=generator.device,
+        trainer=generator,
     )
     return student
 
@@ -222,6 +231,7 @@ def test_the_warm_up_computes_as_the_run_does(monkeypatch: pytest.MonkeyPatch) -
         hc.quantize(tiny(), 2, 4),
         None,
         CONFIG,
+        size=SHAPE,
         num_classes=CLASSES,
         seed=0,
         device=generator.device,

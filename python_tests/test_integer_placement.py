@@ -29,6 +29,8 @@ from hast_cuda.report import write_report
 from hast_cuda.report.layers import layer_rows
 from hast_cuda.run import Bits, load_student, zero_shot_quantize
 
+pytestmark = pytest.mark.filterwarnings("ignore:no image reached")  # of units that leave their modules unused
+
 
 class Unit(nn.Module):
     """A residual unit; without ReLU behind the sum if ``linear``, functional if ``functional``."""
@@ -143,6 +145,22 @@ def test_residual_units() -> None:
         "output: quantized weight and input": 8,
     }
     assert len(activation_quantizers(student)) == quantization_table(student).quantized_activations
+
+
+def test_hooks_of_a_module_with_a_quantizer_behind_it_run_once() -> None:
+    network, calls = lively(Net(linear=True)), list[str]()
+
+    def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        calls.append("hook")
+        return 1.5 * output
+
+    network.units[0].second[1].register_forward_hook(hook)
+    student = hc.calibrate(hc.quantize(network, 8, 8, placement="integer"), [pictures(16, 1)])
+    assert "output_quantizer" in around(student.units[0].second[1])
+    calls.clear()
+    found = student(pictures(4, 2)).detach()
+    assert calls == ["hook"]
+    torch.testing.assert_close(found, network(pictures(4, 2)), rtol=0.1, atol=0.1 * float(found.abs().max()))
 
 
 def test_linear_bottlenecks_and_sums() -> None:

@@ -175,3 +175,10 @@ def test_reparametrized_weight_is_refused(reparametrize: str) -> None:
         layer = prune.l1_unstructured(nn.Conv2d(1, 2, 3), "weight", 0.5)
     with pytest.raises(ValueError, match=r"the weight of this .*Conv2d is computed from other"):
         hc.FakeQuantConv2d.from_float(layer)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+@pytest.mark.parametrize("layer", [hc.FakeQuantConv2d(2, 2, 3), hc.FakeQuantActivation(4)])
+def test_torch_jit_trace_says_what_to_do_instead(layer: nn.Module) -> None:
+    with pytest.raises(RuntimeError, match=r"torch\.jit\.trace cannot record .*save_program.*save_onnx"):
+        torch.jit.trace(layer, torch.randn(1, 2, 5, 5))

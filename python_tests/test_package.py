@@ -68,6 +68,7 @@ def test_no_room_takes_private_names_of_another() -> None:
     ("module", "name", "home"),
     [
         ("hast_cuda.zoo", "load_teacher", "hast_cuda.teachers"),
+        ("hast_cuda.input_spec", "InputSpec", "hast_cuda.data"),
         ("hast_cuda.evaluate", "evaluate", "hast_cuda.data"),
         ("hast_cuda.execution", "Execution", "hast_cuda"),
         ("hast_cuda.nn", "FusedBatchNorm2d", "hast_cuda.merged"),

@@ -6,7 +6,9 @@ import copy
 import pickle
 import types
 import warnings
+from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -140,7 +142,9 @@ class Renamed(nn.Conv2d):
 )
 def test_modules_left_alone_are_noted(module: nn.Module, placement: str, note: str) -> None:
     model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU(), module)
-    student = hc.quantize(model, placement=placement)
+    told = "" if "already" in note else f"1 layers stay in full precision: .*{note}"
+    with pytest.warns(UserWarning, match=told) if told else nullcontext():
+        student = hc.quantize(model, placement=placement)
     assert note in row(student, "2").note
     assert row(student, "2").kind == type(module).__name__
     assert [type(m) for m in student[2].modules()] == [type(m) for m in module.modules()]
@@ -152,8 +156,8 @@ def test_objects_with_a_forward_of_their_own_are_left_alone_and_noted(name: str)
     module = model.get_submodule(name)
     plain = type(module).forward
     module.forward = types.MethodType(lambda self, x: 2 * plain(self, x), module)
-    student = hc.quantize(model, 8, 8, placement="relu")
-    hc.calibrate(student, [x := torch.randn(4, 2, 8, 8)]).eval()
+    with pytest.warns(UserWarning, match=f"{name!r} .*it has a forward of its own"):
+        student = hc.calibrate(hc.quantize(model, 8, 8, placement="relu"), [x := torch.randn(4, 2, 8, 8)]).eval()
     assert "it has a forward of its own" in row(student, name).note
     torch.testing.assert_close(student(x), model(x), rtol=0.05, atol=0.02)
 
@@ -175,6 +179,7 @@ class Listed(nn.Module):
         super().__init__()
         self.conv, self.relu, self.end = nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Linear(2, 2)
         self.stem, self.table, self.pair = [self.conv], {"act": self.relu}, (1, self.end)
+        self.deep = {"a": [(self.conv, deque([self.relu]))], "b": {self.end}}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.table["act"](self.stem[0](x))
@@ -187,6 +192,8 @@ def test_layers_that_are_called_from_a_list_are_the_quantized_ones() -> None:
     assert student.stem == [student.conv]
     assert student.table == {"act": student.relu}
     assert student.pair == (1, student.end)
+    assert student.deep == {"a": [(student.conv, deque([student.relu]))], "b": {student.end}}
+    assert model.deep["b"] == {model.end}
     assert isinstance(student.conv, hc.FakeQuantConv2d)
     assert type(model.stem[0]) is nn.Conv2d
 

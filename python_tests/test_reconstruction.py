@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import Branching, pictures, same_state, snapshot, tiny
+from networks import Branching, TinyNet, draw_batch_norms, pictures, same_state, snapshot, tiny
 from torch import Tensor, nn
 
 import hast_cuda as hc
@@ -336,3 +336,29 @@ def test_the_schedule_of_the_regulariser() -> None:
     assert [config.beta(i) for i in (0, 20, 60, 100)] == [20.0, 20.0, 11.0, 2.0]
     assert config.decay(0) == 1
     assert config.decay(50) == pytest.approx(0.5)
+
+
+class EditsItsInput(TinyNet):
+    """Its second block begins in place, with something that is another thing when done twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features[1](self.features[0](x))
+        x.add_(1.0)
+        self.features[2](x)
+        return self.output(self.features[5](self.features[4](self.features[3](x))).mean((2, 3)))
+
+
+def test_blocks_that_edit_their_input_leave_the_maps_alone() -> None:
+    torch.manual_seed(3)
+    teacher = EditsItsInput()
+    draw_batch_norms(teacher)
+    teacher.features[2] = nn.ReLU(inplace=True)
+    student = hc.calibrate(hc.quantize(teacher.eval(), 3, 4), [pictures(16)])
+    images = pictures(16)
+    with torch.no_grad():
+        apart = (student(images) - teacher(images)).square().mean()
+        errors = reconstruct(teacher, student, images, ReconstructionConfig(iterations=60, batch_size=8))
+        assert torch.equal(images, pictures(16))
+        assert (student(images) - teacher(images)).square().mean() < apart
+    assert all(error.after <= error.before for error in errors)
+    assert any(error.after < 0.9 * error.before for error in errors)

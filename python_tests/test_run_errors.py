@@ -47,11 +47,18 @@ class Sequence(nn.Module):
         return x, x
 
 
+def shifted_norm() -> nn.BatchNorm2d:
+    """One that has been trained."""
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean.fill_(0.5)
+    return norm
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"teacher": without_batch_norm()}, "no BatchNorm layer with running statistics"),
-        ({"teacher": nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())}, "no Conv2d or Linear"),
+        ({"teacher": nn.Sequential(shifted_norm(), nn.Flatten())}, "no Conv2d or Linear"),
         ({"shape": (1, 8, 8)}, r"does not take images of shape \(1, 8, 8\)"),
         ({"teacher": nn.BatchNorm2d(3)}, r"gives \(1, 3, 8, 8\); expected logits \[N, classes\]"),
         ({"teacher": Sequence()}, r"the network gives tuple; expected logits"),

@@ -145,6 +145,13 @@ def check_values(name: str, network: nn.Module) -> None:
             raise ValueError(f"{name} is on the meta device, without values: load its weights first")
 
 
+def check_trainable(name: str, network: nn.Module) -> None:
+    """``network`` has values that training can change."""
+    check_values(name, network)
+    if any(tensor.is_inference() for tensor in (*network.parameters(), *network.buffers())):
+        raise ValueError(f"{name} was made in torch.inference_mode, whose tensors cannot be trained: make it outside")
+
+
 @contextmanager
 def explained_forward(name: str, images: Tensor) -> Iterator[None]:
     """What a network raises at images that it does not take, as a ValueError that names them."""
@@ -152,6 +159,6 @@ def explained_forward(name: str, images: Tensor) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError) as error:  # BatchNorm2d raises the latter
+    except (RuntimeError, ValueError, TypeError) as error:  # BatchNorm2d, and a forward of more inputs
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"the network does not take {name}, {list(images.shape)} {images.dtype}: {reason}") from error

@@ -16,6 +16,7 @@ from hast_cuda.cli.quantize import evaluate, finetune, quantize, synthesize
 from hast_cuda.cli.report import report
 from hast_cuda.cli.reproduce import reproduce
 from hast_cuda.cli.run import run
+from hast_cuda.deploy.terminal import any_terminal
 from hast_cuda.ranks import launched
 
 # Shown as one line: nearly always what a user can mend. A bug of ours may raise them too, so the
@@ -43,7 +44,10 @@ TOGETHER = ("quantize", "synthesize", "finetune", "demo", "reproduce")  # verbs 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status (0 done, 1 error, 2 bad command line)."""
+    """Run one verb; returns the exit status (0 done, 1 error, 2 bad command line).
+
+    SystemExit(141) where what reads the output has gone.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         verb = given[0] if given else ""
@@ -52,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{verb} is the work of one process, and {launched()} were started: call it "
                 f"without torchrun (with it: {', '.join(TOGETHER)})"
             )
-        _run(given)
+        with any_terminal():
+            _run(given)
     except _EXPECTED as error:
         if os.environ.get("HAST_CUDA_DEBUG"):
             raise

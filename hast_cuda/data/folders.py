@@ -24,6 +24,7 @@ _LARGEST_CIFAR = 2**28  # bytes of one of CIFAR's files; the largest published o
 _LARGEST_IMAGE = 8 * 10**7  # pixels, of 3 bytes each; PIL warns of 9e7 itself
 # By content, not by name: PIL would start Ghostscript for a PostScript file called a.png.
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 # What PIL raises on broken files.
 _UNREADABLE = (
     OSError,
@@ -140,6 +141,19 @@ def _check_places(root: Path, files: Sequence[str]) -> None:
             raise ValueError(f"data={name} is not a file: remove it from the folder")
 
 
+def _colours(image: Image.Image) -> Image.Image:
+    """RGB of 8 bits; transparency is left out, as torchvision's folders do."""
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if deep:  # PIL would cut them off at 255
+        values = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.mode not in _MODES:
+        raise ValueError(f"pixels of mode {image.mode!r} have no known white: save it with 8 or 16 bits")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
 def _read_image(file: str, spec: InputSpec) -> Tensor:
     """uint8 [C, H, W]."""
     try:
@@ -147,7 +161,7 @@ def _read_image(file: str, spec: InputSpec) -> Tensor:
             width, height = image.size
             if width * height > _LARGEST_IMAGE:
                 raise ValueError(f"{width}x{height} pixels, more than {_LARGEST_IMAGE} in all")
-            colours = image.convert("RGB")
+            colours = _colours(image)
     except _UNREADABLE as error:
         raise ValueError(f"data: {file} is not a readable image ({error})") from error
     pixels: Tensor = transforms.pil_to_tensor(colours)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hast_cuda.deploy.classify import report
 from hast_cuda.deploy.engine import load
+from hast_cuda.deploy.terminal import any_terminal
 
 
 def main() -> int:
@@ -19,12 +20,17 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are processors")
     given = parser.parse_args()
     try:
-        for line in report(load(given.file), given.images, top=given.top, threads=given.threads):
-            print(line)
+        with any_terminal():
+            _print_all(given)
     except (ValueError, OSError, ImportError) as error:
         print(f"hast_cuda.deploy: error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _print_all(given: argparse.Namespace) -> None:
+    for line in report(load(given.file), given.images, top=given.top, threads=given.threads):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ def calibrate_student(
     images: Tensor | None,
     config: FinetuneConfig,
     *,
+    size: tuple[int, int, int],
     num_classes: int,
     seed: int,
     device: torch.device,
@@ -45,8 +46,9 @@ def calibrate_student(
 
     A generator whose images the student will be trained on, that of ``trainer``, is warmed up here;
     with ``calibration="generator"`` the last ``config.calibration_updates`` of its iterations
-    update the ranges. Else the teacher trains one that is made here. ``images`` are [N, C, H, W],
-    ``width`` is that of ranges from BatchNorm, in standard deviations.
+    update the ranges. Else the teacher trains one that is made here, of images of ``size`` (C, H, W).
+    ``images`` are [N, C, H, W] and may be missing where nothing is found from them; ``width`` is that
+    of ranges from BatchNorm, in standard deviations.
     """
     with convolution_rules(execution or Execution()):
         if trainer is not None:
@@ -58,12 +60,11 @@ def calibrate_student(
         if config.calibration == "batch_norm":
             batch_norm_ranges(student, width)
             return
-        if images is None:
-            raise ValueError(f'calibration is "{config.calibration}", which needs stored images')
         if config.calibration == "generator":
-            shape, count = (images.shape[1], *images.shape[2:]), config.calibration_batch_size
-            made = GeneratorTrainer(teacher, shape, num_classes, batch_size=count, seed=seed, device=device)
-            stream = made.batches()
+            count = config.calibration_batch_size
+            stream = GeneratorTrainer(teacher, size, num_classes, batch_size=count, seed=seed, device=device).batches()
+        elif images is None:
+            raise ValueError(f'calibration is "{config.calibration}", which needs stored images')
         else:
             stream = augmented(images, config, seed, device)
         calibrate(student, islice(stream, config.calibration_updates))

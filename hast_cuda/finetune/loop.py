@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import check_values
+from hast_cuda.checks.values import check_trainable
 from hast_cuda.finetune.agreement import HeldOutImages
 from hast_cuda.finetune.average import WeightAverage
 from hast_cuda.finetune.batches import Batches, hold_out, make_batches
@@ -25,7 +25,7 @@ from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
-from hast_cuda.loops.modes import frozen_copy
+from hast_cuda.loops.modes import frozen_copy, with_gradients
 from hast_cuda.loops.progress import Progress
 from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.networks.head import find_head
@@ -57,6 +57,7 @@ class FinetuneResult:
 
 
 @typed
+@with_gradients
 def finetune(
     teacher: nn.Module,
     student: nn.Module,
@@ -126,10 +127,11 @@ def finetune(
         raise ValueError('keep is "best": give held_out, images that the student is compared on')
     batches = make_batches(images, labels, config, seed, device, world)
     agree_on_steps(world, batches, config, seed)
-    check_values("student", student)
+    check_trainable("student", student)
     frozen = execution.network(frozen_copy(teacher, device))
     student = execution.network(student.to(device).eval().requires_grad_(True))
     batches.check_network(frozen)
+    batches.check_network(student)
     layers = layers or feature_layers(frozen)
     if config.feature_weight and not layers and not config.uses_maps_of_classes:
         raise ValueError(
@@ -203,6 +205,7 @@ def finetune(
         spread_student(student, world)
     finally:
         step.close()
+        student.zero_grad(set_to_none=True)  # of the last step: memory, and they would count in a next one
     return FinetuneResult(student, state.accuracies, state.agreements, watch.kept_iteration)
 
 

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import nn
 
 from hast_cuda.checks.values import check_values
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """``function``, which trains, also when an evaluation script calls it where gradients are off."""
+
+    @functools.wraps(function)
+    def trained(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(False), torch.enable_grad():
+            return function(*args, **kwargs)
+
+    return trained
 
 
 def frozen_copy(teacher: nn.Module, device: torch.device) -> nn.Module:

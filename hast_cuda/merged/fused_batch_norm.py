@@ -52,7 +52,8 @@ class FusedBatchNorm2d(nn.Module):
     def forward(self, input: Tensor, residual: Any = None) -> Tensor | tuple[Tensor, Tensor]:
         """[N, C, ...] -> same; ``residual`` is anything that can be added."""
         quantizer = self.quantizer
-        if fits(residual, input) and not (quantizer is not None and quantizer.observing):
+        apart = quantizer is not None and (quantizer.observing or quantizer.set_aside)
+        if fits(residual, input) and not apart:
             outputs = self._run(input, residual, self.activation, quantizer, twice=self.twice)
             return (outputs[0], outputs[1]) if self.twice else outputs[0]
         (y,) = self._run(input, None, None, None, twice=False)

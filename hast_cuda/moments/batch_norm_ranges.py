@@ -16,7 +16,10 @@ from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.calibrate import activation_quantizers
 
 _INPUT = ".input_quantizer"  # of a layer, which is one node of the graph
-_ADVICE = "calibrate the network with images instead (hast_cuda.calibrate)"
+_ADVICE = (
+    'calibrate the network with images instead (hast_cuda.calibrate; in a recipe finetune.calibration="generator", '
+    'which makes them, or "images" where it has some)'
+)
 
 
 @typed

@@ -152,7 +152,8 @@ def _refuse_more_than_batch_norm(name: str, module: nn.Module) -> None:
         raise ValueError(
             f"layer {name!r} ({type(module).__name__}) has running statistics but a forward or hooks of its own, "
             "which may do more than BatchNorm (an activation, say): write it as nn.BatchNorm2d and what follows "
-            "it, or calibrate with images (hast_cuda.calibrate) and leave bias correction out"
+            'it, or calibrate with images (hast_cuda.calibrate; in a recipe finetune.calibration="generator") and '
+            "leave bias correction out"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from hast_cuda.networks.statistics import has_hooks, has_own_forward
 from hast_cuda.networks.tracing import CannotMergeError, trace
 from hast_cuda.ops.activations import FUNCTIONS, METHODS
 
@@ -54,10 +55,10 @@ class LayerGraph:
         layer = self.called_once(node)
         if not isinstance(layer, (nn.Conv2d, nn.Linear)):
             return None
-        kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
         own = list(layer.parameters(recurse=False))
         plain = (
-            type(layer).forward is kind.forward  # quantized layers have their own
+            not has_own_forward(layer)  # as quantized layers have
+            and not has_hooks(layer)
             and "weight" in layer._parameters  # not computed from other parameters
             and all(self._owners[id(p)] == 1 for p in own)
             and f"{node.target}.weight" not in self._read

@@ -12,6 +12,7 @@ from hast_cuda.checks.typed import typed
 
 _FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_CALLED = ("forward", "__call__", "_conv_forward")
 LARGEST_STATISTIC = 1e18  # Eq. 3 squares the distance to it in float32, and sums the squares
 
 
@@ -36,12 +37,21 @@ def is_patched(module: nn.Module) -> bool:
     return "forward" in vars(module)
 
 
+def has_own_forward(layer: nn.Conv2d | nn.Linear) -> bool:
+    """Whether a call of ``layer`` is anything else than that of its plain class."""
+    kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+    return is_patched(layer) or any(
+        getattr(type(layer), n) is not getattr(kind, n) for n in _CALLED if hasattr(kind, n)
+    )
+
+
 def is_plain_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
     """Whether a call in eval mode is BatchNorm with stored statistics and nothing else.
 
     A subclass or an object with a forward of its own may do more, and so may a hook.
     """
     known = isinstance(module, _BatchNorm) and type(module).forward in _FORWARDS
+    known = known and type(module).__call__ is nn.Module.__call__
     return known and has_running_statistics(module) and not is_patched(module) and not has_hooks(module)
 
 
@@ -65,6 +75,34 @@ def require_batch_norm(model: nn.Module) -> None:
     for name, layer in layers.items():
         _check(f"running_mean of {name!r}", layer.running_mean, -LARGEST_STATISTIC)
         _check(f"running_var of {name!r}", layer.running_var, 0.0)
+
+
+def require_trained(model: nn.Module) -> None:
+    """ValueError if all BatchNorm layers are as they were made: the network's weights are random."""
+    layers = [m for m in model.modules() if has_running_statistics(m)]
+    if layers and all(_untouched(layer) for layer in layers):
+        raise ValueError(
+            "every BatchNorm layer of the network has mean 0, variance 1 and has seen no batch: its weights are "
+            "random. Load those that were trained, e.g. hast_cuda.load_teacher(network, weights=FILE)"
+        )
+
+
+def _untouched(layer: nn.Module) -> bool:
+    mean, variance, count = (getattr(layer, n, None) for n in ("running_mean", "running_var", "num_batches_tracked"))
+    if not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
+        return False
+    counted = isinstance(count, Tensor) and bool(count)
+    return not counted and not bool(mean.any()) and bool((variance == 1).all())
+
+
+def require_float32(model: nn.Module) -> None:
+    """ValueError, naming one that is not, unless all floating-point parameters and buffers are float32."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if (tensor.is_floating_point() or tensor.is_complex()) and tensor.dtype != torch.float32:
+            raise ValueError(
+                f"{name!r} of the network is {tensor.dtype}; runs compute in torch.float32 (Execution(precision=...) "
+                "makes them faster): give network.float()"
+            )
 
 
 def _check(what: str, found: object, lowest: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -38,31 +39,36 @@ def swap_modules(model: nn.Module, convert: Callable[[str, nn.Module], nn.Module
                     setattr(module, key, done[other])
         return done[module]
 
-    root = visit("", model)
+    root, seen = visit("", model), set[int]()
     for module in root.modules():
         for key, value in vars(module).items():
             if key not in _OWN:
-                vars(module)[key] = _renewed(value, done)
+                vars(module)[key] = _renewed(value, done, seen)
     return root
 
 
 def _give_hooks(old: nn.Module, new: nn.Module) -> None:
-    """The very dicts, so that handles still remove what they stand for."""
-    if old is not new:
+    """The very dicts, so that handles still remove what they stand for; a module that is wrapped keeps its own."""
+    if not any(old is m for m in new.modules()) and not any(new is m for m in old.modules()):
         for name in _HOOKS:
             setattr(new, name, getattr(old, name))
 
 
-def _renewed(value: Any, done: dict[nn.Module, nn.Module]) -> Any:
-    """A reference beside the registration, or a list, tuple or dict of them, to the new modules."""
-
-    def new(found: Any) -> Any:
-        return done.get(found, found) if isinstance(found, nn.Module) else found
-
-    if isinstance(value, list):
-        value[:] = [new(found) for found in value]
+def _renewed(value: Any, done: dict[nn.Module, nn.Module], seen: set[int]) -> Any:
+    """A reference beside the registration, or lists, tuples and dicts of them, to the new modules."""
+    if isinstance(value, nn.Module):
+        return done.get(value, value)
+    if id(value) in seen:
+        return value
+    if isinstance(value, (list, deque)):
+        seen.add(id(value))
+        for index, found in enumerate(value):
+            value[index] = _renewed(found, done, seen)
     elif isinstance(value, dict):
-        value.update({key: new(found) for key, found in value.items()})
+        seen.add(id(value))
+        value.update({key: _renewed(found, done, seen) for key, found in value.items()})
     elif type(value) is tuple:
-        return tuple(new(found) for found in value)
-    return new(value)
+        return tuple(_renewed(found, done, seen) for found in value)
+    elif type(value) in (set, frozenset):
+        return type(value)(_renewed(found, done, seen) for found in value)
+    return value

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from hast_cuda.networks.statistics import has_running_statistics
+from hast_cuda.networks.statistics import has_own_forward, has_running_statistics
 
 _OWN = ("hast_cuda.nn", "hast_cuda.merged", "hast_cuda.networks", "hast_cuda.synthesis")  # whose modules are one node
 _CONSTANTS = (bool, int, float, str, type(None))
@@ -72,7 +72,7 @@ class _Value(fx.Proxy):
 
 
 class Tracer(fx.Tracer):
-    """Stops at BatchNorm and at this package's layers; remembers which nodes a module took and gave."""
+    """Stops at plain layers, BatchNorm and this package's layers; remembers which nodes a module took and gave."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,8 @@ class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Modules that are one node."""
         own = is_own(m) and not getattr(m, "is_followed", False)
-        return own or has_running_statistics(m) or super().is_leaf_module(m, module_qualified_name)
+        plain = isinstance(m, (nn.Conv2d, nn.Linear)) and not has_own_forward(m)  # also a subclass that only has a name
+        return own or plain or has_running_statistics(m) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -107,6 +108,9 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]]:
     of the result has the node that each call of a module took first. CannotMergeError if torch.fx
     cannot follow it.
     """
+    for name, module in model.named_modules():
+        if type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule):
+            raise CannotMergeError(f"{name or 'the network'} has a __call__ of its own, which would run twice")
     tracer = Tracer()
     try:
         graph = tracer.trace(model, _defaults(model))

@@ -49,6 +49,9 @@ class FakeQuantActivation(nn.Module):
     calls = 1
     _seen: tuple[Tensor, Tensor] | None = None  # before the first call, and ends so far
     _called = 0
+    _observing = True
+    _flag: tuple[Tensor, int] | None = None  # `frozen` and its version when `_observing` was made equal to it
+    set_aside = False  # forward is the activation alone, while networks are compared
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class FakeQuantActivation(nn.Module):
         self.inplace, self.calls = inplace, calls
         self.register_buffer("range_state", new_range_state())
         self.register_buffer("frozen", torch.tensor(False))
-        self.observing = True  # the host's copy of `frozen`: no device read in forward
+        self._remember(observing=True)
 
     @property
     def lower(self) -> Tensor:
@@ -86,15 +89,31 @@ class FakeQuantActivation(nn.Module):
         """Upper end of the range, 0-d, on the device."""
         return self.range_state[1]
 
+    @property
+    def observing(self) -> bool:
+        """Whether forward updates the range: the host's copy of :attr:`frozen`, asked of the device where it was
+        written by others (an average of networks, a broadcast of buffers)."""
+        flag = self.frozen
+        if not torch.compiler.is_compiling() and not flag.is_meta and not flag.is_inference():
+            known = self._flag
+            if known is None or known[0] is not flag or known[1] != flag._version:
+                self._remember(observing=not bool(flag))
+        return self._observing
+
+    def _remember(self, *, observing: bool) -> None:
+        """What :attr:`frozen` says now; inference tensors have no version that would tell of changes."""
+        self._observing, self._seen, self._called = observing, None, 0
+        self._flag = None if self.frozen.is_inference() else (self.frozen, self.frozen._version)
+
     def freeze(self) -> None:
         """Keep the range fixed from now on."""
-        self.observing, self._seen, self._called = False, None, 0
         self.frozen.fill_(True)
+        self._remember(observing=False)
 
     def unfreeze(self) -> None:
         """Let forward update the range again."""
-        self.observing, self._seen, self._called = True, None, 0
         self.frozen.fill_(False)
+        self._remember(observing=True)
 
     @typed
     def set_range(self, lower: float | Tensor, upper: float | Tensor) -> None:
@@ -131,6 +150,8 @@ class FakeQuantActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x``; the straight-through gradient passes, masked by the activation."""
         _checks.floating("x", x)
+        if self.set_aside:
+            return self._activated(x)
         state, observe = self.state_for(x), self.observing
         if observe and self.calls > 1:
             state, observe = self._joint(x, state), False
@@ -144,6 +165,10 @@ class FakeQuantActivation(nn.Module):
             beta=self.beta,
             ste=self.ste,
         )
+        return x.copy_(y) if self.inplace else y
+
+    def _activated(self, x: Tensor) -> Tensor:
+        y = activate(x, self.activation)
         return x.copy_(y) if self.inplace else y
 
     @torch.no_grad()
@@ -169,9 +194,9 @@ class FakeQuantActivation(nn.Module):
             self.range_state = exact.to(self.range_state.device)
         return self
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self.observing = not bool(self.frozen)
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is known of the flag: a copy is another tensor, with versions of its own."""
+        return {key: value for key, value in vars(self).items() if key not in ("_flag", "_compiled_call_impl")}
 
     def extra_repr(self) -> str:
         """Bits, fused activation and options that differ from the defaults."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_images, check_positive, check_range, check_values, explained_forward
 from hast_cuda.loops.modes import eval_mode
+from hast_cuda.loops.warn import warn_caller
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.layers import quantized_once
+from hast_cuda.nn.uses import own_weights_only
 from hast_cuda.ops import fake_quantize, new_range_state
 from hast_cuda.ops.reference import activate
 
@@ -75,8 +78,8 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
         ``model`` itself.
 
     Raises:
-        ValueError: no batch, one that the network does not take, or a range that is not finite
-            afterwards.
+        ValueError: no batch, one that the network does not take, a forward that reads weights around the
+            layers of ``model``, or a range that is not finite afterwards.
 
     Example:
         >>> import hast_cuda as hc
@@ -97,7 +100,8 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
                 if seen == 0:
                     for quantizer in quantizers.values():
                         quantizer.range_state.copy_(new_range_state())
-                with explained_forward(name, batch):
+                # the first time it is looked at what forward reads
+                with own_weights_only(model) if seen == 0 else nullcontext(), explained_forward(name, batch):
                     model(batch)
     finally:
         freeze_ranges(model)
@@ -109,6 +113,14 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
                 f"activation range of {name!r} is not finite after calibration: "
                 "the images or the network contain NaN or infinity"
             )
+    unreached = [name for name, quantizer in quantizers.items() if float(quantizer.range_state[4]) == 1.0]
+    if unreached:
+        warn_caller(
+            f"no image reached {len(unreached)} of {len(quantizers)} quantizers ({', '.join(map(repr, unreached[:4]))}"
+            f"{', ...' if len(unreached) > 4 else ''}): what would pass them later becomes 0. Calibrate with images "
+            "that take every way through the network, or keep these in full precision (overrides)",
+            UserWarning,
+        )
     return model
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.networks.output_moments import share_output_moments
+from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.quantized_weight import QuantizedWeight, quantized_weights
 
 L = TypeVar("L", bound=QuantizedWeight)
@@ -147,3 +148,21 @@ def quantized_once(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.cached_weight = None
+
+
+@contextmanager
+def quantizers_aside(model: nn.Module) -> Iterator[None]:
+    """Let ``model`` compute in full precision: weights as they are, activations not rounded, ranges not tracked."""
+    weights = [m for m in model.modules() if isinstance(m, QuantizedWeight)]
+    activations = [m for m in model.modules() if isinstance(m, FakeQuantActivation)]
+    try:
+        for layer in weights:
+            layer.cached_weight = layer.weight.detach()
+        for quantizer in activations:
+            quantizer.set_aside = True
+        yield
+    finally:
+        for layer in weights:
+            layer.cached_weight = None
+        for quantizer in activations:
+            quantizer.set_aside = False

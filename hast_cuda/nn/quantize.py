@@ -11,24 +11,15 @@ from hast_cuda.checks import tensors as _checks
 from hast_cuda.checks.typed import typed
 from hast_cuda.loops.warn import warn_caller
 from hast_cuda.networks.in_place import activations_read_again
+from hast_cuda.networks.readable import require_readable
 from hast_cuda.networks.swap import swap_modules
-from hast_cuda.networks.tracing import CannotMergeError, trace
 from hast_cuda.nn.around import quantize_around
 from hast_cuda.nn.override import Override, end_overrides
 from hast_cuda.nn.placement import PLACEMENTS, suitable_placement
-from hast_cuda.nn.table import QuantizationTable
+from hast_cuda.nn.table import NOT_QUANTIZED, QuantizationTable
+from hast_cuda.nn.uses import Uses
 from hast_cuda.nn.walk import Walk
-from hast_cuda.ops.activations import FUNCTIONS, METHODS
 from hast_cuda.ops.update_range import EMA
-
-
-def _relu_calls(model: nn.Module) -> int:
-    """How often ReLU is called as a function, where torch.fx can follow the network; else 0."""
-    calls = {"call_function": FUNCTIONS, "call_method": METHODS}
-    try:
-        return sum(n.target in calls.get(n.op, ()) for n in trace(model)[0].graph.nodes)
-    except CannotMergeError:
-        return 0
 
 
 @typed
@@ -106,7 +97,11 @@ def quantize(
     if first_last_bits is not None:
         _checks.bit_width("first_last_bits", first_last_bits)
         ends = end_overrides(model, first_last_bits, placement)
+    if isinstance(getattr(model, "quantization_table", None), QuantizationTable):
+        raise ValueError("the network is already quantized: give the full-precision network that it was made from")
+    require_readable(model)
     student = copy.deepcopy(model)
+    uses = Uses(student)
     walk = Walk(
         default,
         placement,
@@ -118,6 +113,7 @@ def quantize(
         next((p.device for p in model.parameters()), None),
         sum_bits,
         symmetric_weights,
+        uses.shared,
     )
     if placement == "integer":
         walk.find_outputs(student)
@@ -125,24 +121,43 @@ def quantize(
     student = quantize_around(student, walk.entries, walk.outputs)
     table = QuantizationTable(tuple(walk.rows))
     if not any(row.weight_bits for row in table.rows):
-        raise ValueError("the network has no Conv2d or Linear layer to quantize")
+        raise ValueError(f"the network has no Conv2d or Linear layer to quantize{_listed(table)}")
     unused = [p for p in walk.overrides if p not in walk.used]
     if unused:
         raise ValueError(
             f"overrides match no layer: {unused}; names look like {table.rows[0].name!r}, and "
             "'block.*' covers every layer of a block"
         )
-    if act_bits is not None and not table.quantized_activations:
+    _warn_of_the_rest(table, uses, placement, activations=act_bits is not None)
+    student.quantization_table = table  # type: ignore[assignment]  # read by quantization_table()
+    return student
+
+
+def _listed(table: QuantizationTable) -> str:
+    """The first layers that stay in full precision, with the reasons."""
+    left = [f"{row.name!r} ({row.kind}): {row.note.removeprefix(NOT_QUANTIZED)}" for row in table.left]
+    return f": {'; '.join(left[:4])}" + (f"; and {len(left) - 4} more" if len(left) > 4 else "") if left else ""
+
+
+def _warn_of_the_rest(table: QuantizationTable, uses: Uses, placement: str, *, activations: bool) -> None:
+    """Say what stays in full precision though nobody asked for that."""
+    if activations and not table.quantized_activations:
         warn_caller(
             "no activation is quantized: the network has no nn.ReLU or nn.ReLU6 module (functional "
             'calls cannot be seen). Use placement="all", which quantizes the inputs of layers.',
             UserWarning,
         )
-    elif act_bits is not None and placement == "relu" and (calls := _relu_calls(model)):
+    elif activations and placement == "relu" and uses.activations:
         warn_caller(
-            f"calls of functions such as F.relu ({calls} of them) are not quantized, modules are. "
+            f"calls of functions such as F.relu ({uses.activations} of them) are not quantized, modules are. "
             'Use placement="all", which quantizes the inputs of layers.',
             UserWarning,
         )
-    student.quantization_table = table  # type: ignore[assignment]  # read by quantization_table()
-    return student
+    if uses.layers:
+        warn_caller(
+            f"calls of functions such as F.conv2d and F.linear ({uses.layers} of them) keep their weights in full "
+            "precision: call nn.Conv2d and nn.Linear layers instead",
+            UserWarning,
+        )
+    if table.left:
+        warn_caller(f"{len(table.left)} layers stay in full precision{_listed(table)}", UserWarning)

@@ -8,6 +8,8 @@ from torch import nn
 
 from hast_cuda.checks.typed import typed
 
+NOT_QUANTIZED = "not quantized: "  # in front of a reason that no option asked for
+
 
 @dataclass(frozen=True)
 class Row:
@@ -36,6 +38,11 @@ class QuantizationTable:
     def quantized_activations(self) -> int:
         """Number of activation quantizers."""
         return sum(row.act_bits is not None for row in self.rows)
+
+    @property
+    def left(self) -> tuple[Row, ...]:
+        """Those that stay in full precision though no option asked for it."""
+        return tuple(row for row in self.rows if row.note.startswith(NOT_QUANTIZED))
 
     def __str__(self) -> str:
         """Aligned text, one line per layer, with a summary line."""

@@ -9,18 +9,25 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from hast_cuda.networks.statistics import is_patched, require_finite_weights
+from hast_cuda.networks.statistics import has_own_forward, is_patched, require_finite_weights
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.integer_sites import Sites, find_sites
-from hast_cuda.nn.integer_values import ACTIVATIONS
 from hast_cuda.nn.layers import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.nn.override import Override
-from hast_cuda.nn.table import Row
+from hast_cuda.nn.table import NOT_QUANTIZED, Row
 from hast_cuda.ops.activations import MODULES
 
-_OWN_FORWARD = "not quantized: it has a forward of its own"
+_KEPT = "kept in full precision"
+_OWN_FORWARD = f"{NOT_QUANTIZED}it has a forward of its own"
 LARGEST_WEIGHT = 1e28  # times the finest scale, 255e8 of a constant channel: still a float32
 _OTHER_WEIGHTS = (nn.Conv1d, nn.Conv3d, nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase)
+
+
+def _is_activation(module: nn.Module) -> bool:
+    """Whether ``module`` is one of torch's activation functions, or a class of somebody who built on one."""
+    if isinstance(module, (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)):
+        return False
+    return any(kind.__module__ == nn.ReLU.__module__ for kind in type(module).__mro__)
 
 
 @dataclass
@@ -37,6 +44,8 @@ class Walk:
     device: torch.device | None
     sum_bits: int
     symmetric_weights: bool = False
+    shared: Container[nn.Module] = ()
+    """Layers whose weights something else reads too."""
     sites: Sites = field(default_factory=Sites)
     outputs: dict[str, FakeQuantActivation] = field(default_factory=dict)
     """What goes behind modules, beside what takes the place of ReLU."""
@@ -103,24 +112,25 @@ class Walk:
         """What takes the place of ``module``; None if it stays."""
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             return self.weighted(name, module, self.bits(name))
-        if isinstance(module, nn.MultiheadAttention):
-            self.note(name, module, "not quantized: it reads its weights without its layers")
-            return module  # its projection looks like an ordinary Linear but is never called
-        if isinstance(module, _OTHER_WEIGHTS):
-            return self.note(name, module, "not quantized: only Conv2d and Linear are")
+        if isinstance(module, (nn.MultiheadAttention, *_OTHER_WEIGHTS)):
+            attention = isinstance(module, nn.MultiheadAttention)
+            why = "it reads its weights without its layers" if attention else "only Conv2d and Linear are"
+            wanted = self.bits(name).weight_bits is not None
+            self.note(name, module, f"{NOT_QUANTIZED}{why}" if wanted else _KEPT)
+            return module if attention else None  # its projection looks like a Linear but is never called
         if name in self.entries:
             self.note(name, module, "quantized input", act_bits=self.entries[name].bits)
         if name in self.outputs:
             return self.behind(name, module)
-        if self.placement == "all":
-            return None
         fused = MODULES.get(type(module))
-        if fused is None:
-            other = self.placement == "relu" and isinstance(module, ACTIVATIONS)
-            return self.note(name, module, 'not quantized: placement="all" covers it') if other else None
+        other = fused is None and (self.placement != "relu" or not _is_activation(module))
+        if self.placement == "all" or other:
+            return None
         act_bits = self.bits(name).act_bits
         if act_bits is None:
-            return self.note(name, module, "kept in full precision")
+            return self.note(name, module, _KEPT)
+        if fused is None:
+            return self.note(name, module, f'{NOT_QUANTIZED}placement="all" covers it')
         if is_patched(module):
             return self.note(name, module, _OWN_FORWARD)
         quantizer = self.joined.get(name) or self.activation(act_bits, module, fused)
@@ -132,10 +142,18 @@ class Walk:
         kind = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear
         if isinstance(module, (FakeQuantConv2d, FakeQuantLinear)):
             return self.note(name, module, "already quantized, left as it is")
-        if type(module).forward is not kind.forward or is_patched(module):
-            return self.note(name, module, _OWN_FORWARD)
         if bits.weight_bits is None:
-            return self.note(name, module, "kept in full precision")
+            return self.note(name, module, _KEPT)
+        if has_own_forward(module):
+            return self.note(name, module, _OWN_FORWARD)
+        if module in self.shared:
+            return self.note(name, module, f"{NOT_QUANTIZED}something else reads its weight too")
+        if "weight" not in module._parameters:
+            raise ValueError(
+                f"the weight of layer {name!r} ({type(module).__name__}) is computed from other parameters "
+                "(weight_norm, spectral_norm, pruning): make it plain first, e.g. with "
+                "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
+            )
         require_finite_weights(name, module.weight, LARGEST_WEIGHT)
         target = FakeQuantConv2d if kind is nn.Conv2d else FakeQuantLinear
         layer = target.from_float(module, weight_bits=bits.weight_bits, zero_point=self.zero_point)  # type: ignore[arg-type]

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import check_images, check_values, explained_forward
+from hast_cuda.checks.values import check_images, check_trainable, explained_forward
 from hast_cuda.finetune.processes import check_equal, spread_student
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.memory import explained_memory
-from hast_cuda.loops.modes import frozen_copy
+from hast_cuda.loops.modes import frozen_copy, with_gradients
 from hast_cuda.loops.progress import Progress
 from hast_cuda.nn import activation_quantizers
 from hast_cuda.nn.quantized_weight import QuantizedWeight
@@ -29,6 +29,7 @@ Log = Callable[[dict[str, float | int | str]], None]
 
 
 @typed
+@with_gradients
 def reconstruct(
     teacher: nn.Module,
     student: nn.Module,
@@ -81,7 +82,7 @@ def reconstruct(
     world, execution = world_on(world, device), execution or Execution()
     device = world.device
     check_images("images", images)
-    check_values("student", student)
+    check_trainable("student", student)
     _require_ranges(student)
     frozen = execution.network(frozen_copy(teacher, device))
     with torch.no_grad(), explained_forward("images", images):

@@ -43,7 +43,7 @@ class MapStore:
         """``block`` of every one of ``maps`` [N, ...], computed on ``device``."""
         found: Tensor | None = None
         for start in range(0, len(maps), CHUNK):
-            part = block(maps[start : start + CHUNK].to(device))
+            part = block(maps[start : start + CHUNK].to(device, copy=True))  # which it may edit in place
             if found is None:
                 found = self.empty((len(maps), *part.shape[1:]), part)
             found[start : start + CHUNK] = part
@@ -57,5 +57,5 @@ def squared_error(block: Callable[[Tensor], Tensor], maps: Tensor, target: Tenso
     total = torch.zeros((), dtype=torch.float64, device=device)
     for start in range(0, len(maps), CHUNK):
         part = slice(start, start + CHUNK)
-        total += (block(maps[part].to(device)) - target[part].to(device)).square().sum(dtype=torch.float64)
+        total += (block(maps[part].to(device, copy=True)) - target[part].to(device)).square().sum(dtype=torch.float64)
     return float(total) / max(target.numel(), 1)

@@ -58,7 +58,7 @@ class ReconstructionStep:
         """
         regulariser = self.weights.soft(self.beta)
         with self.execution.autocast(x.device):
-            output = self.block(x)
+            output = self.block(x.clone())  # which a block that begins in place edits
         error: Tensor = (output - target).square().mean() / self.unit
         objective = (error + self.share * regulariser) * share
         gradients = torch.autograd.grad(objective, self.parameters, allow_unused=True)

@@ -16,6 +16,8 @@ from hast_cuda.methods import Recipe
 from hast_cuda.networks import require_batch_norm
 from hast_cuda.networks.ends import end_layers
 from hast_cuda.networks.head import find_head
+from hast_cuda.networks.readable import require_readable
+from hast_cuda.networks.statistics import require_float32, require_trained
 from hast_cuda.nn import Override, suitable_placement
 
 
@@ -61,17 +63,29 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> InputSpec:
     """
     check_image_size("size", size)
     check_values("teacher", teacher)
+    require_readable(teacher)
+    require_float32(teacher)
     parameter = next(teacher.parameters(), None)
     device = None if parameter is None else parameter.device
     try:
         with torch.no_grad(), eval_mode(teacher):
             logits = teacher(torch.zeros(1, *size, device=device))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(f"the network does not take images of shape {size}: {error}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the network gives {shape}; expected logits [N, classes]")
+        raise ValueError(
+            f"the network gives {shape}; expected logits [N, classes]: wrap it in a module whose forward returns them"
+        )
     return InputSpec(*size, logits.shape[1])
+
+
+def check_network(teacher: nn.Module, shape: InputSpec) -> None:
+    """ValueError unless the network can be read, was trained, and gives logits of ``shape`` in float32."""
+    require_trained(teacher)
+    classes = infer_shape(teacher, shape.size).num_classes
+    if classes != shape.num_classes:
+        raise ValueError(f"the network gives {classes} logits; shape says {shape.num_classes} classes")
 
 
 def placed(bits: Bits, teacher: nn.Module) -> Bits:
@@ -84,7 +98,6 @@ def with_ends(bits: Bits, recipe: Recipe, teacher: nn.Module, shape: InputSpec) 
     wanted = recipe.posttraining.end_bits
     if not wanted:
         return bits
-    infer_shape(teacher, shape.size)  # says what is wrong with a size
     ends = dict.fromkeys(end_layers(teacher, shape.size), Override(wanted, bits.activations and wanted))
     return replace(bits, overrides={**ends, **bits.overrides})
 

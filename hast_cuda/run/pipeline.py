@@ -15,6 +15,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_range
 from hast_cuda.data import Images, ImageSet, InputSpec
 from hast_cuda.loops.execution import Execution, convolution_rules
+from hast_cuda.loops.modes import with_gradients
 from hast_cuda.loops.progress import progress_shown
 from hast_cuda.methods import Recipe
 from hast_cuda.methods.recipe import dataset_like
@@ -22,8 +23,9 @@ from hast_cuda.ranks import World, join
 from hast_cuda.ranks.world import world_on
 from hast_cuda.run.asked import Asked
 from hast_cuda.run.estimate import Estimate
-from hast_cuda.run.inputs import Bits, check_source, infer_shape, placed, with_ends
+from hast_cuda.run.inputs import Bits, check_network, check_source, infer_shape, placed, with_ends
 from hast_cuda.run.plan import make_plan, told
+from hast_cuda.run.same_function import require_same_function
 from hast_cuda.run.tensorboard import require_tensorboard
 
 
@@ -48,6 +50,7 @@ class QuantizationResult:
 
 
 @typed
+@with_gradients
 def zero_shot_quantize(
     teacher: nn.Module,
     shape: InputSpec | tuple[int, int, int],
@@ -146,6 +149,8 @@ def zero_shot_quantize(
         plan = told(make_plan(asked, budget, changes or {}, named=bool(named)), asked.world)
         chosen = {} if plan.budget is None else {"budget": plan.budget}
         work = asked.work(plan.recipe, {**named, "bits": asked.bits, "seed": seed, **(describe or {}), **chosen})
+        given = asked.recipe, asked.shape, asked.execution, work.device
+        require_same_function(asked.teacher, work.prepared, work.student, *given)
         with convolution_rules(work.execution), work.opened(images, tensorboard=tensorboard) as found:
             if found is not None:
                 return QuantizationResult(work.student, work.finished(images), found)
@@ -256,6 +261,7 @@ def _asked(
         named = {"method": method, "preset": recipe}
         recipe = methods.recipe(method, recipe, dataset_like(shape) if dataset is None else dataset)
     recipe = methods.change(recipe, changes or {})
+    check_network(teacher, shape)
     check_source(recipe, teacher, images, shape)
     bits = with_ends(placed(bits or Bits(), teacher), recipe, teacher, shape)
     world = join("cpu" if device is None else device) if world is None else world_on(world, device)

@@ -167,6 +167,7 @@ class Work:
                 self.student,
                 None if images is None else images.images,
                 recipe.finetune,
+                size=shape.size,
                 num_classes=shape.num_classes,
                 seed=self.seed,
                 device=self.device,

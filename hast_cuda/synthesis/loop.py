@@ -11,10 +11,11 @@ from hast_cuda.loops.crops import CropStream
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
-from hast_cuda.loops.modes import frozen_copy
+from hast_cuda.loops.modes import frozen_copy, with_gradients
 from hast_cuda.loops.progress import Progress
 from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics
+from hast_cuda.networks.statistics import require_float32, require_trained
 from hast_cuda.ranks import World
 from hast_cuda.ranks.world import world_on
 from hast_cuda.synthesis import batches as _batches
@@ -65,6 +66,7 @@ def synthesize_batch(
 
 
 @typed
+@with_gradients
 def synthesize(
     teacher: nn.Module,
     shape: InputSpec,
@@ -112,6 +114,8 @@ def synthesize(
     """
     world, execution = world_on(world, device), execution or Execution()
     device = world.device
+    require_float32(teacher)
+    require_trained(teacher)
     frozen, segments = frozen_copy(teacher, device), execution.checkpoint_segments
     swing = Swing(frozen, device) if config.swing else None
     frozen = execution.network(frozen if swing is None else swing.network)

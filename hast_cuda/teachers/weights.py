@@ -17,6 +17,7 @@ from hast_cuda.checks.values import as_path
 from hast_cuda.files.pickles import check_pickles
 from hast_cuda.files.tensors import DamagedFileError, load_tensors
 
+_LONG = 80  # characters of a name that is no longer told
 _SHOWN = 4  # keys listed per kind of mismatch
 
 
@@ -70,9 +71,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     }
     if any(misfits.values()):
         found = "; ".join(f"{len(v)} {kind}: {_first(v)}" for kind, v in misfits.items() if v)
-        sizes = not misfits["missing"] and not misfits["unexpected"]
-        model = "check num_classes and the width of the model"
-        fix = model if sizes else "give the model whose state dict this is"
+        fix = _fix(misfits["missing"], misfits["unexpected"])
         raise ValueError(f"weights={source} do not fit {type(network).__name__}: {found}. Fix: {fix}")
     mixed = [
         f"{k} (file {state[k].dtype}, network {expected[k].dtype})"
@@ -86,6 +85,22 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     if broken:
         raise ValueError(f"weights={source} contain NaN or infinity in {_first(broken)}: export them again")
     network.load_state_dict(state, strict=False)
+
+
+def _fix(missing: list[str], unexpected: list[str]) -> str:
+    """What to do about names that do not fit."""
+    if not missing:
+        if not unexpected:
+            return "check num_classes and the width of the model"
+        return "save {k: state[k] for k in network.state_dict()}, where what is beyond it has no meaning"
+    ends, found = [name.removesuffix(missing[0]) for name in unexpected if name.endswith(missing[0])], set(unexpected)
+    for prefix in ends[:_SHOWN]:  # of torch.compile, Lightning, averages, a network inside of another
+        if len(prefix) < _LONG and all(f"{prefix}{name}" in found for name in missing):
+            return (
+                f"every name has {prefix!r} in front; save {{k.removeprefix({prefix!r}): v for k, v in state.items() "
+                f"if k.startswith({prefix!r})}}"
+            )
+    return "give the model whose state dict this is"
 
 
 def _read_torch(path: Path) -> object:
@@ -138,7 +153,7 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
     if others or not content:
         raise ValueError(
             f"weights={path} is not a state dict; not tensors: {_first(others) or 'it is empty'}. "
-            "Fix: save network.state_dict(), bare or as {'state_dict': ...}"
+            f"Fix: {_inside(content)}"
         )
     for name, tensor in content.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
@@ -150,6 +165,24 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
     if all(k.startswith("module.") for k in state):
         state = {k.removeprefix("module."): v for k, v in state.items()}
     return state
+
+
+def _inside(content: Mapping[str, object]) -> str:
+    """What to do about a dict that holds state dicts, by the places of these."""
+    outer = {key: value for key, value in content.items() if len(key) < _LONG}
+    places = [f"[{key!r}]" for key, value in outer.items() if _is_state(value)]
+    for key, value in outer.items():
+        inner = value if isinstance(value, Mapping) else {}
+        known = [k for k, v in inner.items() if isinstance(k, str) and len(k) < _LONG and _is_state(v)]
+        places += [f"[{key!r}][{k!r}]" for k in known]
+    if not places:
+        return "save network.state_dict(), bare or as {'state_dict': ...}"
+    where = f" (or {_first(places[1:])})" if places[1:] else ""
+    return f"the weights are inside: torch.save(torch.load(FILE, weights_only=True){places[0]}, 'weights.pth'){where}"
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
 
 
 def _first(names: Iterable[str]) -> str:

@@ -1,0 +1,70 @@
+"""Where two networks that should be equal begin to differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.networks.statistics import has_running_statistics
+
+TOLERANCE = 1e-3  # of a map's largest value: far above float32's rounding, far below any operation that is lost
+
+
+def apart(exact: Tensor, found: Tensor) -> float:
+    """Largest difference, in units of the largest value of ``exact``; infinite where the shapes differ."""
+    if exact.shape != found.shape:
+        return float("inf")
+    if not exact.numel():
+        return 0.0
+    scale = max(float(exact.abs().max()), 1e-6)
+    return float(torch.nan_to_num(exact.double() - found.double(), nan=float("inf")).abs().max()) / scale
+
+
+def where_apart(exact: nn.Module, found: nn.Module, x: Tensor) -> str:
+    """In words, the first layer of ``exact`` whose output ``found`` gives otherwise, both in eval mode.
+
+    Layers are compared under their names; those that ``found`` lacks, as it has other modules in their place,
+    are between the two that are named.
+    """
+    ours, others = _maps(exact, x), _maps(found, x)
+    before = "the images"
+    for name, maps in ours.items():
+        if name not in others:
+            continue
+        module, other = exact.get_submodule(name), found.get_submodule(name)
+        if has_running_statistics(module) and type(module) is not type(other):
+            continue  # a merged one, which does what follows it, too
+        pairs = zip(maps, others[name], strict=False)
+        if len(maps) != len(others[name]) or any(apart(a, b) > TOLERANCE for a, b in pairs):
+            return f"at layer {name!r} ({type(module).__name__}); up to {before} all is equal"
+        before = repr(name)
+    return f"behind {before}"
+
+
+def _maps(model: nn.Module, x: Tensor) -> dict[str, list[Tensor]]:
+    """Outputs of all calls of all modules, by name, in the order in which they ended."""
+    found: dict[str, list[Tensor]] = {}
+    with _noted(model, found), torch.no_grad():
+        model(x.clone())
+    return found
+
+
+@contextmanager
+def _noted(model: nn.Module, found: dict[str, list[Tensor]]) -> Iterator[None]:
+    def note(name: str) -> Any:
+        def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                found.setdefault(name, []).append(output.detach().clone())  # what follows may edit it
+
+        return keep
+
+    handles = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

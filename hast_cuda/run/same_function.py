@@ -1,0 +1,138 @@
+"""Before a run begins: what its loops will compute with is still the network that was given."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.checks.values import explained_forward
+from hast_cuda.data import InputSpec
+from hast_cuda.loops.execution import Execution, convolution_rules
+from hast_cuda.loops.modes import frozen_copy
+from hast_cuda.loops.seeding import generator
+from hast_cuda.merged import BatchStatistics, FusedBatchNorm2d, merge_batch_norms
+from hast_cuda.methods import Recipe
+from hast_cuda.networks.compare import TOLERANCE, apart, where_apart
+from hast_cuda.networks.statistics import has_running_statistics
+from hast_cuda.networks.tracing import CannotMergeError
+from hast_cuda.nn.layers import quantizers_aside
+from hast_cuda.nn.uses import own_weights_only
+
+_IMAGES = 2
+_UNMERGED = "Execution(merge=False) runs its layers as they are"
+
+
+def require_same_function(
+    teacher: nn.Module,
+    prepared: nn.Module,
+    student: nn.Module,
+    recipe: Recipe,
+    shape: InputSpec,
+    execution: Execution,
+    device: torch.device,
+) -> None:
+    """ValueError, naming the layer, unless all networks of a run are one function, up to quantization and rounding.
+
+    Two images of noise pass the network that was given, the one that its BatchNorm layers were folded or balanced
+    in, those that the loops merge, and the student with its quantizers set aside; in float32, without training.
+
+    Args:
+        teacher: the network that was given.
+        prepared: what was made of it before quantization.
+        student: what was quantized; not calibrated yet.
+        recipe: what will be done.
+        shape: of the images, with the number of classes.
+        execution: whether layers are merged.
+        device: where the student is.
+    """
+    given = frozen_copy(teacher, device)
+    x = torch.randn(_IMAGES, *shape.size, generator=generator(0, "same function")).to(device)
+    with _quiet(), convolution_rules(Execution()), torch.no_grad():
+        with own_weights_only(given), explained_forward("images", seen := x.clone()):
+            logits: Tensor = given(seen)
+        _require_logits(given, x, seen, logits)
+
+        def compare(what: str, make: Callable[[], nn.Module], of: nn.Module, advice: str) -> None:
+            try:
+                found = make()
+            except CannotMergeError:
+                return  # the loop says so
+            distance = apart(of(x.clone()), found(x.clone()))
+            if not distance <= TOLERANCE:
+                raise ValueError(
+                    f"{what} is another function than the network that was given: logits differ by {distance:.2g} of "
+                    f"the largest. It begins {where_apart(of, found, x)}. {advice}"
+                )
+
+        optimised = recipe.images == "synthetic"
+        if optimised or recipe.images == "generated":
+            _require_gradient(given, x)
+            if any(has_running_statistics(m) for m in given.modules()):
+                images = "the network that images are made with"
+                make = lambda: BatchStatistics(copy.deepcopy(given), merge=execution.merge).model  # noqa: E731
+                compare(images, make, given, _UNMERGED)
+        changed = recipe.posttraining.absorb_biases or not recipe.posttraining.keep_relu6
+        prepared = frozen_copy(prepared, device)
+        if not changed:
+            compare("the network after posttraining", lambda: prepared, given, "Choose a method without folding")
+        with quantizers_aside(student):
+            kept = "Keep that layer in full precision (overrides), or write it so that its module does all"
+            with own_weights_only(student), explained_forward("images", x):
+                student(x.clone())
+            compare("the student, its quantizers set aside,", lambda: student, prepared, kept)
+            if execution.merge and recipe.finetune.iterations:
+                for what, network in (("the teacher", given), ("the student, its quantizers set aside,", student)):
+                    fused = f"{what} as fine-tuning merges it"
+                    exactly = given if network is given else prepared
+                    compare(fused, lambda n=network: merge_batch_norms(n, FusedBatchNorm2d).model, exactly, _UNMERGED)  # type: ignore[misc]
+
+
+def _require_logits(given: nn.Module, x: Tensor, seen: Tensor, logits: Tensor) -> None:
+    """ValueError unless ``logits``, of ``seen``, are finite, come again, and are no probabilities."""
+    if not torch.equal(seen, x):
+        raise ValueError(
+            "the network changes its images in place, which images that are trained cannot be: write x = x - mean "
+            "instead of x -= mean or x.sub_(mean)"
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("the network gives NaN or infinity for noise of mean 0 and variance 1: check its weights")
+    if apart(logits, given(x.clone())) > TOLERANCE:
+        raise ValueError(
+            "the network gives other logits for the same images in eval mode (dropout without training=self.training, "
+            f"random depth, a state that moves). It begins {where_apart(given, given, x)}. Make eval mode deterministic"
+        )
+    if logits.shape[1] > 1 and bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-4).all()):
+        raise ValueError(
+            "the network gives probabilities (each row sums to 1), and the losses take the softmax themselves: give "
+            "the network without its last softmax"
+        )
+
+
+def _require_gradient(given: nn.Module, x: Tensor) -> None:
+    """ValueError unless images can be made from the network's logits."""
+    with torch.enable_grad():
+        images = x.clone().requires_grad_()
+        logits = given(images)
+        if not logits.requires_grad:
+            raise ValueError(
+                "the network's logits have no gradient for its images, from which images are made: its forward has "
+                "torch.no_grad(), inference_mode, detach() or a rounding in it"
+            )
+        try:
+            torch.autograd.grad(logits.sum(), images)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"the network cannot be differentiated: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings that the loops will give again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
