@@ -28,7 +28,7 @@ def quantize(
     weight_bits: int = 4,
     act_bits: int | None = 4,
     *,
-    placement: str = "auto",
+    placement: str = "relu",
     overrides: Mapping[str, Override] | None = None,
     ema: str = "corrected",
     ste: str = "identity",
