@@ -3,12 +3,20 @@
 "cuda" is the CPU, the kernels are the emulated ones (HAST_EMULATED_MODULE), streams and devices are
 faked_cuda's. A test ends where a CUDA graph is replayed: what it calls until then exists, takes
 what it is given and does what the test says. Loaded with ``-p gpu_rehearsal``.
+
+``python gpu_rehearsal.py SCRIPT ARGUMENTS`` runs a script in the same way; there a replay does
+nothing, since capturing has computed what it would compute, and times mean nothing.
 """
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import os
-from collections.abc import Generator
+import runpy
+import sys
+import threading
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +25,7 @@ import pytest
 import torch
 from emulated.build import load
 from emulated.device import emulate
-from faked_cuda import Beyond, FakedCuda
+from faked_cuda import Beyond, FakedCuda, Graph
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from typing_extensions import Self
@@ -33,6 +41,19 @@ def on_cpu(value: Any) -> Any:
     """The CPU in place of a GPU; everything else as it is."""
     named = isinstance(value, torch.device) or (isinstance(value, str) and value.startswith("cuda"))
     return torch.device("cpu") if named and torch.device(value).type == "cuda" else value
+
+
+class Event:
+    """A moment; between two of them is a millisecond less at every turn, so that differences are times."""
+
+    left = itertools.count(1_000_000, -1)
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.record = self.synchronize = lambda: None
+
+    def elapsed_time(self, end: Event) -> float:
+        """Milliseconds."""
+        return float(next(self.left))
 
 
 class RandomNumbers(torch.Generator):
@@ -70,6 +91,11 @@ def beyond() -> None:
 NAMES = {
     "_lazy_init": beyond,
     "_sleep": lambda cycles: None,
+    "Event": Event,
+    "get_device_name": lambda device=None: "made-up GPU",
+    "max_memory_allocated": lambda device=None: 0,
+    "memory_allocated": lambda device=None: 0,
+    "reset_peak_memory_stats": lambda device=None: None,
     "get_rng_state": lambda device: torch.get_rng_state(),
     "set_rng_state": lambda state, device: None,
     "memory_stats": lambda device: {"allocation.all.allocated": 0},
@@ -107,3 +133,38 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]
         return (yield)
     except Beyond:
         return True
+
+
+def host_view(address: int, count: int) -> torch.Tensor:
+    """Memory of the made-up device as a tensor."""
+    return torch.tensor(list((ctypes.c_uint32 * count).from_address(address)), dtype=torch.int64)
+
+
+def run_rehearsed(self: threading.Thread, run: Callable[[threading.Thread], None] = threading.Thread.run) -> None:
+    """A thread's work: the mode is of one thread."""
+    with Mode():
+        run(self)
+
+
+def main(script: str, *arguments: str) -> None:
+    """Run a script on the made-up GPU."""
+    pytest_configure()
+    PATCH.setattr(threading.Thread, "run", run_rehearsed)
+    PATCH.setattr(Graph, "replay", lambda graph: None)
+    sys.path[:0] = [str(Path(script).parent), str(Path(__file__).parents[1] / "bench")]
+    import cuda_timing
+    import gpu_cases
+    import timing
+
+    PATCH.setattr(gpu_cases, "view", host_view)
+    PATCH.setattr(cuda_timing, "L2_FLUSH", 2**16)
+    PATCH.setattr(timing, "_launches", lambda candidate: None)  # no profiler traces what is not there
+    sys.argv = [script, *arguments]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        pytest_unconfigure()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
