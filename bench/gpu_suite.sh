@@ -111,7 +111,7 @@ fi
 # whose package has no compiled core. One process on the one GPU, and no need for pytest-xdist.
 printf 'import sys\n\nimport pytest\n\nsys.exit(pytest.main())\n' >"$work/run_tests.py"
 tests=("$PYTHON" "$work/run_tests.py" -o "addopts=-rfE --tb=short --strict-markers -m 'not slow'"
-  "${pytest[@]}" -v -p no:cacheprovider)
+  "${pytest[@]}" -v -p no:cacheprovider -W ignore::pluggy.PluggyTeardownRaisedWarning) # hypothesis, interrupted
 
 LIMIT='' step device 10 nvidia-smi || exit 1
 # Before anything that takes time: without one of these most steps would fail, one after the other.

@@ -71,7 +71,7 @@ class Mode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call ``func`` with other devices."""
-        if func is torch.device:
+        if func in (torch.device, torch.Tensor.__deepcopy__):  # names the device; has no device, but a large memo
             return func(*args, **(kwargs or {}))
         if func in (torch.Tensor.item, torch.Tensor.__float__):
             if self.synchronising == "error":
@@ -96,8 +96,8 @@ NAMES = {
     "max_memory_allocated": lambda device=None: 0,
     "memory_allocated": lambda device=None: 0,
     "reset_peak_memory_stats": lambda device=None: None,
-    "get_rng_state": lambda device: torch.get_rng_state(),
-    "set_rng_state": lambda state, device: None,
+    "get_rng_state": lambda device="cuda": torch.get_rng_state(),
+    "set_rng_state": lambda state, device="cuda": None,
     "memory_stats": lambda device: {"allocation.all.allocated": 0},
     "set_sync_debug_mode": lambda mode: setattr(MODE, "synchronising", mode),
 }
