@@ -63,7 +63,7 @@ inline uint32_t __ballot_sync(uint32_t mask, int predicate) {
   }
   return ballot;
 }
-inline void __threadfence() {}
+inline void __threadfence() { ++emulated::fences; }
 inline unsigned atomicInc(unsigned* counter, unsigned limit) {
   const unsigned old = *counter;
   *counter = old >= limit ? 0 : old + 1;
