@@ -58,7 +58,7 @@ FAMILIES = {
 }
 ARCHITECTURES = ["sm_80", "sm_90"]
 AT_ONCE = 4  # splits, of two sums each
-INSTRUCTIONS = 200_000  # of all kernels of one architecture
+INSTRUCTIONS = 230_000  # of all kernels of one architecture; 218,112 with nvcc 13.0 for sm_90
 MODULE_BYTES = 12_000_000  # all architectures of the toolkit, CPU kernels and bindings
 
 
