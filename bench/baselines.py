@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hast_cuda.ops import reference
 
-COMPILE, GRAPHS = "compile", "compile, reduce-overhead"
+COMPILE = "compile"
 MODELOPT, BREVITAS = "Model-Optimizer", "Brevitas"
 
 
@@ -39,24 +39,12 @@ class EagerQuantizer(torch.autograd.Function):
 def compiled(
     function: Callable[..., Any], call: Callable[[Callable[..., Any]], object], options: Options
 ) -> dict[str, Candidate | Absent]:
-    """``call`` with ``function`` compiled, by default and with CUDA graphs."""
+    """``call`` with ``function`` compiled; on CUDA every candidate is timed in a graph, it too."""
     if not options.compile:
         left_out = Absent("left out with --no-compile")
-        return {COMPILE: left_out, GRAPHS: left_out}
+        return {COMPILE: left_out}
     default = torch.compile(function, dynamic=False)
-    results: dict[str, Candidate | Absent] = {
-        COMPILE: lambda: call(default),
-        GRAPHS: Absent("CUDA graphs: on a CPU the same as the default"),
-    }
-    if options.device.type == "cuda":
-        graphed = torch.compile(function, dynamic=False, mode="reduce-overhead")
-
-        def replay() -> object:
-            torch.compiler.cudagraph_mark_step_begin()
-            return call(graphed)
-
-        results[GRAPHS] = replay
-    return results
+    return {COMPILE: lambda: call(default)}
 
 
 def _library(name: str, package: str, module: str, make: Callable[[], Candidate]) -> dict[str, Candidate | Absent]:

@@ -108,6 +108,7 @@ def main() -> None:
                     options.seconds,
                     min(FEWEST[kind], options.rounds),
                     WARM_UP[kind],
+                    graphs=False,  # the loops have their own
                 )
                 required = (EAGER, HAST, CONVOLUTIONS)
                 results, rounds = measure(case.candidates, None, settings, required)

@@ -1,37 +1,45 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call of under ten minutes without a network: build, tests,
-# compute-sanitizer, benchmarks, demo.
+# Everything that needs a GPU, in two calls of under ten minutes each, without a network.
 #
-#   OUT=gpu-results bench/gpu_suite.sh            # all of it
-#   bench/gpu_suite.sh --only build,benches       # some groups; benches, tests and demo need build
-#   bench/gpu_suite.sh --dry-run                  # on a machine without a GPU: runs what runs there
-#                                                 # and prints the commands of the rest
+#   OUT=gpu-results bench/gpu_suite.sh --call 1   # build, smoke, GPU tests, stress, times
+#   OUT=gpu-results bench/gpu_suite.sh --call 2   # build, op tests, sanitizers, iterations, demo
+#   bench/gpu_suite.sh --only build,smoke         # some groups; all but build need what it installs
+#   bench/gpu_suite.sh --call 1 --dry-run         # without a GPU: every step on a made-up device
 #
-# OUT      results: summary.txt and suite.log grow as the steps end, and one JSON per benchmark with
-#          the device in its name grows with every case, ready for bench/results
+# OUT      results. summary.txt grows as steps end; steps/NAME.json says from its start how a step
+#          stands, steps/NAME.log what it printed; checks/*.json and one JSON per benchmark with the device
+#          in its name, ready for bench/results, grow with every case
 # PYTHON   an interpreter with torch, pytest, scikit-build-core and pybind11 (default python3)
-# WHEELS   a folder of wheels for what it lacks; installed as they are, into a folder of this run
-# CUDAARCHS, HAST_BENCH_COMMIT (where the tree has no .git)
+# WHEELS   a folder of wheels for what it lacks, from bench/gpu_wheels.sh
+# LIMIT    seconds that no step may exceed, once the package is there
+# CUDAARCHS, HAST_BENCH_COMMIT (where the tree has no .git), HAST_EMULATED_MODULE (for --dry-run)
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
-dry=
-only=build,tests,sanitizer,benches,demo
+usage="usage: $0 --call 1|2 | --only build,smoke,gpu,stress,kernels,benches,ops,sanitizer,step,memory,demo [--dry-run]"
+dry='' only=''
 while [ $# -gt 0 ]; do
   case $1 in
     --dry-run) dry=1 ;;
+    --call)
+      case ${2:-} in
+        1) only=build,smoke,gpu,stress,kernels,benches ;;
+        2) only=build,ops,sanitizer,step,memory,demo ;;
+        *) echo "$usage" >&2 && exit 2 ;;
+      esac
+      shift
+      ;;
     --only) only=${2:?--only needs a list} && shift ;;
-    *) echo "usage: $0 [--dry-run] [--only build,tests,sanitizer,benches,demo]" >&2 && exit 2 ;;
+    *) echo "$usage" >&2 && exit 2 ;;
   esac
   shift
 done
+[ -n "$only" ] || { echo "$usage" >&2 && exit 2; }
 
-OUT=${OUT:-gpu-results}
-mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd) || exit 1
+OUT=${OUT:-gpu-results} PYTHON=${PYTHON:-python3}
+mkdir -p "$OUT/steps" && OUT=$(cd "$OUT" && pwd) || exit 1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-log=$OUT/suite.log
-: >"$log" && : >"$OUT/summary.txt"
 failed=0
 export PYTHONUNBUFFERED=1 PATH="$PATH:/usr/local/cuda/bin"
 
@@ -39,120 +47,150 @@ wants() { [[ ",$only," == *",$1,"* ]]; }
 
 say() { echo "$*" | tee -a "$OUT/summary.txt"; }
 
+record() { # name, status, seconds, limit, command...
+  "$PYTHON" -c '
+import json, pathlib, sys
+path, status, seconds, limit, *command = sys.argv[1:]
+text = json.dumps({"status": status, "seconds": int(seconds), "limit": int(limit), "command": command})
+half = pathlib.Path(path + ".part")
+half.write_text(text + "\n")
+half.replace(path)' "$OUT/steps/$1.json" "${@:2}"
+}
+
 step() { # name, seconds, command...
-  local name=$1 limit=$2 start=$SECONDS status
+  local name=$1 limit=$2 most=$2 start=$SECONDS log=$OUT/steps/$1.log code status
   shift 2
-  [ -n "$dry" ] && limit=$((limit * 6 + 240)) # on few cores, compilers take their time
-  echo "===== $name: $*" >>"$log"
-  timeout --kill-after=5 "$limit" "$@" >>"$log" 2>&1
-  status=$?
-  [ $status -eq 0 ] || failed=1
-  say "$name: exit $status after $((SECONDS - start)) s of at most $limit"
-  return $status
+  [ "$most" -le "${LIMIT:-$most}" ] || most=$LIMIT
+  record "$name" running 0 "$limit" "$@"
+  # An interrupt, which Python answers with what it has; started in the background it would ignore it.
+  timeout --signal=INT --kill-after=5 "$most" env --default-signal=INT "$@" >"$log" 2>&1 </dev/null
+  code=$?
+  case $code in
+    0) status=passed ;;
+    124 | 137) status="cut off" ;;
+    *) status="failed ($code)" ;;
+  esac
+  record "$name" "$status" $((SECONDS - start)) "$limit" "$@"
+  say "$name: $status after $((SECONDS - start)) s of at most $most"
+  [ $code -eq 0 ] && return
+  failed=1
+  tail -n 40 "$log" | sed 's/^/    /'
+  return $code
 }
 
-gpu_step() { # a step that needs a GPU
-  if [ -n "$dry" ]; then
-    local name=$1 limit=$2
-    shift 2
-    say "$name: would run at most $limit s: $*"
-  else
-    step "$@"
+: >"$OUT/summary.txt"
+if [ -n "$dry" ]; then
+  # The package that $PYTHON has, the kernels emulated on its CPU, and tools that only pass on.
+  mkdir "$work/bin"
+  printf '#!/bin/sh\necho "a made-up GPU"\n' >"$work/bin/nvidia-smi"
+  printf '#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift 2; done\nexec "$@"\n' >"$work/bin/compute-sanitizer"
+  chmod +x "$work"/bin/*
+  export PATH="$work/bin:$PATH" PYTHONPATH="$PWD/python_tests${PYTHONPATH:+:$PYTHONPATH}"
+  if [ -z "${HAST_EMULATED_MODULE:-}" ]; then
+    HAST_EMULATED_MODULE=$("$PYTHON" -c 'import pathlib, sys, emulated.build as b
+print(b.compile_module(pathlib.Path(sys.argv[1])))' "$work") || exit 1
   fi
-}
-
-# An environment of this run over the packages of $PYTHON. Their .pth files are not read, so an
-# editable install there does not hide the package that is built here.
-"${PYTHON:-python3}" -m venv --without-pip "$work/venv" || exit 1
-packages=$(echo "$work"/venv/lib/python3*/site-packages)
-"${PYTHON:-python3}" -c 'import sys; print(*[p for p in sys.path if p.endswith("-packages")], sep="\n")' \
-  >"$packages/outer.pth"
-export PATH="$work/venv/bin:$PATH"
+  export HAST_EMULATED_MODULE
+  python=("$PYTHON" python_tests/gpu_rehearsal.py) pytest=(-p gpu_rehearsal) maps=(--small --calls 5)
+  few=(--no-large --rounds 1 --seconds 0.1 --only 7x33x13x5) hast=("${python[@]}" hast_cuda/__main__.py)
+else
+  # An environment of this run over the packages of $PYTHON. Their .pth files are not read, so an
+  # editable install there does not hide the package that is built here.
+  "$PYTHON" -m venv --without-pip "$work/venv" || exit 1
+  packages=$(echo "$work"/venv/lib/python3*/site-packages)
+  "$PYTHON" -c 'import sys; print(*[p for p in sys.path if p.endswith("-packages")], sep="\n")' \
+    >"$packages/outer.pth"
+  export PATH="$work/venv/bin:$PATH"
+  python=(python) pytest=() maps=() few=(--rounds 20 --seconds 0.5) hast=(hast-cuda)
+  if [ -n "${WHEELS:-}" ]; then
+    step wheels 15 python -m pip install --no-index --no-deps "$WHEELS"/*.whl || exit 1
+  fi
+  PYTHON=python
+fi
 # The folder of a script comes first on the path, that of `python -m pytest` is the source tree,
-# whose package has no compiled core.
+# whose package has no compiled core. One process on the one GPU, and no need for pytest-xdist.
 printf 'import sys\n\nimport pytest\n\nsys.exit(pytest.main())\n' >"$work/run_tests.py"
-# One process on the one GPU, and no need for pytest-xdist.
-tests=(python "$work/run_tests.py" -o "addopts=-ra --strict-markers -m 'not slow'"
-  -q -p no:cacheprovider)
+tests=("$PYTHON" "$work/run_tests.py" -o "addopts=-rfE --tb=short --strict-markers -m 'not slow'"
+  "${pytest[@]}" -v -p no:cacheprovider -W ignore::pluggy.PluggyTeardownRaisedWarning) # hypothesis, interrupted
 
-nvidia-smi >>"$log" 2>&1 || say "no GPU found"
-if [ -n "${WHEELS:-}" ]; then
-  step wheels 15 python -m pip install --no-index --no-deps "$WHEELS"/*.whl || exit 1
-fi
+LIMIT='' step device 10 nvidia-smi || exit 1
+# Before anything that takes time: without one of these most steps would fail, one after the other.
+LIMIT='' step imports 20 "$PYTHON" -c '
+import importlib.util, subprocess, sys
+needed = "torch torchvision numpy safetensors filelock tqdm pytest pybind11 scikit_build_core".split()
+brought = subprocess.run(["bench/gpu_wheels.sh", "--list"], capture_output=True, text=True).stdout.split()
+missing = [name for name in needed + brought if importlib.util.find_spec(name) is None]
+sys.exit(f"missing: {missing}; bench/gpu_wheels.sh FOLDER collects {brought}, to be named by WHEELS" if missing else 0)
+' || exit 1
 
-# Limits: 15 + 100 + 10 + 90 + 130 + 210 + 5 + 35 = 595 s.
-if wants build; then
-  step build 100 env HAST_CUDA=ON CUDAARCHS="${CUDAARCHS:-90}" \
+if wants build && [ -z "$dry" ]; then
+  LIMIT='' step build 100 env HAST_CUDA=ON CUDAARCHS="${CUDAARCHS:-90}" \
     python -m pip install --no-index --no-build-isolation --no-deps . || exit 1
-  step info 10 python -c 'import hast_cuda; print(hast_cuda.__file__, hast_cuda.build_info())' || exit 1
+fi
+LIMIT='' step info 15 "$PYTHON" -c 'import hast_cuda; print(hast_cuda.__file__, hast_cuda.build_info())' || exit 1
+
+if wants smoke; then
+  step smoke 50 "${python[@]}" python_tests/gpu_smoke.py --out "$OUT/checks"
 fi
 
-ops=(python_tests/test_fake_quantize.py python_tests/test_fake_quantize_weights.py
-  python_tests/test_quantize_activation.py python_tests/test_batch_norm_match.py
-  python_tests/test_batch_norm_activation.py
-  python_tests/test_channel_attention.py python_tests/test_distillation_loss.py
-  python_tests/test_hard_sample_loss.py python_tests/test_plateau.py
-  python_tests/test_soft_round_weights.py)
-if wants tests; then
-  # Streams, devices and graphs are among them: test_gpu_*.py.
-  gpu_step tests 90 "${tests[@]}" -k "(cuda or gpu) and not emulated" python_tests
-  if [ -n "$dry" ]; then
-    step tests-cpu 100 "${tests[@]}" -k "cpu and (vector or twice or opcheck or by_hand)" "${ops[@]}"
-    step tests-emulated 100 "${tests[@]}" -k "emulated and (twice or by_hand)" "${ops[@]}"
-  fi
-fi
-
-if wants sanitizer; then
-  # One aligned and one ragged shape per op are enough here; the plain run above covers the rest.
-  some="cuda and (vector or twice or more_weights or long_tensors or many or opcheck)"
-  for tool in memcheck racecheck synccheck initcheck; do
-    limit=30
-    [ $tool = memcheck ] && limit=40
-    # Without torch's cache of memory every tensor is an allocation, whose bounds the tools know.
-    gpu_step "sanitizer-$tool" $limit env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
-      compute-sanitizer --tool "$tool" --error-exitcode 9 "${tests[@]}" -k "$some" "${ops[@]}"
+if wants gpu; then
+  # What leaves a process behind that should end comes last, alone.
+  for entry in streams:40 graphs:40 loops:45 failed_capture:15; do
+    file=${entry%:*}
+    step "gpu-$file" "${entry#*:}" "${tests[@]}" "python_tests/test_gpu_$file.py"
   done
+fi
+
+if wants stress; then
+  step stress 40 "${python[@]}" python_tests/gpu_stress.py --out "$OUT/checks" "${maps[@]}"
+fi
+
+if wants kernels; then
+  step bench-kernels 60 "${python[@]}" bench/bench_kernels.py --device cuda --out "$OUT" --no-compile "${few[@]}"
 fi
 
 if wants benches; then
-  for entry in fake_quantize:30 fake_quantize_weights:20 quantize_activation:20 batch_norm_match:30 \
-    channel_attention:20 match_loss:20 soft_round_weights:10 losses:10; do
-    op=${entry%:*} limit=${entry#*:}
-    gpu_step "bench-$op" "$limit" python "bench/bench_$op.py" --device cuda --out "$OUT" \
-      --rounds 20 --seconds 0.5
-    if [ -n "$dry" ]; then
-      case $op in
-        match_loss) case=resnet20 ;;
-        soft_round_weights) case=MobileNetV2 ;;
-        losses) case=256x10 ;;
-        *) case=7x33x13x5 ;;
-      esac
-      step "bench-$op-cpu" "$limit" python "bench/bench_$op.py" --device cpu --out "$OUT" \
-        --rounds 2 --seconds 0.1 --only "$case"
-    fi
+  for op in fake_quantize fake_quantize_weights quantize_activation batch_norm_match channel_attention \
+    match_loss soft_round_weights losses; do
+    # Compiling takes minutes: run a script alone for it.
+    step "bench-$op" 15 "${python[@]}" "bench/bench_$op.py" --device cuda --out "$OUT" --no-compile "${few[@]}"
   done
-  # Without torch.compile, which takes minutes for whole iterations: run the script alone for it.
-  gpu_step bench-step 40 python bench/bench_step.py --device cuda --out "$OUT" \
+fi
+
+if wants ops; then
+  for op in fake_quantize fake_quantize_weights quantize_activation batch_norm_match batch_norm_activation \
+    batch_norm_backward channel_attention distillation_loss hard_sample_loss plateau soft_round_weights; do
+    step "op-$op" 13 "${tests[@]}" -k "cuda and not emulated" "python_tests/test_$op.py"
+  done
+fi
+
+if wants sanitizer; then
+  for tool in memcheck racecheck synccheck initcheck; do
+    # Without torch's cache of memory every tensor is an allocation, whose bounds the tools know.
+    step "sanitizer-$tool" 40 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+      compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      "${python[@]}" python_tests/gpu_smoke.py --few --out "$OUT/checks/$tool"
+  done
+fi
+
+if wants step; then
+  step bench-step 60 "${python[@]}" bench/bench_step.py --device cuda --out "$OUT" \
     --rounds 20 --seconds 4 --no-compile
-  if [ -n "$dry" ]; then
-    step bench-step-cpu 60 python bench/bench_step.py --device cpu --out "$OUT" \
-      --rounds 1 --seconds 0.1 --no-compile --batch 2 --only synthesis
-  fi
-  gpu_step bench-memory 15 python bench/bench_memory.py --device cuda --out "$OUT"
-  if [ -n "$dry" ]; then
-    step bench-memory-cpu 20 python bench/bench_memory.py --device cpu --out "$OUT" --batch 1
-  fi
-  page=$work/page.md
-  printf '<!-- results: start -->\n<!-- results: end -->\n' >"$page"
-  step render 5 python bench/render.py --results "$OUT" --page "$page"
+fi
+
+if wants memory; then
+  step bench-memory 15 "${python[@]}" bench/bench_memory.py --device cuda --out "$OUT"
+fi
+
+if wants kernels || wants benches || wants step; then
+  printf '<!-- results: start -->\n<!-- results: end -->\n' >"$work/page.md"
+  step render 5 "$PYTHON" bench/render.py --results "$OUT" --page "$work/page.md"
 fi
 
 if wants demo; then
-  gpu_step demo 35 hast-cuda demo --device cuda --out "$work/demo"
-  # One thread: several that wait for one another take minutes on a machine that others use.
-  [ -z "$dry" ] || step demo-cpu 35 env OMP_NUM_THREADS=1 hast-cuda demo --device cpu --out "$work/demo"
+  step demo 35 "${hast[@]}" demo --device cuda --out "$work/demo"
   if [ -f "$work/demo/result.json" ]; then cp "$work/demo/result.json" "$OUT/demo-result.txt"; fi
 fi
 
-say "$([ $failed -eq 0 ] && echo 'all steps passed' || echo 'FAILED, see suite.log') after $SECONDS s"
+say "$([ $failed -eq 0 ] && echo 'all steps passed' || echo 'FAILED, see steps/') after $SECONDS s"
 exit $failed

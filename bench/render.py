@@ -54,10 +54,10 @@ def _ops(document: dict[str, Any]) -> list[str]:
 def _group(op: str, threads: int, clock: str, rows: list[Row]) -> list[str]:
     names = [name for name in rows[0]["results"] if name != HAST]
     shown = [n for n in names if any("absent" not in r["results"][n] for r in rows)]
-    cuda = clock == "cuda events"
+    cuda = clock.startswith("cuda")
     where = clock if cuda else f"{threads} thread{'s' if threads > 1 else ''}, {clock}"
     head = ["case", "hast_cuda", "spread", "% of copy", *(n for n in shown if n != COPY)]
-    head += ["peak MB", *(["loop", "launches"] if cuda else [])]
+    head += ["peak MB", *(["loop", "called", "launches"] if cuda else [])]
     lines = [f"**{op}** ({where})", "", line(head), line(["---"] * len(head))]
     for row in rows:
         results = row["results"]
@@ -66,7 +66,7 @@ def _group(op: str, threads: int, clock: str, rows: list[Row]) -> list[str]:
         cells += [f"{ours['p20_ms']:.3f} to {ours['p80_ms']:.3f}", f"{ours['copy_percent']:.0f}"]
         cells += [_ratio(results[n], ours) for n in shown if n != COPY]
         cells += [f"{ours['peak_bytes'] / 1e6:.1f}"]
-        cells += [f"{ours['loop_ms']:.3f}", str(ours["launches"])] if cuda else []
+        cells += [f"{ours['loop_ms']:.3f}", f"{ours['eager_ms']:.3f}", str(ours["launches"])] if cuda else []
         lines.append(line(cells))
     reasons: dict[str, set[str]] = {}
     for row in rows:

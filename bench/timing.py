@@ -1,8 +1,8 @@
 """Times of several candidates on one input, in interleaved rounds, with the copy limit beside them.
 
 All candidates run in turn within every round, so that a machine whose speed drifts treats them
-alike. CUDA is timed with events after flushing the L2 cache; the CPU with the clock of the one
-thread that runs, or with the wall clock where several do.
+alike. CUDA is timed in graphs, with nothing in the L2 cache (cuda_timing.py); the CPU with the clock
+of the one thread that runs, or with the wall clock where several do.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
+from cuda_timing import Candidate, CudaClock
 from torch.profiler import ProfilerActivity, profile
 
-Candidate = Callable[[], object]
 SHORTEST = 2e-3  # seconds per measurement on the CPU; faster calls are repeated within it
-L2_FLUSH = 256 * 2**20  # bytes, several times any L2 cache
-LOOP = 20  # calls in a row on CUDA, where the host may be the limit
 FEWEST_ROUNDS = 5
 COPY = "copy"
 
@@ -39,12 +37,13 @@ class Settings:
     seconds: float = 4.0  # per case: rounds are cut to fit, to no fewer than `fewest`
     fewest: int = FEWEST_ROUNDS
     warm_up: int = 3  # calls before any is timed; one more finds how long a call takes
+    graphs: bool = True  # CUDA: calls are captured; False for what replays graphs of its own
 
     @property
     def clock(self) -> str:
         """The clock of a measurement: its name is written beside every figure."""
         if self.device.type == "cuda":
-            return "cuda events"
+            return "cuda graph" if self.graphs else "cuda events"
         return "thread time" if self.threads == 1 else "wall time"
 
 
@@ -55,7 +54,8 @@ class Timing:
     p20_ms: float
     p50_ms: float
     p80_ms: float
-    loop_ms: float | None  # per call of LOOP calls in a row without a flush; CUDA
+    loop_ms: float | None  # per call of many in a row without a flush; CUDA
+    eager_ms: float | None  # the same without a graph, where the host may be the limit; CUDA
     copy_percent: float | None  # of the copy limit measured in the same rounds, if it was
     peak_bytes: int  # allocated during a call beyond what was allocated before
     launches: int | None  # kernels, copies and fills; CUDA
@@ -88,28 +88,25 @@ def measure(
             running[name] = candidate
     if bytes_moved is not None:
         running[COPY] = copy_candidate(bytes_moved, settings.device)
-    seconds = _seconds_on_cuda() if settings.device.type == "cuda" else _seconds_on_cpu(settings)
-    costs, repeats = {}, {}
+    clock = CudaClock(settings.device, settings.graphs) if settings.device.type == "cuda" else None
+    costs, sample = {}, {}
     for name, candidate in running.items():
         for _ in range(settings.warm_up):
             candidate()  # warm-up: allocator, compilation, thread pool
-        _wait(settings)
-        start = time.perf_counter()
-        repeats[name] = max(1, int(SHORTEST / max(seconds(candidate, 1), 1e-7)))
-        single = time.perf_counter() - start
-        costs[name] = max(SHORTEST, single)
+        sample[name], costs[name] = _on_cuda(clock, candidate) if clock else _on_cpu(settings, candidate)
     affordable = int(settings.seconds / sum(costs.values()))
     rounds = max(settings.fewest, min(settings.rounds, affordable))
     samples: dict[str, list[float]] = {name: [] for name in running}
     for _ in range(rounds):
-        for name, candidate in running.items():
-            samples[name].append(seconds(candidate, repeats[name]))
+        for name in running:
+            samples[name].append(sample[name]())
     limit = _rank(samples[COPY], 0.5) if COPY in samples else None
     for name, candidate in running.items():
         p20, p50, p80 = (_rank(samples[name], q) for q in (0.2, 0.5, 0.8))
         results[name] = Timing(
             *(round(1e3 * t, 5) for t in (p20, p50, p80)),
-            loop_ms=_loop_ms(candidate) if settings.device.type == "cuda" else None,
+            loop_ms=round(1e3 * clock.in_a_row(candidate), 5) if clock else None,
+            eager_ms=round(1e3 * clock.eager(candidate), 5) if clock else None,
             copy_percent=None if limit is None else round(100 * limit / p50, 1),
             peak_bytes=peak_bytes(candidate, settings.device),
             launches=_launches(candidate) if settings.device.type == "cuda" else None,
@@ -130,49 +127,29 @@ def _rank(samples: list[float], quantile: float) -> float:
     return sorted(samples)[int(quantile * (len(samples) - 1))]
 
 
-def _wait(settings: Settings) -> None:
-    if settings.device.type == "cuda":
-        torch.cuda.synchronize(settings.device)
+def _on_cuda(clock: CudaClock, candidate: Candidate) -> tuple[Callable[[], float], float]:
+    """What gives a sample, and the seconds that it takes."""
+    sample = clock.cold(candidate)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    sample()
+    return sample, max(SHORTEST, time.perf_counter() - start)
 
 
-def _seconds_on_cpu(settings: Settings) -> Callable[[Candidate, int], float]:
+def _on_cpu(settings: Settings, candidate: Candidate) -> tuple[Callable[[], float], float]:
+    """What gives a sample of calls repeated within SHORTEST, and the seconds that it takes."""
     # A CPU backward runs in the calling thread, so with one thread its clock misses nothing.
     clock = time.thread_time if settings.threads == 1 else time.perf_counter
 
-    def seconds(candidate: Candidate, repeats: int) -> float:
+    def seconds(repeats: int) -> float:
         start = clock()
         for _ in range(repeats):
             candidate()
         return (clock() - start) / repeats
 
-    return seconds
-
-
-def _seconds_on_cuda() -> Callable[[Candidate, int], float]:
-    flush = torch.empty(L2_FLUSH, dtype=torch.int8, device="cuda")
-
-    def seconds(candidate: Candidate, repeats: int) -> float:
-        del repeats  # an event pair resolves half a microsecond
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        flush.zero_()  # keeps the device busy while the host launches the candidate
-        start.record()
-        candidate()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3
-
-    return seconds
-
-
-def _loop_ms(candidate: Candidate) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    for _ in range(LOOP):
-        candidate()
-    end.record()
-    end.synchronize()
-    return round(float(start.elapsed_time(end)) / LOOP, 5)
+    start = time.perf_counter()
+    repeats = max(1, int(SHORTEST / max(seconds(1), 1e-7)))
+    return lambda: seconds(repeats), max(SHORTEST, time.perf_counter() - start)
 
 
 def peak_bytes(candidate: Candidate, device: torch.device) -> int:

@@ -17,6 +17,8 @@ const Backend& backend();
 namespace cuda {
 const Backend& backend();
 int device_count();
+const char* capture_number(int device, void* stream, uint64_t* number);
+const char* new_counters(int device, int64_t count, uint32_t** counters);
 }  // namespace cuda
 #endif
 
@@ -66,5 +68,18 @@ int cuda_device_count() {
   return 0;
 #endif
 }
+
+#ifdef HAST_WITH_CUDA
+const char* cuda_capture_number(int device, void* stream, uint64_t* number) {
+  return cuda::capture_number(device, stream, number);
+}
+
+const char* cuda_new_counters(int device, int64_t count, uint32_t** counters) {
+  return cuda::new_counters(device, count, counters);
+}
+#else
+const char* cuda_capture_number(int, void*, uint64_t*) { return "built without CUDA"; }
+const char* cuda_new_counters(int, int64_t, uint32_t**) { return "built without CUDA"; }
+#endif
 
 }  // namespace hast

@@ -49,4 +49,8 @@ const char* cpu_isa();          // the instruction set that cpu_backend() chose
 const char* cuda_version();     // of the toolkit, "not built" without
 int cuda_device_count();        // 0 without CUDA, a driver or a device
 
+// Of the CUDA backend alone: see _core.pyi.
+const char* cuda_capture_number(int device, void* stream, uint64_t* number);
+const char* cuda_new_counters(int device, int64_t count, uint32_t** counters);
+
 }  // namespace hast

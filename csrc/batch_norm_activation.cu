@@ -1,9 +1,10 @@
 // CUDA kernels of batch_norm_activation.h: x, the residual and the target read once, y and the map
 // written once.
 //
-// Planes: a group of up to a block's threads per plane, which sums its energy. Channels-last data:
-// threads along channels and rows; the energies of an image are brought home by the skeleton of
-// cuda_channel_sums.h, with one group of rows per image.
+// Planes with energies: a group of up to a block's threads per plane, which sums its energy.
+// Everything else goes by the skeleton of cuda_channel_sums.h, whose threads make the constants of
+// a channel once for several vectors; for energies of channels-last data, with one group of rows
+// per image.
 #include "batch_norm_activation.h"
 
 #include "common/cuda_channel_sums.h"
@@ -102,7 +103,6 @@ __global__ void __launch_bounds__(kBlock, 1) activate_planes(Body body, int64_t 
       body.template apply<kSize>(offset + i * kSize, plane, setup, channel, squares, unused);
     }
   }
-  if (!body.args.energy) return;
   const unsigned lanes = blockDim.x < kWarp ? blockDim.x : kWarp;
   for (unsigned bit = lanes / 2; bit > 0; bit /= 2) {
     squares[0] += __shfl_xor_sync(kFullMask, squares[0], static_cast<int>(bit));
@@ -143,6 +143,10 @@ const char* launch(const BatchNormActivationArgs& args) {
     return vectors && args.channels % kNarrow == 0
                ? launch_sum_rows<ActivateBody<T, kQuantized>, kNarrow>(body, grid, args.stream)
                : launch_sum_rows<ActivateBody<T, kQuantized>, 1>(body, grid, args.stream);
+  }
+  if (!args.energy) {
+    const ChannelGrid grid(args.images, args.channels, args.spatial);
+    return launch_channel_sums(body, grid, vectors, args.stream);
   }
   return vectors && args.spatial % kVector<T> == 0
              ? launch_planes<ActivateBody<T, kQuantized>, kVector<T>>(body, args.stream)

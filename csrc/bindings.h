@@ -182,6 +182,10 @@ struct Columns {
   }
 };
 
+inline void raise(const char* op, const char* error) {
+  if (error) throw std::runtime_error("hast_cuda." + std::string(op) + ": " + error);
+}
+
 template <typename Args>
 void run(const char* op, const char* (*Backend::*function)(const Args&), const Args& args) {
   const Backend& backend = backend_of(op, args.device);
@@ -190,7 +194,7 @@ void run(const char* op, const char* (*Backend::*function)(const Args&), const A
     const pybind11::gil_scoped_release release;
     error = (backend.*function)(args);
   }
-  if (error) throw std::runtime_error("hast_cuda." + std::string(op) + ": " + error);
+  raise(op, error);
 }
 
 template <typename Args>

@@ -6,8 +6,8 @@ described as contiguous ``[outer, channels, inner]``: NCHW is ``[N, C, H*W]``, c
 
 ``dtype`` codes the data: 0 float32, 1 float16, 2 bfloat16, 3 float64. Ranges, states, statistics,
 BatchNorm parameters and energies ("fp" below) are float32, or float64 when ``dtype`` is 3.
-``activation``: 0 none, 1 relu, 2 relu6. Nothing here allocates device memory, synchronises or reads
-the device; counters must be zero on entry and are zero again on exit (CUDA only; 0 on the CPU).
+``activation``: 0 none, 1 relu, 2 relu6. No op allocates device memory, synchronises or reads the
+device; counters must be zero on entry and are zero again on exit (CUDA only; 0 on the CPU).
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,12 @@ from hast_cuda.ops.codes import Activation, Device, DType, Gate, Pointer, Reduct
 
 def build_info() -> dict[str, str]: ...
 def cuda_device_count() -> int: ...
+def capture_number(*, device: Device, stream: Stream) -> int:
+    """Which CUDA graph capture is under way on the stream, 0 for none. No number comes twice."""
+
+def new_counters(*, count: int, device: Device) -> Pointer:
+    """Address of zeroed uint32[count], from CUDA itself and never freed; also during a capture."""
+
 def update_range_scratch(*, size: int, device: Device) -> int:
     """How many fp values ``update_range`` needs as scratch."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import hast_cuda as hc
+from hast_cuda.ops import _workspace
 
 Inputs = list[Tensor]
 CUDA = torch.device("cuda", 0)
@@ -198,6 +199,25 @@ STREAM_CASES = [*OP_CASES, OpCase("quantize_activation-first", _activations, _ob
 def copies(inputs: Inputs) -> Inputs:
     """Equal inputs with storage of their own."""
     return [t.detach().clone().requires_grad_(t.requires_grad) for t in inputs]
+
+
+class Memory:
+    """uint32s of the device that belong to no tensor."""
+
+    def __init__(self, address: int, count: int) -> None:
+        self.__cuda_array_interface__ = {"data": (address, False), "shape": (count,), "typestr": "<i4", "version": 3}
+
+
+def view(address: int, count: int) -> Tensor:
+    """Those uint32s as a tensor."""
+    return torch.as_tensor(Memory(address, count), device=CUDA)
+
+
+def counters_left() -> int:
+    """How many of all counters are not zero; they must be between kernels."""
+    torch.cuda.synchronize()
+    places = list(_workspace._places.values())
+    return sum(int(view(address, count).count_nonzero()) for count, address in places)
 
 
 def assert_equal(found: Inputs, expected: Inputs) -> None:

@@ -48,6 +48,11 @@ class Kernel:
         """Instructions of that opcode, whatever their suffixes."""
         return sum(n for name, n in self.code.items() if name.split(".")[0] == opcode)
 
+    @property
+    def partials(self) -> int:
+        """Loads of what other blocks left, past the L1 cache."""
+        return sum(n for name, n in self.code.items() if name.startswith("LDG.E") and ".STRONG.SYS" in name)
+
     def vectors(self, opcode: str) -> int:
         """Accesses to global memory of a whole vector; volatile partial sums are none."""
         return sum(

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 BENCH = Path(__file__).parents[1] / "bench"
-TIMING = {"p20_ms", "p50_ms", "p80_ms", "loop_ms", "copy_percent", "peak_bytes", "launches"}
+TIMING = {"p20_ms", "p50_ms", "p80_ms", "loop_ms", "eager_ms", "copy_percent", "peak_bytes", "launches"}
 NAMES = {"eager", "hast_cuda", "native", "compile", "Model-Optimizer", "Brevitas", "copy"}
 
 

@@ -129,7 +129,7 @@ def test_steps_render() -> None:
 
 
 def test_convolutions_slower_than_the_whole_leave_no_ratio() -> None:
-    timing = Timing(1.0, 1.0, 1.0, None, None, 0, None)
+    timing = Timing(1.0, 1.0, 1.0, None, None, None, 0, None)
     ratios = derived({"hast_cuda": timing, CONVOLUTIONS: replace(timing, p50_ms=2.0)})
     assert ratios["hast_cuda"]["non_convolution_ms"] == -1.0
     assert ratios["hast_cuda"]["non_convolution_over_hast"] is None

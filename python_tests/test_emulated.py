@@ -166,6 +166,33 @@ def test_every_reduction_is_independent_of_the_order(
     assert all(torch.equal(a, b) for a, b in zip(first, everything(), strict=True))
 
 
+def counts(module: Path) -> tuple[int, int]:
+    """Fences that threads came to, and blocks, since the test began."""
+    fences, blocks = ctypes.c_ulong(), ctypes.c_ulong()
+    ctypes.CDLL(str(module)).hast_emulated_counts(ctypes.byref(fences), ctypes.byref(blocks))
+    return fences.value, blocks.value
+
+
+@pytest.mark.parametrize("device", ["emulated"], indirect=True)
+def test_one_thread_of_a_block_waits_for_memory(device: torch.device, emulated_path: Path) -> None:
+    x = torch.randn(8, 40, 16, 16, device=device)
+    rm, rv = torch.randn(40, device=device), torch.rand(40, device=device) + 0.5
+    hc.quantize_activation(x, hc.new_range_state(device=device), 4, observe=True)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        hc.batch_norm_match(x.contiguous(memory_format=layout), rm, rv)
+    fences, blocks = counts(emulated_path)
+    assert 0 < fences <= 2 * blocks  # a fence takes about as long as a trip to memory
+
+
+@pytest.mark.parametrize("device", ["emulated"], indirect=True)
+@pytest.mark.parametrize("size", [7, 14, 28])
+def test_threads_of_an_activation_have_several_vectors(device: torch.device, emulated_path: Path, size: int) -> None:
+    x, rm, rv = torch.randn(128, 16, size, size, device=device), torch.zeros(16), torch.ones(16)
+    hc.ops.batch_norm_activation(x, rm, rv, activation="relu", state=torch.tensor([0.0, 2.0, 0, 0, 0]))
+    blocks = counts(emulated_path)[1]
+    assert x.numel() / (256 * blocks) >= 8  # the constants of a channel cost as much as that many elements
+
+
 def test_shared_memory_of_the_kernels_is_found(emulated_path: Path) -> None:
     assert register_shared_memory(emulated_path) >= 20
 

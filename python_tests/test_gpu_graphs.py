@@ -7,7 +7,6 @@ import torch
 from gpu_cases import CUDA, NEEDS_CUDA, OP_CASES, Inputs, OpCase, assert_equal, copies, each, fill
 from torch import Tensor
 
-import hast_cuda as hc
 from hast_cuda.ops import _workspace
 
 pytestmark = NEEDS_CUDA
@@ -55,16 +54,30 @@ def test_replays_in_a_row_give_equal_bits(case: OpCase) -> None:
         assert_equal(result, results[0])
 
 
-def test_capture_without_counters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_workspace, "_slots", {})
-    monkeypatch.setattr(_workspace, "_banks", {})
-    x, state = torch.randn(64, device=CUDA), hc.new_range_state(device=CUDA)
-
-    def capture_too_early() -> None:
-        with torch.cuda.graph(torch.cuda.CUDAGraph()):
-            x.add_(1)  # torch warns of an empty graph
-            hc.quantize_activation(x, state, 4, observe=True)
-
-    with pytest.raises(RuntimeError, match="counters before CUDA graph capture"):
-        capture_too_early()
+def test_a_capture_may_be_the_first_to_need_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(c for c in OP_CASES if c.name == "losses")
+    inputs = case.make(CUDA)
+    expected = case.run(copies(inputs))  # loads the kernels
+    monkeypatch.setattr(_workspace, "_places", {})
     torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = case.run(inputs)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert_equal(outputs, expected)
+
+
+def test_graphs_captured_on_one_stream_replay_on_two_at_once() -> None:
+    case = next(c for c in OP_CASES if c.name == "batch_norm_activation")
+    captured = [(inputs, *capture(case, inputs)) for inputs in (case.make(CUDA), case.make(CUDA))]
+    expected = [case.run(copies(inputs)) for inputs, _, _ in captured]
+    streams = [torch.cuda.Stream(CUDA) for _ in captured]
+    torch.cuda.synchronize()
+    for _ in range(100):
+        for stream, (_, graph, _) in zip(streams, captured, strict=True):
+            with torch.cuda.stream(stream):
+                graph.replay()
+    torch.cuda.synchronize()
+    for (_, _, outputs), values in zip(captured, expected, strict=True):
+        assert_equal(outputs, values)

@@ -14,7 +14,6 @@ from hast_cuda.data import InputSpec
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops.execution import Execution
-from hast_cuda.loops.graphs import WARM_UP, Replayed
 from hast_cuda.methods import genie
 from hast_cuda.synthesis import SynthesisConfig, synthesize
 
@@ -45,23 +44,6 @@ def test_graphs_give_the_bits_of_plain_iterations(loop: str) -> None:
             student = tuned(execution, replace(FINETUNE, optimizer=loop))
             results.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
     assert torch.equal(results[0], results[1])
-
-
-def test_a_function_that_reads_the_device_is_not_captured() -> None:
-    x = torch.ones((), device="cuda")
-
-    def function() -> None:
-        x.add_(float(x))
-
-    replayed, strict = (Replayed(function, x.device, mode) for mode in ("auto", "on"))
-    for _ in range(WARM_UP):
-        replayed()
-        strict()
-    with pytest.warns(UserWarning, match="cannot be captured"):
-        replayed()
-    with pytest.raises(RuntimeError):
-        strict()
-    assert float(x) == 2 ** (2 * WARM_UP + 1)
 
 
 def test_generators_and_inundation_give_the_same_bits_in_a_graph() -> None:

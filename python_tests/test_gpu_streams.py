@@ -67,7 +67,7 @@ def test_current_device_is_left_alone(case: OpCase) -> None:
         expected = case.run(copies(inputs))
         found = case.run(copies(inputs))
         assert torch.cuda.current_device() == 0
-    assert all(t.device == last for t in found)
+    assert {t.device for t in found} == {inputs[0].device}
     assert_equal(found, expected)
 
 
@@ -168,7 +168,7 @@ def test_launchers_allocate_nothing() -> None:
     launch_all()  # loads the kernels
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats(CUDA)["allocation.all.allocated"]
-    for _ in range(50):
+    for _ in range(5):
         launch_all()
     torch.cuda.synchronize()
     assert torch.cuda.memory_stats(CUDA)["allocation.all.allocated"] == before

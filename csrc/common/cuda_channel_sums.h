@@ -23,7 +23,9 @@
 namespace hast {
 inline namespace HAST_BACKEND {
 
-constexpr int kTileChannels = 128;  // at most, per block of channels-last data
+// At most, per block of channels-last data. More would leave more to the last block of a tile,
+// which adds the splits of all its channels up alone; these are a line of memory in float32.
+constexpr int kTileChannels = 32;
 
 struct ChannelGrid {
   int64_t outer, channels, inner;
@@ -48,20 +50,25 @@ struct ChannelGrid {
   // a GPU. A function of the sizes alone: scratch is allocated before pointers and types are known.
   int64_t max_splits() const {
     const int64_t tiles = channels_last() ? ceil_div(channels, kTileChannels) : channels;
-    const int64_t together = channels_last() ? smaller(channels, 64) : 1;
+    const int64_t together = channels_last() ? smaller(channels, kTileChannels) : 1;
     const int64_t wanted = ceil_div(outer / groups * inner, 4096 / together);
-    return larger(1, smaller(wanted, ceil_div(2048, tiles * groups)));
+    // Channels-last blocks run about four to an SM, so these are all at once.
+    const int64_t blocks = channels_last() ? 512 : 2048;
+    return larger(1, smaller(wanted, ceil_div(blocks, tiles * groups)));
   }
 
   int64_t scratch() const { return 2 * channels * groups * max_splits(); }
 };
 
-__device__ __forceinline__ DoublePair add_splits(const volatile double* partial, unsigned splits,
-                                                 unsigned first, unsigned step) {
+// The sums of every `step`th split, `stride` pairs apart. Each load is a trip to L2: four at a
+// time.
+__device__ __forceinline__ DoublePair add_splits(const volatile double* partial, int64_t stride,
+                                                 unsigned splits, unsigned first, unsigned step) {
   DoublePair sum = {0.0, 0.0};
+#pragma unroll 4
   for (unsigned split = first; split < splits; split += step) {
-    sum.first += partial[2 * split];
-    sum.second += partial[2 * split + 1];
+    sum.first += partial[2 * stride * split];
+    sum.second += partial[2 * stride * split + 1];
   }
   return sum;
 }
@@ -98,7 +105,7 @@ __global__ void __launch_bounds__(kBlock, 1)
     own[1] = sum.second;
   }
   if (!is_last_block(body.counters() + c, gridDim.y)) return;
-  sum = block_sum(add_splits(partial, gridDim.y, thread_rank(), kBlock));
+  sum = block_sum(add_splits(partial, 1, gridDim.y, thread_rank(), kBlock));
   if (thread_rank() == 0) body.finish(c, sum.first, sum.second);
 }
 
@@ -149,14 +156,16 @@ __global__ void __launch_bounds__(kBlock, 1) sum_rows(Body body, ChannelGrid siz
   __syncthreads();
   const bool owner = rank < width && tile + rank < sizes.channels;
   const int64_t first_plane = group * sizes.channels + tile;
-  volatile double* partial = body.scratch() + 2 * (first_plane + rank) * gridDim.y;
+  // Splits apart, channels side by side: neighbouring threads read neighbouring pairs.
+  const int64_t planes = sizes.channels * sizes.groups;
+  volatile double* partial = body.scratch() + 2 * first_plane;
   if (owner) {
     DoublePair sum = shared.warps[0][rank];
     for (unsigned warp = 1; warp < kBlock / kWarp; ++warp) {
       sum.first += shared.warps[warp][rank].first;
       sum.second += shared.warps[warp][rank].second;
     }
-    volatile double* own = partial + 2 * static_cast<int64_t>(blockIdx.y);
+    volatile double* own = partial + 2 * (planes * blockIdx.y + rank);
     own[0] = sum.first;
     own[1] = sum.second;
   }
@@ -166,8 +175,7 @@ __global__ void __launch_bounds__(kBlock, 1) sum_rows(Body body, ChannelGrid siz
   const auto shares = static_cast<unsigned>(smaller(kBlock / width, kBlock / kWarp));
   const unsigned mine = rank % width, share = rank / width;
   if (share < shares && tile + mine < sizes.channels) {
-    const volatile double* splits = body.scratch() + 2 * (first_plane + mine) * gridDim.y;
-    shared.warps[share][mine] = add_splits(splits, gridDim.y, share, shares);
+    shared.warps[share][mine] = add_splits(partial + 2 * mine, planes, gridDim.y, share, shares);
   }
   __syncthreads();
   if (owner) {
@@ -199,7 +207,7 @@ const char* launch_sum_planes(const Body& body, const ChannelGrid& sizes, void* 
 
 template <typename Body, int kSize>
 const char* launch_sum_rows(const Body& body, const ChannelGrid& sizes, void* stream) {
-  const unsigned x = power_of_two_covering(ceil_div(sizes.channels, kSize), kWarp);
+  const unsigned x = power_of_two_covering(ceil_div(sizes.channels, kSize), kTileChannels / kSize);
   const unsigned y = kBlock / x;
   const int64_t splits = smaller(sizes.max_splits(), ceil_div(sizes.outer / sizes.groups, y));
   const int64_t tiles = ceil_div(sizes.channels, x * kSize) * sizes.groups;
@@ -220,9 +228,16 @@ const char* launch_channel_sums(const Body& body, const ChannelGrid& sizes, bool
                ? launch_sum_rows<Body, kNarrow>(body, sizes, stream)
                : launch_sum_rows<Body, 1>(body, sizes, stream);
   }
-  return pointers_aligned && sizes.inner % kWide == 0
-             ? launch_sum_planes<Body, kWide>(body, sizes, stream)
-             : launch_sum_planes<Body, 1>(body, sizes, stream);
+  if (pointers_aligned && sizes.inner % kWide == 0) {
+    return launch_sum_planes<Body, kWide>(body, sizes, stream);
+  }
+  // Half a vector of a half type: planes of 14 x 14 are no multiple of a whole one.
+  if constexpr (kNarrow < kWide) {
+    if (pointers_aligned && sizes.inner % kNarrow == 0) {
+      return launch_sum_planes<Body, kNarrow>(body, sizes, stream);
+    }
+  }
+  return launch_sum_planes<Body, 1>(body, sizes, stream);
 }
 
 }  // namespace HAST_BACKEND

@@ -12,14 +12,22 @@ constexpr int kWarp = 32;
 // __launch_bounds__(kBlock, 1): left to itself the compiler spills around them to save registers.
 constexpr int kBlock = 256;
 
-// Makes `device` current for the calls in its scope.
+// Null, or what went wrong. The runtime forgets it: it would report it again after the next launch.
+inline const char* error_of(cudaError_t status) {
+  if (status == cudaSuccess) return nullptr;
+  cudaGetLastError();
+  return cudaGetErrorString(status);
+}
+
+// Makes `device` current for the calls in its scope. The ops have made it current already: going
+// back to a device that nothing has used yet would create a context there.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) {
-    status_ = cudaGetDevice(&previous_);
-    if (status_ != cudaSuccess || previous_ == device) return;
-    status_ = cudaSetDevice(device);
-    changed_ = status_ == cudaSuccess;
+    error_ = error_of(cudaGetDevice(&previous_));
+    if (error_ || previous_ == device) return;
+    error_ = error_of(cudaSetDevice(device));
+    changed_ = !error_;
   }
   ~DeviceGuard() {
     if (changed_) cudaSetDevice(previous_);
@@ -27,21 +35,16 @@ class DeviceGuard {
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
-  const char* error() const {
-    return status_ == cudaSuccess ? nullptr : cudaGetErrorString(status_);
-  }
+  const char* error() const { return error_; }
 
  private:
   int previous_ = 0;
   bool changed_ = false;
-  cudaError_t status_ = cudaSuccess;
+  const char* error_ = nullptr;
 };
 
 // Null if the launch before this went well.
-inline const char* launch_error() {
-  const cudaError_t status = cudaGetLastError();
-  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
-}
+inline const char* launch_error() { return error_of(cudaGetLastError()); }
 
 // Runs launch() on `device`.
 template <typename Launch>

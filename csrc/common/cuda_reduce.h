@@ -46,11 +46,15 @@ __device__ __forceinline__ DoublePair block_sum(DoublePair value) {
 // again afterwards.
 __device__ __forceinline__ bool is_last_block(uint32_t* counter, unsigned blocks) {
   __shared__ bool last;
-  __threadfence();
   __syncthreads();
-  if (thread_rank() == 0) last = atomicInc(counter, blocks - 1) == blocks - 1;
+  // Fences are cumulative: the first covers what the barrier brought here, and the barrier after
+  // the second takes along what it let in. One thread waits for memory, not all.
+  if (thread_rank() == 0) {
+    __threadfence();
+    last = atomicInc(counter, blocks - 1) == blocks - 1;
+    if (last) __threadfence();
+  }
   __syncthreads();
-  __threadfence();
   return last;
 }
 

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from hast_cuda.loops.warn import warn_caller
 
 WARM_UP = 3  # calls that run as they are: lazy initialisation must not be captured
+
+# Graphs whose capture failed. PyTorch's allocator may go on asking them for good.
+_failed: list[torch.cuda.CUDAGraph] = []
+
+
+@contextmanager
+def _left_as_found(stream: torch.cuda.Stream) -> Iterator[torch.cuda.Stream]:
+    """Make the device of ``stream`` current and give its current stream; both come back at the end.
+
+    A capture that fails leaves its own stream behind: torch.cuda.graph raises before it puts the
+    other back.
+    """
+    with torch.cuda.device(stream.device):
+        outside = torch.cuda.current_stream(stream.device)
+        try:
+            yield outside
+        finally:
+            torch.cuda.set_stream(outside)
 
 
 class Replayed:
@@ -41,22 +60,27 @@ class Replayed:
 
     def _on_own_stream(self) -> None:
         assert self.stream is not None
-        outside = torch.cuda.current_stream()
-        self.stream.wait_stream(outside)
-        with torch.cuda.stream(self.stream):
-            self.function()
-        outside.wait_stream(self.stream)
+        with _left_as_found(self.stream) as outside:
+            self.stream.wait_stream(outside)
+            with torch.cuda.stream(self.stream):
+                self.function()
+            outside.wait_stream(self.stream)
 
     def _capture(self) -> None:
+        assert self.stream is not None
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self.stream):
+            with _left_as_found(self.stream), torch.cuda.graph(graph, stream=self.stream):
                 self.function()
         except RuntimeError as error:
+            _failed.append(graph)
             if self.mode == "on":
                 raise
-            message = "the iteration cannot be captured in a CUDA graph and runs without one"
-            warn_caller(f"{message}: {error}", UserWarning)
+            warn_caller(
+                "the iteration cannot be captured in a CUDA graph and runs without one; memory that PyTorch has "
+                f"cached may stay reserved until this process is started again: {error}",
+                UserWarning,
+            )
             self.enabled = False
             return
         self.graph = graph

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import chain
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, cast
 
@@ -104,6 +105,24 @@ def _by_name(function: Callable[..., Any], names: Sequence[str]) -> Callable[...
     return lambda *values: function(**{name: values[place] for name, place in places})
 
 
+def on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` with the device of its tensors, which is one for all, as the current one.
+
+    The core could do that alone, but going back it would create a context on a device that nothing
+    has used yet. torch's guard looks first.
+    """
+
+    def call(*arguments: Any) -> Any:
+        flat = chain.from_iterable(a if isinstance(a, list) else (a,) for a in arguments)
+        device = next(a.device for a in flat if isinstance(a, Tensor))
+        if device.index == torch.cuda.current_device():
+            return function(*arguments)
+        with torch.cuda.device(device):
+            return function(*arguments)
+
+    return call
+
+
 def operator(
     reference: Callable[..., Any], fake: Callable[..., Any], *, mutates: Sequence[str] = ()
 ) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
@@ -123,7 +142,7 @@ def operator(
         LIBRARY.define(_schema(name, annotations, mutates))
         implementation = compiled if COMPILED else _by_name(reference, names)
         LIBRARY.impl(name, implementation, "CPU")
-        LIBRARY.impl(name, implementation, "CUDA")
+        LIBRARY.impl(name, on_its_device(implementation), "CUDA")
         torch.library.register_fake(f"hast_cuda::{name}", _by_name(fake, names), lib=LIBRARY)
         overload: Any = getattr(torch.ops.hast_cuda, name).default
         return cast("Callable[Arguments, Result]", overload)

@@ -1,10 +1,10 @@
-"""Zeroed counters for kernels whose last block finishes the reduction, one slot per CUDA stream.
+"""Zeroed counters for kernels whose last block finishes the reduction, and scratch.
 
-A kernel counts its finished blocks and leaves the counter at zero again, so the slot is reused by
-every later kernel of that stream without clearing it. Slots of one device lie in one allocation
-made at first use, outside any CUDA graph. A captured kernel goes on using its slot, so none is
-freed when the stream needs a larger one. Two graphs captured on one stream must not be replayed at
-the same time on different streams.
+A kernel counts its finished blocks and leaves the counter at zero again, so what follows on the
+same stream uses the same counters without clearing them. Everything else has its own: another
+stream, and every capture of a CUDA graph, whose kernels run whenever and wherever the graph is
+replayed. They come from CUDA itself and are never freed: a graph keeps their address for good, and
+memory of torch's would belong to the pool of whoever happens to be the first user.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hast_cuda.ops._registry import device_and_stream
-from hast_cuda.ops.codes import Pointer
+from hast_cuda.ops._registry import core, device_and_stream
+from hast_cuda.ops.codes import Device, Pointer, Stream
 
-SLOT = 16384  # counters per stream: one per channel is needed at most
-SLOTS = 32
+FEWEST = 2048  # counters at a time: one per channel is needed at most, but for energies
 NARROWEST_TILE = 32  # channels: no channels-last kernel that sums per image takes fewer at a time
 
-_banks: dict[int, list[Tensor]] = {}
-_slots: dict[tuple[int, int], list[Tensor]] = {}  # all that a stream was ever given
+# How many and where; by device, stream and number of the capture. A larger place takes the place of
+# a smaller one. Two threads that make the same one at once are on one stream: either will do.
+_places: dict[tuple[Device, Stream, int], tuple[int, Pointer]] = {}
 
 
 def counters(x: Tensor, count: int) -> Pointer:
@@ -28,30 +28,13 @@ def counters(x: Tensor, count: int) -> Pointer:
     device, stream = device_and_stream(x)
     if device < 0:
         return Pointer(0)
-    slots = _slots.get((device, stream), [])
-    if not slots or slots[-1].numel() < count:
-        slots = _slots[device, stream] = [*slots, _new_slot(x.device, count)]
-    return Pointer(slots[-1].data_ptr())
-
-
-def _new_slot(device: torch.device, count: int) -> Tensor:
-    used = sum(key[0] == device.index for key in _slots)
-    banks = _banks.setdefault(device.index, [])
-    if count <= SLOT and used < SLOTS * len(banks):
-        return banks[-1][used % SLOTS]
-    if torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            "hast_cuda needs its counters before CUDA graph capture: run the captured code once "
-            "outside the capture on this device first"
-        )
-    if count > SLOT:
-        slot = torch.zeros(count, dtype=torch.int32, device=device)
-    else:
-        bank = torch.zeros(SLOTS, SLOT, dtype=torch.int32, device=device)
-        banks.append(bank)
-        slot = bank[used % SLOTS]
-    torch.cuda.synchronize(device)  # other streams must see the zeros; happens once per bank
-    return slot
+    key = device, stream, core.capture_number(device=device, stream=stream)
+    size, address = _places.get(key, (0, Pointer(0)))
+    if size < count:
+        size = max(FEWEST, 1 << (count - 1).bit_length())
+        address = core.new_counters(count=size, device=device)
+        _places[key] = size, address
+    return address
 
 
 def scratch(x: Tensor, count: int, dtype: torch.dtype) -> Tensor:

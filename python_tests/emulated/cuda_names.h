@@ -63,7 +63,7 @@ inline uint32_t __ballot_sync(uint32_t mask, int predicate) {
   }
   return ballot;
 }
-inline void __threadfence() {}
+inline void __threadfence() { ++emulated::fences; }
 inline unsigned atomicInc(unsigned* counter, unsigned limit) {
   const unsigned old = *counter;
   *counter = old >= limit ? 0 : old + 1;
@@ -72,14 +72,43 @@ inline unsigned atomicInc(unsigned* counter, unsigned limit) {
 }
 
 enum cudaError_t { cudaSuccess, cudaErrorLaunchFailure, cudaErrorInvalidDevice };
+namespace emulated {
+inline cudaError_t last_error = cudaSuccess;  // of the runtime: cudaGetLastError gives it once
+}
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaSetDevice(int device) {
-  return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+  return device == 0 ? cudaSuccess : emulated::last_error = cudaErrorInvalidDevice;
 }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 inline cudaError_t cudaGetLastError() {
-  return *emulated::launch_error() == '\0' ? cudaSuccess : cudaErrorLaunchFailure;
+  const cudaError_t kept = emulated::last_error;
+  emulated::last_error = cudaSuccess;
+  if (kept != cudaSuccess || *emulated::launch_error() == '\0') return kept;
+  return cudaErrorLaunchFailure;
 }
+
+// Streams: there is one, which nothing captures.
+using cudaStream_t = void*;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone };
+constexpr unsigned cudaStreamNonBlocking = 1;
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) {
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus* status,
+                                            unsigned long long*) {
+  return *status = cudaStreamCaptureStatusNone, cudaSuccess;
+}
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t*, unsigned) { return cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  return *memory = malloc(bytes), cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  return memset(memory, value, bytes), cudaSuccess;
+}
+
 inline const char* cudaGetErrorString(cudaError_t status) {
   return status == cudaErrorInvalidDevice ? "invalid device ordinal" : emulated::launch_error();
 }

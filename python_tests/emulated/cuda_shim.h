@@ -19,6 +19,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <type_traits>
@@ -77,7 +78,8 @@ void barrier(int line);
 void end_turn();
 const uint64_t* exchange(uint32_t mask, uint64_t value);
 void launch(dim3 grid, dim3 block, void (*call)(const void*), const void* kernel);
-const char* launch_error();  // empty: none
+const char* launch_error();           // empty: none
+extern unsigned long fences, blocks;  // since the last restart
 
 }  // namespace emulated
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -42,12 +43,14 @@ class EmulatedCore:
     def __init__(self, module: ModuleType) -> None:
         self.module = module
         self.counters = torch.zeros(COUNTERS, dtype=torch.int32)
+        self.one_at_a_time = threading.Lock()  # there is one machine, whichever thread launches
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function = getattr(self.module, name)
 
         def call(**arguments: Any) -> Any:
-            result = function(**arguments)
+            with self.one_at_a_time:
+                result = function(**arguments)
             assert not self.counters.any(), f"{name} left counters behind"
             return result
 

@@ -5,6 +5,7 @@ namespace emulated {
 
 View view{};
 static unsigned launches = 0;
+unsigned long fences = 0, blocks = 0;
 
 // Where a thread comes upon __shared__ variables: all ones if it is its block's first.
 void enter(const Scope& scope) {
@@ -84,6 +85,7 @@ void launch(dim3 grid, dim3 block, void (*call)(const void*), const void* kernel
   m.block = nullptr;
   set_thread_order(wanted);
   const Order order(grid, wanted);
+  blocks += order.count();
   // One block at a time now and then: a block that waits for another must not always meet it.
   const bool alone = strcmp(wanted, "forward") == 0 || strcmp(wanted, "reverse") == 0 || !draw(4);
   const unsigned most = alone || order.count() == 1 ? 1 : kMostBlocks;
@@ -99,6 +101,14 @@ const char* launch_error() { return machine.error.c_str(); }
 // Called from Python: launches are counted from here, so that a test alone sees the same orders.
 extern "C" __attribute__((visibility("default"))) void hast_emulated_restart() {
   emulated::launches = 0;
+  emulated::fences = emulated::blocks = 0;
+}
+
+// Called from Python: what the launches since then did.
+extern "C" __attribute__((visibility("default"))) void hast_emulated_counts(unsigned long* fences,
+                                                                            unsigned long* blocks) {
+  *fences = emulated::fences;
+  *blocks = emulated::blocks;
 }
 
 // Called from Python: the number of a scope, and once per variable of it.

@@ -96,8 +96,8 @@ MISTAKES = [
     Mistake("common/cuda_reduce.h", LAST, f"{INDEX} == 0", "first block taken for the last one"),
     Mistake(
         "common/cuda_reduce.h",
-        "__threadfence();\n  __syncthreads();",
-        "__threadfence();",
+        "bool last;\n  __syncthreads();",
+        "bool last;",
         "block counted before all of its threads have written",
     ),
     Mistake(
