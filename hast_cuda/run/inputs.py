@@ -18,7 +18,7 @@ from hast_cuda.networks.ends import end_layers
 from hast_cuda.networks.head import find_head
 from hast_cuda.networks.readable import require_readable
 from hast_cuda.networks.statistics import require_float32, require_trained
-from hast_cuda.nn import Override, suitable_placement
+from hast_cuda.nn import Override, quantize, suitable_placement
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,21 @@ def check_network(teacher: nn.Module, shape: InputSpec) -> None:
     classes = infer_shape(teacher, shape.size).num_classes
     if classes != shape.num_classes:
         raise ValueError(f"the network gives {classes} logits; shape says {shape.num_classes} classes")
+
+
+def quantize_to(bits: Bits, network: nn.Module, *, ste: str, ema: str = "corrected") -> nn.Module:
+    """A quantized copy of ``network``; see :func:`hast_cuda.quantize`."""
+    return quantize(
+        network,
+        bits.weights,
+        bits.activations,
+        placement=bits.placement,
+        overrides=bits.overrides,
+        sum_bits=bits.sums,
+        symmetric_weights=bits.symmetric_weights,
+        ema=ema,
+        ste=ste,
+    )
 
 
 def placed(bits: Bits, teacher: nn.Module) -> Bits:

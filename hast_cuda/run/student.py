@@ -14,8 +14,9 @@ from hast_cuda.checks.values import as_path, check_values
 from hast_cuda.exports import load_packed, read_packed
 from hast_cuda.files.tensors import DamagedFileError, load_tensors, save_tensors
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.nn import Override, quantize
+from hast_cuda.nn import Override
 from hast_cuda.posttraining import PostTrainingConfig, prepare
+from hast_cuda.run.inputs import Bits, quantize_to
 from hast_cuda.run.settings import read_config, settings
 from hast_cuda.teachers import build_network
 
@@ -102,16 +103,9 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
         if before is not None:
             teacher = prepare(teacher, settings(PostTrainingConfig, before, run))
         overrides = {name: settings(Override, o, run) for name, o in bits["overrides"].items()}
-        student = quantize(
-            teacher,
-            bits["weights"],
-            bits["activations"],
-            placement=bits["placement"],
-            overrides=overrides,
-            sum_bits=bits.get("sums", 8),
-            symmetric_weights=bits.get("symmetric_weights", False),
-            ste=tuning.ste,
-        )
+        width = bits["weights"], bits["activations"], bits["placement"]
+        found = Bits(*width, overrides, bits.get("sums", 8), bits.get("symmetric_weights", False))
+        student = quantize_to(found, teacher, ste=tuning.ste)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{config_path} is not the configuration of a run ({error!r})") from error
     return load_weights(student, weights).eval()

@@ -23,13 +23,13 @@ from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.methods import Recipe
-from hast_cuda.nn import quantize, shrink_ranges
+from hast_cuda.nn import shrink_ranges
 from hast_cuda.posttraining import finish, prepare
 from hast_cuda.ranks import World
 from hast_cuda.reconstruction import ReconstructionFile, reconstruct
 from hast_cuda.run.directory import RunDirectory, plain
 from hast_cuda.run.figures import student_figures
-from hast_cuda.run.inputs import Bits, check_images
+from hast_cuda.run.inputs import Bits, check_images, quantize_to
 from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.phases import Phases
 from hast_cuda.run.shown import labels_for, shown
@@ -67,21 +67,8 @@ class Work:
     def __post_init__(self) -> None:
         self.device, bits = self.world.device, self.bits
         self.prepared = prepare(self.teacher, self.recipe.posttraining)
-        self.student = (
-            quantize(
-                self.prepared,
-                bits.weights,
-                bits.activations,
-                placement=bits.placement,
-                overrides=bits.overrides,
-                sum_bits=bits.sums,
-                symmetric_weights=bits.symmetric_weights,
-                ema=self.recipe.finetune.ema,
-                ste=self.recipe.finetune.ste,
-            )
-            .to(self.device)
-            .eval()
-        )
+        tuning = self.recipe.finetune
+        self.student = quantize_to(bits, self.prepared, ema=tuning.ema, ste=tuning.ste).to(self.device).eval()
         self.phases = Phases(None)
         self.store = None if self.out is None else ImageStore(self.out / "images")
 
