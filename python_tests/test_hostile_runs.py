@@ -15,7 +15,7 @@ from test_hostile_files import ROOM, _little_memory
 from test_run import run
 
 from hast_cuda.cli import main
-from hast_cuda.cli.command import chosen_network, network_of
+from hast_cuda.cli.network import chosen_network, network_of
 from hast_cuda.report import write_report
 from hast_cuda.report.facts import read_facts
 from hast_cuda.run import RunDirectory, load_student, read_config, read_finetune_config, read_images, read_recipe

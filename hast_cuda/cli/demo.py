@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hast_cuda.analysis import loss_curves
 from hast_cuda.checks.values import as_device
-from hast_cuda.cli.options import Network, labelled_images, shape_of
+from hast_cuda.cli.network import Network
+from hast_cuda.cli.options import labelled_images, shape_of
 from hast_cuda.cli.quantize import print_accuracies
 from hast_cuda.cli.report import write_page
 from hast_cuda.methods import Recipe, hast
@@ -47,7 +48,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, device: str = "auto", ten
     world = join(as_device(device, auto=True))
     world.say(f"digits network, {BITS}-bit weights and activations, no training data, on {world.device}")
     recipe = demo_recipe()
-    described = {"method": "hast", "network": network, "preset": "default", "data": "digits"}
+    described = {"method": "hast", "network": network.described(spec), "preset": "default", "data": "digits"}
     done = zero_shot_quantize(
         network.load(),
         shape_of(spec),

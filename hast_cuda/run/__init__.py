@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from hast_cuda.networks.shape import infer_shape
 from hast_cuda.run.directory import RunDirectory, environment, plain  # noqa: F401
-from hast_cuda.run.inputs import Bits, infer_shape
+from hast_cuda.run.inputs import Bits
 from hast_cuda.run.pipeline import QuantizationResult, zero_shot_quantize
 from hast_cuda.run.settings import (
     image_store,  # noqa: F401

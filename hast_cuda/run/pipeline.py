@@ -17,9 +17,10 @@ from hast_cuda.data import Images, ImageSet, InputSpec
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.methods import Recipe
 from hast_cuda.methods.recipe import dataset_like
+from hast_cuda.networks.shape import infer_shape
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks.world import world_on
-from hast_cuda.run.inputs import Bits, check_source, infer_shape, with_ends
+from hast_cuda.run.inputs import Bits, check_source, with_ends
 from hast_cuda.run.tensorboard import require_tensorboard
 from hast_cuda.run.work import Work
 
