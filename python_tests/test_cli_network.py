@@ -150,10 +150,7 @@ def test_classes_and_arguments_of_an_own_network(hast: Cli, refused: Cli, tmp_pa
 
 def test_models(hast: Cli, refused: Cli) -> None:
     lines = hast("models", "resnet20_c").splitlines()
-    assert [line.split() for line in lines[:2]] == [
-        ["resnet20_cifar10", "BatchNorm"],
-        ["resnet20_cifar100", "BatchNorm"],
-    ]
+    assert [NAME, "BatchNorm"] in [line.split() for line in lines]
     assert "torchvision:vgg11     no BatchNorm: for rtn alone" in hast("models", "torchvision:vgg11*")
     assert len(hast("models").splitlines()) > 500
     assert "no name is like 'nothing'" in refused("models", "nothing")

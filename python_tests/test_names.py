@@ -216,7 +216,7 @@ def test_names_of_every_library() -> None:
 def test_timm_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     for name in ("timm:resnet18", "hf-hub:timm/resnet18.a1_in1k"):
-        with pytest.raises(ImportError, match="pip install timm"):
+        with pytest.raises(ImportError, match=r"pip install 'hast_cuda\[timm\]'"):
             load_teacher(name)
     assert not any(name.startswith("timm:") for name in model_names())
 

@@ -112,6 +112,8 @@ def network_of(config: dict[str, Any]) -> Network:
             check_range(name, values.get(name) or 1, 1, LARGEST_CLASSES)
         if network.model is None:
             raise ValueError("it has no model")
+        if is_own(network.model) and network.num_classes is None:
+            raise ValueError("only its code could tell its classes")
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"the network in config.json is {found!r}, made from Python: no option names it; give --model"

@@ -99,7 +99,7 @@ def _command(facts: RunFacts) -> tuple[str | None, list[str]]:
     device = found.get("device")
     try:
         arguments = command_of(run, again, device if isinstance(device, str) else None)
-    except (ValueError, ImportError) as error:
+    except _ABSENT as error:
         return None, [f"No command line makes this run: {error}. It was made from Python."]
     remarks = [
         f"Add {flag}: the run does not say where its {images} images were."

@@ -77,7 +77,7 @@ def _timm() -> Any:
     try:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
-        raise ImportError("networks of timm and of the hub need timm: pip install timm") from error
+        raise ImportError("networks of timm and of the hub need timm: pip install 'hast_cuda[timm]'") from error
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from hast_cuda.checks.values import LARGEST_CLASSES, check_range
 from hast_cuda.data.image_set import DIGITS
 from hast_cuda.teachers import digits, from_pytorchcv, from_timm, from_torchvision, own
 from hast_cuda.teachers.library import Arguments, Library
@@ -33,6 +34,8 @@ def find(model: str, arguments: Arguments) -> tuple[Library, str]:
     reserved = [name for name in _RESERVED if name in arguments]
     if reserved:
         raise ValueError(f"model_args={', '.join(reserved)}: which weights are loaded is said by weights alone")
+    if "num_classes" in arguments:
+        check_range("num_classes", arguments["num_classes"], 1, LARGEST_CLASSES)
     if model.startswith(from_timm.HUB):
         return from_timm, model
     if model == DIGITS:
@@ -72,6 +75,8 @@ def parse_arguments(texts: Iterable[str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"model_args hold a {type(text).__name__}; expected texts like width=0.5")
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(f"model_args {text!r}: expected NAME=VALUE, such as width=0.5")
