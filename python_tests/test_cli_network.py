@@ -153,7 +153,7 @@ def test_models(hast: Cli, refused: Cli) -> None:
     assert [NAME, "BatchNorm"] in [line.split() for line in lines]
     assert "torchvision:vgg11     no BatchNorm: for rtn alone" in hast("models", "torchvision:vgg11*")
     assert len(hast("models").splitlines()) > 500
-    assert "no name is like 'nothing'" in refused("models", "nothing")
+    assert "no network has a name like 'nothing'" in refused("models", "nothing")
 
 
 def test_first_steps(hast: Cli) -> None:

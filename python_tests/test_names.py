@@ -295,6 +295,26 @@ def test_a_network_of_the_hub(timm: types.ModuleType, monkeypatch: pytest.Monkey
     torch.testing.assert_close(again.state_dict(), wanted.state_dict(), rtol=0, atol=0)
 
 
+def test_timms_fused_layers_become_two(timm: types.ModuleType, tmp_path: Path) -> None:
+    """Weights have timm's names; the network is of modules that can be quantized, and the same function."""
+    torch.manual_seed(3)
+    original = timm.create_model("efficientnet_lite0").eval()
+    for layer in original.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.uniform_(-0.1, 0.1)
+            layer.weight.data.uniform_(0.5, 1.5)
+    torch.save({"state_dict": original.state_dict()}, tmp_path / "w.pth")
+    network = load_teacher("timm:efficientnet_lite0", weights=tmp_path / "w.pth")
+    assert {type(m) for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {nn.BatchNorm2d}
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), original(images), rtol=0, atol=0)
+    assert sum(isinstance(m, nn.ReLU6) for m in network.modules()) > 30
+    assert network.state_dict().keys() == build_network("timm:efficientnet_lite0").state_dict().keys()
+    untouched = load_teacher(original)
+    assert untouched.state_dict().keys() != network.state_dict().keys()
+
+
 def test_timm_unpickles_nothing(timm: types.ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever it asks torch for."""
     torch.save(nn.Linear(2, 2), tmp_path / "w.pth")

@@ -26,7 +26,7 @@ def models(pattern: tyro.conf.Positional[str] = "") -> None:
     wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     found = fnmatch.filter(model_names(), wanted)
     if not found:
-        raise ValueError(f"no name is like {pattern!r}; hast-cuda models lists all")
+        raise ValueError(f"no network has a name like {pattern!r}; hast-cuda models lists all")
     width = max(map(len, found))
     for name in found:
         print(f"{name:<{width}}  {_kind(name)}".rstrip() if len(found) <= LOOKED_INTO else name)

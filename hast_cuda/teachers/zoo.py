@@ -16,6 +16,7 @@ from hast_cuda.networks.shape import infer_shape
 from hast_cuda.teachers import own
 from hast_cuda.teachers.library import crop_side
 from hast_cuda.teachers.names import find, is_own, names
+from hast_cuda.teachers.split_norms import split_norms
 from hast_cuda.teachers.weights import load_weights
 
 
@@ -63,7 +64,7 @@ def load_teacher(
         library, name = find(model, arguments := dict(model_args or {}))
         network = _made(lambda: library.trained(name, arguments), model)
     else:
-        network = build_network(model, num_classes, model_args)
+        network = _built(model, num_classes, model_args)
     built = getattr(network, "num_classes", None)
     if num_classes is not None and isinstance(built, int) and built != num_classes:
         label = f"model={model!r}" if isinstance(model, str) else type(model).__name__
@@ -73,7 +74,7 @@ def load_teacher(
         )
     if weights is not None:
         load_weights(network, as_path("weights", weights))
-    return network.eval()
+    return (split_norms(network) if isinstance(model, str) else network).eval()
 
 
 @typed
@@ -140,8 +141,7 @@ def build_network(model: str, num_classes: int | None = None, model_args: Mappin
         >>> build_network("digits").num_classes
         10
     """
-    library, name = find(model, arguments := dict(model_args or {}))
-    return _made(lambda: library.build(name, arguments, num_classes), model).eval()
+    return split_norms(_built(model, num_classes, model_args)).eval()
 
 
 def model_names() -> list[str]:
@@ -152,6 +152,12 @@ def model_names() -> list[str]:
         True
     """
     return names()
+
+
+def _built(model: str, num_classes: int | None, model_args: Mapping[str, Any] | None) -> nn.Module:
+    """As ``build_network``, with the names that weights files have."""
+    library, name = find(model, arguments := dict(model_args or {}))
+    return _made(lambda: library.build(name, arguments, num_classes), model)
 
 
 def _made(make: Callable[[], nn.Module], model: str) -> nn.Module:
