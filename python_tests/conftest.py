@@ -58,6 +58,8 @@ LONGEST = (
     "test_export_onnx",
     "test_numerics_runs",
     "test_method_runs",
+    "test_cli_network",
+    "test_names",
     "test_batch_norm_activation",
 )
 
