@@ -16,9 +16,10 @@ from typing import Any
 from griffe import Extension, Object
 
 import hast_cuda
-from hast_cuda.cli import VERBS
+from hast_cuda.cli import VERBS, verb
 from hast_cuda.cli.analyze import ANALYSES
-from hast_cuda.cli.options import Budget, Network
+from hast_cuda.cli.network import Network
+from hast_cuda.cli.options import Budget
 
 PRIVATE = {"checks", "cli", "files", "loops", "ops", "reproduce"}
 _ROLE = re.compile(r":\w+:`~?([^`]+)`")
@@ -60,7 +61,7 @@ def _rooms() -> Iterator[str]:
 
 def _command_line() -> Iterator[str]:
     yield "\n## Command line\n"
-    verbs = [*VERBS.values(), *ANALYSES.values(), Network, Budget]
+    verbs = [*(verb(name) for name in VERBS if name != "analyze"), *ANALYSES.values(), Network, Budget]
     yield from (_entry(thing) for thing in verbs)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +14,10 @@ import torch
 from emulated.build import compile_module, compiler, load
 from emulated.device import emulate
 from gates import cannot_run
+
+from hast_cuda.cli import main
+
+Cli = Callable[..., str]
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 # Aligned, ragged, batch 1, one channel, 1x1 maps, odd everything, more channels than a tile has.
@@ -54,6 +58,8 @@ LONGEST = (
     "test_export_onnx",
     "test_numerics_runs",
     "test_method_runs",
+    "test_cli_network",
+    "test_names",
     "test_batch_norm_activation",
 )
 LAST = "test_gpu_failed_capture"  # leaves a process in which torch may not free memory any more
@@ -166,3 +172,30 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(1234)
+
+
+@pytest.fixture
+def hast(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command line that must succeed; returns what it printed."""
+
+    def run(*arguments: object) -> str:
+        assert main([str(a) for a in arguments]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs a command line that must fail with status 1; returns the one line that says why."""
+    monkeypatch.delenv("HAST_CUDA_DEBUG", raising=False)
+
+    def run(*arguments: object) -> str:
+        assert main([str(a) for a in arguments]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        errors = [line for line in lines if line.startswith("hast-cuda: error: ")]
+        assert len(errors) == 1, lines
+        assert lines[lines.index(errors[0]) + 1 :] == ["(HAST_CUDA_DEBUG=1 shows the traceback)"]
+        return errors[0]
+
+    return run

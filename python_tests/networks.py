@@ -116,3 +116,17 @@ def ten_classes() -> nn.Module:
     network.num_classes = 10
     network.output = nn.Linear(network.output.in_features, 10)
     return network
+
+
+def of_width(width: int, classes: int = CLASSES) -> nn.Module:
+    """The same network at every call with these arguments."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(width)
+        return nn.Sequential(
+            nn.Conv2d(CHANNELS, width, 3),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(width, classes),
+        )

@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Cli
 
 from hast_cuda import cli
 from hast_cuda.cli import VERBS, main
@@ -31,40 +31,12 @@ TUNING = (
 )
 DATA = ("--data", "digits", "--test-limit", "20")
 MAIN = "import sys; from hast_cuda.cli import main; sys.exit(main())"
-Cli = Callable[..., str]
 
 
 @pytest.fixture(autouse=True)
 def _no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but what a test names; the variable is for tests on real images."""
     monkeypatch.delenv("HAST_CUDA_DATA", raising=False)
-
-
-@pytest.fixture
-def hast(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command line that must succeed; returns what it printed."""
-
-    def run(*arguments: object) -> str:
-        assert main([str(a) for a in arguments]) == 0, capsys.readouterr().err
-        return capsys.readouterr().out
-
-    return run
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command line that must fail with status 1; returns the one line that says why."""
-    monkeypatch.delenv("HAST_CUDA_DEBUG", raising=False)
-
-    def run(*arguments: object) -> str:
-        assert main([str(a) for a in arguments]) == 1
-        lines = capsys.readouterr().err.splitlines()
-        errors = [line for line in lines if line.startswith("hast-cuda: error: ")]
-        assert len(errors) == 1, lines
-        assert lines[lines.index(errors[0]) + 1 :] == ["(HAST_CUDA_DEBUG=1 shows the traceback)"]
-        return errors[0]
-
-    return run
 
 
 def test_info(hast: Cli) -> None:
@@ -225,7 +197,7 @@ QUANTIZE = ("quantize", "--out", "out")
         ((*QUANTIZE, *DIGITS, "--set", "finetune.decay_at=[null]"), "expected a value like"),
         ((*QUANTIZE[:2], "file", *DIGITS), "run directory file is a file"),
         (("synthesize", "--model", NO_NORM, *OWN[2:], "--out", "out"), "no BatchNorm"),
-        (("evaluate", *DIGITS, *DATA, "--run", "absent"), "is not a finished run directory"),
+        (("evaluate", *DIGITS, *DATA, "--run", "absent"), "absent is not a run directory"),
         (("evaluate", "--model", "digits", *DATA, "--device", "tpu"), "device is 'tpu'"),
         (("finetune", *DIGITS, "--images", "absent", "--out", "out"), "absent holds batches []"),
     ],
@@ -239,9 +211,7 @@ def test_refusals(
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize(
-    "arguments", [("quantize", *DIGITS), (*QUANTIZE, *DIGITS, "--preset", "best"), ("destroy",), ()]
-)
+@pytest.mark.parametrize("arguments", [("quantize", *DIGITS), (*QUANTIZE, *DIGITS, "--preset", "best"), ("destroy",)])
 def test_bad_command_lines(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
@@ -259,7 +229,7 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.VERBS, "info", interrupt)
+    monkeypatch.setattr(cli, "verb", lambda name: interrupt)
     assert main(["info"]) == 130
     assert "the same command continues where it was" in capsys.readouterr().err
 

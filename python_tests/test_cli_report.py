@@ -17,7 +17,8 @@ from test_cli import SMALL as SMALL_IMAGES
 from hast_cuda import cli, methods
 from hast_cuda.cli import main
 from hast_cuda.cli.command import command_of, shell
-from hast_cuda.cli.options import Network, Task
+from hast_cuda.cli.network import Network
+from hast_cuda.cli.options import Task
 from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe, change
 from hast_cuda.methods.recipe import dataset_like
@@ -79,14 +80,14 @@ def test_the_command_of_a_page_makes_the_run_again(quantized: Path, capsys: pyte
 def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Recipe, dict[str, Any]]:
     """What the command line would run: the recipe, and the arguments of the verb."""
     seen: dict[str, Any] = {}
-    verb = cli.VERBS[arguments[0]]
+    verb = cli.verb(arguments[0])
 
     @functools.wraps(verb)
     def catch(*args: Any, **kwargs: Any) -> None:
         assert not args
         seen.update(kwargs)
 
-    monkeypatch.setitem(cli.VERBS, arguments[0], catch)
+    monkeypatch.setattr(cli, "verb", lambda name: catch)
     call(*arguments)
     task = seen.pop("task")
     assert isinstance(task, Task)

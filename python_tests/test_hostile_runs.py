@@ -15,7 +15,7 @@ from test_hostile_files import ROOM, _little_memory
 from test_run import run
 
 from hast_cuda.cli import main
-from hast_cuda.cli.command import chosen_network, network_of
+from hast_cuda.cli.network import chosen_network, network_of
 from hast_cuda.report import write_report
 from hast_cuda.report.facts import read_facts
 from hast_cuda.run import RunDirectory, load_student, read_config, read_finetune_config, read_images, read_recipe
@@ -235,12 +235,20 @@ def test_code_that_a_file_names_is_not_run(
     assert "give --model evil:network" in capsys.readouterr().err
     assert "evil" not in sys.modules
     assert not (tmp_path / "ran").exists()
+    changed(copy, "network", {**network, "num_classes": None})  # which only the code could tell
+    assert main(["report", str(copy)]) == 0
+    assert main(["export", str(copy), "--to", "packed"]) == 1
+    assert "evil" not in sys.modules
+    assert not (tmp_path / "ran").exists()
     for other in (
         ["digits"],
         3,
         {"model": ["x"]},
         {"model": "digits", "weights": 3},
         {"model": "digits", "num_classes": 10**9},
+        {"model": "digits", "model_args": "width=3"},
+        {"model": "digits", "model_args": [3]},
+        {"model": None},
     ):
         with pytest.raises(ValueError, match=r"the network in config.json is"):
             network_of({"network": other})

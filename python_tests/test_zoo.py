@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hast_cuda.teachers import input_spec, load_teacher, zoo
+from hast_cuda.teachers import from_pytorchcv, input_spec, load_teacher
 from hast_cuda.teachers.digits import DigitsResNet
 
 NAME = "resnet20_cifar10"
@@ -19,7 +19,7 @@ NAME = "resnet20_cifar10"
 def trained_state(network: nn.Module | None = None) -> dict[str, Tensor]:
     """Random weights in place of trained ones."""
     torch.manual_seed(7)
-    state = (network or zoo._build(NAME, None, pretrained=False)).state_dict()
+    state = (network or from_pytorchcv.build(NAME, {})).state_dict()
     return {k: torch.rand_like(v) if v.is_floating_point() else v for k, v in state.items()}
 
 
@@ -106,7 +106,7 @@ def test_entries_beyond_the_network(tmp_path: Path) -> None:
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"missing: (\S+, ){4}\.\.\.; 1 unexpected: a\. Fix"):
+    with pytest.raises(ValueError, match=r"missing: (\S+, ){3}\.\.\.; 1 unexpected: a\. Fix"):
         load_teacher(NAME, weights=tmp_path / "w.pth")
 
 
@@ -133,8 +133,13 @@ def fake_store(monkeypatch: pytest.MonkeyPatch, answer: Path | Exception) -> Non
             raise answer
         return str(answer)
 
-    store = types.SimpleNamespace(get_model_metainfo_dict=lambda: {NAME: ()}, get_model_file=get_model_file)
-    monkeypatch.setattr(zoo, "_model_store", lambda: store)
+    store = types.SimpleNamespace(
+        get_model_metainfo_dict=lambda: {NAME: ()},
+        get_model_file=get_model_file,
+        get_model_name_suffix_data=lambda name: ("0597", "abcdef0123", "v1"),
+        imgclsmob_repo_url="https://example.org",
+    )
+    monkeypatch.setattr(from_pytorchcv, "_model_store", lambda: store)
 
 
 def test_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -148,22 +153,26 @@ def test_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_download_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_store(monkeypatch, ConnectionError("no route to host"))
-    with pytest.raises(RuntimeError, match=r"no route to host.*--weights FILE"):
+    with pytest.raises(
+        RuntimeError, match=r"no route to host.*bring \S+/v1/\S+-0597-abcdef01\.pth\.zip.*--weights FILE"
+    ):
         load_teacher(NAME)
     with pytest.raises(ValueError, match=r"publishes no weights for model='resnet34'.*--weights"):
         load_teacher("resnet34")
 
 
 def test_pytorchcv_still_has_what_the_download_uses() -> None:
-    store = zoo._model_store()
-    assert NAME in zoo._published(store)
+    store = from_pytorchcv._model_store()
+    assert NAME in from_pytorchcv._published(store)
     assert callable(store.get_model_file)
+    assert len(store.get_model_name_suffix_data(NAME)) == 3
+    assert store.imgclsmob_repo_url.startswith("https://")
 
 
 def test_unknown_name_gives_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"nearest: .*resnet20_cifar10"):
         load_teacher("resnet20_cifar")
-    with pytest.raises(ValueError, match=r"'package\.module:callable'$"):
+    with pytest.raises(ValueError, match=r"'file\.py:callable'$"):
         input_spec("?")
     with pytest.raises(ValueError, match="not a classifier"):
         load_teacher("fcn8sd_resnetd50b_voc")

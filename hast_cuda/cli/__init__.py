@@ -1,46 +1,52 @@
-"""The command line: ``hast-cuda <verb>``; every verb is a function of this package."""
+"""The command line: ``hast-cuda <verb>``; every verb is a function of a module of this package.
+
+This module alone imports no torch, so that help and version are there at once.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import tyro
-
-from hast_cuda.cli.analyze import ANALYSES
-from hast_cuda.cli.demo import demo
-from hast_cuda.cli.export import export
-from hast_cuda.cli.info import info
-from hast_cuda.cli.quantize import evaluate, finetune, quantize, synthesize
-from hast_cuda.cli.report import report
-from hast_cuda.cli.reproduce import reproduce
-from hast_cuda.cli.run import run
 from hast_cuda.deploy.terminal import any_terminal
-from hast_cuda.ranks import launched
+from hast_cuda.files.versions import VERSION
+
+# verb -> (module, first line of its help)
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "Quantize a small network to 3 bits without its data, and test it on real images."),
+    "quantize": ("quantize", "Quantize a pretrained network without its data."),
+    "synthesize": ("quantize", "Make synthetic images from a pretrained network; they go to OUT/images."),
+    "finetune": ("quantize", "Quantize and fine-tune with synthetic images made before."),
+    "evaluate": ("quantize", "Top-1 accuracy of a network, or of the quantized one in a run directory."),
+    "export": ("export", "Write the network of a finished run for other programs, and prove that it is the same."),
+    "run": ("run", "Classify image files with an exported network, on the CPU."),
+    "reproduce": ("reproduce", "Reproduce a table or figure of the paper; goes on where it was killed."),
+    "analyze": ("analyze", "Say why a run is as good as it is: difficulty, statistics, gradients, hessian or curves."),
+    "report": ("report", "Write a page about a run, finished or not, as HTML and Markdown; or compare several runs."),
+    "models": ("models", "List names that --model takes."),
+    "info": ("info", "Print the build, the devices and the versions."),
+}
+TOGETHER = ("quantize", "synthesize", "finetune", "demo", "reproduce")  # verbs of several processes
+FIRST_STEPS = """\
+hast-cuda demo                                          try it: a minute, nothing to download
+hast-cuda models resnet                                 names of networks
+hast-cuda quantize --model NAME --out RUN               a 4-bit network without its data
+hast-cuda evaluate --run RUN --data IMAGES              how good it is
+hast-cuda export RUN --to onnx-ort                      files for other programs
+hast-cuda --help, hast-cuda VERB --help                 everything else"""
 
 # Shown as one line: nearly always what a user can mend. A bug of ours may raise them too, so the
 # line says how to see the traceback; anything else keeps it.
 _EXPECTED = (ValueError, TypeError, OSError, ImportError, FloatingPointError, RuntimeError)
 
 
-def _run(arguments: list[str]) -> None:
-    """Parse and call; ``analyze`` has verbs of its own."""
-    verbs, name = (ANALYSES, " analyze") if arguments[:1] == ["analyze"] else (VERBS, "")
-    rest = arguments[1:] if name else arguments
-    tyro.extras.subcommand_cli_from_dict(verbs, prog=f"hast-cuda{name}", args=rest)
-
-
-def analyze() -> None:
-    """difficulty, statistics, gradients, hessian or curves of a run; see analyze --help."""
-    _run(["analyze", "--help"])
-
-
-VERBS: dict[str, Callable[..., None]] = {
-    verb.__name__: verb
-    for verb in (*(demo, quantize, synthesize, finetune, evaluate), *(export, run, reproduce, analyze, report, info))
-}
-TOGETHER = ("quantize", "synthesize", "finetune", "demo", "reproduce")  # verbs of several processes
+def verb(name: str) -> Callable[..., None]:
+    """The function of a verb; imports torch."""
+    function: Callable[..., None] = getattr(importlib.import_module(f"hast_cuda.cli.{VERBS[name][0]}"), name)
+    return function
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,24 +54,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     SystemExit(141) where what reads the output has gone.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        verb = given[0] if given else ""
-        if launched() > 1 and verb in VERBS and verb not in TOGETHER:
-            raise ValueError(
-                f"{verb} is the work of one process, and {launched()} were started: call it "
-                f"without torchrun (with it: {', '.join(TOGETHER)})"
-            )
         with any_terminal():
-            _run(given)
+            return _main(list(sys.argv[1:] if arguments is None else arguments))
     except _EXPECTED as error:
         if os.environ.get("HAST_CUDA_DEBUG"):
             raise
-        who = f"rank {os.environ['RANK']}: " if launched() > 1 else ""
+        who = f"rank {os.environ['RANK']}: " if os.environ.keys() >= {"RANK", "WORLD_SIZE"} else ""
         print(f"hast-cuda: {who}error: {error}", file=sys.stderr)
         print("(HAST_CUDA_DEBUG=1 shows the traceback)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("hast-cuda: stopped; the same command continues where it was", file=sys.stderr)
         return 130
+
+
+def _main(given: list[str]) -> int:
+    """What needs no verb is said without torch."""
+    if not given:
+        print(FIRST_STEPS)
+        return 0
+    name, rest = given[0], given[1:]
+    if name == "--version":
+        print(f"hast-cuda {VERSION}")
+        return 0
+    if name in ("--help", "-h"):
+        print(_help())
+        raise SystemExit(0)
+    if name not in VERBS:
+        print(f"hast-cuda: there is no {name!r}\n{_help()}", file=sys.stderr)
+        raise SystemExit(2)
+    _run(name, rest)
     return 0
+
+
+def _help() -> str:
+    lines = "\n".join(f"  {name:<11} {line}" for name, (_, line) in VERBS.items())
+    return f"usage: hast-cuda [--version] [--help] VERB ...\n\n{lines}\n\nhast-cuda VERB --help lists its options."
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    """Parse and call; ``analyze`` has verbs of its own."""
+    extras: Any = importlib.import_module("tyro")
+    ranks: Any = importlib.import_module("hast_cuda.ranks")
+    if ranks.launched() > 1 and name not in TOGETHER:
+        raise ValueError(
+            f"{name} is the work of one process, and {ranks.launched()} were started: call it "
+            f"without torchrun (with it: {', '.join(TOGETHER)})"
+        )
+    if name == "analyze":
+        verbs = importlib.import_module("hast_cuda.cli.analyze").ANALYSES
+        extras.extras.subcommand_cli_from_dict(verbs, prog="hast-cuda analyze", args=arguments)
+    else:
+        extras.cli(verb(name), prog=f"hast-cuda {name}", args=arguments)

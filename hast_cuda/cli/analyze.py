@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +14,9 @@ from torch import nn
 
 from hast_cuda import analysis, report
 from hast_cuda.checks.values import as_device
-from hast_cuda.cli.options import Flat, Network, labelled_images
-from hast_cuda.data import Images, ImageSet, evaluate
+from hast_cuda.cli.network import ANY_NETWORK, Network, opened
+from hast_cuda.cli.options import Flat, labelled_images
+from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
 from hast_cuda.files.whole import write_json
 from hast_cuda.run import RunDirectory, load_student, read_images
 from hast_cuda.run.directory import environment
@@ -26,10 +28,10 @@ from hast_cuda.synthesis import ImageStore
 class Subject:
     """What is looked at."""
 
-    network: Annotated[Network, Flat]
-    """The full-precision network."""
     run: Path
     """Finished run directory."""
+    network: Annotated[Network, Flat] = ANY_NETWORK
+    """The full-precision network, if it is not the one that the run names."""
     images: Path | None = None
     """Directory of other images than the run's."""
     device: str = "auto"
@@ -37,13 +39,17 @@ class Subject:
 
     def load(self) -> tuple[nn.Module, Images, torch.device]:
         """The teacher, the images, and where to compute."""
-        teacher, device = self.network.load(), as_device(self.device, auto=True)
+        teacher, device = self._opened[1], as_device(self.device, auto=True)
         given = None if self.images is None else ImageStore(self.images).load_all()
         return teacher, given or read_images(self.run), device
 
     def test(self, data: str | None) -> ImageSet | None:
         """Labelled test images, or None."""
-        return labelled_images(data, self.network.spec())
+        return labelled_images(data, self._opened[2])
+
+    @cached_property
+    def _opened(self) -> tuple[Network, nn.Module, InputSpec]:
+        return opened(self.run, self.network)
 
 
 def _write(run: Path, name: str, found: Any, device: torch.device) -> Path:

@@ -9,9 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from hast_cuda.checks.typed import check_fields
-from hast_cuda.checks.values import LARGEST_CLASSES, check_range
-from hast_cuda.cli.options import Network
+from hast_cuda.cli.network import network_of
 from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import PRESETS, Recipe, available
 from hast_cuda.methods import recipe as recipe_of
@@ -21,48 +19,6 @@ from hast_cuda.run.costs import Sizes
 from hast_cuda.run.directory import plain
 from hast_cuda.run.fitted import free_numbers
 from hast_cuda.run.settings import image_folder, read_synthesis_config
-
-
-def network_of(config: dict[str, Any]) -> Network:
-    """The network that a run names; ValueError if it names none that options can."""
-    found = config.get("network")
-    try:
-        values: dict[str, Any] = {**found}  # type: ignore[dict-item]
-        if isinstance(values.get("weights"), str):
-            values["weights"] = Path(values["weights"])
-        network = Network(**values)
-        check_fields(network)
-        for name in ("image_size", "num_classes"):
-            check_range(name, values.get(name) or 1, 1, LARGEST_CLASSES)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the network in config.json is {found!r}, made from Python: no option names it; give --model"
-        ) from error
-    return network
-
-
-def chosen_network(config: dict[str, Any], given: dict[str, Any]) -> Network:
-    """The network of a command about a run: what was given, completed by what the run names.
-
-    Args:
-        config: of the run.
-        given: values of :class:`Network`; those of another model than the run's stand alone.
-
-    Raises:
-        ValueError: see :func:`network_of`; or "module:callable" that nobody gave: only whoever runs
-            a command may name code to run, not a file.
-    """
-    named = config.get("network")
-    model = named.get("model") if isinstance(named, dict) else None
-    if given.get("model", model) != model:
-        return Network(**given)
-    found = network_of(config)
-    if "model" not in given and ":" in found.model:
-        raise ValueError(
-            f"the network in config.json is {found.model!r}, code that is not run because a file "
-            f"says so; if you trust it, give --model {found.model}"
-        )
-    return dataclasses.replace(found, **given)
 
 
 def command_of(run: Path, out: Path, device: str | None = None) -> list[str]:
@@ -142,6 +98,8 @@ def _flags(values: dict[str, Any]) -> list[str]:
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, tuple):
+            flags += [f"--{flag}", *value]
         elif value is not None:
             flags += [f"--{flag}", str(value)]
     return flags

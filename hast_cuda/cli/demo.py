@@ -8,7 +8,8 @@ from typing import Any
 
 from hast_cuda.analysis import loss_curves
 from hast_cuda.checks.values import as_device
-from hast_cuda.cli.options import Network, labelled_images, shape_of
+from hast_cuda.cli.network import Network
+from hast_cuda.cli.options import labelled_images, shape_of
 from hast_cuda.cli.quantize import print_accuracies
 from hast_cuda.cli.report import write_page
 from hast_cuda.methods import Recipe, hast
@@ -67,7 +68,7 @@ def demo(
     if dry_run:
         world.say(estimate(network.load(), shape_of(spec), **asked))
         return
-    described = {"method": "hast", "network": network, "preset": "default", "data": "digits"}
+    described = {"method": "hast", "network": network.described(spec), "preset": "default", "data": "digits"}
     done = zero_shot_quantize(
         network.load(), shape_of(spec), **asked, seed=seed, describe=described, tensorboard=tensorboard
     )

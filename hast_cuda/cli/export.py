@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from hast_cuda.cli.command import chosen_network
-from hast_cuda.cli.options import NO_NETWORK, Flat, RunNetwork, labelled_images
+from hast_cuda.cli.network import ANY_NETWORK, Network, opened
+from hast_cuda.cli.options import Flat, labelled_images
 from hast_cuda.cli.report import write_page
 from hast_cuda.data import InputSpec
 from hast_cuda.data.class_names import class_names
@@ -43,7 +43,7 @@ _NOISE = 64  # images, where a run has none
 def export(
     run: tyro.conf.Positional[Path],
     to: tuple[Kind, ...] = ("onnx-ort",),
-    network: Annotated[RunNetwork, Flat] = NO_NETWORK,
+    network: Annotated[Network, Flat] = ANY_NETWORK,
     data: str | None = None,
     test_limit: int | None = None,
     verify: bool = True,
@@ -69,11 +69,11 @@ def export(
         batch: images per timed run.
         report: write the run's page (RUN/report.html) anew, with the exports; needs matplotlib.
     """
-    config, given = read_config(run), network.given()
-    full = chosen_network(config, given)
+    config = read_config(run)
     if any(kind.startswith("onnx") for kind in to) and (verify or latency):
         require_onnxruntime()
-    spec, teacher = full.spec(), full.load()
+    full, teacher, spec = opened(run, network)
+    assert full.model is not None
     student = load_student(teacher, run)
     images = _images(run, config, data, test_limit, spec) if verify else None
     posttraining = read_recipe(run).posttraining
@@ -105,7 +105,7 @@ def export(
     if report and importlib.util.find_spec("matplotlib") is None:
         print("no page: pip install 'hast_cuda[demo]', then hast-cuda report")
     elif report:
-        print(f"page: {write_page(run, given, loaded=(teacher, spec))}")
+        print(f"page: {write_page(run, network, loaded=(teacher, spec))}")
 
 
 def _have_onnxruntime() -> bool:
@@ -135,7 +135,7 @@ def _described(config: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {key: config[key] for key in ("method", "preset", "seed") if key in config}
     named = config.get("network")
     if isinstance(named, dict):  # without the path of its weights
-        found["network"] = {key: named.get(key) for key in ("model", "num_classes")}
+        found["network"] = {key: named.get(key) for key in ("model", "num_classes", "model_args") if key in named}
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 from hast_cuda.files.versions import VERSION
 from hast_cuda.ops import build_info, cuda_devices
 
-_PACKAGES = ("numpy", "pytorchcv", "safetensors", "torch", "torchvision", "tyro")
+_PACKAGES = ("numpy", "pytorchcv", "safetensors", "timm", "torch", "torchvision", "tyro")
 
 
 def info() -> None:

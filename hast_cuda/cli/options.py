@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,15 +11,17 @@ import tyro
 from torch import nn
 
 from hast_cuda.checks.values import as_device
+from hast_cuda.cli.network import ANY_NETWORK, Network, chosen_network, find
 from hast_cuda.data import Images, ImageSet, InputSpec, load_images
 from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe, change
 from hast_cuda.methods import recipe as recipe_of
 from hast_cuda.methods.recipe import SECTIONS, dataset_like
+from hast_cuda.networks.shape import infer_shape
 from hast_cuda.ranks import World, join
-from hast_cuda.run import infer_shape
+from hast_cuda.run import read_config
+from hast_cuda.run.origins import check_network
 from hast_cuda.run.tensorboard import require_tensorboard
-from hast_cuda.teachers import input_spec, load_teacher
 
 Preset = Literal["default", "paper", "released"]
 Method = Literal[
@@ -43,48 +44,6 @@ Method = Literal[
 
 
 Flat = tyro.conf.arg(name="")  # --model, not --network.model
-
-
-@dataclass(frozen=True)
-class RunNetwork:
-    """The full-precision network of a run, where it is not the one that the run names."""
-
-    model: str | None = None
-    """pytorchcv name, "digits", or module:callable; default: the one that the run names."""
-    weights: Path | None = None
-    """Pretrained weights (.safetensors or a state dict); default: pytorchcv's download."""
-    normalization: str | None = None
-    """"cifar10", "imagenet", ... or "mean,mean,mean/std,std,std"; default: that of the model."""
-    image_size: int | None = None
-    """Height and width; needed for a network of your own."""
-    num_classes: int | None = None
-    """Number of classes; needed for a network of your own."""
-
-    def given(self) -> dict[str, Any]:
-        """What is not left to its default."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-NO_NETWORK = RunNetwork()
-
-
-@dataclass(frozen=True)
-class Network(RunNetwork):
-    """The pretrained network."""
-
-    model: str = field()
-    """pytorchcv name (resnet20_cifar10, resnet18, ...), "digits", or module:callable."""
-
-    def spec(self) -> InputSpec:
-        """The images that the network takes."""
-        return input_spec(
-            self.model, normalization=self.normalization, image_size=self.image_size, num_classes=self.num_classes
-        )
-
-    def load(self) -> nn.Module:
-        """The network with its weights, in eval mode."""
-        weights = None if self.weights is None else find(str(self.weights))
-        return load_teacher(self.model, weights=weights, num_classes=self.num_classes)
 
 
 @dataclass(frozen=True)
@@ -148,53 +107,65 @@ class Start(NamedTuple):
     changes: dict[str, Any]
     world: World
     test: ImageSet | None
+    network: dict[str, Any]
+    """What the run says of the teacher."""
 
 
 @dataclass(frozen=True)
 class Task:
     """A run to make."""
 
-    network: Annotated[Network, Flat]
-    """The teacher."""
     out: Path
     """Run directory; the same command continues an unfinished run."""
+    network: Annotated[Network, Flat] = ANY_NETWORK
+    """The teacher."""
     budget: Annotated[Budget, Flat] = Budget()
     """How much to compute."""
     execution: Annotated[Execution, Flat] = Execution()
     """How to compute."""
+    run: Path | None = None
+    """A run directory whose network this is; without --model also that of --images or --out."""
     tensorboard: bool = False
     """Write losses, accuracies and a sheet of images to OUT/tensorboard, too."""
 
-    def start(self, data: str | None = None, limit: int | None = None) -> Start:
+    def start(self, data: str | None = None, limit: int | None = None, images: Path | None = None) -> Start:
         """All that there is before any work; ValueError unless the network takes such images.
 
         Args:
             data: labelled test images.
             limit: use only this many of them.
+            images: those of another run, which may name the network.
         """
         if self.tensorboard:
             require_tensorboard()
-        spec = self.network.spec()
+        network, config, run = self._chosen(images)
+        spec = network.spec()
         changes = self.budget.changes(spec)
+        recipe = change(self.budget.recipe(spec), changes)
         world = join(as_device(self.budget.device, auto=True))
         test = labelled_images(data, spec, limit)
         with world.first_goes_first():  # weights may have to be downloaded
-            teacher = self.network.load()
-        infer_shape(teacher, spec.size)
-        return Start(teacher, spec, change(self.budget.recipe(spec), changes), changes, world, test)
+            teacher = network.load()
+        found = infer_shape(teacher, spec.size).num_classes
+        if found != spec.num_classes:
+            raise ValueError(f"num_classes={spec.num_classes}, but the network gives {found}: leave num_classes away")
+        check_network(teacher, config, run)
+        return Start(teacher, spec, recipe, changes, world, test, network.described(spec))
+
+    def _chosen(self, images: Path | None) -> tuple[Network, dict[str, Any], Path]:
+        """The network, and the run that names it with its ``config.json`` (empty: none does)."""
+        places = [] if self.network.model else [images and images.parent, self.out]
+        named = [place for place in places if place and (place / "config.json").exists()]
+        run = self.run or next(iter(named), None)
+        if run is None:
+            return self.network, {}, self.out
+        config = read_config(run)
+        return chosen_network(config, self.network.given()), config, run
 
 
 def shape_of(spec: InputSpec) -> InputSpec:
     """Input and classes without the normalisation."""
     return InputSpec(*spec.size, spec.num_classes)
-
-
-def find(path: str) -> str:
-    """``path``, or the same under $HAST_CUDA_DATA where only that one exists."""
-    folder = os.environ.get("HAST_CUDA_DATA")
-    if folder and not Path(path).exists() and (Path(folder) / path).exists():
-        return str(Path(folder) / path)
-    return path
 
 
 def labelled_images(path: str | None, spec: InputSpec, limit: int | None = None) -> ImageSet | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from hast_cuda.checks.values import as_device
-from hast_cuda.cli.options import Flat, Network, Task, labelled_images, shape_of, training_images
+from hast_cuda.cli.network import ANY_NETWORK, Network, opened
+from hast_cuda.cli.options import Flat, Task, labelled_images, shape_of, training_images
 from hast_cuda.data import Images
 from hast_cuda.data import evaluate as top1
 from hast_cuda.finetune import FinetuneConfig
@@ -23,7 +24,7 @@ from hast_cuda.run.asked import Asked
 from hast_cuda.run.inputs import placed
 from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.plan import make_plan, told
-from hast_cuda.run.settings import name_for
+from hast_cuda.run.settings import image_store, name_for
 from hast_cuda.run.together import open_together
 from hast_cuda.synthesis import ImageStore
 from hast_cuda.synthesis import synthesize as make_images
@@ -63,7 +64,7 @@ def quantize(
         images: directory with synthetic images of an earlier run, instead of making new ones.
         train_data: labelled training images, for the method real_data alone.
     """
-    teacher, spec, recipe, changes, world, test = task.start(data, test_limit)
+    teacher, spec, recipe, changes, world, test, network = task.start(data, test_limit, images)
     ready: Images | None = None
     if train_data is not None:
         if images is not None or recipe.images != "real":
@@ -76,7 +77,7 @@ def quantize(
         ready = ImageStore(images).load_all()
     described = {
         "method": task.budget.method,
-        "network": task.network,
+        "network": network,
         "preset": task.budget.preset,
         "data": data,
         "test_limit": test_limit,
@@ -135,7 +136,7 @@ def synthesize(task: Annotated[Task, Flat]) -> None:
     Args:
         task: the network, and what to make of it.
     """
-    teacher, spec, recipe, changes, world, _ = task.start()
+    teacher, spec, recipe, changes, world, _, network = task.start()
     require_batch_norm(teacher)
     given = task.budget
     making = Recipe(recipe.synthesis, FinetuneConfig(iterations=0))  # whatever the method does with the images
@@ -148,7 +149,7 @@ def synthesize(task: Annotated[Task, Flat]) -> None:
     told(plan, world)
     settings = plan.recipe.synthesis
     config = {
-        "network": task.network,
+        "network": network,
         "seed": given.seed,
         "synthesis": settings,
         "execution": task.execution,
@@ -174,23 +175,31 @@ def synthesize(task: Annotated[Task, Flat]) -> None:
 
 
 def finetune(
-    task: Annotated[Task, Flat], images: Path, weight_bits: int = 4, act_bits: int = 4, data: str | None = None
+    task: Annotated[Task, Flat],
+    images: Path | None = None,
+    weight_bits: int = 4,
+    act_bits: int = 4,
+    data: str | None = None,
 ) -> None:
-    """Quantize and fine-tune with synthetic images made before (quantize --images).
+    """Quantize and fine-tune with synthetic images made before.
 
     Args:
         task: the network, and what to make of it.
-        images: directory of image shards.
+        images: directory of image shards; default: those of --run.
         weight_bits: 2 to 8.
         act_bits: 2 to 8.
         data: labelled test images to report accuracy on.
     """
+    if images is None:
+        if task.run is None:
+            raise ValueError("there are no images: give --images DIR, or --run with a run that has some")
+        images = image_store(task.run).directory
     quantize(task, weight_bits, act_bits, data=data, images=images)
 
 
 def evaluate(
-    network: Annotated[Network, Flat],
     data: str,
+    network: Annotated[Network, Flat] = ANY_NETWORK,
     run: Path | None = None,
     test_limit: int | None = None,
     device: str = "auto",
@@ -198,16 +207,20 @@ def evaluate(
     """Top-1 accuracy of a network, or of the quantized one in a run directory.
 
     Args:
-        network: the full-precision network.
         data: labelled images.
+        network: the full-precision network; that of the run where one is given.
         run: run directory whose student is evaluated instead.
         test_limit: use only this many images.
         device: as for quantize.
     """
-    test = labelled_images(data, network.spec(), test_limit)
-    assert test is not None
-    model = network.load()
     if run is not None:
+        _, model, spec = opened(run, network)
         model = load_student(model, run)
+    else:
+        spec = network.spec()
+    test = labelled_images(data, spec, test_limit)
+    assert test is not None
+    if run is None:
+        model = network.load()
     accuracy = top1(model, test, device=as_device(device, auto=True))
     print(f"{accuracy:.2f} % top-1 on {len(test)} images")

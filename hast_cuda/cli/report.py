@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from torch import nn
 
-from hast_cuda.cli.command import chosen_network, command_of, shell
-from hast_cuda.cli.options import NO_NETWORK, Flat, RunNetwork
+from hast_cuda.cli.command import command_of, shell
+from hast_cuda.cli.network import ANY_NETWORK, Network, network_of, opened
+from hast_cuda.cli.options import Flat
 from hast_cuda.data import InputSpec
 from hast_cuda.report import Context, write_comparison, write_report
 from hast_cuda.report.facts import RunFacts, read_facts
@@ -22,7 +23,7 @@ _ABSENT = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 def report(
     run: tyro.conf.Positional[Path],
     others: tyro.conf.Positional[tuple[Path, ...]] = (),
-    network: Annotated[RunNetwork, Flat] = NO_NETWORK,
+    network: Annotated[Network, Flat] = ANY_NETWORK,
     out: Path | None = None,
 ) -> None:
     """Write a page about a run, finished or not, as HTML and Markdown; or compare several runs.
@@ -38,7 +39,7 @@ def report(
     """
     given = network.given()
     if not others:
-        print(f"written: {write_page(run, given, out)}")
+        print(f"written: {write_page(run, network, out)}")
         return
     if given:
         raise ValueError(f"{', '.join(given)}: only for the page of one run; a comparison loads no network")
@@ -47,7 +48,7 @@ def report(
 
 def write_page(
     run: Path,
-    given: dict[str, Any] | None = None,
+    network: Network = ANY_NETWORK,
     out: Path | None = None,
     loaded: tuple[nn.Module, InputSpec] | None = None,
 ) -> Path:
@@ -55,7 +56,7 @@ def write_page(
 
     Args:
         run: run directory.
-        given: fields of :class:`Network` that replace what the run names.
+        network: replaces what the run names.
         out: of the page.
         loaded: the network and its input, of a caller that has them already.
 
@@ -63,27 +64,32 @@ def write_page(
         As :func:`hast_cuda.report.write_report`; and if a network was given that cannot be loaded
         or is not that of the run. If one that the run names cannot be loaded the page says so.
     """
-    facts, given = read_facts(run), given or {}
-    teacher, spec, problem = (*loaded, "") if loaded else _teacher(facts, given)
+    facts = read_facts(run)
+    teacher, spec, problem = (*loaded, "") if loaded else _teacher(facts, network)
     command, remarks = _command(facts)
     return write_report(run, Context(teacher, problem, spec, command, remarks), out)
 
 
-def _teacher(facts: RunFacts, given: dict[str, Any]) -> tuple[nn.Module | None, InputSpec | None, str]:
+def _teacher(facts: RunFacts, network: Network) -> tuple[nn.Module | None, InputSpec | None, str]:
     """The network, what images it takes, and why there is none."""
-    spec = None
     try:
-        network = chosen_network(facts.config, given)
-        spec = network.spec()
-        teacher = network.load()
+        _, teacher, spec = opened(facts.path, network)
         if facts.result is not None:
             load_student(teacher, facts.path)  # refuses another network
     except _ABSENT as error:
-        if given:
+        if network.given():
             raise
         print(f"the network of the run could not be loaded, so the page says less: {error}")
-        return None, spec, str(error)
+        return None, _spec(facts), str(error)
     return teacher, spec, ""
+
+
+def _spec(facts: RunFacts) -> InputSpec | None:
+    """What images a network takes that could not be loaded, as far as its name tells."""
+    try:
+        return network_of(facts.config).spec()
+    except _ABSENT:
+        return None
 
 
 def _command(facts: RunFacts) -> tuple[str | None, list[str]]:
@@ -93,7 +99,7 @@ def _command(facts: RunFacts) -> tuple[str | None, list[str]]:
     device = found.get("device")
     try:
         arguments = command_of(run, again, device if isinstance(device, str) else None)
-    except (ValueError, ImportError) as error:
+    except _ABSENT as error:
         return None, [f"No command line makes this run: {error}. It was made from Python."]
     remarks = [
         f"Add {flag}: the run does not say where its {images} images were."

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from hast_cuda.checks.values import as_device, check_range
-from hast_cuda.cli.options import Flat, Method, Network, find, labelled_images, shape_of, training_images
+from hast_cuda.cli.network import Network, find
+from hast_cuda.cli.options import Flat, Method, labelled_images, shape_of, training_images
 from hast_cuda.loops.execution import Execution
 from hast_cuda.ranks import join, launched
 from hast_cuda.report.canvas import pyplot
@@ -23,6 +24,7 @@ from hast_cuda.reproduce import (
     write_figure,
     write_table,
 )
+from hast_cuda.teachers.names import is_own
 
 TableName = Literal[
     "table1",
@@ -63,7 +65,7 @@ def reproduce(
     device: str = "auto",
     execution: Annotated[Execution, Flat] = Execution(),
 ) -> None:
-    """Reproduce a table or figure of the paper; the same command goes on where it was killed.
+    """Reproduce a table or figure of the paper; goes on where it was killed.
 
     Files not named are looked for in $HAST_CUDA_DATA: DATASET_test.npz, DATASET_train.npz,
     MODEL.safetensors and weights/MODEL.safetensors; weights not found are downloaded by pytorchcv.
@@ -81,8 +83,8 @@ def reproduce(
         methods: only these methods, and methods that the table lacks (zeroq, qimera, ...).
         rows: only these rows.
         seeds: runs per row, seeds 0, 1, ...
-        model: pytorchcv name or module:callable instead of the paper's network; of the latter give
-            the normalization too.
+        model: a name as for quantize instead of the paper's network; of module:callable give the
+            normalization too.
         weights: of the network.
         normalization: of its images, where it is not that of the model.
         placement: "relu" (the published code); "all" (the input of every layer), for networks whose
@@ -103,7 +105,7 @@ def reproduce(
     preset = preset or ("paper" if budget == "full" else "default")
     model = model or NETWORKS[dataset]
     # of a network of the user's own nothing else says what images it takes
-    size, classes = IMAGES[dataset] if ":" in model else (None, None)
+    size, classes = IMAGES[dataset] if is_own(model) else (None, None)
     weights = weights or _found(f"{model}.safetensors", f"weights/{model}.safetensors")
     network = Network(model, weights, normalization, size, classes)
     spec, name = network.spec(), f"{dataset}_test.npz"
@@ -129,7 +131,7 @@ def reproduce(
         out=out or Path("runs") / name,
         test=test,
         train=training_images(None if train is None else str(train), spec),
-        describe={"network": network},
+        describe={"network": network.described(spec)},
         execution=execution,
         placement=placement,
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from hast_cuda.networks.shape import infer_shape
 from hast_cuda.run.directory import RunDirectory, environment, plain  # noqa: F401
 from hast_cuda.run.estimate import Estimate
-from hast_cuda.run.inputs import Bits, infer_shape
+from hast_cuda.run.inputs import Bits
 from hast_cuda.run.pipeline import QuantizationResult, estimate, zero_shot_quantize
 from hast_cuda.run.settings import (
     image_store,  # noqa: F401

@@ -19,7 +19,7 @@ from hast_cuda.files.whole import sweep, write_json
 from hast_cuda.ops import build_info
 from hast_cuda.run import metrics
 from hast_cuda.run.lock import lock_run
-from hast_cuda.run.origins import KEY, WORDS
+from hast_cuda.run.origins import KEY, PLACES, WORDS
 from hast_cuda.run.results import read_progress, read_result
 from hast_cuda.run.settings import image_folder
 from hast_cuda.run.tensorboard import TensorBoardLog
@@ -187,7 +187,11 @@ class RunDirectory(RunReader):
                 then, now = (image_folder(self.path, c).resolve() for c in (old, config))
                 if then == now:  # by the name of the earlier version
                     config["images"] = old["images"]
-        differences = [f"{WORDS.get(key, key)}: there {a!r}, now {b!r}" for key, a, b in _differences("", old, config)]
+        differences = [
+            f"{WORDS.get(key, key)}: there {a!r}, now {b!r}"
+            for key, a, b in _differences("", old, config)
+            if not (KEY in old and key in PLACES)
+        ]
         if differences:
             raise ValueError(
                 f"{self.path} holds a run with another configuration; give another --out, or the "

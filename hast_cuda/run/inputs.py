@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hast_cuda.checks.typed import LATER, check_fields, typed
-from hast_cuda.checks.values import check_image_size, check_values
+from hast_cuda.checks.typed import LATER, check_fields
 from hast_cuda.data import Images, InputSpec
-from hast_cuda.loops.modes import eval_mode
 from hast_cuda.methods import Recipe
 from hast_cuda.networks import require_batch_norm
 from hast_cuda.networks.ends import end_layers
 from hast_cuda.networks.head import find_head
-from hast_cuda.networks.readable import require_readable
-from hast_cuda.networks.statistics import require_float32, require_trained
+from hast_cuda.networks.shape import infer_shape
+from hast_cuda.networks.statistics import require_trained
 from hast_cuda.nn import Override, quantize, suitable_placement
 
 
@@ -49,38 +47,7 @@ class Bits:
         check_fields(self)
 
 
-@typed
-def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> InputSpec:
-    """The teacher's shape with its number of classes, from one forward pass on [1, C, H, W] zeros.
-
-    Raises:
-        ValueError: the network does not take images of this size, or gives no [N, classes] logits.
-
-    Example:
-        >>> import hast_cuda as hc
-        >>> infer_shape(hc.load_teacher("digits"), (1, 8, 8)).num_classes
-        10
-    """
-    check_image_size("size", size)
-    check_values("teacher", teacher)
-    require_readable(teacher)
-    require_float32(teacher)
-    parameter = next(teacher.parameters(), None)
-    device = None if parameter is None else parameter.device
-    try:
-        with torch.no_grad(), eval_mode(teacher):
-            logits = teacher(torch.zeros(1, *size, device=device))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"the network does not take images of shape {size}: {error}") from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(
-            f"the network gives {shape}; expected logits [N, classes]: wrap it in a module whose forward returns them"
-        )
-    return InputSpec(*size, logits.shape[1])
-
-
-def check_network(teacher: nn.Module, shape: InputSpec) -> None:
+def check_teacher(teacher: nn.Module, shape: InputSpec) -> None:
     """ValueError unless the network can be read, was trained, and gives logits of ``shape`` in float32."""
     require_trained(teacher)
     classes = infer_shape(teacher, shape.size).num_classes

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +18,8 @@ WORDS = {
     f"{KEY}.images": "the images given",
     f"{KEY}.test": "the test images",
 }
+DIGEST = "weights_sha256"  # of the file of the weights, in what a run says of its network
+PLACES = ("network.weights", f"network.{DIGEST}")  # may change: the fingerprint says whether the weights did
 _LOOKED_AT = 64  # test images; a data set may have to be decoded file by file
 
 
@@ -27,11 +33,27 @@ def fingerprints(
         images: those that the student is trained on, where they were given.
         test: all labels, the normalisation and at most 64 images, evenly spaced, count.
     """
-    # a state dict may hold anything a module calls its extra state
-    network = {k: v for k, v in teacher.state_dict().items() if isinstance(v, Tensor)}
+    network = _tensors(teacher)
     given = None if images is None else {"images": images.images, "labels": images.labels}
     found = {"network": network, "images": given, "test": None if test is None else _sample(test)}
     return {name: None if t is None else fingerprint(t) for name, t in found.items()}
+
+
+def check_network(teacher: nn.Module, config: Mapping[str, Any], run: Path) -> None:
+    """ValueError if ``run`` was made from other weights; one of an earlier version does not tell."""
+    known, named = config.get(KEY), config.get("network")
+    wanted = known.get("network") if isinstance(known, Mapping) else None
+    if isinstance(wanted, str) and fingerprint(_tensors(teacher)) != wanted:
+        file = named.get("weights") if isinstance(named, Mapping) else None
+        raise ValueError(
+            f"{run} was made from other weights than these: give the network that it names"
+            + (f", with --weights {file}" if file else " or, where it names none, the one that it was made from")
+        )
+
+
+def _tensors(teacher: nn.Module) -> dict[str, Tensor]:
+    # a state dict may hold anything a module calls its extra state
+    return {k: v for k, v in teacher.state_dict().items() if isinstance(v, Tensor)}
 
 
 def _sample(test: ImageSet) -> dict[str, Tensor]:

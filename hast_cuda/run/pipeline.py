@@ -19,11 +19,12 @@ from hast_cuda.loops.modes import with_gradients
 from hast_cuda.loops.progress import progress_shown
 from hast_cuda.methods import Recipe
 from hast_cuda.methods.recipe import dataset_like
+from hast_cuda.networks.shape import infer_shape
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks.world import world_on
 from hast_cuda.run.asked import Asked
 from hast_cuda.run.estimate import Estimate
-from hast_cuda.run.inputs import Bits, check_network, check_source, infer_shape, placed, with_ends
+from hast_cuda.run.inputs import Bits, check_source, check_teacher, placed, with_ends
 from hast_cuda.run.plan import make_plan, told
 from hast_cuda.run.same_function import require_same_function
 from hast_cuda.run.tensorboard import require_tensorboard
@@ -261,7 +262,7 @@ def _asked(
         named = {"method": method, "preset": recipe}
         recipe = methods.recipe(method, recipe, dataset_like(shape) if dataset is None else dataset)
     recipe = methods.change(recipe, changes or {})
-    check_network(teacher, shape)
+    check_teacher(teacher, shape)
     check_source(recipe, teacher, images, shape)
     bits = with_ends(placed(bits or Bits(), teacher), recipe, teacher, shape)
     world = join("cpu" if device is None else device) if world is None else world_on(world, device)

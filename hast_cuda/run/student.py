@@ -19,6 +19,7 @@ from hast_cuda.posttraining import PostTrainingConfig, prepare
 from hast_cuda.run.inputs import Bits, quantize_to
 from hast_cuda.run.settings import read_config, settings
 from hast_cuda.teachers import build_network
+from hast_cuda.teachers.names import is_own, parse_arguments
 
 
 @typed
@@ -27,7 +28,7 @@ def load(path: Path | str, network: nn.Module | str | None = None) -> nn.Module:
 
     Args:
         path: finished run directory, or a packed file (:func:`hast_cuda.exports.save_packed`).
-        network: the full-precision architecture, with any weights, or its pytorchcv name; None
+        network: the full-precision architecture, with any weights, or its name; None
             takes the name that the run was given. Never edited.
 
     Raises:
@@ -58,17 +59,17 @@ def _architecture(given: nn.Module | str | None, described: Mapping[str, Any], p
     if isinstance(given, nn.Module):
         return given
     named = described.get("network")
-    model, classes = given, None
+    model, classes, arguments = given, None, ()
     if given is None and isinstance(named, dict):
-        model, classes = named.get("model"), named.get("num_classes")
-    if not isinstance(model, str) or (given is None and ":" in model):
+        model, classes, arguments = named.get("model"), named.get("num_classes"), named.get("model_args", ())
+    if not isinstance(model, str) or (given is None and is_own(model)):
         raise ValueError(
             f"{path} names no network that a file may name ({model!r}): give network, the "
             "full-precision architecture or its name"
         )
     try:
-        return build_network(model, classes if isinstance(classes, int) else None)
-    except ValueError as error:
+        return build_network(model, classes if isinstance(classes, int) else None, parse_arguments(arguments))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"network={model!r} cannot be built: {error}") from error
 
 

@@ -7,6 +7,11 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hast_cuda.data import digits
+from hast_cuda.data.image_set import DIGITS
+from hast_cuda.data.input_spec import InputSpec
+from hast_cuda.teachers.library import Arguments
+
 WEIGHTS = Path(__file__).parent / "digits.safetensors"
 WIDTHS = (6, 8, 10)
 BLOCKS_PER_STAGE = 6
@@ -84,3 +89,25 @@ def load_digits_network() -> DigitsResNet:
     network = DigitsResNet()
     network.load_state_dict(load_file(WEIGHTS))
     return network.eval()
+
+
+def names() -> list[str]:
+    """The one network of this library."""
+    return [DIGITS]
+
+
+def build(name: str, arguments: Arguments, num_classes: int | None = None) -> nn.Module:  # noqa: ARG001
+    """The architecture with random weights."""
+    return DigitsResNet(**arguments)
+
+
+def trained(name: str, arguments: Arguments) -> nn.Module:  # noqa: ARG001
+    """The network with the weights of the package."""
+    if arguments:
+        raise ValueError(f"the weights of the package are for the network as it is: leave {dict(arguments)} away")
+    return load_digits_network()
+
+
+def spec(name: str, arguments: Arguments) -> InputSpec:  # noqa: ARG001
+    """The digits as it was trained on them."""
+    return InputSpec(1, 8, 8, DigitsResNet.num_classes, digits.MEAN, digits.STD)

@@ -68,6 +68,7 @@ LINES = {
     "reproduce": "table1 --dataset cifar10 --bits 3 --budget 1% --out NEW --data nowhere.npz",
     "run": "NOWHERE.hast NOWHERE.png",
     "report": f"RUN {_TINY} --out NEW.html",
+    "models": "resnet20_cifar10",
     "info": "",
     "analyze difficulty": f"{_TINY} --run RUN --device cpu",
     "analyze statistics": f"{_TINY} --run RUN --device cpu",
@@ -75,7 +76,8 @@ LINES = {
     "analyze hessian": f"{_TINY} --run RUN --steps 1 --batch-size 4",
     "analyze curves": "--run RUN",
 }
-POSITIONAL = {"export": "images", "run": "images", "report": "images", "reproduce": "method", "info": "method"}
+POSITIONAL = {"reproduce": "method", "info": "method", "models": "method"}
+POSITIONAL |= dict.fromkeys(("export", "run", "report"), "images")
 
 
 @functools.cache
@@ -97,7 +99,7 @@ def values() -> dict[str, list[str]]:
         (
             _TEXTS,
             """method preset cuda-graphs precision placement full-precision to dataset methods
-            rows""",
+            rows model-args""",
         ),
         (["", "gpu", "cuda:99", "cuda:-1", "meta", "mps", "cpu:x", "ü"], "device"),
         (["", "%", "x%", "-5%", "nan%", "1e999%", "0%", "101%", "small "], "budget"),
