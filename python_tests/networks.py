@@ -122,7 +122,7 @@ def of_width(width: int, classes: int = CLASSES) -> nn.Module:
     """The same network at every call with these arguments."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(width)
-        return nn.Sequential(
+        network = nn.Sequential(
             nn.Conv2d(CHANNELS, width, 3),
             nn.BatchNorm2d(width),
             nn.ReLU(),
@@ -130,3 +130,5 @@ def of_width(width: int, classes: int = CLASSES) -> nn.Module:
             nn.Flatten(),
             nn.Linear(width, classes),
         )
+        draw_batch_norms(network)
+        return network

@@ -329,7 +329,7 @@ def test_a_reader_that_has_gone_ends_it_in_silence(arguments: tuple[str, ...]) -
 def test_another_pipe_that_breaks_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(_: list[str]) -> None:
+    def broken(*_: object) -> None:
         raise BrokenPipeError(32, "of another process")
 
     monkeypatch.setattr(cli, "_run", broken)

@@ -29,6 +29,7 @@ NET = """
             super().__init__(
                 torch.nn.Conv2d(3, channels, 3), torch.nn.BatchNorm2d(channels), act(),
                 torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(channels, classes))
+            self[1].num_batches_tracked += 1  # as one that was trained
 
     READY = Net(classes=4)
 
