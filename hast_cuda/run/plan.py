@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,19 @@ def make_plan(
         student,
     )
     maker = _Maker(asked, changes, sizes)
-    return asked.world.on_first(lambda: maker(budget, named=named, estimate=estimate))
+
+    def find() -> tuple[Plan, dict[str, Any]]:
+        plan = maker(budget, named=named, estimate=estimate)
+        return plan, {name: v for name in CHOSEN if (v := _value(plan.recipe, name)) != _value(asked.recipe, name)}
+
+    plan, numbers = asked.world.on_first(find)
+    # the rest is each process's own, so that what differs is refused and not replaced
+    return replace(plan, recipe=change(asked.recipe, numbers))
+
+
+def _value(recipe: Recipe, name: str) -> Any:
+    section, _, field = name.partition(".")
+    return getattr(getattr(recipe, section), field)
 
 
 @dataclass(frozen=True)
