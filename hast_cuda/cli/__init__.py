@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from hast_cuda.cli.analyze import ANALYSES
+from hast_cuda.cli.calibration import calibration_set
 from hast_cuda.cli.demo import demo
 from hast_cuda.cli.export import export
 from hast_cuda.cli.info import info
@@ -36,8 +37,11 @@ def analyze() -> None:
 
 
 VERBS: dict[str, Callable[..., None]] = {
-    verb.__name__: verb
-    for verb in (*(demo, quantize, synthesize, finetune, evaluate), *(export, run, reproduce, analyze, report, info))
+    verb.__name__.replace("_", "-"): verb
+    for verb in (
+        *(demo, quantize, synthesize, finetune, evaluate),
+        *(export, calibration_set, run, reproduce, analyze, report, info),
+    )
 }
 TOGETHER = ("quantize", "synthesize", "finetune", "demo", "reproduce")  # verbs of several processes
 
