@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from provenance import device_label, provenance
-from torch import Tensor
+from torch import Tensor, nn
 
 from hast_cuda.calibration import calibration_set, to_normalized
 from hast_cuda.cli.options import find, labelled_images
@@ -50,13 +50,22 @@ class Network:
     """Of the images, where the model does not say."""
     classes: int | None = None
 
+    def spec(self) -> InputSpec:
+        """Its input."""
+        sizes = {"image_size": self.size, "num_classes": self.classes}
+        return input_spec(self.model, normalization=self.normalization, **sizes)
+
+    def teacher(self) -> nn.Module:
+        """In full precision."""
+        return load_teacher(self.model, weights=None if self.weights is None else find(self.weights))
+
 
 def by_onnxruntime(plain: Path, images: Arrays) -> Run:
     """``quantize_static`` as it comes, per channel, minimum and maximum of activations."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static  # noqa: PLC0415 - an optional package
+    from onnxruntime import quantization as ort  # noqa: PLC0415 - an optional package
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(ort.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.left: Iterator[Any] = iter(images)
 
@@ -66,14 +75,14 @@ def by_onnxruntime(plain: Path, images: Arrays) -> Run:
 
     prepared, path = plain.with_suffix(".prepared.onnx"), plain.with_suffix(".int8.onnx")
     quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
-    quantize_static(
+    ort.quantize_static(
         str(prepared),
         str(path),
         Reader(),
-        quant_format=QuantFormat.QDQ,
+        quant_format=ort.QuantFormat.QDQ,
         per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
+        activation_type=ort.QuantType.QUInt8,
+        weight_type=ort.QuantType.QInt8,
     )
     return onnx_network(path)
 
@@ -98,10 +107,11 @@ def top1(run: Run, test: ImageSet) -> float:
     return 100 * right / len(test)
 
 
-def calibration_images(network: Network, spec: InputSpec, flags: argparse.Namespace) -> Iterator[tuple[str, Tensor]]:
+def calibration_images(
+    network: Network, teacher: nn.Module, spec: InputSpec, flags: argparse.Namespace
+) -> Iterator[tuple[str, Tensor]]:
     """float32 [N, C, H, W] of every kind."""
     count, random = flags.num_images, np.random.default_rng(flags.seed)
-    teacher = load_teacher(network.model, weights=None if network.weights is None else find(network.weights))
     with tempfile.TemporaryDirectory() as folder:
         options = {"iterations": flags.iterations, "seed": flags.seed, "device": flags.device}
         made = calibration_set(teacher, spec, Path(folder) / "set", to="npz", num_images=count, **options)
@@ -114,24 +124,17 @@ def calibration_images(network: Network, spec: InputSpec, flags: argparse.Namesp
 
 def rows(network: Network, flags: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Top-1 of the network in full precision, then of each tool on each kind of images."""
-    spec = input_spec(
-        network.model, normalization=network.normalization, image_size=network.size, num_classes=network.classes
-    )
-    teacher = load_teacher(network.model, weights=None if network.weights is None else find(network.weights))
+    spec, teacher = network.spec(), network.teacher()
     test = labelled_images(network.data, spec, flags.test_limit)
     assert test is not None
     with tempfile.TemporaryDirectory() as folder:
         plain = plain_onnx(teacher, Path(folder) / "network.onnx", spec.size)
         yield {"network": network.name, "tool": None, "images": None, "top1": top1(onnx_network(plain), test)}
-        for kind, images in calibration_images(network, spec, flags):
+        for kind, images in calibration_images(network, teacher, spec, flags):
             given = list(images.numpy()[:, None])  # one by one
             for tool, quantized in TOOLS.items():
-                yield {
-                    "network": network.name,
-                    "tool": tool,
-                    "images": kind,
-                    "top1": top1(quantized(plain, given), test),
-                }
+                reached = top1(quantized(plain, given), test)
+                yield {"network": network.name, "tool": tool, "images": kind, "top1": reached}
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
