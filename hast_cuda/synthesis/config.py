@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -40,8 +41,10 @@ def check_ends(lowest: Sequence[float], highest: Sequence[float]) -> None:
     for name, values in (("lowest", lowest), ("highest", highest)):
         for value in values:
             check_number(name, value)
-    if len(lowest) != len(highest) or not all(low < high for low, high in zip(lowest, highest, strict=True)):
-        raise ValueError(f"lowest is {tuple(lowest)}, highest {tuple(highest)}; allowed: lower first, both per channel")
+    pairs = list(zip(lowest, highest, strict=False))
+    if len(lowest) != len(highest) or not all(-math.inf < low < high < math.inf for low, high in pairs):
+        shown = f"lowest is {tuple(lowest)}, highest {tuple(highest)}"
+        raise ValueError(f"{shown}; allowed: as many of both, finite, the lowest below the highest")
 
 
 @dataclass(frozen=True)
