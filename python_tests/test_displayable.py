@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from counting import count, synthesis_iteration
 from networks import CHANNELS, CLASSES, SIZE, tiny
+from test_host_reads import refuse_reads
 from torch import Tensor
 
 from hast_cuda.data import InputSpec
@@ -67,6 +69,13 @@ def test_a_range_that_is_never_left_changes_nothing(device: torch.device) -> Non
     assert not torch.equal(synthesize(tiny(), SHAPE, BOUNDED, device=device).images, free)
     low, high = ends(torch.device("cpu"))
     assert not bool(((free >= low) & (free <= high)).all())
+
+
+def test_projection_is_one_launch_and_reads_nothing() -> None:
+    shape = (4, CHANNELS, SIZE, SIZE)
+    free, bounded = (count(synthesis_iteration(tiny(), shape, config)) for config in (CONFIG, BOUNDED))
+    assert bounded.launches == free.launches + 1
+    refuse_reads(synthesis_iteration(tiny(), shape, BOUNDED))
 
 
 def test_ends_of_a_spec_are_black_and_white() -> None:

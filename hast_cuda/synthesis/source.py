@@ -68,7 +68,7 @@ class Pixels(Source):
         self.layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         self.groups = [([self.pixels], make_schedule(config, device))]
         ends = (config.lowest, config.highest) if config.lowest else ()
-        self.ends = [torch.tensor(end, device=device).view(1, -1, 1, 1) for end in ends]
+        self.ends = [torch.tensor(end, dtype=torch.float32, device=device).view(1, -1, 1, 1) for end in ends]
 
     def images(self) -> Tensor:
         """The pixels."""
