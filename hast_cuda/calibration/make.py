@@ -55,7 +55,8 @@ def default_config(spec: InputSpec, num_images: int, *, displayable: bool = True
     base = recipe("hast", "default", dataset_like(spec)).synthesis
     config = replace(base, num_images=num_images, batch_size=min(num_images, BATCH), iterations=ITERATIONS)
     low, high = spec.displayable if displayable else ((), ())
-    return replace(config, balanced_labels=True, lowest=low, highest=high)
+    # A calibrator sees whole images: crops, enlarged, would take their share of the matching.
+    return replace(config, balanced_labels=True, augment_probability=0.0, lowest=low, highest=high)
 
 
 def balanced(images: Images, count: int) -> Images:
