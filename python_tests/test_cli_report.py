@@ -98,6 +98,7 @@ def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Recip
 @pytest.mark.parametrize("preset", methods.PRESETS)
 def test_every_method_round_trips(method: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = methods.recipe(method, preset, dataset_like(NETWORK.spec()))
+    ends = {} if base.synthesis.generator_rate else {"lowest": (-2.0, -1.5, -1.0), "highest": (2.0, 1.5, 1.0)}
     wanted = change(
         base,
         {
@@ -111,6 +112,7 @@ def test_every_method_round_trips(method: str, preset: str, tmp_path: Path, monk
             "generator.warmup": 5,
             "generator.decay_at": (0.125, 0.5),
             "posttraining.range_width": 3.0,
+            **{f"synthesis.{name}": values for name, values in ends.items()},
         },
     )
     config = {
