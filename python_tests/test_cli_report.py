@@ -23,6 +23,7 @@ from hast_cuda.methods import Recipe, change
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.nn import Override
 from hast_cuda.run import Bits, RunDirectory, read_recipe
+from hast_cuda.run.directory import plain
 
 pytest.importorskip("matplotlib")
 
@@ -156,7 +157,7 @@ def test_images_alone_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert arguments[0] == "synthesize"
     recipe, _ = parsed(arguments, monkeypatch)
     config = json.loads((made / "config.json").read_text())["synthesis"]
-    assert config == json.loads(json.dumps(vars(recipe.synthesis)))
+    assert config == plain(recipe.synthesis)
 
 
 @pytest.mark.parametrize(
