@@ -14,6 +14,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,14 @@ def by_nncf(plain: Path, images: Arrays) -> Run:
 TOOLS = {"onnxruntime": by_onnxruntime, "NNCF": by_nncf}
 
 
-def top1(run: Run, test: ImageSet) -> float:
-    """In percent."""
-    right = sum(int((run(x).argmax(1) == labels).sum()) for x, labels in test.batches(250))
-    return 100 * right / len(test)
+def classes(run: Run, test: ImageSet) -> Tensor:
+    """int64 [N]."""
+    return torch.cat([run(x).argmax(1) for x, _ in test.batches(250)])
+
+
+def percent(found: Tensor, wanted: Tensor) -> float:
+    """How often both are the same."""
+    return 100 * float((found == wanted).double().mean())
 
 
 def calibration_images(
@@ -129,21 +134,24 @@ def rows(network: Network, flags: argparse.Namespace) -> Iterator[dict[str, Any]
     assert test is not None
     with tempfile.TemporaryDirectory() as folder:
         plain = plain_onnx(teacher, Path(folder) / "network.onnx", spec.size)
-        yield {"network": network.name, "tool": None, "images": None, "top1": top1(onnx_network(plain), test)}
+        full = classes(onnx_network(plain), test)
+        yield {"network": network.name, "tool": None, "images": None, "top1": percent(full, test.labels)}
         for kind, images in calibration_images(network, teacher, spec, flags):
             given = list(images.numpy()[:, None])  # one by one
             for tool, quantized in TOOLS.items():
-                reached = top1(quantized(plain, given), test)
-                yield {"network": network.name, "tool": tool, "images": kind, "top1": reached}
+                found = classes(quantized(plain, given), test)
+                reached = {"top1": percent(found, test.labels), "same_class": percent(found, full)}
+                yield {"network": network.name, "tool": tool, "images": kind, **reached}
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
-    """Markdown, a line per network and tool."""
-    by = {(r["network"], r["tool"], r["images"]): r["top1"] for r in found}
+    """Markdown, a line per network and tool: top-1, and how often the class is that of full precision."""
+    by = {(r["network"], r["tool"], r["images"]): r for r in found}
     lines = ["| network | int8 by | full precision | " + " | ".join(KINDS) + " |", "|---" * (3 + len(KINDS)) + "|"]
     for name in dict.fromkeys(r["network"] for r in found):
         for tool in TOOLS:
-            cells = [f"{by[name, None, None]:.2f}", *(f"{by[name, tool, kind]:.2f}" for kind in KINDS)]
+            own = [by[name, tool, kind] for kind in KINDS]
+            cells = [f"{by[name, None, None]['top1']:.2f}", *(f"{r['top1']:.2f} ({r['same_class']:.2f})" for r in own)]
             lines.append(f"| {name} | {tool} | " + " | ".join(cells) + " |")
     return lines
 
@@ -169,6 +177,8 @@ def main() -> None:
         print(line)
     device = torch.device(flags.device)
     where = {**provenance(device), "seed": flags.seed, "networks": [asdict(n) for n in networks]}
+    del where["malloc"]  # nothing is timed
+    where["tools"] = {name: version(name) for name in ("onnxruntime", "openvino", "nncf")}
     flags.out.mkdir(parents=True, exist_ok=True)
     path = flags.out / f"calibration-sets-{device_label(device)}.json"
     path.write_text(

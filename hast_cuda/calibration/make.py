@@ -72,7 +72,7 @@ def balanced(images: Images, count: int) -> Images:
     return Images(images.images[kept], images.labels[kept])
 
 
-def _taken(images: Images, spec: InputSpec, count: int, given: Mapping[str, int]) -> Images:
+def _taken(images: Images, spec: InputSpec, count: int, given: Mapping[str, Any]) -> Images:
     """``count`` of images that were made before."""
     if given:
         raise ValueError(f"{' and '.join(given)} are for images that are made now, and images were given")
@@ -152,7 +152,7 @@ def calibration_set(
     if to == "png" and spec.channels not in (1, 3):
         raise ValueError(f'to is "png", which holds 1 or 3 channels, and images have {spec.channels}: give "npy"')
     asked = {"iterations": iterations, "batch_size": batch_size}
-    given = {name: n for name, n in asked.items() if n is not None}
+    given: dict[str, Any] = {name: n for name, n in asked.items() if n is not None}
     config = None
     with new_folder(folder) as part:
         if images is None:
