@@ -119,7 +119,7 @@ def looks(folder: Path, start: float | None) -> list[dict[str, float]]:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     seen: dict[str, dict[int, dict[str, Any]]] = {"held out": {}, "test": {0: {"top1": start}}}
     for record in map(json.loads, lines):
-        if record["phase"] in seen:
+        if record.get("phase") in seen:
             seen[record["phase"]][record["iteration"]] = record
     both = seen["held out"].keys() & seen["test"].keys()
     return [

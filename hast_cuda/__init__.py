@@ -13,6 +13,7 @@ from hast_cuda.checks.moved import moved_module, moved_names
 from hast_cuda.files.versions import VERSION
 
 if TYPE_CHECKING:  # from the modules themselves: mypy reads rooms later than this
+    from hast_cuda.calibration import calibration_set
     from hast_cuda.data import Images, ImageSet, InputSpec, evaluate, load_images
     from hast_cuda.exports import export_network as export
     from hast_cuda.loops.execution import Execution
@@ -43,6 +44,7 @@ __all__ = [  # noqa: RUF022 - in the order in which they are needed
     "calibrate",
     "zero_shot_quantize",
     "export",
+    "calibration_set",
     "load",
     "evaluate",
     # with what
@@ -78,6 +80,7 @@ __all__ = [  # noqa: RUF022 - in the order in which they are needed
 ]
 
 _HOMES = {
+    "calibration_set": "hast_cuda.calibration",
     **dict.fromkeys(("Images", "ImageSet", "InputSpec", "evaluate", "load_images"), "hast_cuda.data"),
     "Execution": "hast_cuda.loops.execution",
     **dict.fromkeys(
@@ -99,9 +102,9 @@ _HOMES = {
     "load_teacher": "hast_cuda.teachers",
 }
 _ROOMS = (
-    *("analysis", "checks", "cli", "data", "deploy", "exports", "files", "finetune", "generator", "loops", "merged"),
-    *("methods", "moments", "networks", "nn", "ops", "posttraining", "ranks", "reconstruction", "report"),
-    *("reproduce", "run", "synthesis", "teachers"),
+    *("analysis", "calibration", "checks", "cli", "data", "deploy", "exports", "files", "finetune", "generator"),
+    *("loops", "merged", "methods", "moments", "networks", "nn", "ops", "posttraining", "ranks", "reconstruction"),
+    *("report", "reproduce", "run", "synthesis", "teachers"),
 )
 _moved = moved_names(__name__, {"MatchedBatchNorm2d": "hast_cuda.merged"})
 

@@ -24,6 +24,7 @@ from hast_cuda.methods import Recipe, change
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.nn import Override
 from hast_cuda.run import Bits, RunDirectory, read_recipe
+from hast_cuda.run.directory import plain
 
 pytest.importorskip("matplotlib")
 
@@ -99,6 +100,7 @@ def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Recip
 @pytest.mark.parametrize("preset", methods.PRESETS)
 def test_every_method_round_trips(method: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = methods.recipe(method, preset, dataset_like(NETWORK.spec()))
+    ends = {} if base.synthesis.generator_rate else {"lowest": (-2.0, -1.5, -1.0), "highest": (2.0, 1.5, 1.0)}
     wanted = change(
         base,
         {
@@ -112,6 +114,7 @@ def test_every_method_round_trips(method: str, preset: str, tmp_path: Path, monk
             "generator.warmup": 5,
             "generator.decay_at": (0.125, 0.5),
             "posttraining.range_width": 3.0,
+            **{f"synthesis.{name}": values for name, values in ends.items()},
         },
     )
     config = {
@@ -155,7 +158,7 @@ def test_images_alone_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert arguments[0] == "synthesize"
     recipe, _ = parsed(arguments, monkeypatch)
     config = json.loads((made / "config.json").read_text())["synthesis"]
-    assert config == json.loads(json.dumps(vars(recipe.synthesis)))
+    assert config == plain(recipe.synthesis)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import hast_cuda
 ROOMS = (
     "hast_cuda",
     "hast_cuda.analysis",
+    "hast_cuda.calibration",
     "hast_cuda.data",
     "hast_cuda.deploy",
     "hast_cuda.exports",

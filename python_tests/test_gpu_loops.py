@@ -28,14 +28,16 @@ def tuned(execution: Execution, config: FinetuneConfig = FINETUNE) -> nn.Module:
     return finetune(tiny(), student, x, config, device="cuda", execution=execution).student
 
 
-@pytest.mark.parametrize("loop", ["synthesis", "grown", "sgd", "adamw"])
+@pytest.mark.parametrize("loop", ["synthesis", "projected", "grown", "sgd", "adamw"])
 def test_graphs_give_the_bits_of_plain_iterations(loop: str) -> None:
     device = torch.device("cuda")
     results = []
     for mode in ("off", "on"):
         execution = Execution(cuda_graphs=mode)
-        if loop == "synthesis":
+        if loop in ("synthesis", "projected"):
             config = SynthesisConfig(num_images=12, batch_size=8, iterations=12, augment_probability=0.5)
+            if loop == "projected":
+                config = replace(config, lowest=(-0.5,) * CHANNELS, highest=(0.5,) * CHANNELS)
             results.append(synthesize(tiny(), SHAPE, config, device=device, execution=execution).images)
         elif loop == "grown":  # and its strided convolution swings
             config = replace(genie.IMAGES, num_images=12, batch_size=8, iterations=12)

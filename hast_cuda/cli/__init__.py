@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("quantize", "Top-1 accuracy of a network, or of the quantized one in a run directory."),
     "export": ("export", "Write the network of a finished run for other programs, and prove that it is the same."),
     "run": ("run", "Classify image files with an exported network, on the CPU."),
+    "calibration-set": ("calibration", "Write images made from a network alone, for other programs' quantizers."),
     "reproduce": ("reproduce", "Reproduce a table or figure of the paper; goes on where it was killed."),
     "analyze": ("analyze", "Say why a run is as good as it is: difficulty, statistics, gradients, hessian or curves."),
     "report": ("report", "Write a page about a run, finished or not, as HTML and Markdown; or compare several runs."),
@@ -45,7 +46,9 @@ _EXPECTED = (ValueError, TypeError, OSError, ImportError, FloatingPointError, Ru
 
 def verb(name: str) -> Callable[..., None]:
     """The function of a verb; imports torch."""
-    function: Callable[..., None] = getattr(importlib.import_module(f"hast_cuda.cli.{VERBS[name][0]}"), name)
+    function: Callable[..., None] = getattr(
+        importlib.import_module(f"hast_cuda.cli.{VERBS[name][0]}"), name.replace("-", "_")
+    )
     return function
 
 
@@ -89,7 +92,7 @@ def _main(given: list[str]) -> int:
 
 
 def _help() -> str:
-    lines = "\n".join(f"  {name:<11} {line}" for name, (_, line) in VERBS.items())
+    lines = "\n".join(f"  {name:<15} {line}" for name, (_, line) in VERBS.items())
     return f"usage: hast-cuda [--version] [--help] VERB ...\n\n{lines}\n\nhast-cuda VERB --help lists its options."
 
 

@@ -86,7 +86,7 @@ def _changes(base: Recipe, recipe: Recipe, sizes: Sizes) -> list[str]:
         f"{section}.{name}={value if isinstance(value, str) else json.dumps(value)}"
         for section in SECTIONS
         for name, value in new[section].items()
-        if value != old[section][name] or f"{section}.{name}" in said
+        if value != old[section].get(name) or f"{section}.{name}" in said
     ]
     return ["--set", *changed] if changed else []
 

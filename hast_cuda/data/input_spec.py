@@ -88,6 +88,12 @@ class InputSpec:
         """(channels, height, width)."""
         return self.channels, self.height, self.width
 
+    @property
+    def displayable(self) -> tuple[Channels, Channels]:
+        """Per channel what black and white are after normalisation: ``(0 - mean) / std``, ``(1 - mean) / std``."""
+        low, high = (tuple((v - m) / s for m, s in zip(self.mean, self.std, strict=True)) for v in (0, 1))
+        return low, high
+
     def shape(self) -> dict[str, int]:
         """Sizes and classes by name: all that images made from the network depend on."""
         return {n: getattr(self, n) for n in ("channels", "height", "width", "num_classes")}

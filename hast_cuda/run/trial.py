@@ -120,6 +120,7 @@ class _Trial:
             "finetune.iterations": self.count["fine-tuning"] if tuning.iterations else 0,
             "finetune.calibration_updates": UPDATES,
             "finetune.evaluations": 1,
+            "finetune.restarts": 0,
             "generator.warmup": UPDATES,
         }
         self.recipe = change(recipe, numbers)

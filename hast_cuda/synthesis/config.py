@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from hast_cuda.checks.typed import check_fields
+from hast_cuda.checks.typed import LATER, check_fields
 from hast_cuda.checks.values import check_choice, check_number, check_positive, check_range, check_scale
 
 CHOICES = {
@@ -33,6 +34,17 @@ def check_margins(value: Sequence[float]) -> None:
         check_number("margins", number)
     if len(value) != 2 or not 0 <= value[0] <= value[1] <= 2:
         raise ValueError(f"margins is {value}; allowed: (lower, upper) with 0 <= lower <= upper <= 2")
+
+
+def check_ends(lowest: Sequence[float], highest: Sequence[float]) -> None:
+    """One lowest and one highest value per channel, in this order, or none at all."""
+    for name, values in (("lowest", lowest), ("highest", highest)):
+        for value in values:
+            check_number(name, value)
+    pairs = list(zip(lowest, highest, strict=False))
+    if len(lowest) != len(highest) or not all(-math.inf < low < high < math.inf for low, high in pairs):
+        shown = f"lowest is {tuple(lowest)}, highest {tuple(highest)}"
+        raise ValueError(f"{shown}; allowed: as many of both, finite, the lowest below the highest")
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,11 @@ class SynthesisConfig:
     """Share of generator_rate that is left after the last iteration, reached exponentially."""
     latent_size: int = 256
     """Length of the latents, which start from N(0, 1)."""
+    lowest: tuple[float, ...] = field(default=(), metadata=LATER)
+    """Per channel, of the pixels as the network takes them; after every step they are projected into
+    lowest to highest. None: they go where they like. See :attr:`hast_cuda.InputSpec.displayable`."""
+    highest: tuple[float, ...] = field(default=(), metadata=LATER)
+    """See lowest."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -121,6 +138,7 @@ class SynthesisConfig:
         for name in FRACTIONS:
             check_range(name, getattr(self, name), 0, 1)
         check_margins(self.margins)
+        check_ends(self.lowest, self.highest)
         check_scale("crop_scale", self.crop_scale)
         if self.layer_emphasis and self.statistics != "sample":
             raise ValueError('layer_emphasis weighs images one by one; it needs statistics="sample"')
@@ -129,6 +147,11 @@ class SynthesisConfig:
             raise ValueError(
                 f"noise is {self.noise!r}, how pixels start, and generator_rate makes them from latents of N(0, 1): "
                 'set noise to "gaussian", or generator_rate to 0'
+            )
+        if self.generator_rate and self.lowest:
+            raise ValueError(
+                f"lowest is {tuple(self.lowest)}, an end for pixels, and generator_rate has a network make them, "
+                "whose outputs have none: set lowest and highest to (), or generator_rate to 0"
             )
         if not (self.match_weight or self.label_weight):
             raise ValueError("match_weight and label_weight are both 0; one must count")

@@ -17,7 +17,9 @@ from hast_cuda.synthesis.source import Pixels, Shape, Source, make_schedule
 
 
 def check_source(config: SynthesisConfig, shape: InputSpec, batches: Sequence[Tensor]) -> None:
-    """ValueError, before any work, if a network cannot grow such images."""
+    """ValueError, before any work, if a network cannot grow such images, or their ends are of others."""
+    if config.lowest and len(config.lowest) != shape.channels:
+        raise ValueError(f"lowest is {tuple(config.lowest)}; expected one for each of the {shape.channels} channels")
     if config.generator_rate:
         for labels in batches:
             check_places(len(labels), shape.height, shape.width)

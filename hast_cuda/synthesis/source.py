@@ -60,13 +60,15 @@ class Source(ABC):
 
 
 class Pixels(Source):
-    """The images themselves."""
+    """The images themselves, projected between the ends of ``config`` if it has some."""
 
     def __init__(self, config: SynthesisConfig, shape: Shape, execution: Execution, device: torch.device) -> None:
         self.config, self.shape = config, shape
         self.pixels = execution.images(torch.zeros(shape, device=device)).requires_grad_()
         self.layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         self.groups = [([self.pixels], make_schedule(config, device))]
+        ends = (config.lowest, config.highest) if config.lowest else ()
+        self.ends = [torch.tensor(end, dtype=torch.float32, device=device).view(1, -1, 1, 1) for end in ends]
 
     def images(self) -> Tensor:
         """The pixels."""
@@ -75,3 +77,18 @@ class Pixels(Source):
     def draw(self, seed: int, batch: int) -> list[Tensor]:
         """Noise of the kind that the configuration names."""
         return [draw_noise(self.config, self.shape, seed, batch)]
+
+    def start(self, values: Sequence[Tensor]) -> None:
+        """Begin with noise, of which what lies outside is projected too."""
+        super().start(values)
+        self._project()
+
+    def step(self, loss: Tensor) -> None:
+        """Rates of the next iteration; the optimizer may have led pixels outside."""
+        super().step(loss)
+        self._project()
+
+    @torch.no_grad()
+    def _project(self) -> None:
+        if self.ends:
+            self.pixels.clamp_(*self.ends)

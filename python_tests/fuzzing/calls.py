@@ -40,7 +40,8 @@ ROOMS = [m.name for m in pkgutil.iter_modules(hc.__path__, "hast_cuda.") if m.is
 PRIVATE = {f"hast_cuda.{name}" for name in ["checks", "cli", "files", "loops", "reproduce"]}
 MODULES = ["hast_cuda", *sorted({*ROOMS} - PRIVATE)]
 EXCLUDED = {
-    "a result, which only the package makes": "QuantizationResult FinetuneResult Agreement BlockError Estimate",
+    "a result, which only the package makes": "QuantizationResult FinetuneResult Agreement BlockError Estimate "
+    "CalibrationSet",
     "an exception": "CannotMergeError RankLostError",
     "it takes no argument": "available model_names launched Tap",
     "its constructor is torch's": "MatchedBatchNorm2d",
@@ -177,6 +178,8 @@ _PACKED = {"path": lambda: file(save_packed)}
 _LAYER = {"args": (3, 4, 3)}
 # By function, what its parameters need that others of that name do not; "" makes several at once.
 OWN: dict[str, dict[str, Any]] = {
+    "calibration_set": {"images": None, "num_images": 2, "iterations": 1, "normalization": "cifar10"},
+    "to_normalized": {"pixels": lambda: torch.zeros(2, *SHAPE, dtype=torch.uint8)},
     "calibrate": {"batches": lambda: [images()]},
     "quantize": {"model": tiny, "overrides": lambda: {"output": hc.Override(8, 8)}},
     "shrink_ranges": {"candidates": 3},

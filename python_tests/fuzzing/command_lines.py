@@ -66,6 +66,7 @@ LINES = {
     "evaluate": f"{_TINY} --data digits --device cpu",
     "export": f"RUN {_TINY} --to packed --no-report --no-latency",
     "reproduce": "table1 --dataset cifar10 --bits 3 --budget 1% --out NEW --data nowhere.npz",
+    "calibration-set": f"{_TINY} --num-images 8 --iterations 1 --batch-size 8 --device cpu --out NEW",
     "run": "NOWHERE.hast NOWHERE.png",
     "report": f"RUN {_TINY} --out NEW.html",
     "models": "resnet20_cifar10",
@@ -92,8 +93,8 @@ def values() -> dict[str, list[str]]:
     by_kind = [
         (
             _NUMBERS,
-            """image-size num-classes num-images synthesis-iterations batch-size seed bits
-            reconstruction-iterations finetune-iterations checkpoint-segments weight-bits act-bits first-last-bits
+            """image-size num-classes num-images iterations synthesis-iterations batch-size seed
+            bits reconstruction-iterations finetune-iterations checkpoint-segments weight-bits act-bits first-last-bits
             sum-bits test-limit top threads batch seeds bins batches steps vectors""",
         ),
         (

@@ -1,0 +1,192 @@
+"""int8 by the quantizers of onnxruntime and OpenVINO (NNCF), calibrated on several kinds of images.
+
+On images made from the network alone (``hast_cuda.calibration_set``), on real ones, on uniform bytes and
+on N(0, 1), as many of each. Networks come from a JSON file, a list of objects with the fields of
+:class:`Network`. Needs onnxruntime, openvino and nncf; files are read from $HAST_CUDA_DATA too.
+
+    python bench/bench_calibration_sets.py networks.json --num-images 128 --iterations 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from provenance import device_label, provenance
+from torch import Tensor, nn
+
+from hast_cuda.calibration import calibration_set, to_normalized
+from hast_cuda.cli.options import find, labelled_images
+from hast_cuda.data import Images, ImageSet, InputSpec, load_images
+from hast_cuda.exports.verify import onnx_network, plain_onnx
+from hast_cuda.teachers import input_spec, load_teacher
+
+SCHEMA = 1
+KINDS = ("made from the network", "real", "uniform bytes", "N(0, 1)")
+Run = Callable[[Tensor], Tensor]
+Arrays = list[np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of the table."""
+
+    name: str
+    model: str
+    data: str
+    """Test images."""
+    real: str
+    """Real images to calibrate on."""
+    weights: str | None = None
+    normalization: str | None = None
+    size: int | None = None
+    """Of the images, where the model does not say."""
+    classes: int | None = None
+
+    def spec(self) -> InputSpec:
+        """Its input."""
+        sizes = {"image_size": self.size, "num_classes": self.classes}
+        return input_spec(self.model, normalization=self.normalization, **sizes)
+
+    def teacher(self) -> nn.Module:
+        """In full precision."""
+        return load_teacher(self.model, weights=None if self.weights is None else find(self.weights))
+
+
+def by_onnxruntime(plain: Path, images: Arrays) -> Run:
+    """``quantize_static`` as it comes, per channel, minimum and maximum of activations."""
+    from onnxruntime import quantization as ort  # noqa: PLC0415 - an optional package
+    from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
+
+    class Reader(ort.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left: Iterator[Any] = iter(images)
+
+        def get_next(self) -> dict[str, Any] | None:
+            image = next(self.left, None)
+            return None if image is None else {"images": image}
+
+    prepared, path = plain.with_suffix(".prepared.onnx"), plain.with_suffix(".int8.onnx")
+    quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+    ort.quantize_static(
+        str(prepared),
+        str(path),
+        Reader(),
+        quant_format=ort.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=ort.QuantType.QUInt8,
+        weight_type=ort.QuantType.QInt8,
+    )
+    return onnx_network(path)
+
+
+def by_nncf(plain: Path, images: Arrays) -> Run:
+    """``nncf.quantize`` as it comes, in OpenVINO."""
+    import nncf  # noqa: PLC0415 - an optional package
+    import openvino  # noqa: PLC0415 - an optional package
+
+    core = openvino.Core()
+    model = nncf.quantize(core.read_model(plain), nncf.Dataset(images), subset_size=len(images))
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda x: torch.from_numpy(compiled([x.numpy()])[0])
+
+
+TOOLS = {"onnxruntime": by_onnxruntime, "NNCF": by_nncf}
+
+
+def classes(run: Run, test: ImageSet) -> Tensor:
+    """int64 [N]."""
+    return torch.cat([run(x).argmax(1) for x, _ in test.batches(250)])
+
+
+def percent(found: Tensor, wanted: Tensor) -> float:
+    """How often both are the same."""
+    return 100 * float((found == wanted).double().mean())
+
+
+def calibration_images(
+    network: Network, teacher: nn.Module, spec: InputSpec, flags: argparse.Namespace
+) -> Iterator[tuple[str, Tensor]]:
+    """float32 [N, C, H, W] of every kind."""
+    count, random = flags.num_images, np.random.default_rng(flags.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"iterations": flags.iterations, "seed": flags.seed, "device": flags.device}
+        made = calibration_set(teacher, spec, Path(folder) / "set", to="npz", num_images=count, **options)
+    yield KINDS[0], to_normalized(made.pixels, spec)
+    yield KINDS[1], Images.read(load_images(find(network.real), spec=spec, split="train", limit=count)).images
+    noise = torch.from_numpy(random.integers(0, 256, (count, *spec.size), dtype=np.uint8))
+    yield KINDS[2], to_normalized(noise, spec)
+    yield KINDS[3], torch.from_numpy(random.standard_normal((count, *spec.size)).astype(np.float32))
+
+
+def rows(network: Network, flags: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Top-1 of the network in full precision, then of each tool on each kind of images."""
+    spec, teacher = network.spec(), network.teacher()
+    test = labelled_images(network.data, spec, flags.test_limit)
+    assert test is not None
+    with tempfile.TemporaryDirectory() as folder:
+        plain = plain_onnx(teacher, Path(folder) / "network.onnx", spec.size)
+        full = classes(onnx_network(plain), test)
+        yield {"network": network.name, "tool": None, "images": None, "top1": percent(full, test.labels)}
+        for kind, images in calibration_images(network, teacher, spec, flags):
+            given = list(images.numpy()[:, None])  # one by one
+            for tool, quantized in TOOLS.items():
+                found = classes(quantized(plain, given), test)
+                reached = {"top1": percent(found, test.labels), "same_class": percent(found, full)}
+                yield {"network": network.name, "tool": tool, "images": kind, **reached}
+
+
+def table(found: list[dict[str, Any]]) -> list[str]:
+    """Markdown, a line per network and tool: top-1, and how often the class is that of full precision."""
+    by = {(r["network"], r["tool"], r["images"]): r for r in found}
+    lines = ["| network | int8 by | full precision | " + " | ".join(KINDS) + " |", "|---" * (3 + len(KINDS)) + "|"]
+    for name in dict.fromkeys(r["network"] for r in found):
+        for tool in TOOLS:
+            own = [by[name, tool, kind] for kind in KINDS]
+            cells = [f"{by[name, None, None]['top1']:.2f}", *(f"{r['top1']:.2f} ({r['same_class']:.2f})" for r in own)]
+            lines.append(f"| {name} | {tool} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def main() -> None:
+    """Print the table and write ``<out>/calibration-sets-<device>.json``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", type=Path)
+    parser.add_argument("--num-images", type=int, default=128)
+    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--test-limit", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    flags = parser.parse_args()
+    networks = [Network(**line) for line in json.loads(flags.networks.read_text(encoding="utf-8"))]
+    found: list[dict[str, Any]] = []
+    for network in networks:
+        for row in rows(network, flags):
+            print(row, flush=True)
+            found.append(row)
+    for line in table(found):
+        print(line)
+    device = torch.device(flags.device)
+    where = {**provenance(device), "seed": flags.seed, "networks": [asdict(n) for n in networks]}
+    del where["malloc"]  # nothing is timed
+    where["tools"] = {name: version(name) for name in ("onnxruntime", "openvino", "nncf")}
+    flags.out.mkdir(parents=True, exist_ok=True)
+    path = flags.out / f"calibration-sets-{device_label(device)}.json"
+    path.write_text(
+        json.dumps({"schema": SCHEMA, "stem": "calibration-sets", **where, "rows": found}, indent=1) + "\n",
+        encoding="utf-8",
+    )
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
