@@ -21,7 +21,7 @@ def tensor(name: str, x: Tensor) -> None:
     """``x`` is an ordinary tensor, of a size that memory can hold."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-    if torch.jit.is_tracing():
+    if torch._C._get_tracing_state() is not None:  # torch.compile knows this question
         raise RuntimeError(
             "torch.jit.trace cannot record the operators of hast_cuda: write the network as a program of torch.export "
             "(hast_cuda.exports.save_program) or as ONNX (save_onnx), both of which run without this package"

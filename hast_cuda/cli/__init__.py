@@ -23,7 +23,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("quantize", "Top-1 accuracy of a network, or of the quantized one in a run directory."),
     "export": ("export", "Write the network of a finished run for other programs, and prove that it is the same."),
     "run": ("run", "Classify image files with an exported network, on the CPU."),
-    "calibration-set": ("calibration", "Write images made from a network alone, for other programs' quantizers."),
+    "calibration-set": (
+        "calibration",
+        "Make images from a pretrained network for the quantizers of onnxruntime, OpenVINO and others.",
+    ),
     "reproduce": ("reproduce", "Reproduce a table or figure of the paper; goes on where it was killed."),
     "analyze": ("analyze", "Say why a run is as good as it is: difficulty, statistics, gradients, hessian or curves."),
     "report": ("report", "Write a page about a run, finished or not, as HTML and Markdown; or compare several runs."),
