@@ -191,6 +191,7 @@ def test_what_two_blocks_share_stays_as_it_is() -> None:
     assert {name.split(".")[0] for name in changed} <= {"first", "output"}
 
 
+@pytest.mark.filterwarnings("ignore:no image reached")  # by chance the branch is not taken
 def test_a_network_that_cannot_be_cut_is_reconstructed_layer_by_layer() -> None:
     torch.manual_seed(3)
     teacher = Branching().eval()
