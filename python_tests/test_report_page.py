@@ -99,6 +99,7 @@ def test_layers(finished: Path, page: Page) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:no activation is quantized")
+@pytest.mark.filterwarnings("ignore:.*stay in full precision", "ignore:no activation is quantized")
 def test_layers_in_full_precision_are_named(tmp_path: Path) -> None:
     teacher = tiny()
     teacher.features[2], teacher.features[5] = nn.LeakyReLU(), nn.LeakyReLU()

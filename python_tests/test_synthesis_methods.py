@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from counting import synthesis_iteration
-from networks import CHANNELS, CLASSES, SIZE, tiny
+from networks import CHANNELS, CLASSES, SIZE, draw_batch_norms, tiny
 from test_host_reads import refuse_reads
 from torch import nn
 
@@ -170,6 +170,7 @@ def test_a_network_whose_classifier_is_not_found_is_refused(tmp_path: Path) -> N
         nn.Flatten(),
         nn.GLU(),
     ).eval()
+    draw_batch_norms(network)
     store = ImageStore(tmp_path)
     with pytest.raises(ValueError, match=r"set margins to \(0, 2\)"):
         synthesize(network, SHAPE, INTRAQ, store=store)
