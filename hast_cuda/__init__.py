@@ -13,6 +13,8 @@ from hast_cuda.checks.moved import moved_module, moved_names
 from hast_cuda.files.versions import VERSION
 
 if TYPE_CHECKING:  # from the modules themselves: mypy reads rooms later than this
+    from hast_cuda.analysis.allocation import allocate_bits
+    from hast_cuda.analysis.sensitivity import sensitivity
     from hast_cuda.data import Images, ImageSet, InputSpec, evaluate, load_images
     from hast_cuda.exports import export_network as export
     from hast_cuda.loops.execution import Execution
@@ -45,6 +47,8 @@ __all__ = [  # noqa: RUF022 - in the order in which they are needed
     "export",
     "load",
     "evaluate",
+    "sensitivity",
+    "allocate_bits",
     # with what
     "load_teacher",
     "load_images",
@@ -78,6 +82,7 @@ __all__ = [  # noqa: RUF022 - in the order in which they are needed
 ]
 
 _HOMES = {
+    **dict.fromkeys(("allocate_bits", "sensitivity"), "hast_cuda.analysis"),
     **dict.fromkeys(("Images", "ImageSet", "InputSpec", "evaluate", "load_images"), "hast_cuda.data"),
     "Execution": "hast_cuda.loops.execution",
     **dict.fromkeys(

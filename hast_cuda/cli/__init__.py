@@ -31,7 +31,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def analyze() -> None:
-    """difficulty, statistics, gradients, hessian or curves of a run; see analyze --help."""
+    """difficulty, statistics, gradients, hessian, sensitivity, allocation or curves of a run."""
     _run(["analyze", "--help"])
 
 
