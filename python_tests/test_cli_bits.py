@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import DATA, DIGITS, SMALL, TUNING, Cli, hast, refused  # noqa: F401 - fixtures
+from test_cli import DIGITS, OWN, SMALL, TUNING, Cli, hast, refused  # noqa: F401 - fixtures
 
 from hast_cuda import Override, quantization_table
 from hast_cuda.cli.bits import LayerBits, parse_bits, parse_size
@@ -36,7 +36,7 @@ def test_measured_chosen_and_quantized(hast: Cli, first: Path, tmp_path: Path) -
     hast("analyze", "allocation", "--run", first, "--points", 3)
     found = json.loads((first / "analysis/sensitivity.json").read_text())["sensitivity"]
     assert found["output"]["weights"].keys() == {"2", "3", "4", "5", "6", "7", "8"}
-    curve = json.loads((first / "analysis/allocation.json").read_text())["allocation"]["curve"]
+    curve = json.loads((first / "analysis/allocation.json").read_text())["allocation"]["chosen"]
     assert [point["average"] for point in curve] == pytest.approx([2, 5, 8], abs=0.2)  # noise may spare a bit
     assert {p.name for p in (first / "analysis").iterdir()} == {
         f"{name}.{kind}" for name in ("sensitivity", "allocation") for kind in ("json", "png")
@@ -53,12 +53,17 @@ def test_measured_chosen_and_quantized(hast: Cli, first: Path, tmp_path: Path) -
     hast(*asked)  # the same command: the finished run
 
 
-def test_measured_on_the_way(hast: Cli, first: Path, tmp_path: Path) -> None:  # noqa: F811
-    images = ["--images", first / "images", "--out", tmp_path / "mixed", *SMALL[2:], *TUNING]
-    hast("quantize", *DIGITS, "--size", "6KB", *images)
-    found = widths(tmp_path / "mixed")
-    assert len({weights for weights, _ in found.values()}) > 2
-    assert {acts for _, acts in found.values()} == {4, None}
+def test_measured_on_the_way(hast: Cli, tmp_path: Path) -> None:  # noqa: F811
+    hast("synthesize", *OWN, *SMALL, "--out", tmp_path / "made")
+    given = ["--images", tmp_path / "made/images", *SMALL[2:], *TUNING]
+    hast("quantize", *OWN, "--size", "300B", "--placement", "all", *given, "--out", tmp_path / "mixed")
+    found = json.loads((tmp_path / "mixed/config.json").read_text())["bits"]["overrides"]
+    chosen = {name: override["weight_bits"] for name, override in found.items()}
+    sizes = {"features.0": 162, "features.3": 432, "output": 40}
+    assert chosen.keys() == sizes.keys()
+    assert len(set(chosen.values())) > 1
+    assert sum(-(-n * chosen[name] // 8) for name, n in sizes.items()) <= 300
+    assert {override["act_bits"] for override in found.values()} == {4}
 
 
 def test_by_hand(hast: Cli, tmp_path: Path) -> None:  # noqa: F811

@@ -57,7 +57,7 @@ DRAWINGS: dict[str, Callable[[Path], None]] = {
         p,
     ),
     "layers": lambda p: report.draw_layers(LAYERS, p),
-    "bit curve": lambda p: report.draw_bit_curve(bit_curve(LAYERS), uniform(LAYERS), p),
+    "bit curve": lambda p: report.draw_bit_curve({"a": bit_curve(LAYERS), "b": uniform(LAYERS)}, p),
     "statistics": lambda p: report.draw_statistics({"bn1": StatisticGap(0.1, 0.4), "bn2": StatisticGap(0.0, 1.5)}, p),
     "sensitivity": lambda p: report.draw_sensitivity({"perturbation": {0.01: [80.0, 81.0], 0.02: [79.0, 82.0]}}, p),
 }

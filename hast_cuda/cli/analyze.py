@@ -187,9 +187,9 @@ def allocation(run: Path, points: int = 25) -> None:
         points: averages between the smallest width and the largest.
     """
     layers = analysis.read_sensitivity(run / "analysis/sensitivity.json")
-    curve, alike = analysis.bit_curve(layers, points=points), uniform(layers)
-    found = {"curve": list(map(asdict, curve)), "uniform": list(map(asdict, alike))}
-    report.draw_bit_curve(curve, alike, _write(run, "allocation", found, torch.device("cpu")))
+    found = {"chosen": analysis.bit_curve(layers, points=points), "uniform": uniform(layers)}
+    values = {name: list(map(asdict, curve)) for name, curve in found.items()}
+    report.draw_bit_curve(found, _write(run, "allocation", values, torch.device("cpu")))
 
 
 def curves(run: Path, others: tuple[Path, ...] = ()) -> None:

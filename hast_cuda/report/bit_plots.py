@@ -31,7 +31,7 @@ def draw_layers(layers: Mapping[str, LayerSensitivity], path: Path) -> None:
     }
     shown = {kind: losses for kind, losses in kinds.items() if losses}
     require("layers", shown)
-    height = 1.2 + LINE * max(map(len, shown.values()))
+    height = 2 + LINE * max(map(len, shown.values()))
     with drawing(path, 1, len(shown), (5.5 * len(shown), height)) as (axes,):
         for axis, (kind, losses) in zip(axes, shown.items(), strict=True):
             places = range(len(losses))
@@ -46,22 +46,21 @@ def draw_layers(layers: Mapping[str, LayerSensitivity], path: Path) -> None:
 
 
 @typed
-def draw_bit_curve(curve: Sequence[Allocation], uniform: Sequence[Allocation], path: Path) -> None:
-    """Estimated divergence against the size of the weights: chosen widths, and one width for all.
+def draw_bit_curve(curves: Mapping[str, Sequence[Allocation]], path: Path) -> None:
+    """Estimated divergence against the size of the weights, a curve per way of choosing widths.
 
     Args:
-        curve: from :func:`hast_cuda.analysis.bit_curve`.
-        uniform: the same with one width each.
+        curves: from :func:`hast_cuda.analysis.bit_curve`, by name.
         path: of the SVG or PNG file.
 
     Raises:
         ValueError: no curve. ImportError: no matplotlib.
     """
-    require("curve", curve)
+    require("curves", curves)
     with drawing(path) as ((axis,),):
-        for name, points in (("chosen layer by layer", curve), ("one width for all", uniform)):
+        for name, points in curves.items():
             heights = [point.divergence or NAN for point in points]
-            axis.plot([point.size / 1000 for point in points], heights, marker="o", label=name)
+            axis.plot([point.size / 1000 for point in points], heights, marker="o", label=label(name))
         axis.set(yscale="log", xlabel="weights, kB", ylabel="sum of the layers' divergences, nats")
         plain_log_labels(axis.yaxis)
         axis.grid(alpha=0.3, which="both")

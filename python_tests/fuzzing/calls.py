@@ -125,10 +125,6 @@ def _sensitivity() -> Path:
     return path
 
 
-def _allocations() -> list[analysis.Allocation]:
-    return analysis.bit_curve(_layers(), points=2)
-
-
 def _directory() -> RunDirectory:
     return RunDirectory(fresh(), {"a": 1}, torch.device("cpu"))
 
@@ -267,7 +263,7 @@ OWN: dict[str, dict[str, Any]] = {
     "draw_difficulty": _CHART | _one("histograms", analysis.Histogram((0.0, 0.5, 1.0), (3, 4))) | {"network": "x"},
     "draw_error_by_difficulty": _CHART | _one("rates", analysis.ErrorRates((0.0, 0.5, 1.0), (3, 4), (10.0, None))),
     "draw_layers": {**_CHART, "layers": _layers},
-    "draw_bit_curve": {**_CHART, "curve": _allocations, "uniform": _allocations},
+    "draw_bit_curve": {**_CHART, "curves": lambda: {"a": analysis.bit_curve(_layers(), points=2)}},
     "draw_statistics": _CHART | _one("gaps", analysis.StatisticGap(0.5, 1.0)),
     "draw_gaps": _CHART | _one("top1", (60.0, 50.0)),
     "draw_inception": _CHART | _one("exponents", 2.0) | _one("marks", 0.5),
