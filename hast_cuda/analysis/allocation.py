@@ -119,7 +119,8 @@ def bit_curve(
         ValueError: no weights, a width that was not measured. ImportError: no scipy.
 
     Example:
-        >>> layer = LayerSensitivity(weights={2: 0.5, 4: 0.1, 8: 0.0}, parameters=100)
+        >>> import hast_cuda as hc
+        >>> layer = hc.analysis.LayerSensitivity(weights={2: 0.5, 4: 0.1, 8: 0.0}, parameters=100)
         >>> [point.divergence for point in bit_curve({"stem": layer, "output": layer}, points=4)]
         [1.0, 0.2, 0.1, 0.0]
     """

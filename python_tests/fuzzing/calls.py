@@ -192,7 +192,7 @@ OWN: dict[str, dict[str, Any]] = {
     "quantize": {"model": tiny, "overrides": lambda: {"output": hc.Override(8, 8)}},
     "shrink_ranges": {"candidates": 3},
     "sensitivity": {"bits": (2, 8)},
-    "allocate_bits": {"sensitivity": _layers, "average_bits": 4},
+    "allocate_bits": {"sensitivity": _layers, "average_bits": 4, "size": None},
     "bit_curve": {"sensitivity": _layers, "points": 2},
     "read_sensitivity": {"path": _sensitivity},
     "FakeQuantConv2d": _LAYER,
