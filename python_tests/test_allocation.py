@@ -52,7 +52,7 @@ def test_choices_are_the_best(given_items: list[dict[int, tuple[float, int]]], s
 
 def test_budgets() -> None:
     chosen = hc.allocate_bits(LAYERS, average_bits=3.5, act_bits=3, sum_bits=6)
-    assert chosen == {"a": hc.Override(8, 3), "b[[]0]": hc.Override(2, None)}
+    assert chosen == {"a": hc.Override(8, 3), "b[[]0]": hc.Override(2, 3)}
     assert hc.allocate_bits(LAYERS, size=175, act_bits=None)["a"] == hc.Override(8, None)
     assert hc.allocate_bits(LAYERS, size=174)["a"].weight_bits == 4
     assert hc.allocate_bits(LAYERS, bit_operations=2 * 5000 + 8 * 600)["b[[]0]"].weight_bits == 8

@@ -100,7 +100,7 @@ def allocate_bits(
         acts = dict(_on_average("average_act_bits", average_act_bits, activations, widths))
     acts |= {other: bits for name, bits in acts.items() for other in activations[name].joined}
     names = dict.fromkeys([*chosen, *(acts if average_act_bits is not None else ())])
-    return {glob.escape(name): Override(chosen.get(name), acts.get(name)) for name in names}
+    return {glob.escape(name): Override(chosen.get(name), acts.get(name, act_bits)) for name in names}
 
 
 @typed

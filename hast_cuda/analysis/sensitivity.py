@@ -28,6 +28,7 @@ BATCH = 64
 LARGEST = 2**62  # of a count
 SEARCH_IMAGES = 256  # of a range; as many as a run takes
 _Group = tuple[tuple[str, ...], list[FakeQuantActivation]]  # other names, and all quantizers
+_Ranges = dict[int, dict[nn.Module, Tensor]]  # by width and quantizer
 _ACTIVATIONS, _SUMS = 2, 3  # widths that tell both kinds of quantizer apart, before any is measured
 
 
@@ -56,6 +57,7 @@ class LayerSensitivity:
     """Other modules on the same grid: they have its width."""
 
     def __post_init__(self) -> None:
+        """Refuse widths, losses and counts that cannot be."""
         check_fields(self)
         for losses in (self.weights, self.activations):
             for width, loss in losses.items():
@@ -164,12 +166,11 @@ class _Parts:
     def measure(self, images: Tensor, widths: Sequence[int]) -> dict[str, LayerSensitivity]:
         ranges = self._calibrated(images, widths)
         expected, counts = logits(self.model, images), self._counts(images[:1])
-        weights: dict[str, dict[int, float]] = {}
-        activations: dict[str, dict[int, float]] = {}
         with Progress("sensitivity", len(widths) * (len(self.layers) + len(self.groups))) as progress:
 
-            def loss(*parts: nn.Module) -> float:
+            def loss(width: int, parts: Sequence[nn.Module]) -> float:
                 for part in parts:
+                    self._set_width(part, width, ranges)
                     _switch_on(part)
                 found = divergence(expected, logits(self.model, images))
                 for part in parts:
@@ -177,18 +178,8 @@ class _Parts:
                 progress.update()
                 return found
 
-            for name, layer in self.layers.items():
-                weights[name] = {}
-                for width in widths:
-                    self._set_width(layer, width)
-                    weights[name][width] = loss(layer)
-            for name, (_, quantizers) in self.groups.items():
-                activations[name] = {}
-                for width in widths:
-                    for quantizer in quantizers:
-                        quantizer.bits = width
-                        quantizer.set_range(*ranges[width][quantizer])
-                    activations[name][width] = loss(*quantizers)
+            weights = {name: {w: loss(w, [layer]) for w in widths} for name, layer in self.layers.items()}
+            activations = {name: {w: loss(w, parts) for w in widths} for name, (_, parts) in self.groups.items()}
         found = {}
         for name in self.order:
             if name in weights or name in activations:
@@ -205,7 +196,7 @@ class _Parts:
                 )
         return found
 
-    def _calibrated(self, images: Tensor, widths: Sequence[int]) -> dict[int, dict[nn.Module, Tensor]]:
+    def _calibrated(self, images: Tensor, widths: Sequence[int]) -> _Ranges:
         """Ranges of all quantizers at every width; afterwards everything is off."""
         for quantizer in self.quantizers:
             quantizer.bits = 8
@@ -215,7 +206,7 @@ class _Parts:
         for quantizer in self.quantizers:
             _switch_off(quantizer)
         given = {q: q.range_state[:2].clone() for q in self.quantizers}
-        ranges: dict[int, dict[nn.Module, Tensor]] = {}
+        ranges: _Ranges = {}
         for width in widths:
             for quantizer in self.quantizers:
                 quantizer.bits = width
@@ -225,12 +216,16 @@ class _Parts:
             ranges[width] = {q: q.range_state[:2].clone() for q in self.quantizers}
         return ranges
 
-    def _set_width(self, layer: QuantizedWeight, width: int) -> None:
-        layer.weight_bits = width
-        if self.search:
-            layer.fix_weight_range(search_weight_range(layer.weight, width, symmetric=layer.symmetric))
-        elif layer.symmetric:
-            layer.fix_symmetric_range()
+    def _set_width(self, part: nn.Module, width: int, ranges: _Ranges) -> None:
+        if isinstance(part, FakeQuantActivation):
+            part.bits = width
+            part.set_range(*ranges[width][part])
+        elif isinstance(part, QuantizedWeight):
+            part.weight_bits = width
+            if self.search:
+                part.fix_weight_range(search_weight_range(part.weight, width, symmetric=part.symmetric))
+            elif part.symmetric:
+                part.fix_symmetric_range()
 
     def _counts(self, image: Tensor) -> dict[Any, int]:
         """Multiplications of layers and values of quantizers, of one image [1, C, H, W]."""
