@@ -18,6 +18,7 @@ from griffe import Extension, Object
 import hast_cuda
 from hast_cuda.cli import VERBS
 from hast_cuda.cli.analyze import ANALYSES
+from hast_cuda.cli.bits import LayerBits
 from hast_cuda.cli.options import Budget, Network
 
 PRIVATE = {"checks", "cli", "files", "loops", "ops", "reproduce"}
@@ -60,7 +61,7 @@ def _rooms() -> Iterator[str]:
 
 def _command_line() -> Iterator[str]:
     yield "\n## Command line\n"
-    verbs = [*VERBS.values(), *ANALYSES.values(), Network, Budget]
+    verbs = [*VERBS.values(), *ANALYSES.values(), Network, Budget, LayerBits]
     yield from (_entry(thing) for thing in verbs)
 
 

@@ -27,10 +27,10 @@ class LayerBits:
     whose names match; given again for further ones, of which the last match wins."""
     average_bits: float | None = None
     """Bits per weight on average; every layer gets those that lose least (see --sensitivity)."""
-    average_act_bits: float | None = None
-    """With --average-bits or --size: the same for activations, which else have --act-bits."""
     size: str | None = None
     """The same by the size of all weights, such as 120KB, 1.5MB or 96KiB."""
+    average_act_bits: float | None = None
+    """With --average-bits or --size: the same for activations, which else have --act-bits."""
     sensitivity: Path | None = None
     """Run directory of hast-cuda analyze sensitivity, or its JSON file; default: measured on --images."""
 
