@@ -13,6 +13,8 @@ from hast_cuda.checks.moved import moved_module, moved_names
 from hast_cuda.files.versions import VERSION
 
 if TYPE_CHECKING:  # from the modules themselves: mypy reads rooms later than this
+    from hast_cuda.analysis.allocation import allocate_bits
+    from hast_cuda.analysis.sensitivity import sensitivity
     from hast_cuda.calibration import calibration_set
     from hast_cuda.data import Images, ImageSet, InputSpec, evaluate, load_images
     from hast_cuda.exports import export_network as export
@@ -47,6 +49,8 @@ __all__ = [  # noqa: RUF022 - in the order in which they are needed
     "calibration_set",
     "load",
     "evaluate",
+    "sensitivity",
+    "allocate_bits",
     # with what
     "load_teacher",
     "load_images",
@@ -81,6 +85,7 @@ __all__ = [  # noqa: RUF022 - in the order in which they are needed
 
 _HOMES = {
     "calibration_set": "hast_cuda.calibration",
+    **dict.fromkeys(("allocate_bits", "sensitivity"), "hast_cuda.analysis"),
     **dict.fromkeys(("Images", "ImageSet", "InputSpec", "evaluate", "load_images"), "hast_cuda.data"),
     "Execution": "hast_cuda.loops.execution",
     **dict.fromkeys(

@@ -16,6 +16,7 @@ from test_cli import SMALL as SMALL_IMAGES
 
 from hast_cuda import cli, methods
 from hast_cuda.cli import main
+from hast_cuda.cli.bits import parse_bits
 from hast_cuda.cli.command import command_of, shell
 from hast_cuda.cli.network import Network
 from hast_cuda.cli.options import Task
@@ -141,6 +142,14 @@ def test_every_method_round_trips(method: str, preset: str, tmp_path: Path, monk
     assert (seen["budget"].seed, seen["budget"].device, seen["out"]) == (9, "cuda", Path("new one"))
 
 
+def test_bits_of_single_layers_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = {"a[[]0]*": Override(8, 3), "b=c": Override(None, 4), "d": Override()}
+    begun(tmp_path, bits=Bits(4, 4, overrides=overrides))
+    _, seen = parsed(command_of(tmp_path, Path("out")), monkeypatch)
+    assert dict(map(parse_bits, seen["layers"].bits)) == overrides
+    assert not seen["full_precision"]
+
+
 def test_images_of_another_run(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for given, expected in (("../images", str(tmp_path / "images")), ("else/where", "else/where")):
@@ -169,7 +178,7 @@ def test_images_alone_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"method": "mine"}, "method 'mine' with preset 'default'"),
         ({"method": "rtn"}, "its images are 'synthetic', those of rtn 'none'"),
         ({"bits": Bits(4, None)}, "it quantizes weights only"),
-        ({"bits": Bits(overrides={"a": Override(8, 8)})}, "bits of their own (a)"),
+        ({"bits": Bits(overrides={"a": Override(8, 8, 8)})}, "the input of layer a has bits of its own"),
     ],
 )
 def test_runs_without_a_command(tmp_path: Path, changed: dict[str, Any], message: str) -> None:

@@ -9,12 +9,15 @@ import torch
 from hast_cuda import report
 from hast_cuda.analysis import (
     Hessian,
+    LayerSensitivity,
     StatisticGap,
+    bit_curve,
     difficulty_histogram,
     error_by_difficulty,
     hessian_spectrum,
     loss_curves,
 )
+from hast_cuda.analysis.allocation import uniform
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.report.plots import panels
 
@@ -35,6 +38,7 @@ def wrong(seed: int) -> torch.Tensor:
     return difficulties(seed) > 0.5
 
 
+LAYERS = {"a": LayerSensitivity({2: 0.5, 8: 0.0}, {2: 0.2}, 10), "_b": LayerSensitivity({2: 0.1, 8: 0.01}, {}, 20)}
 HELD_OUT = {"phase": "held out", "iteration": 3, "divergence": 0.1, "same_class": 90.0}
 RUN = loss_curves(
     [HELD_OUT, *({"phase": "finetune", "iteration": i, "distillation": 10.0 / (i + 1)} for i in range(5))]
@@ -52,6 +56,8 @@ DRAWINGS: dict[str, Callable[[Path], None]] = {
         {"CE": spectrum(1.0), "KL": spectrum(0.1)},  # type: ignore[dict-item]
         p,
     ),
+    "layers": lambda p: report.draw_layers(LAYERS, p),
+    "bit curve": lambda p: report.draw_bit_curve({"a": bit_curve(LAYERS), "b": uniform(LAYERS)}, p),
     "statistics": lambda p: report.draw_statistics({"bn1": StatisticGap(0.1, 0.4), "bn2": StatisticGap(0.0, 1.5)}, p),
     "sensitivity": lambda p: report.draw_sensitivity({"perturbation": {0.01: [80.0, 81.0], 0.02: [79.0, 82.0]}}, p),
 }

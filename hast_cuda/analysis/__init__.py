@@ -1,7 +1,9 @@
-"""Why a method works: sample difficulty, gradients of its losses, curvature, curves."""
+"""Why a method works: sample difficulty, gradients of its losses, curvature, curves; which layer needs which bits."""
 
 from __future__ import annotations
 
+from hast_cuda.analysis.allocation import Allocation as Allocation
+from hast_cuda.analysis.allocation import allocate_bits, bit_curve
 from hast_cuda.analysis.curves import loss_curves
 from hast_cuda.analysis.difficulty import ErrorRates as ErrorRates
 from hast_cuda.analysis.difficulty import Histogram as Histogram
@@ -15,6 +17,8 @@ from hast_cuda.analysis.gradients import gradient_cosines
 from hast_cuda.analysis.hessian import Hessian
 from hast_cuda.analysis.image_statistics import StatisticGap as StatisticGap
 from hast_cuda.analysis.image_statistics import reestimate_batch_norms, statistic_gaps
+from hast_cuda.analysis.sensitivity import LayerSensitivity as LayerSensitivity
+from hast_cuda.analysis.sensitivity import read_sensitivity, sensitivity
 from hast_cuda.analysis.spectrum import Eigenvalue as Eigenvalue
 from hast_cuda.analysis.spectrum import Spectrum as Spectrum
 from hast_cuda.analysis.spectrum import hessian_spectrum
@@ -24,12 +28,16 @@ from hast_cuda.analysis.student_losses import twice_differentiable as twice_diff
 __all__ = [
     "Hessian",
     "StudentLosses",
+    "allocate_bits",
+    "bit_curve",
     "difficulty_histogram",
     "error_by_difficulty",
     "gradient_cosines",
     "hessian_spectrum",
     "judge",
     "loss_curves",
+    "read_sensitivity",
     "reestimate_batch_norms",
+    "sensitivity",
     "statistic_gaps",
 ]

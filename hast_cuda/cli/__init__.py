@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "Make images from a pretrained network for the quantizers of onnxruntime, OpenVINO and others.",
     ),
     "reproduce": ("reproduce", "Reproduce a table or figure of the paper; goes on where it was killed."),
-    "analyze": ("analyze", "Say why a run is as good as it is: difficulty, statistics, gradients, hessian or curves."),
+    "analyze": ("analyze", "Say why a run is as good as it is, and which layer needs which bits."),
     "report": ("report", "Write a page about a run, finished or not, as HTML and Markdown; or compare several runs."),
     "models": ("models", "List names that --model takes."),
     "info": ("info", "Print the build, the devices and the versions."),

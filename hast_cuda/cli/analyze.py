@@ -1,4 +1,4 @@
-"""``hast-cuda analyze``: why a finished run is as good as it is (Eq. 3, Figures 2, 4 and 6)."""
+"""``hast-cuda analyze``: why a finished run is as good as it is (Eq. 3, Figures 2, 4, 6); which bits it needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from hast_cuda import analysis, report
-from hast_cuda.checks.values import as_device
+from hast_cuda.analysis.allocation import uniform
+from hast_cuda.checks.values import as_device, check_range
 from hast_cuda.cli.network import ANY_NETWORK, Network, opened
 from hast_cuda.cli.options import Flat, labelled_images
 from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
@@ -154,6 +155,49 @@ def hessian(
     report.draw_spectrum(spectra, _write(subject.run, "hessian", values, device))
 
 
+def sensitivity(
+    subject: Annotated[Subject, Flat],
+    limit: int = 128,
+    placement: str = "auto",
+    symmetric_weights: bool = False,
+    min_max: bool = False,
+) -> None:
+    """What every layer loses at 2 to 8 bits, all others in full precision: weights and activations apart.
+
+    Args:
+        subject: network and images.
+        limit: use only this many of the images.
+        placement: of activation quantizers, as for quantize.
+        symmetric_weights: as for quantize.
+        min_max: ranges are minimum and maximum, not those of the smallest rounding error.
+    """
+    check_range("limit", limit, 1)
+    teacher, images, device = subject.load()
+    found = analysis.sensitivity(
+        teacher,
+        images.images[:limit],
+        placement=placement,
+        symmetric_weights=symmetric_weights,
+        search=not min_max,
+        device=device,
+    )
+    values = {name: asdict(layer) for name, layer in found.items()}
+    report.draw_layers(found, _write(subject.run, "sensitivity", values, device))
+
+
+def allocation(run: Path, points: int = 25) -> None:
+    """Size of the weights against the estimated loss, with bits chosen layer by layer; after sensitivity.
+
+    Args:
+        run: run directory with analysis/sensitivity.json.
+        points: averages between the smallest width and the largest.
+    """
+    layers = analysis.read_sensitivity(run / "analysis/sensitivity.json")
+    found = {"chosen": analysis.bit_curve(layers, points=points), "uniform": uniform(layers)}
+    values = {name: list(map(asdict, curve)) for name, curve in found.items()}
+    report.draw_bit_curve(found, _write(run, "allocation", values, torch.device("cpu")))
+
+
 def curves(run: Path, others: tuple[Path, ...] = ()) -> None:
     """Losses and test accuracy over the iterations, of one run or several (Figure 4).
 
@@ -165,4 +209,5 @@ def curves(run: Path, others: tuple[Path, ...] = ()) -> None:
     report.draw_loss_curves(found, _write(run, "curves", found, torch.device("cpu")))
 
 
-ANALYSES: dict[str, Callable[..., None]] = {f.__name__: f for f in (difficulty, statistics, gradients, hessian, curves)}
+VERBS = (difficulty, statistics, gradients, hessian, sensitivity, allocation, curves)
+ANALYSES: dict[str, Callable[..., None]] = {f.__name__: f for f in VERBS}

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from hast_cuda.cli.bits import bits_flags
 from hast_cuda.cli.network import network_of
 from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import PRESETS, Recipe, available
@@ -64,16 +65,14 @@ def _quantize(run: Path, config: dict[str, Any], like: str) -> list[str]:
         raise ValueError("it quantizes weights only, and quantize quantizes activations too")
     ends = recipe.posttraining.end_bits  # the recipe sets these again
     own = {n: o for n, o in bits["overrides"].items() if not (ends and set(o.values()) == {ends})}
-    kept = list(own)
-    if any(value is not None for o in own.values() for value in o.values()):
-        raise ValueError(f"some layers have bits of their own ({', '.join(kept)}), for which is no option")
+    whole = all(value is None for o in own.values() for value in o.values())
     images = os.path.normpath(image_folder(run, config)) if config.get("images") else None
     named = {name: config.get(name) for name in ("data", "test_limit", "train_data")}
     return [
         *_flags({"method": method, "preset": preset, "weight_bits": bits["weights"]}),
         *_flags({"act_bits": bits["activations"], "placement": bits["placement"], "sum_bits": bits.get("sums")}),
         *(["--symmetric-weights"] if bits.get("symmetric_weights") else []),
-        *(["--full-precision", *kept] if kept else []),
+        *(bits_flags(own) if not whole else ["--full-precision", *own] if own else []),
         *_flags(named | {"images": images}),
         *_changes(base, recipe, Sizes()),
     ]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+from hast_cuda.analysis import LayerSensitivity, sensitivity
 from hast_cuda.checks.values import as_device
+from hast_cuda.cli.bits import LayerBits
 from hast_cuda.cli.network import ANY_NETWORK, Network, opened
 from hast_cuda.cli.options import Flat, Task, labelled_images, shape_of, training_images
 from hast_cuda.data import Images
@@ -29,6 +32,8 @@ from hast_cuda.run.together import open_together
 from hast_cuda.synthesis import ImageStore
 from hast_cuda.synthesis import synthesize as make_images
 
+SENSITIVITY_IMAGES = 128  # of each layer at each width
+
 
 def quantize(
     task: Annotated[Task, Flat],
@@ -39,6 +44,7 @@ def quantize(
     first_last_bits: int | None = None,
     symmetric_weights: bool = False,
     full_precision: tuple[str, ...] = (),
+    layers: Annotated[LayerBits, Flat] = LayerBits(),
     data: str | None = None,
     test_limit: int | None = None,
     images: Path | None = None,
@@ -58,6 +64,7 @@ def quantize(
             them like the rest.
         symmetric_weights: weights have zero point 0, which some integer runtimes ask for.
         full_precision: name patterns of modules to leave alone, e.g. "output" "features.init*".
+        layers: bits of single layers.
         data: labelled test images to report accuracy on: .npz, CIFAR folder, ImageFolder or
             "digits".
         test_limit: use only this many test images.
@@ -89,6 +96,13 @@ def quantize(
     if first_last_bits is not None:
         overrides = end_overrides(teacher, first_last_bits, bits.placement, end_layers(teacher, spec.size))
     overrides |= {name: Override() for name in full_precision}
+
+    def measured() -> dict[str, LayerSensitivity]:
+        assert ready is not None
+        how = partial(sensitivity, placement=bits.placement, symmetric_weights=symmetric_weights, device=world.device)
+        return world.on_first(lambda: how(teacher, ready.images[:SENSITIVITY_IMAGES]))
+
+    overrides |= layers.overrides(bits, None if ready is None else measured, by_hand=bool(overrides))
     asked: dict[str, Any] = {
         "bits": replace(bits, overrides=overrides),
         "method": task.budget.method,

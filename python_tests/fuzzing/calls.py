@@ -8,6 +8,7 @@ import functools
 import importlib
 import inspect
 import itertools
+import json
 import pkgutil
 import shutil
 import tempfile
@@ -115,6 +116,16 @@ def _spectrum() -> analysis.Spectrum:
     return analysis.Spectrum(((1.0, 2.0),), ((0.5, 0.5),), ((0.0, 0.0),))
 
 
+def _layers() -> dict[str, analysis.LayerSensitivity]:
+    return {"a": analysis.LayerSensitivity({2: 0.5, 8: 0.0}, {2: 0.5, 8: 0.0}, 10, 20, 30)}
+
+
+def _sensitivity() -> Path:
+    path = fresh(".json")
+    path.write_text(json.dumps({"sensitivity": {"a": vars(_layers()["a"])}}))
+    return path
+
+
 def _directory() -> RunDirectory:
     return RunDirectory(fresh(), {"a": 1}, torch.device("cpu"))
 
@@ -183,6 +194,10 @@ OWN: dict[str, dict[str, Any]] = {
     "calibrate": {"batches": lambda: [images()]},
     "quantize": {"model": tiny, "overrides": lambda: {"output": hc.Override(8, 8)}},
     "shrink_ranges": {"candidates": 3},
+    "sensitivity": {"bits": (2, 8)},
+    "allocate_bits": {"sensitivity": _layers, "average_bits": 4, "size": None},
+    "bit_curve": {"sensitivity": _layers, "points": 2},
+    "read_sensitivity": {"path": _sensitivity},
     "FakeQuantConv2d": _LAYER,
     "FakeQuantLinear": _LAYER,
     "fix_weight_range": {"weight_range": lambda: torch.tensor([[-1.0], [1.0]]).expand(2, 4)},
@@ -250,6 +265,8 @@ OWN: dict[str, dict[str, Any]] = {
     "draw_cosines": _CHART | _one("cosines", [0.5, -0.5]),
     "draw_difficulty": _CHART | _one("histograms", analysis.Histogram((0.0, 0.5, 1.0), (3, 4))) | {"network": "x"},
     "draw_error_by_difficulty": _CHART | _one("rates", analysis.ErrorRates((0.0, 0.5, 1.0), (3, 4), (10.0, None))),
+    "draw_layers": {**_CHART, "layers": _layers},
+    "draw_bit_curve": {**_CHART, "curves": lambda: {"a": analysis.bit_curve(_layers(), points=2)}},
     "draw_statistics": _CHART | _one("gaps", analysis.StatisticGap(0.5, 1.0)),
     "draw_gaps": _CHART | _one("top1", (60.0, 50.0)),
     "draw_inception": _CHART | _one("exponents", 2.0) | _one("marks", 0.5),

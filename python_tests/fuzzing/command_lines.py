@@ -75,6 +75,8 @@ LINES = {
     "analyze statistics": f"{_TINY} --run RUN --device cpu",
     "analyze gradients": f"{_TINY} --run RUN --batches 1",
     "analyze hessian": f"{_TINY} --run RUN --steps 1 --batch-size 4",
+    "analyze sensitivity": f"{_TINY} --run RUN --limit 2 --device cpu",
+    "analyze allocation": "--run RUN",
     "analyze curves": "--run RUN",
 }
 POSITIONAL = {"reproduce": "method", "info": "method", "models": "method"}
@@ -95,16 +97,17 @@ def values() -> dict[str, list[str]]:
             _NUMBERS,
             """image-size num-classes num-images iterations synthesis-iterations batch-size seed
             bits reconstruction-iterations finetune-iterations checkpoint-segments weight-bits act-bits first-last-bits
-            sum-bits test-limit top threads batch seeds bins batches steps vectors""",
+            sum-bits test-limit top threads batch seeds bins batches steps vectors
+            average-bits average-act-bits limit points""",
         ),
         (
             _TEXTS,
             """method preset cuda-graphs precision placement full-precision to dataset methods
-            rows model-args""",
+            rows model-args size""",
         ),
         (["", "gpu", "cuda:99", "cuda:-1", "meta", "mps", "cpu:x", "ü"], "device"),
         (["", "%", "x%", "-5%", "nan%", "1e999%", "0%", "101%", "small "], "budget"),
-        (paths, "data images train-data weights run others"),
+        (paths, "data images train-data weights run others sensitivity"),
         (places, "out"),
         (_MODELS, "model"),
         (_NORMS, "normalization"),
