@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import DIGITS, OWN, SMALL, TUNING, Cli, hast, refused  # noqa: F401 - fixtures
+from conftest import Cli
+from test_cli import DIGITS, OWN, SMALL, TUNING
 
 from hast_cuda import Override, quantization_table
 from hast_cuda.cli.bits import LayerBits, parse_bits, parse_size
@@ -31,7 +32,7 @@ def widths(run: Path) -> dict[str, tuple[Any, Any]]:
     return {row.name: (row.weight_bits, row.act_bits) for row in quantization_table(load(run)).rows}
 
 
-def test_measured_chosen_and_quantized(hast: Cli, first: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_measured_chosen_and_quantized(hast: Cli, first: Path, tmp_path: Path) -> None:
     hast("analyze", "sensitivity", *DIGITS, "--run", first, "--limit", 4)
     hast("analyze", "allocation", "--run", first, "--points", 3)
     found = json.loads((first / "analysis/sensitivity.json").read_text())["sensitivity"]
@@ -52,7 +53,7 @@ def test_measured_chosen_and_quantized(hast: Cli, first: Path, tmp_path: Path) -
     hast(*asked)  # the same command: the finished run
 
 
-def test_measured_on_the_way(hast: Cli, tmp_path: Path) -> None:  # noqa: F811
+def test_measured_on_the_way(hast: Cli, tmp_path: Path) -> None:
     hast("synthesize", *OWN, *SMALL, "--out", tmp_path / "made")
     given = ["--images", tmp_path / "made/images", *SMALL[2:], *TUNING]
     hast("quantize", *OWN, "--size", "300B", "--placement", "all", *given, "--out", tmp_path / "mixed")
@@ -65,7 +66,7 @@ def test_measured_on_the_way(hast: Cli, tmp_path: Path) -> None:  # noqa: F811
     assert {override["act_bits"] for override in found.values()} == {4}
 
 
-def test_by_hand(hast: Cli, tmp_path: Path) -> None:  # noqa: F811
+def test_by_hand(hast: Cli, tmp_path: Path) -> None:
     out = tmp_path / "run"
     bits = ["--bits", "blocks.*=2/3", "--bits", "blocks.1.*=8", "--bits", "output=none"]
     hast("quantize", *DIGITS, "--method", "rtn", *bits, "--out", out)
@@ -80,12 +81,12 @@ def test_by_hand(hast: Cli, tmp_path: Path) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("text", ["", "=", "a", "a=", "=4", "a=9", "a=1", "a=4/", "a=4/4/4", "a=None", "a=/4"])
-def test_bits_that_are_none(text: str, refused: Cli, tmp_path: Path) -> None:  # noqa: F811
+def test_bits_that_are_none(text: str, refused: Cli, tmp_path: Path) -> None:
     line = refused("quantize", *DIGITS, f"--bits={text}", "--out", tmp_path / "run")
     assert f"--bits {text}: expected PATTERN=WEIGHTS/ACTIVATIONS" in line
 
 
-def test_a_pattern_that_matches_nothing(refused: Cli, tmp_path: Path) -> None:  # noqa: F811
+def test_a_pattern_that_matches_nothing(refused: Cli, tmp_path: Path) -> None:
     line = refused("quantize", *DIGITS, "--method", "rtn", "--bits", "nothing.*=4", "--out", tmp_path / "run")
     assert "overrides match no layer: ['nothing.*']" in line
 

@@ -268,7 +268,8 @@ def _switch_off(part: Any) -> None:
     if isinstance(part, FakeQuantActivation):
         part.__dict__["forward"] = partial(_activation_alone, part)
     else:
-        part.__dict__["quantized_weight"] = partial(getattr, part, "weight")
+        kept = part.weight.detach()  # no parameter: calibration refuses weights that are read as they are
+        part.__dict__["quantized_weight"] = lambda: kept
 
 
 def _switch_on(part: Any) -> None:
