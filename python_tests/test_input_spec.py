@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hast_cuda.data.input_spec import NORMALIZATIONS, InputSpec, parse_normalization
@@ -68,3 +70,10 @@ def test_parse_normalization_refuses(text: str) -> None:
 def test_input_spec_refuses(values: tuple[object, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         InputSpec(*values)  # type: ignore[arg-type]
+
+
+def test_the_order_of_old_still_means_what_it_meant() -> None:
+    old: tuple[Any, ...] = (1, 32, 24, (0.5,), (0.25,), 7)
+    with pytest.warns(DeprecationWarning, match="num_classes before mean and std"):
+        found = InputSpec(*old)
+    assert found == InputSpec(1, 32, 24, 7, (0.5,), (0.25,))

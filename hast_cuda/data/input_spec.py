@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.checks.values import LARGEST_CLASSES, LARGEST_IMAGE
+from hast_cuda.loops.warn import warn_caller
 
 Channels = tuple[float, ...]
 
@@ -56,6 +58,8 @@ class InputSpec:
     only."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.num_classes, tuple) and isinstance(self.std, int):
+            self._reorder()
         check_fields(self)
         for name in ("channels", "height", "width", "num_classes"):
             if getattr(self, name) < 1:
@@ -82,6 +86,13 @@ class InputSpec:
                 f"resize={self.resize} must be at least the crop, {self.height}x{self.width}, and "
                 "at most 64 times as much"
             )
+
+    def _reorder(self) -> None:
+        """Of a call in the order of old: channels, height, width, mean, std, num_classes."""
+        warn_caller("InputSpec takes num_classes before mean and std now: give them by name", DeprecationWarning)
+        given: Any = {"mean": self.num_classes, "std": self.mean, "num_classes": self.std}
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
 
     @property
     def size(self) -> tuple[int, int, int]:
