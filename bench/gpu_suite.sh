@@ -115,13 +115,15 @@ tests=("$PYTHON" "$work/run_tests.py" -o "addopts=-rfE --tb=short --strict-marke
 
 LIMIT='' step device 10 nvidia-smi || exit 1
 # Before anything that takes time: without one of these most steps would fail, one after the other.
+needed=(torch torchvision numpy safetensors filelock tqdm pytest pybind11)
+[ -n "$dry" ] || needed+=(scikit_build_core) # a dry run builds nothing
 LIMIT='' step imports 20 "$PYTHON" -c '
 import importlib.util, subprocess, sys
-needed = "torch torchvision numpy safetensors filelock tqdm pytest pybind11 scikit_build_core".split()
+needed = sys.argv[1:]
 brought = subprocess.run(["bench/gpu_wheels.sh", "--list"], capture_output=True, text=True).stdout.split()
 missing = [name for name in needed + brought if importlib.util.find_spec(name) is None]
 sys.exit(f"missing: {missing}; bench/gpu_wheels.sh FOLDER collects {brought}, to be named by WHEELS" if missing else 0)
-' || exit 1
+' "${needed[@]}" || exit 1
 
 if wants build && [ -z "$dry" ]; then
   LIMIT='' step build 100 env HAST_CUDA=ON CUDAARCHS="${CUDAARCHS:-90}" \
