@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -309,19 +310,20 @@ def test_images_that_the_network_does_not_take_are_refused_first(refused: Cli, t
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
 @pytest.mark.parametrize("verb", [(), ("quantize",)])
-def test_help_on_any_terminal(verb: tuple[str, ...], encoding: str) -> None:
+def test_help_on_any_terminal(verb: tuple[str, ...], encoding: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", MAIN, *verb, "--help"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=False)
+    where: dict[str, Any] = {"env": {**os.environ, "PYTHONIOENCODING": encoding}, "cwd": tmp_path}
+    done = subprocess.run(command, **where, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"usage: hast-cuda" in done.stdout
 
 
 @pytest.mark.parametrize("arguments", [("info",), ("--help",)])
-def test_a_reader_that_has_gone_ends_it_in_silence(arguments: tuple[str, ...]) -> None:
+def test_a_reader_that_has_gone_ends_it_in_silence(arguments: tuple[str, ...], tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-c", MAIN, *arguments]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
 
