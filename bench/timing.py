@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from cuda_timing import Candidate, CudaClock
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # public, yet not in its __all__
 from torch.profiler import ProfilerActivity, profile
 
 SHORTEST = 2e-3  # seconds per measurement on the CPU; faster calls are repeated within it
@@ -104,7 +105,9 @@ def measure(
     for name, candidate in running.items():
         p20, p50, p80 = (_rank(samples[name], q) for q in (0.2, 0.5, 0.8))
         results[name] = Timing(
-            *(round(1e3 * t, 5) for t in (p20, p50, p80)),
+            p20_ms=round(1e3 * p20, 5),
+            p50_ms=round(1e3 * p50, 5),
+            p80_ms=round(1e3 * p80, 5),
             loop_ms=round(1e3 * clock.in_a_row(candidate), 5) if clock else None,
             eager_ms=round(1e3 * clock.eager(candidate), 5) if clock else None,
             copy_percent=None if limit is None else round(100 * limit / p50, 1),
@@ -164,7 +167,8 @@ def peak_bytes(candidate: Candidate, device: torch.device) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         candidate()
     # torch's CPU allocator reports every block it gives out and takes back.
-    kineto = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    assert profiler.profiler is not None
+    kineto = profiler.profiler.kineto_results
     events = [e for e in kineto.events() if e.name() == "[memory]"]
     allocated = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
@@ -177,5 +181,5 @@ def _launches(candidate: Candidate) -> int | None:
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         candidate()
         torch.cuda.synchronize()
-    seen = sum(e.device_type == torch.autograd.DeviceType.CUDA for e in profiler.events())
+    seen = sum(e.device_type == DeviceType.CUDA for e in profiler.events())
     return seen or None  # nothing seen: the profiler cannot trace this device

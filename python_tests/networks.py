@@ -34,6 +34,8 @@ def draw_batch_norms(network: nn.Module) -> None:
     """Statistics and parameters worth matching."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean, 0, 0.5)
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -65,7 +67,7 @@ class Branching(nn.Module):
         self.conv, self.norm, self.relu = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.conv(x))
+        y: Tensor = self.norm(self.conv(x))
         return (self.relu(y) if x.detach().sum() > 0 else y).mean((2, 3))
 
 

@@ -86,10 +86,10 @@ def fingerprint(unit: Sequence[Path], csrc: Path, flags: Sequence[str]) -> str:
 
 def run_compiler(command: Sequence[str | Path], text: str = "") -> None:
     """Run it on files or on ``text``; a failure shows the compiler's message."""
-    command = [str(compiler()), *map(str, command)]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    words = [str(compiler()), *map(str, command)]
+    done = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+        raise RuntimeError(f"{' '.join(words)}\n{done.stderr}")
 
 
 def compile_module(
