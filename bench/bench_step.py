@@ -1,21 +1,23 @@
 """Time of whole iterations of both training loops, and of their convolutions alone.
 
-ResNet-20 on batches of CIFAR's size, 4-bit weights and activations, frozen ranges. The convolutions
-are what no fusion removes; what an implementation takes beyond them is its own. On CUDA hast_cuda
-replays its iteration as a CUDA graph, as the loops do.
+ResNet-20 on batches of CIFAR's size, or --networks on photographs of 224 x 224; 4-bit weights and
+activations, frozen ranges. The convolutions are what no fusion removes; what an implementation takes
+beyond them is its own. On CUDA hast_cuda replays its iteration as a CUDA graph, as the loops do.
+
+    python bench/bench_step.py --networks mobilenetv1 mobilenetv2 --threads 1 2 --out bench/results
 """
 
 from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from harness import HAST, SCHEMA, Case, Options, options_of, parser, row
-from iterations import ALIGNED, CIFAR, DIRECT, Call, Iterations
+from iterations import ALIGNED, DIRECT, SETTINGS, Call, Iterations
 from provenance import device_label, keep_freed_memory, provenance
 from timing import Absent, Candidate, Settings, Timing, measure
 
@@ -74,10 +76,34 @@ def derived(results: dict[str, Timing | Absent]) -> dict[str, dict[str, float | 
     }
 
 
+def timed(case: Case, options: Options) -> Iterator[dict[str, object]]:
+    """Rows of the file: every number of threads."""
+    kind = options.device.type
+    torch._dynamo.reset()
+    for threads in options.threads:
+        if kind == "cpu":
+            torch.set_num_threads(threads)
+        settings = Settings(
+            options.device,
+            threads,
+            options.rounds,
+            options.seconds,
+            min(FEWEST[kind], options.rounds),
+            WARM_UP[kind],
+            graphs=False,  # the loops have their own
+        )
+        required = (EAGER, HAST, CONVOLUTIONS)
+        results, rounds = measure(case.candidates, None, settings, required)
+        ratios = derived(results)
+        _show(case, settings, results, ratios)
+        yield {**row(case, settings, results, rounds), "derived": ratios}
+
+
 def main() -> None:
     """Both loops, every number of threads; writes ``<out>/step-<device>.json`` as it goes."""
     arguments = parser(__doc__)
-    arguments.add_argument("--batch", type=int, default=CIFAR.batch, help="images per iteration")
+    arguments.add_argument("--batch", type=int, help="images per iteration")
+    arguments.add_argument("--networks", nargs="+", choices=SETTINGS, default=["resnet20"])
     arguments.set_defaults(seconds=None)
     flags = arguments.parse_args()
     kind = torch.device(flags.device).type
@@ -89,36 +115,19 @@ def main() -> None:
         keep_freed_memory()
     document = {"schema": SCHEMA, "stem": "step", **provenance(options.device)}
     rows: list[dict[str, object]] = []
-    path: Path = options.out / f"step-{device_label(options.device)}.json"
+    which = "" if flags.networks == ["resnet20"] else f"{'-'.join(flags.networks)}-"
+    path: Path = options.out / f"step-{which}{device_label(options.device)}.json"
     options.out.mkdir(parents=True, exist_ok=True)
-    made = Iterations(replace(CIFAR, batch=flags.batch), options.device)
+    loops = [make for make in (synthesis, finetune) if options.only in make.__name__]
     with convolution_rules(Execution()):
-        for make in (synthesis, finetune):
-            if options.only not in make.__name__:
-                continue
-            torch._dynamo.reset()
-            case = make(made, options)
-            for threads in options.threads:
-                if kind == "cpu":
-                    torch.set_num_threads(threads)
-                settings = Settings(
-                    options.device,
-                    threads,
-                    options.rounds,
-                    options.seconds,
-                    min(FEWEST[kind], options.rounds),
-                    WARM_UP[kind],
-                    graphs=False,  # the loops have their own
-                )
-                required = (EAGER, HAST, CONVOLUTIONS)
-                results, rounds = measure(case.candidates, None, settings, required)
-                ratios = derived(results)
-                rows.append({**row(case, settings, results, rounds), "derived": ratios})
-                _show(case, settings, results, ratios)
-            del case
-            gc.collect()
-            text = json.dumps({**document, "rows": rows}, indent=1) + "\n"
-            path.write_text(text, encoding="utf-8")
+        for network in flags.networks:
+            setting = SETTINGS[network]
+            made = Iterations(replace(setting, batch=flags.batch or setting.batch), options.device)
+            for make in loops:
+                rows += timed(make(made, options), options)
+                gc.collect()
+                text = json.dumps({**document, "rows": rows}, indent=1) + "\n"
+                path.write_text(text, encoding="utf-8")
     print(f"wrote {path}")
 
 
