@@ -54,6 +54,8 @@ class Network:
     bits: tuple[int, ...] = (3, 4)
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Budget of this network, e.g. {"synthesis.num_images": 128}."""
+    images_of: str | None = None
+    """Name of an earlier line with the same first bits, the same network placed otherwise: its images serve."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,9 @@ def run(job: Job) -> dict[str, Any]:
     images = None
     if job.method in TRAINED:
         chosen = change(chosen, network.changes)
-        first = replace(job, bits=network.bits[0])
-        if first != job:
+        maker = replace(network, name=network.images_of or network.name)
+        first = replace(job, network=maker, bits=network.bits[0])
+        if first.folder != job.folder:
             images = image_store(first.folder).load_all()  # as made: this run filters them itself, if at all
     done = zero_shot_quantize(
         teacher,
