@@ -86,7 +86,8 @@ def run(job: Job) -> dict[str, Any]:
     )
     teacher = load_teacher(network.model, weights=network.weights)
     test = load_images(network.data, spec=spec)
-    chosen = apply_budget(recipe(job.method, "default", dataset_like(spec)), job.budget)
+    dataset = dataset_like(spec)
+    chosen = apply_budget(recipe(job.method, "default", dataset), job.budget, dataset)
     images = None
     if job.method in TRAINED:
         chosen = change(chosen, network.changes)

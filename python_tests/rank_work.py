@@ -233,7 +233,7 @@ def rows(folder: Path) -> None:
     """Two rows of a table, which share their images."""
     world = join()
 
-    def limited(recipe: Recipe, _: str) -> Recipe:
+    def limited(recipe: Recipe, *_: str) -> Recipe:
         steps = {"reconstruction.iterations": 3, "finetune.iterations": 3}
         return change(recipe, TINY | {"synthesis.num_images": COUNT} | steps)
 

@@ -147,10 +147,20 @@ def test_batches_of_images_have_one_size() -> None:
     assert own.batch_size == 256
 
 
-def test_large_images_are_made_in_smaller_batches() -> None:
-    photographs = InputSpec(3, 224, 224, 1000)
-    assert with_small_batches(methods.recipe("hast"), photographs, ()).synthesis.batch_size == 32
-    assert with_small_batches(methods.recipe("hast"), CIFAR, ()).synthesis.batch_size == 256
+@pytest.mark.parametrize(("side", "made", "student"), [(32, 256, 64), (64, 256, 64), (224, 32, 16), (512, 16, 16)])
+def test_large_images_come_in_smaller_batches(side: int, made: int, student: int) -> None:
+    found = with_small_batches(methods.recipe("hast"), InputSpec(3, side, side, 1000), ())
+    assert found.synthesis.batch_size == made
+    assert found.finetune.batch_size == found.finetune.calibration_batch_size == student
+    assert found.reconstruction.batch_size == min(student, 32)
+
+
+def test_small_is_smaller_for_photographs() -> None:
+    full = methods.recipe("hast", "default", "imagenet")
+    found = apply_budget(full, "small", "imagenet")
+    assert (found.synthesis.num_images, found.synthesis.batch_size) == (128, 32)
+    assert (found.reconstruction.batch_size, found.finetune.batch_size) == (16, 16)
+    assert apply_budget(full, "small").synthesis.num_images == 512
 
 
 def test_a_time_below_the_floors_is_refused_and_the_next_one_works() -> None:

@@ -95,7 +95,7 @@ def setting(out: Path, **changed: Any) -> Setting:
 
 @pytest.fixture
 def _tiny_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    def limited(recipe: Recipe, _: str) -> Recipe:
+    def limited(recipe: Recipe, *_: str) -> Recipe:
         return change(recipe, TINY | few_steps(recipe))
 
     monkeypatch.setattr(reproduce_runner, "apply_budget", limited)

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, check_values, explained_forward
 from hast_cuda.data.image_set import Images, ImageSet
+from hast_cuda.loops.allocator import freed_memory_kept
 from hast_cuda.loops.modes import eval_mode
 from hast_cuda.loops.progress import Progress
 
 
 @typed
 @torch.no_grad()  # not inference_mode: a network may keep a buffer that it makes here
+@freed_memory_kept()
 def evaluate(
     model: nn.Module, images: Images | ImageSet, *, batch_size: int = 256, device: torch.device | str | None = None
 ) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hast_cuda.finetune.batches import shuffled
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.generator.trainer import GeneratorTrainer
+from hast_cuda.loops.allocator import freed_memory_kept
 from hast_cuda.loops.crops import draw_crops, resize_crops
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.progress import Progress
@@ -28,6 +29,7 @@ def augmented(images: Tensor, config: FinetuneConfig, seed: int, device: torch.d
         yield resize_crops(batch, crops.to(device))
 
 
+@freed_memory_kept()
 def calibrate_student(
     teacher: nn.Module,
     student: nn.Module,

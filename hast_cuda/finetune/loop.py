@@ -21,6 +21,7 @@ from hast_cuda.finetune.replay import ReplayedStep
 from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.finetune.watch import Evaluate, Log, Watch
 from hast_cuda.generator.trainer import GeneratorTrainer
+from hast_cuda.loops.allocator import freed_memory_kept
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.loops.log_interval import log_interval
@@ -58,6 +59,7 @@ class FinetuneResult:
 
 @typed
 @with_gradients
+@freed_memory_kept()
 def finetune(
     teacher: nn.Module,
     student: nn.Module,

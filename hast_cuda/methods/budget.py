@@ -6,8 +6,24 @@ import re
 
 from hast_cuda.methods.recipe import Recipe, change
 
-# An evening's table on two cores; every method gets the same.
-SMALL = {"images": 512, "synthesis": 150, "reconstruction": 300, "finetune": 150, "batch": 64, "warmup": 100}
+# An evening's table on two cores; every method gets the same. A photograph costs as much as fifty of CIFAR's images.
+SMALL = {
+    "images": 512,
+    "together": 256,
+    "synthesis": 150,
+    "reconstruction": 300,
+    "finetune": 150,
+    "batch": 64,
+    "warmup": 100,
+}
+SMALL_PHOTOGRAPHS = SMALL | {
+    "images": 128,
+    "together": 32,
+    "synthesis": 100,
+    "reconstruction": 150,
+    "finetune": 60,
+    "batch": 16,
+}
 UPDATES, LOOKS = 50, 5  # of the ranges, and at the student in training, at most, at a budget below the full one
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MOST_SECONDS = 3.2e9  # a hundred years
@@ -31,7 +47,7 @@ def seconds_of(budget: str) -> float | None:
     )
 
 
-def apply_budget(recipe: Recipe, budget: str) -> Recipe:
+def apply_budget(recipe: Recipe, budget: str, dataset: str = "cifar10") -> Recipe:
     """``recipe`` at a budget that needs no clock.
 
     Args:
@@ -39,6 +55,7 @@ def apply_budget(recipe: Recipe, budget: str) -> Recipe:
         budget: "full" leaves it; "small" sets images, iterations and batch size to those of
             :data:`SMALL` where they are larger, the same for every method; "N%" scales images and
             iterations.
+        dataset: of the recipe; "imagenet" has a small budget of its own, :data:`SMALL_PHOTOGRAPHS`.
 
     Raises:
         ValueError: another text, or a time.
@@ -47,22 +64,26 @@ def apply_budget(recipe: Recipe, budget: str) -> Recipe:
         raise ValueError(f'budget is {budget!r}, a time; allowed here: "full", "small", or a share such as "10%"')
     if budget == "full":
         return recipe
-    return _limited(recipe) if budget == "small" else _scaled(recipe, float(budget[:-1]) / 100)
+    limits = SMALL_PHOTOGRAPHS if dataset == "imagenet" else SMALL
+    return _limited(recipe, limits) if budget == "small" else _scaled(recipe, float(budget[:-1]) / 100)
 
 
-def _limited(recipe: Recipe) -> Recipe:
+def _limited(recipe: Recipe, limits: dict[str, int]) -> Recipe:
     made, tuned = recipe.synthesis, recipe.finetune
     return change(
         recipe,
         {
-            "synthesis.num_images": min(made.num_images, SMALL["images"]),
-            "synthesis.iterations": min(made.iterations, SMALL["synthesis"]),
-            "reconstruction.iterations": min(recipe.reconstruction.iterations, SMALL["reconstruction"]),
-            "finetune.iterations": min(tuned.iterations, SMALL["finetune"]),
-            "finetune.batch_size": min(tuned.batch_size, SMALL["batch"]),
+            "synthesis.num_images": min(made.num_images, limits["images"]),
+            "synthesis.batch_size": min(made.batch_size, limits["together"]),
+            "synthesis.iterations": min(made.iterations, limits["synthesis"]),
+            "reconstruction.iterations": min(recipe.reconstruction.iterations, limits["reconstruction"]),
+            "finetune.iterations": min(tuned.iterations, limits["finetune"]),
+            "finetune.batch_size": min(tuned.batch_size, limits["batch"]),
+            "reconstruction.batch_size": min(recipe.reconstruction.batch_size, limits["batch"]),
+            "finetune.calibration_batch_size": min(tuned.calibration_batch_size, limits["batch"]),
             "finetune.calibration_updates": min(tuned.calibration_updates, UPDATES),
             "finetune.evaluations": LOOKS,
-            "generator.warmup": min(recipe.generator.warmup, SMALL["warmup"]),
+            "generator.warmup": min(recipe.generator.warmup, limits["warmup"]),
         },
     )
 

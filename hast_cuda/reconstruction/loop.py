@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_images, check_trainable, explained_forward
 from hast_cuda.finetune.processes import check_equal, spread_student
+from hast_cuda.loops.allocator import freed_memory_kept
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy, with_gradients
@@ -30,6 +31,7 @@ Log = Callable[[dict[str, float | int | str]], None]
 
 @typed
 @with_gradients
+@freed_memory_kept()
 def reconstruct(
     teacher: nn.Module,
     student: nn.Module,

@@ -66,7 +66,9 @@ class Outcome:
 
 def recipe_of(row: Row, setting: Setting) -> Recipe:
     """The recipe of a row: its method's preset, changed, at the budget."""
-    found = apply_budget(change(recipe(row.method, setting.preset, setting.dataset), row.changes), setting.budget)
+    found = apply_budget(
+        change(recipe(row.method, setting.preset, setting.dataset), row.changes), setting.budget, setting.dataset
+    )
     count = max(1, round(found.synthesis.num_images * row.image_share))
     return change(found, {"synthesis.num_images": count})
 

@@ -26,6 +26,7 @@ LEAST = {IMAGES: 64, ITERATIONS: 50, BLOCKS: 50, STEPS: 25}
 SHARES = {"synthesis": 0.55, "reconstruction": 0.15, "finetune": 0.3}
 """About what the budget "small" takes of its time for each on ResNet-20 with images of CIFAR."""
 PIXELS = 2**21  # of the images that are made together: 256 of CIFAR's are fewer, 32 of ImageNet's too
+SEEN = 2**20  # of those that the student sees together: 16 of ImageNet's
 
 
 def free_numbers(recipe: Recipe, sizes: Sizes, fixed: Collection[str] = ()) -> list[str]:
@@ -43,16 +44,24 @@ def value_of(recipe: Recipe, name: str) -> Any:
     return getattr(getattr(recipe, section), field)
 
 
+def images_of(pixels: int, shape: InputSpec) -> int:
+    """About so many images have ``pixels``: a power of two, 16 or more."""
+    exponent = int(math.log2(pixels / (shape.height * shape.width)))
+    return int(2 ** max(4, exponent))
+
+
 def with_small_batches(recipe: Recipe, shape: InputSpec, fixed: Collection[str]) -> Recipe:
     """``recipe`` with what a time budget sets before anything is measured, but for what is ``fixed``.
 
-    Batches of the student, updates of the ranges, looks at the student and a generator's warm-up are
-    those of "small"; batches of images are at most :data:`PIXELS` large, a power of two.
+    Updates of the ranges, looks at the student and a generator's warm-up are those of "small", and so
+    are the student's batches, of at most :data:`SEEN` pixels; batches of images have :data:`PIXELS` at most.
     """
-    most = 2 ** max(4, int(math.log2(PIXELS / (shape.height * shape.width))))
+    student = min(SMALL["batch"], images_of(SEEN, shape))
     limits = {
-        BATCH: most,
-        "finetune.batch_size": SMALL["batch"],
+        BATCH: images_of(PIXELS, shape),
+        "finetune.batch_size": student,
+        "finetune.calibration_batch_size": student,
+        "reconstruction.batch_size": student,
         "finetune.calibration_updates": UPDATES,
         "finetune.evaluations": LOOKS,
         "generator.warmup": SMALL["warmup"],

@@ -14,6 +14,7 @@ from hast_cuda import methods
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_range
 from hast_cuda.data import Images, ImageSet, InputSpec
+from hast_cuda.loops.allocator import freed_memory_kept
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.modes import with_gradients
 from hast_cuda.loops.progress import progress_shown
@@ -52,6 +53,7 @@ class QuantizationResult:
 
 @typed
 @with_gradients
+@freed_memory_kept()
 def zero_shot_quantize(
     teacher: nn.Module,
     shape: InputSpec | tuple[int, int, int],

@@ -11,6 +11,7 @@ from hast_cuda.files.json_values import read_object
 from hast_cuda.loops.progress import duration, tell
 from hast_cuda.methods import Recipe, change
 from hast_cuda.methods.budget import apply_budget, seconds_of
+from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.ranks import World
 from hast_cuda.run.asked import Asked
 from hast_cuda.run.costs import Sizes
@@ -21,8 +22,8 @@ from hast_cuda.run.trial import measure
 
 ON_A_CPU = "10m"  # without a word about it
 CHOSEN = (
-    *(IMAGES, ITERATIONS, BATCH, BLOCKS, STEPS, "finetune.batch_size", "finetune.calibration_updates"),
-    *("finetune.evaluations", "generator.warmup"),
+    *(IMAGES, ITERATIONS, BATCH, BLOCKS, STEPS, "reconstruction.batch_size", "finetune.batch_size"),
+    *("finetune.calibration_batch_size", "finetune.calibration_updates", "finetune.evaluations", "generator.warmup"),
 )
 """All that a budget may set."""
 
@@ -103,7 +104,7 @@ class _Maker:
         wanted = budget or (ON_A_CPU if on_cpu else "full")
         seconds = seconds_of(wanted)
         if seconds is None:
-            recipe = change(apply_budget(self.asked.recipe, wanted), self.changes)
+            recipe = change(apply_budget(self.asked.recipe, wanted, dataset_like(self.asked.shape)), self.changes)
             return self._as_it_is(recipe, wanted, estimate=True)
         return self._fitted(wanted, seconds, default=budget is None)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hast_cuda.data import Images, ImageSet, evaluate
 from hast_cuda.finetune.batches import held_out_count
+from hast_cuda.loops.allocator import freed_memory_kept
 from hast_cuda.loops.execution import convolution_rules
 from hast_cuda.loops.modes import eval_mode
 from hast_cuda.loops.progress import progress_shown
@@ -20,10 +21,11 @@ from hast_cuda.methods import Recipe, change
 from hast_cuda.ranks import World
 from hast_cuda.run.asked import Asked
 from hast_cuda.run.costs import Costs, Sizes
+from hast_cuda.run.fitted import SEEN, images_of
 from hast_cuda.run.work import SEARCH_IMAGES, Work
 from hast_cuda.synthesis import synthesize
 
-SAMPLE = 64  # images of an evaluation
+SAMPLE = 64  # images of an evaluation, at most
 PASSES = 2  # of them, timed
 UPDATES = 4  # of the ranges, and of a generator before the student
 WORTH = 2.0  # seconds of iterations to time, about
@@ -81,6 +83,7 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+@freed_memory_kept()
 def measure(asked: Asked, recipe: Recipe, sizes: Sizes) -> Measured:
     """Time a small run of ``asked`` in memory, with the batches of ``recipe``.
 
@@ -203,7 +206,8 @@ def _some(images: Images, count: int) -> Images:
 
 def _sample(asked: Asked, test: ImageSet | None) -> ImageSet | Images:
     """Test images to evaluate, with the time to read them; noise where there are none."""
-    count = SAMPLE if asked.world.device.type == "cpu" else max(SAMPLE, asked.evaluation_batch)
+    on_cpu = asked.world.device.type == "cpu"
+    count = min(SAMPLE, images_of(SEEN, asked.shape)) if on_cpu else max(SAMPLE, asked.evaluation_batch)
     if test is not None:
         return replace(test, labels=test.labels[:count])
     noise = torch.randn(count, *asked.shape.size, generator=torch.Generator().manual_seed(0))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.data import Images, InputSpec
+from hast_cuda.loops.allocator import freed_memory_kept
 from hast_cuda.loops.crops import CropStream
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.log_interval import log_interval
@@ -67,6 +68,7 @@ def synthesize_batch(
 
 @typed
 @with_gradients
+@freed_memory_kept()
 def synthesize(
     teacher: nn.Module,
     shape: InputSpec,
