@@ -31,25 +31,21 @@ def measured(network: str, *, keep: bool) -> list[dict[str, object]]:
     """User and system milliseconds of an iteration of both loops; peak of the process so far."""
     torch.set_num_threads(1)
     made = Iterations(SETTINGS[network], torch.device("cpu"))
+    loops = {"synthesis": made.synthesis(Execution()), "fine-tuning": made.finetune(Execution(), DIRECT)}
     rows: list[dict[str, object]] = []
     with freed_memory_kept() if keep else nullcontext():
-        for loop, call in (
-            ("synthesis", made.synthesis(Execution())),
-            ("fine-tuning", made.finetune(Execution(), DIRECT)),
-        ):
+        for loop, call in loops.items():
             call()  # allocates
             before = resource.getrusage(resource.RUSAGE_SELF)
             for _ in range(ROUNDS):
                 call()
             after = resource.getrusage(resource.RUSAGE_SELF)
-            taken = {
-                name: getattr(after, f"ru_{name[0]}time") - getattr(before, f"ru_{name[0]}time")
-                for name in ("user", "system")
-            }
-            per = {f"{name}_ms": round(1e3 * seconds / ROUNDS, 1) for name, seconds in taken.items()}
-            rows.append(
-                {"network": made.setting.case, "loop": loop, "kept": keep, **per, "peak_mb": after.ru_maxrss // 1024}
-            )
+            row = {"network": made.setting.case, "loop": loop, "kept": keep, "peak_mb": after.ru_maxrss // 1024}
+            for name in ("utime", "stime"):
+                row[f"{name}_ms"] = round(
+                    1e3 * (getattr(after, f"ru_{name}") - getattr(before, f"ru_{name}")) / ROUNDS, 1
+                )
+            rows.append(row)
     return rows
 
 

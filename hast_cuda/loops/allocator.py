@@ -34,9 +34,9 @@ class _Depth:
 def freed_memory_kept() -> Iterator[None]:
     """The process keeps what tensors on the CPU free, for the next iteration; given back at the end.
 
-    Without it page faults take 28 % of a synthesis iteration and 19 % of a fine-tuning iteration of
-    MobileNetV2 at 224 x 224. No effect without glibc, or where ``MALLOC_*`` or ``GLIBC_TUNABLES`` say
-    how it allocates. May be nested, and decorates functions.
+    Without it the system spends 27 % of a synthesis iteration and 14 % of a fine-tuning iteration of
+    MobileNetV2 at 224 x 224 on pages (bench/bench_allocator.py). No effect without glibc, or where
+    ``MALLOC_*`` or ``GLIBC_TUNABLES`` say how it allocates. May be nested, and decorates functions.
 
     Example:
         >>> with freed_memory_kept():
