@@ -19,6 +19,7 @@ from hast_cuda.data import Images, InputSpec
 from hast_cuda.methods import Recipe, change
 from hast_cuda.reproduce import Outcome, Row, Setting, run_row
 from hast_cuda.reproduce import runner as reproduce_runner
+from hast_cuda.reproduce.written import facts_of
 from hast_cuda.run import Bits, load_student, read_finetune_config, read_images, zero_shot_quantize
 from hast_cuda.synthesis import ImageStore
 
@@ -112,6 +113,15 @@ def test_rows_share_images_and_resume(tmp_path: Path) -> None:
     again = run_row(ROWS[0], setting(tmp_path), [0, 1], said.append)
     assert again.results == outcomes[0].results
     assert outcomes[0].results != outcomes[1].results
+
+
+@pytest.mark.usefixtures("_tiny_budget")
+def test_activations_may_have_bits_of_their_own(tmp_path: Path) -> None:
+    mixed = setting(tmp_path, activation_bits=8)
+    (result,) = run_row(Row("rtn", "rtn"), mixed, [0], lambda _: None).results
+    assert (result["bits"]["weights"], result["bits"]["activations"]) == (3, 8)
+    assert (tmp_path / "runs" / "rtn-w3a8-seed0").is_dir()
+    assert facts_of(mixed, 1)["bits"].startswith("3 for weights, 8 for activations")
 
 
 @pytest.mark.usefixtures("_tiny_budget")

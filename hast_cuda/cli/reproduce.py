@@ -24,6 +24,7 @@ from hast_cuda.reproduce import (
     write_figure,
     write_table,
 )
+from hast_cuda.reproduce.runner import widths
 from hast_cuda.teachers.names import is_own
 
 TableName = Literal[
@@ -49,6 +50,7 @@ def reproduce(
     table: tyro.conf.Positional[TableName],
     dataset: Literal["cifar10", "cifar100", "imagenet"],
     bits: int,
+    activation_bits: int | None = None,
     budget: str = "full",
     preset: Literal["default", "paper", "released"] | None = None,
     methods: tuple[Method, ...] = (),
@@ -75,6 +77,7 @@ def reproduce(
             our own, what reconstruction is made of and what else "default" could be.
         dataset: hyper-parameters, network and images.
         bits: of weights and activations.
+        activation_bits: of activations, where they have others (W4A8: --bits 4 --activation-bits 8).
         budget: "full" (as published), "small" (about half an hour for table1 on two CPU cores) or a
             share such as "10%".
         preset: "paper", "released" or "default" (every method's losses under our training, of which
@@ -97,6 +100,8 @@ def reproduce(
         execution: how to compute.
     """
     check_range("bits", bits, 2, 8)
+    if activation_bits is not None:
+        check_range("activation_bits", activation_bits, 2, 8)
     check_range("seeds", seeds, 1)
     if table.startswith("figure"):
         pyplot()  # refused before any work where it is not installed
@@ -118,13 +123,14 @@ def reproduce(
     world = join(as_device(device, auto=True))
     with world.first_goes_first():  # weights may have to be downloaded
         teacher = network.load()
-    name = f"{table}-{dataset}-w{bits}-{preset}-{budget.replace('%', 'pct')}"
+    name = f"{table}-{dataset}-{widths(bits, activation_bits)}-{preset}-{budget.replace('%', 'pct')}"
     setting = Setting(
         teacher=teacher,
         model=model,
         shape=shape_of(spec),
         dataset=dataset,
         bits=bits,
+        activation_bits=activation_bits,
         preset=preset,
         budget=budget,
         world=world,
@@ -147,7 +153,7 @@ def reproduce(
         files = ", ".join(sorted(drawing.pictures))
         world.say(f"written: {setting.out / table}.md, .csv, .html, .json; {files}")
         return
-    paper = published(table, dataset, model, bits)
+    paper = published(table, dataset, model, bits) if activation_bits in (None, bits) else {}
     outcomes: list[Outcome] = []
     for row in chosen:
         outcomes.append(run_row(row, setting, range(seeds), world.say))

@@ -41,11 +41,19 @@ class Setting:
     """Real training images, for the rows that use them."""
     describe: dict[str, Any]
     """Entries of every run's ``config.json``: the network and its weights."""
+    activation_bits: int | None = None
+    """Where activations have others than weights."""
     placement: str = "relu"
     """Of the activation quantizers."""
     execution: Execution = Execution()
     world: World = field(default_factory=World)
     """Processes that share the work, each on its device."""
+
+    @property
+    def bits_of_both(self) -> Bits:
+        """Of weights and activations."""
+        activations = self.bits if self.activation_bits is None else self.activation_bits
+        return Bits(self.bits, activations, self.placement)
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +118,13 @@ def images_for(chosen: Recipe, setting: Setting, seed: int) -> tuple[Images | No
 
 def run_folder(row: Row, setting: Setting, seed: int) -> Path:
     """Where the run of one row and seed is kept."""
-    return setting.out / "runs" / f"{_file_name(row.name)}-w{setting.bits}-seed{seed}"
+    name = f"{_file_name(row.name)}-{widths(setting.bits, setting.activation_bits)}-seed{seed}"
+    return setting.out / "runs" / name
+
+
+def widths(bits: int, activation_bits: int | None) -> str:
+    """As folders are named: w4, or w4a8 where activations have others than weights."""
+    return f"w{bits}" if activation_bits in (None, bits) else f"w{bits}a{activation_bits}"
 
 
 def missing(chosen: Recipe, setting: Setting) -> str | None:
@@ -126,7 +140,7 @@ def run_seed(row: Row, chosen: Recipe, setting: Setting, seed: int) -> Quantizat
     return zero_shot_quantize(
         setting.teacher,
         setting.shape,
-        Bits(setting.bits, setting.bits, setting.placement),
+        setting.bits_of_both,
         recipe=chosen,
         seed=seed,
         images=images,

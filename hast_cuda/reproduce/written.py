@@ -19,6 +19,7 @@ from hast_cuda.reproduce.figures import PICTURES
 from hast_cuda.reproduce.lines import HEADER, divergence_notes, lines_of, order_note, source_notes
 from hast_cuda.reproduce.runner import Outcome, Setting
 from hast_cuda.reproduce.tables import TABLES, Published, paper_source
+from hast_cuda.run import Bits
 from hast_cuda.run.directory import environment
 
 READING = (
@@ -34,6 +35,12 @@ PLACED = {
 }
 
 
+def _said(bits: Bits) -> str:
+    if bits.weights == bits.activations:
+        return f"{bits.weights} for weights and activations"
+    return f"{bits.weights} for weights, {bits.activations} for activations"
+
+
 def facts_of(setting: Setting, seeds: int) -> dict[str, str]:
     """What a reader must know to compare: network, data, bits, budget, seeds, device, versions."""
     where, ranks = environment(setting.device), setting.world.size
@@ -41,7 +48,7 @@ def facts_of(setting: Setting, seeds: int) -> dict[str, str]:
     facts = {
         "network": setting.model,
         "test images": f"{len(setting.test)} of {setting.dataset}",
-        "bits": f"{setting.bits} for weights and activations" + PLACED[setting.placement],
+        "bits": _said(setting.bits_of_both) + PLACED[setting.placement],
         "preset": setting.preset,
         "budget": setting.budget,
         "seeds": ", ".join(map(str, range(seeds))),
