@@ -84,6 +84,22 @@ class Values:
         self.kinds: dict[fx.Node, str] = {}
         for node in self.nodes:
             self.kinds[node] = self._kind(node)
+        self._take_in_normalization()
+
+    def _take_in_normalization(self) -> None:
+        """Images that are normalised in parts and joined are images from there on; what lies before is constant."""
+        images: list[fx.Node] = []
+        for node in self.nodes:
+            inputs = self.inputs(node)
+            moved = self.kinds[node] in (AFFINE, MOVED, SAME, CONCATENATION) and node.op != "call_module"
+            if self.kinds[node] == IMAGE or (moved and inputs and all(value in images for value in inputs)):
+                images.append(node)
+        joints = [node for node in images if self.kinds[node] == CONCATENATION]
+        if not joints:
+            return
+        whole, parts = joints[-1], images[: images.index(joints[-1])]
+        if all(user in (*parts, whole) for value in parts for user in self.users(value)):
+            self.kinds |= dict.fromkeys(parts, CONSTANT) | {whole: IMAGE}
 
     def _kind(self, node: fx.Node) -> str:
         target: Any = node.target
