@@ -69,7 +69,7 @@ torchvision:mobilenetv3 mobilenet_v3_small
 torchvision:regnet regnet_x_400mf
 torchvision:resnet resnet18
 torchvision:shufflenetv2 shufflenet_v2_x0_5
-timm:byoanet halonet_h1
+timm:byoanet halonet_h1 256
 timm:byobnet test_byobnet
 timm:cpubone cpubone_nano
 timm:cspnet cs3darknet_focus_s
@@ -77,8 +77,8 @@ timm:cspnext cspnext_tiny
 timm:densenet densenet121
 timm:dla dla46x_c
 timm:dpn dpn48b
-timm:efficientformer efficientformer_l1
-timm:efficientformer_v2 efficientformerv2_s0
+timm:efficientformer efficientformer_l1 224
+timm:efficientformer_v2 efficientformerv2_s0 224
 timm:efficientnet test_efficientnet
 timm:efficientvim efficientvim_m1
 timm:efficientvit_mit efficientvit_b0
