@@ -32,7 +32,7 @@ from hast_cuda.nn.layers import quantizers_aside
 ONNX = {"auto": "onnx-ort", "integer": "onnx-int8"}  # by placement
 PLACEMENTS = tuple(ONNX)
 STAGES = ("read", "quantized", "placed", "merged", "cut", "calibrated", "run", "loaded", "onnx", "engine")
-NEAR = 0.95  # correlation of what an 8-bit block gives with what the original's gives
+NEAR = 0.2  # error of what an 8-bit block gives, relative to its size
 FAR = 0.5  # the same of a whole network, in which rounding adds up
 SAME = 0.999  # of a file's logits with the student's: sums of integers are rounded at other places
 IMAGES = 4
@@ -98,8 +98,8 @@ def walk(network: nn.Module, size: tuple[int, int, int], placement: str = "auto"
     """``network`` through all stages, to the first that does not hold.
 
     Numbers: "quantized" the largest difference to the original with the quantizers set aside, "placed" how many
-    tensors enter layers, "merged" and "cut" the largest difference to the network as it was, "calibrated" the smallest
-    correlation of what an 8-bit block gives with what the original's gives for the same maps, "run" the error of all
+    tensors enter layers, "merged" and "cut" the largest difference to the network as it was, "calibrated" the largest
+    relative error of what an 8-bit block gives for the original's maps, "run" the error of all
     blocks after reconstruction as a share of that before, "loaded" the largest difference to the student, "onnx" and
     "engine" the correlation with the student's logits.
 
@@ -112,7 +112,6 @@ def walk(network: nn.Module, size: tuple[int, int, int], placement: str = "auto"
     found = Walk()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        stage = "read"
         try:
             for stage, number in _stages(network, size, placement, found, light=light):
                 found.passed[stage] = number
@@ -141,12 +140,12 @@ def _stages(
         yield "quantized", _equal(network, student, images)
 
     hc.calibrate(student, [images])
-    yield "placed", _require_quantized_inputs(student, images, found.left)
+    yield "placed", require_quantized_inputs(student, images, found.left)
     with torch.no_grad():
         with quantizers_aside(student):  # a level that flips would be more than rounding
             yield "merged", max(_merged(network, images), _merged(student, images))
         yield "cut", _cut(network, images)
-        yield "calibrated", _near_in_blocks(network, student, images)
+        yield "calibrated", _error_of_blocks(network, student, images)
 
     if light:
         return
@@ -164,7 +163,7 @@ def _stages(
             wanted = done.student(images)
             yield "loaded", _equal(done.student, hc.load(Path(folder) / "run", network), images)
             for stage, kind in (("onnx", ONNX[placement]), ("engine", "engine")):
-                yield stage, _near(wanted, _exported(done.student, Path(folder), kind, size, images), SAME)
+                yield stage, _near(wanted, _exported(done.student, Path(folder), kind, size, images))
 
 
 def _exported(student: nn.Module, folder: Path, kind: str, size: tuple[int, int, int], images: Tensor) -> Tensor:
@@ -182,12 +181,12 @@ def _equal(exact: nn.Module, found: nn.Module, images: Tensor) -> float:
     return distance
 
 
-def _near(exact: Tensor, found: Tensor, least: float) -> float:
-    """Correlation of the logits, each less its mean over the images; Gone if it is less than ``least``."""
+def _near(exact: Tensor, found: Tensor) -> float:
+    """Correlation of the logits, each less its mean over the images; Gone if it is less than SAME."""
     a, b = ((x.double() - x.double().mean(0)).flatten() for x in (exact, found))
     likeness = float(F.cosine_similarity(a, b, dim=0))
-    if not likeness >= least:
-        raise Gone(f"the correlation is {likeness:.4f}, less than {least}")
+    if not likeness >= SAME:
+        raise Gone(f"the correlation is {likeness:.4f}, less than {SAME}")
     return likeness
 
 
@@ -209,23 +208,28 @@ def _cut(network: nn.Module, images: Tensor) -> float:
     return _equal(network, nn.Sequential(*(block.network for block in blocks)), images)
 
 
-def _near_in_blocks(network: nn.Module, student: nn.Module, images: Tensor) -> float:
-    """The smallest correlation of blocks that are given the same; of networks that cannot be cut, of the logits."""
+def _error_of_blocks(network: nn.Module, student: nn.Module, images: Tensor) -> float:
+    """The largest error of blocks that are given the same, relative to what they give; of networks in one piece, of
+    the logits; Gone if it is too large."""
     try:
         pairs = list(zip(cut_into_blocks(network), cut_into_blocks(student), strict=True))
     except CannotMergeError:
-        return _near(network(images), student(images), FAR)
+        return _small("the logits", network(images), student(images), FAR)
     if any(exact.name != found.name for exact, found in pairs):
         raise Gone("the quantized network is cut in other places than the original")
-    x, least = images, 1.0
+    x, largest = images, 0.0
     for exact, found in pairs:
         wanted = exact.network(x.clone())
-        try:
-            least = min(least, _near(wanted, found.network(x.clone()), NEAR))
-        except Gone as error:
-            raise Gone(f"in block {exact.name!r} {error}") from error
+        largest = max(largest, _small(f"block {exact.name!r}", wanted, found.network(x.clone()), NEAR))
         x = wanted
-    return least
+    return largest
+
+
+def _small(what: str, exact: Tensor, found: Tensor, most: float) -> float:
+    error = float((exact - found).norm() / exact.norm().clamp(min=1e-30))
+    if not error <= most:
+        raise Gone(f"the error of {what} is {error:.4f} of its size, more than {most}")
+    return error
 
 
 def _gain(metrics: Path) -> float:
@@ -308,7 +312,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _require_quantized_inputs(student: nn.Module, images: Tensor, left: list[str]) -> float:
+def require_quantized_inputs(student: nn.Module, images: Tensor, left: list[str]) -> float:
     """How many layers were entered; Gone if what an activation function gave enters one in full precision."""
     witness = _Witness(student)
     with witness, torch.no_grad():

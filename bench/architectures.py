@@ -3,7 +3,7 @@
 A network a process, in both placements, through the stages of :mod:`architecture_stages`; results are added to the
 JSON file as they come, and those that are there are not made again. Random weights: values are no accuracies.
 
-    python bench/architectures.py                   # all, an hour on a core
+    python bench/architectures.py                   # all; --largest 200: with a run of each, hours
     python bench/architectures.py --only efficient  # names that contain it, anew
     python bench/architectures.py --members         # the smallest member of every family, to keep FAMILIES up to date
 """
@@ -11,6 +11,7 @@ JSON file as they come, and those that are there are not made again. Random weig
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.metadata
 import json
 import subprocess
@@ -134,11 +135,13 @@ timm:vgg vgg11_bn
 """.strip().splitlines()]  # fmt: skip
 
 
-def examine(network: Network, placements: list[str], *, light: bool) -> dict[str, Any]:
-    """Its line: what every placement came to."""
-    size = (3, network.side, network.side)
-    walks = {p: asdict(walk(network.make(), size, p, light=light)) for p in placements}
-    return {**asdict(network), "placements": walks}
+def examine(network: Network, placements: list[str], largest: float) -> dict[str, Any]:
+    """Its line: what every placement came to; of more than ``largest`` million parameters without a run and files."""
+    size, made = (3, network.side, network.side), network.make()
+    millions = sum(p.numel() for p in made.parameters()) / 1e6
+    light = millions > largest
+    walks = {p: asdict(walk(copy.deepcopy(made), size, p, light=light)) for p in placements}
+    return {**asdict(network), "millions": round(millions, 2), "light": light, "placements": walks}
 
 
 def members() -> Iterator[str]:
@@ -168,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
     parser.add_argument("--placements", nargs="+", default=list(PLACEMENTS))
-    parser.add_argument("--light", action="store_true", help="without a run and files")
+    parser.add_argument("--largest", type=float, default=3, help="million parameters, above which no run is tried")
     parser.add_argument("--members", action="store_true")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, default=RESULTS)
@@ -179,15 +182,15 @@ def main() -> None:
         return
     if options.one is not None:
         torch.set_num_threads(1)
-        print(json.dumps(examine(FAMILIES[options.one], options.placements, light=options.light)))
+        print(json.dumps(examine(FAMILIES[options.one], options.placements, options.largest)))
         return
     known = json.loads(options.json.read_text()) if options.json.exists() else {"rows": []}
     rows = {row["family"]: row for row in known["rows"]}
     for index, network in enumerate(FAMILIES):
         if (options.only not in f"{network.family} {network.member}") if options.only else network.family in rows:
             continue
-        command = [sys.executable, __file__, "--one", str(index), "--placements", *options.placements]
-        command += ["--light"] if options.light else []
+        command = [sys.executable, __file__, "--one", str(index), "--largest", str(options.largest)]
+        command += ["--placements", *options.placements]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(network.family, done.stderr[-2000:], flush=True)

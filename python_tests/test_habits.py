@@ -113,7 +113,13 @@ def test_a_run_keeps_the_function(make: Callable[[], nn.Module]) -> None:
 
 
 def test_a_network_compiled_in_place_is_read_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda call, **_: lambda *args: call(*args))  # which takes seconds to import
+    def wrapped(call: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            return call(*args)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", wrapped)  # whose import takes seconds
     compiled = tiny()
     compiled.compile()
     student, plain = (hc.quantize(network, 8, None) for network in (compiled, tiny()))
