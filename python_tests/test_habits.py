@@ -6,6 +6,7 @@ import copy
 import threading
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,3 +224,28 @@ def test_what_cannot_be_kept_is_refused_by_name(make: Callable[[], nn.Module], m
     network = make()
     with pytest.raises(ValueError, match=message):
         hc.zero_shot_quantize(network, (3, SIZE, SIZE), recipe=small_recipe("hast"), progress=False)
+
+
+class Versioned(TinyNet):
+    """Asks which version the weights are of, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: dict[str, Any], *others: Any) -> None:
+        if metadata.get("version") != 2:
+            raise ValueError(f"version should be 2 instead of {metadata.get('version')}")
+        super()._load_from_state_dict(state, prefix, metadata, *others)  # type: ignore[no-untyped-call]
+
+
+def test_layers_that_ask_for_their_version_are_told(tmp_path: Path) -> None:
+    network, out = lively(Versioned()), tmp_path / "run"
+    recipe = small_recipe("hast", **{"finetune.evaluations": 3})
+    done = hc.zero_shot_quantize(network, (3, SIZE, SIZE), recipe=recipe, out=out, progress=False)
+    x = pictures(4)
+    assert torch.equal(hc.load(out, network)(x), done.student(x))
+    (out / "result.json").unlink()  # so that it goes on from its checkpoints
+    (out / "student.safetensors").unlink()
+    again = hc.zero_shot_quantize(network, (3, SIZE, SIZE), recipe=recipe, out=out, progress=False)
+    assert same_state(again.student, snapshot(done.student))
+    for kind in ("packed", "float"):
+        assert hc.export(done.student, tmp_path, kind, (3, SIZE, SIZE), network=network, images=x).checks is not None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hast_cuda.exports.packed_weight import PARTS, unpacked_weight
 from hast_cuda.exports.placement import KINDS, PLAIN, LayerRecord, Placement, QuantizerRecord, key, own_keys
+from hast_cuda.files.tensors import restore
 from hast_cuda.loops.modes import copied
 from hast_cuda.networks.in_place import activations_read_again
 from hast_cuda.networks.swap import swap_modules
@@ -145,7 +146,7 @@ def _load_others(student: nn.Module, tensors: dict[str, Tensor], content: Mappin
         fits = isinstance(old, nn.Parameter)
         objects.setdefault(source, nn.Parameter(new, old.requires_grad) if fits else new)
     given = {name: objects[source] for name, source in sources.items()}
-    student.load_state_dict(given, strict=False, assign=True)  # keys are checked above
+    restore(student, given, strict=False, assign=True)  # keys are checked above
 
 
 def _device(tensor: Tensor) -> torch.device:
