@@ -29,7 +29,7 @@ from hast_cuda.networks.cut import cut_into_blocks
 from hast_cuda.networks.tracing import CannotMergeError
 from hast_cuda.nn.layers import quantizers_aside
 
-ONNX = {"auto": "onnx-ort", "integer": "onnx-int8"}  # by placement
+ONNX = {"auto": "onnx-ort", "integer": "onnx-qdq"}  # by placement
 PLACEMENTS = tuple(ONNX)
 STAGES = ("read", "quantized", "placed", "merged", "cut", "calibrated", "run", "loaded", "onnx", "engine")
 NEAR = 0.2  # error of what an 8-bit block gives, relative to its size

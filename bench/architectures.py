@@ -5,6 +5,7 @@ JSON file as they come, and those that are there are not made again. Random weig
 
     python bench/architectures.py                   # all; --largest 200: with a run of each, hours
     python bench/architectures.py --only efficient  # names that contain it, anew
+    python bench/architectures.py --table           # the JSON file as the table of docs/networks.md
     python bench/architectures.py --members         # the smallest member of every family, to keep FAMILIES up to date
 """
 
@@ -28,6 +29,7 @@ from provenance import ROOT, provenance
 from hast_cuda.teachers import build_network
 
 RESULTS = ROOT / "bench" / "results" / "architectures-cpu.json"
+DOCS, START, END = ROOT / "docs" / "networks.md", "<!-- families: start -->\n", "<!-- families: end -->\n"
 LIBRARIES = ("torch", "torchvision", "timm")
 
 
@@ -166,6 +168,31 @@ def members() -> Iterator[str]:
             yield f"{family} {min(found)[1]} {min(found)[0]}"
 
 
+def table(document: dict[str, Any]) -> str:
+    """Of docs/networks.md: a line for every family."""
+    versions = ", ".join(f"{name} {version}" for name, version in document["libraries"].items())
+    lines = [
+        f"{document['device']}, {versions}, commit {document['commit']}, {document['date']}; seed 0.",
+        "",
+        '| family | smallest member | images | `"auto"` is | `placement="auto"` | `placement="integer"` |',
+        "|---|---|---|---|---|---|",
+    ]
+    for row in document["rows"]:
+        found = row["placements"]
+        cells = [row["family"], row["member"], str(row["side"]), found["auto"]["placement"] or "-"]
+        lines.append(f"| {' | '.join([*cells, *(_came_to(found[p], light=row['light']) for p in PLACEMENTS)])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _came_to(found: dict[str, Any], *, light: bool) -> str:
+    """A cell: how far, how much was left, and why not farther."""
+    if found["refused"]:
+        stage, _, why = found["refused"].partition(": ")
+        return f"{stage}: {why.replace('|', '/')}"
+    text = "to the 8-bit student" if light else "all"
+    return f"{text}; {len(found['left'])} layers stay in full precision" if found["left"] else text
+
+
 def main() -> None:
     """Examine all that is missing, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -173,12 +200,18 @@ def main() -> None:
     parser.add_argument("--placements", nargs="+", default=list(PLACEMENTS))
     parser.add_argument("--largest", type=float, default=3, help="million parameters, above which no run is tried")
     parser.add_argument("--members", action="store_true")
+    parser.add_argument("--table", action="store_true", help="write docs/networks.md's from the JSON file, and stop")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.members:
         for line in members():
             print(line, flush=True)
+        return
+    if options.table:
+        text = DOCS.read_text(encoding="utf-8")
+        before, (_, after) = text.partition(START)[0], text.partition(START)[2].split(END)
+        DOCS.write_text(before + START + table(json.loads(options.json.read_text())) + END + after, encoding="utf-8")
         return
     if options.one is not None:
         torch.set_num_threads(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import fx, nn
 
 from hast_cuda.checks.typed import typed
+from hast_cuda.networks.in_place import edited, read_again
 from hast_cuda.nn.integer_values import ACTIVATION, IMAGE, LAYER, OTHER, RELU, Values
 from hast_cuda.ops.activations import MODULES
 
@@ -16,8 +17,8 @@ def suitable_placement(model: nn.Module) -> str:
     """What ``placement="auto"`` is for ``model``: "relu", or "all" where that would leave activations out.
 
     "relu" reaches what modules of ReLU and ReLU6 give, each used in one place. Where the way back from
-    a layer's input meets another nonlinearity before such a module or another layer, or torch.fx cannot
-    follow the network, the inputs of layers are quantized.
+    a layer's input meets another nonlinearity before such a module or another layer, a map is edited in place
+    and read again, or torch.fx cannot follow the network, the inputs of layers are quantized.
 
     Args:
         model: full-precision network.
@@ -33,6 +34,11 @@ def suitable_placement(model: nn.Module) -> str:
         values = Values(model)
     except ValueError:
         return "all"
+    if any(
+        edited(node, values.modules) is not None and values.kinds[node] != RELU and read_again(node, values.modules)
+        for node in values.nodes
+    ):
+        return "all"  # what a name stands for has changed on the way
     used = [count for name, count in values.calls.items() if type(values.modules[name]) in MODULES]
     layers = [node for node in values.nodes if values.kinds[node] == LAYER]
     bypassed = any(_meets_other(values, source) for node in layers for source in values.inputs(node))
