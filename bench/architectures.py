@@ -63,77 +63,77 @@ def _network(line: str) -> Network:
 
 
 FAMILIES = [_network(line) for line in """
-torchvision:densenet densenet121
-torchvision:efficientnet efficientnet_b0
-torchvision:googlenet googlenet
-torchvision:mnasnet mnasnet0_5
-torchvision:mobilenetv2 mobilenet_v2
-torchvision:mobilenetv3 mobilenet_v3_small
-torchvision:regnet regnet_x_400mf
-torchvision:resnet resnet18
-torchvision:shufflenetv2 shufflenet_v2_x0_5
-timm:byoanet halonet_h1 256
-timm:byobnet test_byobnet
-timm:cpubone cpubone_nano
-timm:cspnet cs3darknet_focus_s
-timm:cspnext cspnext_tiny
-timm:densenet densenet121
-timm:dla dla46x_c
-timm:dpn dpn48b
-timm:efficientformer efficientformer_l1 224
-timm:efficientformer_v2 efficientformerv2_s0 224
 timm:efficientnet test_efficientnet
-timm:efficientvim efficientvim_m1
-timm:efficientvit_mit efficientvit_b0
+timm:byobnet test_byobnet
+timm:resnet test_resnet
+timm:starnet starnet_s050
+timm:maxxvit test_coatnet 64 img_size
+timm:dla dla46x_c
+timm:mobilevit mobilevit_xxs
+torchvision:shufflenetv2 shufflenet_v2_x0_5
+timm:mobilenetv3 mobilenetv3_small_050
+timm:vovnet ese_vovnet19b_slim_dw
+torchvision:mnasnet mnasnet0_5
+timm:repghost repghostnet_050
 timm:efficientvit_msra efficientvit_m0
+torchvision:mobilenetv3 mobilenet_v3_small
+timm:ghostnet ghostnet_050
+timm:regnet regnetx_002
+timm:cspnext cspnext_tiny
+timm:iformer iformer_t
+timm:xcit xcit_nano_12_p8_224 64 img_size
+timm:cspnet cs3darknet_focus_s
+timm:efficientvit_mit efficientvit_b0
+timm:swiftformer swiftformer_xs
+torchvision:mobilenetv2 mobilenet_v2
 timm:fasternet fasternet_t0
 timm:fastvit fastvit_t8
-timm:ghostnet ghostnet_050
-timm:hardcorenas hardcorenas_b
-timm:hgnet hgnetv2_b0
-timm:hrnet hrnet_w18_small
-timm:iformer iformer_t
-timm:inception_next inception_next_atto
 timm:lcnetv2 lcnetv2_small
-timm:levit levit_128s
-timm:lowformer lowformer_b0
-timm:maxxvit test_coatnet 64 img_size
-timm:mobilenetv3 mobilenetv3_small_050
-timm:mobilevit mobilevit_xxs
-timm:regnet regnetx_002
-timm:repghost repghostnet_050
-timm:repvit repvit_m1
-timm:resnest resnest14d
-timm:resnet test_resnet
-timm:resnetv2 resnetv2_18
+timm:inception_next inception_next_atto
 timm:rexnet rexnet_100
-timm:senet legacy_seresnet18
+torchvision:regnet regnet_x_400mf
+timm:hardcorenas hardcorenas_b
+torchvision:efficientnet efficientnet_b0
+timm:repvit repvit_m1
+timm:hgnet hgnetv2_b0
 timm:shvit shvit_s1
-timm:sknet skresnet18
-timm:starnet starnet_s050
-timm:swiftformer swiftformer_xs
-timm:tiny_vit tiny_vit_5m_224 64 img_size
+timm:cpubone cpubone_nano
+timm:efficientvim efficientvim_m1
+timm:levit levit_128s
+torchvision:densenet densenet121
+timm:densenet densenet121
+timm:dpn dpn48b
 timm:visformer visformer_tiny 64 img_size
-timm:vovnet ese_vovnet19b_slim_dw
-timm:xcit xcit_nano_12_p8_224 64 img_size
+timm:resnest resnest14d
+timm:resnetv2 resnetv2_18
+torchvision:resnet resnet18
+timm:senet legacy_seresnet18
+timm:sknet skresnet18
+timm:tiny_vit tiny_vit_5m_224 64 img_size
+torchvision:googlenet googlenet
+timm:hrnet hrnet_w18_small
+timm:lowformer lowformer_b0
 timm:convmixer convmixer_768_32
 timm:xception legacy_xception
-timm:inception_v3 inception_v3 96
 timm:res2net res2next50
 timm:volo volo_d1_224 64 img_size
 timm:xception_aligned xception41p
-torchvision:inception inception_v3 96
 timm:selecsls selecsls42
 timm:tresnet tresnet_m
 timm:nextvit nextvit_small
+timm:efficientformer_v2 efficientformerv2_s0 224
+timm:inception_v3 inception_v3 96
+timm:vision_transformer_hybrid vit_small_resnet50d_s16_224 64 img_size
+torchvision:inception inception_v3 96
 timm:inception_v4 inception_v4 96
 timm:inception_resnet_v2 inception_resnet_v2 96
-timm:vision_transformer_hybrid vit_small_resnet50d_s16_224 64 img_size
+timm:byoanet halonet_h1 256
+torchvision:vgg vgg11_bn
+timm:vgg vgg11_bn
+timm:efficientformer efficientformer_l1 224
 timm:pnasnet pnasnet5large 96
 timm:nasnet nasnetalarge 96
 torchvision:maxvit maxvit_t 224
-torchvision:vgg vgg11_bn
-timm:vgg vgg11_bn
 """.strip().splitlines()]  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def table(document: dict[str, Any]) -> str:
         '| family | smallest member | images | `"auto"` is | `placement="auto"` | `placement="integer"` |',
         "|---|---|---|---|---|---|",
     ]
-    for row in document["rows"]:
+    for row in sorted(document["rows"], key=lambda row: str(row["family"])):
         found = row["placements"]
         cells = [row["family"], row["member"], str(row["side"]), found["auto"]["placement"] or "-"]
         lines.append(f"| {' | '.join([*cells, *(_came_to(found[p], light=row['light']) for p in PLACEMENTS)])} |")

@@ -98,6 +98,11 @@ def test_a_run_says_which_it_was(tmp_path: Path) -> None:
     assert found == {"ReLU": "relu", "SiLU": "all"}
 
 
+def test_integers_refuse_a_name_of_two_maps() -> None:
+    with pytest.raises(ValueError, match=r"value .silu. .* changes in place a map that is read"):
+        hc.quantize(Edited(nn.ReLU()), 8, 8, placement="integer")
+
+
 class Upsampled(Calls):
     """Has a layer that is not quantized."""
 

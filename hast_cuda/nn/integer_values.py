@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from hast_cuda.networks.in_place import edited, read_again
 from hast_cuda.networks.statistics import has_running_statistics, is_patched
 from hast_cuda.networks.tracing import ADD, ADD_METHODS, CannotMergeError, imul, isub, itruediv, trace
 from hast_cuda.nn.activation import FakeQuantActivation
@@ -126,6 +127,11 @@ class Values:
         if type(module) in MODULES:
             return RELU
         return next((kind for kind, types in _MODULES if isinstance(module, types)), OTHER)
+
+    def edited_names(self) -> list[fx.Node]:
+        """Nodes, other than ReLU modules, that change in place what is read again: a name that stands for two maps."""
+        editors = [n for n in self.nodes if self.kinds[n] != RELU and edited(n, self.modules) is not None]
+        return [node for node in editors if read_again(node, self.modules)]
 
     def inputs(self, node: fx.Node) -> list[fx.Node]:
         """The maps that ``node`` reads, without constants and sizes."""

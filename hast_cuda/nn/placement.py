@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import fx, nn
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.networks.in_place import edited, read_again
 from hast_cuda.nn.integer_values import ACTIVATION, IMAGE, LAYER, OTHER, RELU, Values
 from hast_cuda.ops.activations import MODULES
 
@@ -34,11 +33,8 @@ def suitable_placement(model: nn.Module) -> str:
         values = Values(model)
     except ValueError:
         return "all"
-    if any(
-        edited(node, values.modules) is not None and values.kinds[node] != RELU and read_again(node, values.modules)
-        for node in values.nodes
-    ):
-        return "all"  # what a name stands for has changed on the way
+    if values.edited_names():
+        return "all"
     used = [count for name, count in values.calls.items() if type(values.modules[name]) in MODULES]
     layers = [node for node in values.nodes if values.kinds[node] == LAYER]
     bypassed = any(_meets_other(values, source) for node in layers for source in values.inputs(node))
