@@ -275,3 +275,18 @@ def test_set_aside_it_is_its_activation(device: torch.device) -> None:
     assert float(network[0].upper) == 0
     network(x)
     assert float(network[0].upper) > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [((1.0, 3.0), (0.0, 3.0)), ((-3.0, -1.0), (-3.0, 0.0)), ((-1.0, 2.0), (-1.0, 2.0))]
+)
+def test_a_range_that_has_to_hold_zero_is_widened(given: tuple[float, float], expected: tuple[float, float]) -> None:
+    quantizer = hc.FakeQuantActivation(8, holds_zero=True)
+    quantizer.set_range(*given)
+    assert (float(quantizer.lower), float(quantizer.upper)) == pytest.approx(expected)
+    quantizer = hc.FakeQuantActivation(8, holds_zero=True)
+    quantizer(torch.tensor(given))
+    assert float(quantizer.lower) == pytest.approx(given[0])  # as it was seen, until it is frozen
+    quantizer.freeze()
+    assert (float(quantizer.lower), float(quantizer.upper)) == pytest.approx(expected)
+    assert "holds_zero=True" in repr(quantizer)

@@ -447,3 +447,41 @@ def test_files_that_cannot_be(change: dict[str, Any], message: str, tmp_path: Pa
     content = json.loads(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         rebuild(teacher, tensors, content | change)
+
+
+class Normalising(Net):
+    """Normalises its images channel by channel, as networks with ported weights do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [x[:, i].unsqueeze(1) * (0.5 + i) - 0.1 for i in range(3)]
+        return super().forward(torch.cat(parts, 1))
+
+
+def test_images_that_are_normalised_in_parts_are_quantized_behind_that() -> None:
+    network, images = lively(Normalising()), pictures()
+    student = hc.calibrate(hc.quantize(network, 8, 8, placement="integer"), [images])
+    first = student.stem[0][0]
+    assert first.input_quantizer is not None
+    scaled = images * torch.tensor([0.5, 1.5, 2.5]).view(1, 3, 1, 1) - 0.1
+    assert float(first.input_quantizer.upper) == float(scaled.max())
+    assert not any(name.startswith("input") for name in activation_quantizers(student))
+
+
+def test_every_range_holds_zero(tmp_path: Path) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(4, 4, 1),
+        nn.Sigmoid(),
+        nn.Conv2d(4, CLASSES, 1),
+    ).append(nn.Flatten())
+    with torch.no_grad():
+        network[0].bias.fill_(2.0)
+    student = hc.calibrate(hc.quantize(network, 8, 8, placement="integer"), [pictures()])
+    quantizers = activation_quantizers(student).values()
+    assert all(float(q.lower) <= 0 <= float(q.upper) for q in quantizers)
+    assert all(q.holds_zero for q in quantizers)
+    assert float(student[4].output_quantizer.lower) == 0  # what the sigmoid gives is greater
+    pytest.importorskip("onnxruntime")
+    assert hc.export(student, tmp_path, "onnx-int8", SHAPE, images=pictures()).checks.passed()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, check_images, check_range, check_values, explained_forward
+from hast_cuda.loops.modes import copied
 from hast_cuda.synthesis import difficulty
 
 BINS = 10
@@ -74,7 +74,7 @@ def judge(
     """
     device = as_device(device)
     check_values("network", network)
-    model = copy.deepcopy(network).to(device).eval()
+    model = copied(network).to(device).eval()
     difficulties, wrong, finite = [], [], []
     for images, labels in batches:
         check_images("batches: images", images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -15,6 +14,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, check_images, check_values, explained_forward
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.objective import loss_terms
+from hast_cuda.loops.modes import copied
 from hast_cuda.merged.followed import Followed, follow
 from hast_cuda.networks import feature_layers
 from hast_cuda.nn import quantized_once
@@ -108,8 +108,8 @@ def copied_pair(
     """Copies in eval mode, of which the student's has gradients, and the layers to align at."""
     check_values("teacher", teacher)
     check_values("student", student)
-    frozen = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
-    tuned = copy.deepcopy(student).to(device).eval().requires_grad_(True)
+    frozen = copied(teacher).to(device).eval().requires_grad_(False)
+    tuned = copied(student).to(device).eval().requires_grad_(True)
     layers = layers or feature_layers(frozen)
     if not layers:
         raise ValueError("the network has no BatchNorm layer to align features at: name layers")

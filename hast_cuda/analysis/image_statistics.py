@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, check_images, check_range, check_values, explained_forward
+from hast_cuda.loops.modes import copied
 from hast_cuda.networks import has_running_statistics
 
 BATCH = 256
@@ -118,7 +118,7 @@ def _copied(network: nn.Module, images: Tensor, batch_size: int, device: torch.d
     check_values("network", network)
     check_images("images", images)
     check_range("batch_size", batch_size, 1, 2**20)
-    return copy.deepcopy(network).to(as_device(device)).eval()
+    return copied(network).to(as_device(device)).eval()
 
 
 def _run(model: nn.Module, images: Tensor, batch_size: int, device: torch.device | str) -> None:

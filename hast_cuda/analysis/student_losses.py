@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import torch
@@ -13,6 +12,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, check_images, explained_forward
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.objective import direct_alignment, loss_terms
+from hast_cuda.loops.modes import copied
 from hast_cuda.merged.followed import Followed, follow
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation
@@ -60,7 +60,7 @@ def twice_differentiable(network: nn.Module) -> nn.Module:
     def convert(_name: str, module: nn.Module) -> nn.Module | None:
         return EagerActivation(module) if isinstance(module, FakeQuantActivation) else None
 
-    return swap_modules(copy.deepcopy(network), convert)
+    return swap_modules(copied(network), convert)
 
 
 class StudentLosses:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_values
 from hast_cuda.exports.placement import PLAIN, QuantizedLayer
 from hast_cuda.files.whole import replace_file
+from hast_cuda.loops.modes import copied
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.networks.tracing import is_own
 from hast_cuda.nn import FakeQuantActivation
@@ -50,12 +50,12 @@ def to_float(student: nn.Module) -> nn.Module:
             return PLAIN[module.activation](inplace=module.inplace).train(module.training)
         return None
 
-    return plain_copy(drop_around(copy.deepcopy(student)), convert)
+    return plain_copy(drop_around(copied(student)), convert)
 
 
 def plain_copy(student: nn.Module, convert: Callable[[str, nn.Module], nn.Module | None]) -> nn.Module:
     """A copy without quantized or merged modules, each replaced by what ``convert`` gives."""
-    plain = swap_modules(copy.deepcopy(student), convert)
+    plain = swap_modules(copied(student), convert)
     for name, module in plain.named_modules():
         if is_own(module):
             raise ValueError(

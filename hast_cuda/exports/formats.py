@@ -23,6 +23,7 @@ from hast_cuda.exports.records import Exported
 from hast_cuda.exports.to_engine import save_engine
 from hast_cuda.exports.to_onnx import save_onnx
 from hast_cuda.exports.verify import check, engine_network, onnx_network, require_onnxruntime
+from hast_cuda.files.tensors import restore
 
 SUFFIXES = {
     "onnx-ort": ".ort.onnx",
@@ -148,5 +149,5 @@ def _load(file: Path, kind: str, network: nn.Module | None, student: nn.Module) 
         loaded = load_packed(file, network).cpu()
     else:
         loaded = to_float(student).cpu().eval()
-        loaded.load_state_dict(load_file(file))
+        restore(loaded, load_file(file))
     return lambda images: loaded(images.cpu()).float()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import nn
@@ -11,6 +9,7 @@ from torch import nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_image_size, check_values
 from hast_cuda.exports.marked import mark, require_onnx
+from hast_cuda.loops.modes import copied
 
 _OPSET = 18
 
@@ -45,7 +44,7 @@ def integer_biases(student: nn.Module, shape: tuple[int, int, int]) -> tuple[nn.
     require_onnx()
     from hast_cuda.exports.forms import rewrite  # noqa: PLC0415 - optional packages
 
-    moved, sizes = copy.deepcopy(student), {}
+    moved, sizes = copied(student), {}
     parameters = dict(moved.named_parameters())
     _distinct([parameter for parameter in parameters.values() if parameter.dim() == 1])
     for name, moves in rewrite(mark(moved, shape, _OPSET), "int8").moves.items():

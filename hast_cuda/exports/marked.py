@@ -6,7 +6,6 @@ so they stay in the graph as nodes of a domain of their own until they are repla
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import logging
 import warnings
@@ -22,6 +21,7 @@ from torch.nn import functional as F
 
 from hast_cuda.exports.grid import Affine, WeightCodes, activation_grid, weight_codes
 from hast_cuda.exports.placement import QuantizedLayer
+from hast_cuda.loops.modes import copied
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.around import around, in_order
@@ -84,7 +84,7 @@ def mark(student: nn.Module, shape: tuple[int, int, int], opset: int) -> MarkedM
             parts[part] = _MarkedActivation(quantizer, key)
         return in_order(layer, parts)
 
-    marked = swap_modules(copy.deepcopy(student).cpu().float().eval(), convert)
+    marked = swap_modules(copied(student).cpu().float().eval(), convert)
     if not weights:
         raise ValueError("the network has no quantized layer: give what hast_cuda.quantize returns")
     return MarkedModel(translate(marked, shape, opset), weights, activations)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from hast_cuda.exports.grid import activation_grid
 from hast_cuda.exports.marked import activated
 from hast_cuda.exports.placement import QuantizedLayer
 from hast_cuda.files.whole import replace_file
+from hast_cuda.loops.modes import copied
 from hast_cuda.nn import FakeQuantActivation, activation_quantizers
 from hast_cuda.nn.around import QuantizedOutput, around, in_order
 from hast_cuda.ops.reference import arithmetic_dtype, quantizer_parameters
@@ -67,7 +67,7 @@ def export_program(
     check_values("student", student)
     for name, quantizer in activation_quantizers(student).items():
         activation_grid(quantizer, name)  # refuses ranges that are not frozen
-    network = copy.deepcopy(student).cpu().eval() if own_ops else _plain(student).cpu().eval()
+    network = copied(student).cpu().eval() if own_ops else _plain(student).cpu().eval()
     parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
     dtype = torch.get_default_dtype() if parameter is None else parameter.dtype
     count = _EXAMPLES if isinstance(batch, str) else batch

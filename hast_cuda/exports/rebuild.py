@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Container, Mapping
 from typing import Any
 
@@ -11,6 +10,8 @@ from torch import Tensor, nn
 
 from hast_cuda.exports.packed_weight import PARTS, unpacked_weight
 from hast_cuda.exports.placement import KINDS, PLAIN, LayerRecord, Placement, QuantizerRecord, key, own_keys
+from hast_cuda.files.tensors import restore
+from hast_cuda.loops.modes import copied
 from hast_cuda.networks.in_place import activations_read_again
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation, activation_quantizers
@@ -24,7 +25,7 @@ def rebuild(network: nn.Module, tensors: Mapping[str, Tensor], content: Mapping[
 
     ValueError for content that is none, tensors that are missing, another network.
     """
-    student = drop_around(copy.deepcopy(network))
+    student = drop_around(copied(network))
     builder = _Builder(tensors, Placement.from_json(content), activations_read_again(student))
     place = next((_device(p) for p in network.parameters()), torch.device("cpu"))
     student = swap_modules(student, builder.convert)
@@ -145,7 +146,7 @@ def _load_others(student: nn.Module, tensors: dict[str, Tensor], content: Mappin
         fits = isinstance(old, nn.Parameter)
         objects.setdefault(source, nn.Parameter(new, old.requires_grad) if fits else new)
     given = {name: objects[source] for name, source in sources.items()}
-    student.load_state_dict(given, strict=False, assign=True)  # keys are checked above
+    restore(student, given, strict=False, assign=True)  # keys are checked above
 
 
 def _device(tensor: Tensor) -> torch.device:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from hast_cuda.files.whole import replace_file
 
@@ -83,6 +84,17 @@ def load_tensors(
     if not intact:
         raise DamagedFileError("its checksum does not fit its contents")
     return tensors, metadata
+
+
+def restore(network: nn.Module, tensors: Mapping[str, Tensor], *, strict: bool = True, assign: bool = False) -> None:
+    """Load what a file holds of ``network`` itself; some layers ask for the version that no tensor tells.
+
+    Raises:
+        RuntimeError: names or shapes do not fit.
+    """
+    described = OrderedDict(tensors)
+    described._metadata = getattr(network.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
+    network.load_state_dict(described, strict=strict, assign=assign)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.files.tensors import load_tensors, save_tensors
+from hast_cuda.files.tensors import load_tensors, restore, save_tensors
 from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops import optimizer_state as _state
 
@@ -74,7 +74,7 @@ class CheckpointFile:
             for name in tensors:
                 if not name.startswith((STUDENT, OPTIMIZER, GENERATOR, CLOSEST, AVERAGE)):
                     raise ValueError(f"unknown {name}")
-            student.load_state_dict(_state.without_prefix(tensors, STUDENT))
+            restore(student, _state.without_prefix(tensors, STUDENT))
             if generator is not None:
                 generator.load_state(_state.without_prefix(tensors, GENERATOR))
             accuracies = [(int(i), float(a)) for i, a in json.loads(metadata["accuracies"])]

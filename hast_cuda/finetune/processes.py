@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.files.fingerprint import fingerprint
+from hast_cuda.files.tensors import restore
 from hast_cuda.finetune.batches import Batches
 from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
 from hast_cuda.finetune.config import FinetuneConfig
@@ -20,7 +21,7 @@ from hast_cuda.ranks import World
 def spread_student(student: nn.Module, world: World) -> None:
     """Give every rank the parameters, buffers and ranges of rank 0's student."""
     if world.size > 1:
-        student.load_state_dict(world.share(student.state_dict()))
+        restore(student, world.share(student.state_dict()))
 
 
 def agree_on_steps(world: World, batches: Batches, config: FinetuneConfig, seed: int) -> None:

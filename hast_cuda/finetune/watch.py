@@ -7,6 +7,7 @@ from dataclasses import asdict, astuple
 
 from torch import nn
 
+from hast_cuda.files.tensors import restore
 from hast_cuda.finetune.agreement import Agreement, HeldOutImages
 from hast_cuda.finetune.checkpoint import Checkpoint
 from hast_cuda.loops.optimizer_state import separate
@@ -87,7 +88,7 @@ class Watch:
         """Give rank 0 the student as it came, and forget what was seen since."""
         state = self.state
         if self.world.first:
-            self.student.load_state_dict(state.closest)  # the start: the only look since was farther
+            restore(self.student, state.closest)  # the start: the only look since was farther
         state.iteration, state.accuracies, state.agreements = 0, [], state.agreements[:1]
         state.restarts += 1
         if self.world.first:
@@ -96,7 +97,7 @@ class Watch:
     def keep_closest(self) -> None:
         """Make the student of rank 0 the closest one, where that is remembered and counts."""
         if self.world.first and self.kept_iteration not in (None, self.state.iteration):
-            self.student.load_state_dict(self.state.closest)
+            restore(self.student, self.state.closest)
 
     @property
     def kept_iteration(self) -> int | None:

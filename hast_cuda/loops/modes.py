@@ -6,10 +6,10 @@ import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hast_cuda.checks.values import check_values
 
@@ -31,7 +31,32 @@ def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
 def frozen_copy(teacher: nn.Module, device: torch.device) -> nn.Module:
     """The teacher in eval mode on ``device``, without gradients; the one given stays as it is."""
     check_values("teacher", teacher)
-    return copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
+    return copied(teacher).to(device).eval().requires_grad_(False)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy; ValueError, saying why, for a network that has none.
+
+    What a forward pass left in attributes, with its graph, is copied without that.
+    """
+    left = [t for module in model.modules() for value in vars(module).values() for t in _with_graph(value)]
+    try:
+        return copy.deepcopy(model, {id(t): t.detach().clone() for t in left})
+    except Exception as error:  # whatever the network's own attributes raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"the network cannot be copied ({type(error).__name__}: {reason}), and none is edited"
+        ) from error
+
+
+def _with_graph(value: Any) -> Iterator[Tensor]:
+    """Tensors that something computed, in containers too."""
+    if isinstance(value, Tensor):
+        if value.grad_fn is not None:
+            yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _with_graph(item)
 
 
 @contextmanager
@@ -44,3 +69,22 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Whatever forward passes inside keep as attributes or count in buffers, it is as before after them."""
+    modules = list(model.modules())
+    attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
+    counted = [(b, None if b.is_inference() else b._version, b.clone()) for b in model.buffers() if not b.is_meta]
+    try:
+        yield
+    finally:
+        for module, own, buffers in attributes:
+            for values, before in ((vars(module), own), (module._buffers, buffers)):
+                values.clear()
+                values.update(before)
+        with torch.no_grad():
+            for buffer, version, value in counted:
+                if version is None or buffer._version != version:
+                    buffer.copy_(value)

@@ -209,7 +209,9 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
     modules = dict(merged.named_modules())
     called = [n for n in merged.graph.nodes if n.op == "call_module"]
     calls = Counter(n.target for n in called)
-    norms = [n for n in called if calls[n.target] == 1 and unary(n) and _can_take_along(modules[n.target])]
+    read = {str(n.target).rpartition(".")[0] for n in merged.graph.nodes if n.op == "get_attr"}
+    alone = [n for n in called if calls[n.target] == 1 and unary(n) and n.target not in read]
+    norms = [n for n in alone if _can_take_along(modules[n.target])]
     watched = {name: _only_node(name, outputs.get(name, [])) for name in watch}
     result = Merged(merged)
     fused: dict[fx.Node, Any] = {}

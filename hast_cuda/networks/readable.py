@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.optim.swa_utils import AveragedModel
 
+from hast_cuda.networks.statistics import has_running_statistics
+
 _WRAPPERS: dict[str, tuple[str, str]] = {  # by names: importing torch.compile's takes seconds
     "OptimizedModule": ("wrapped by torch.compile", "._orig_mod"),
     "FullyShardedDataParallel": ("wrapped by FullyShardedDataParallel", ".module"),
 }
-_REGISTERED = ("_parameters", "_buffers", "_modules")
+_REGISTERED = ("_parameters", "_buffers", "_modules", "_compiled_call_impl")  # no copy has the last
+_WEIGHTS = ("weight", "bias")
 _FOREIGN = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.qat", "torch.nn.intrinsic", "torchao.")
 _CONTAINERS = (list, tuple, set, frozenset, deque)
 
@@ -32,10 +35,11 @@ def require_readable(model: nn.Module) -> None:
     for name, module in model.named_modules():
         place = f"layer {name!r}" if name else "the network"
         _refuse_kind(place, module, name)
+        _refuse_computed(place, module)
         for key, value in vars(module).items():
             if key in _REGISTERED:
                 continue
-            if isinstance(value, Tensor) and value.grad_fn is not None:
+            if key in _WEIGHTS and isinstance(value, Tensor) and value.grad_fn is not None:
                 raise ValueError(
                     f"the {key!r} of {place} ({type(module).__name__}) is computed from other parameters "
                     "(weight_norm, spectral_norm, pruning): make it plain first, e.g. with "
@@ -69,6 +73,18 @@ def _refuse_kind(place: str, module: nn.Module, name: str) -> None:
                 f"{place} was exported (torch.export): it calls {exported[0].target} and has no layers; give the "
                 "network that it was made from"
             )
+
+
+def _refuse_computed(place: str, module: nn.Module) -> None:
+    """ValueError for a layer without weights yet, and for BatchNorm and biases that others give."""
+    if any(nn.parameter.is_lazy(p) for p in module.parameters(recurse=False)):
+        raise ValueError(f"{place} ({type(module).__name__}) has no weights yet: run a forward pass, and load them")
+    computed = sorted(getattr(module, "parametrizations", {}))
+    if computed and (has_running_statistics(module) or "bias" in computed):
+        raise ValueError(
+            f"the {computed[0]} of {place} ({type(module).__name__}) is computed from other parameters: make it plain "
+            "first, with torch.nn.utils.parametrize.remove_parametrizations"
+        )
 
 
 def _kept(value: Any, seen: set[int]) -> Iterator[Any]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_image_size, check_values
 from hast_cuda.data import InputSpec
-from hast_cuda.loops.modes import eval_mode
+from hast_cuda.loops.modes import eval_mode, untouched
 from hast_cuda.networks.readable import require_readable
 from hast_cuda.networks.statistics import require_float32
 
@@ -32,7 +32,7 @@ def infer_shape(teacher: nn.Module, size: tuple[int, int, int]) -> InputSpec:
     parameter = next(teacher.parameters(), None)
     device = None if parameter is None else parameter.device
     try:
-        with torch.no_grad(), eval_mode(teacher):
+        with torch.no_grad(), untouched(teacher), eval_mode(teacher):
             logits = teacher(torch.zeros(1, *size, device=device))
     except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(f"the network does not take images of shape {size}: {error}") from error

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from hast_cuda.loops.modes import untouched
 from hast_cuda.networks.statistics import has_own_forward, has_running_statistics
 
 _OWN = ("hast_cuda.nn", "hast_cuda.merged", "hast_cuda.networks", "hast_cuda.synthesis")  # whose modules are one node
@@ -78,6 +79,13 @@ class Tracer(fx.Tracer):
         super().__init__()
         self.outputs: dict[str, list[fx.Node]] = {}
         self.inputs: dict[str, list[fx.Node | None]] = {}
+        self.mode = _mode()
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """The node, where a graph computes it as the network does."""
+        if _mode() != self.mode:
+            raise CannotMergeError("its forward has autocast or torch.no_grad() in it, which no graph keeps")
+        return super().create_node(*args, **kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """The value of a node in the forward pass that is followed."""
@@ -93,6 +101,8 @@ class Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Node, or what a module that is followed gives."""
+        if isinstance(m, nn.Sequential) and not any(m is known for known in self.root.modules()):
+            return forward(*args, **kwargs)  # layers[1:] in a forward; its own are registered
         given = args[0].node if args and isinstance(args[0], fx.Proxy) else None
         self.inputs.setdefault(self.path_of_module(m), []).append(given)
         result = super().call_module(m, forward, args, kwargs)
@@ -111,21 +121,32 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]]:
     for name, module in model.named_modules():
         if type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule):
             raise CannotMergeError(f"{name or 'the network'} has a __call__ of its own, which would run twice")
-    tracer = Tracer()
-    try:
-        graph = tracer.trace(model, _defaults(model))
-    except Exception as error:  # whatever the network's own code raises when given proxies
-        reason = str(error).partition("\n")[0]
-        raise CannotMergeError(f"torch.fx cannot follow its forward ({type(error).__name__}: {reason})") from error
-    _forget_defaults(graph)
-    network = fx.GraphModule(model, graph)
+    if "forward" in vars(model):
+        raise CannotMergeError("its forward was replaced on the instance; torch.fx follows that of the class")
+    with untouched(model), torch.enable_grad():
+        tracer = Tracer()
+        try:
+            graph = tracer.trace(model, _defaults(model))
+        except CannotMergeError:
+            raise
+        except Exception as error:  # whatever the network's own code raises when given proxies
+            reason = str(error).partition("\n")[0]
+            raise CannotMergeError(f"torch.fx cannot follow its forward ({type(error).__name__}: {reason})") from error
+        _forget_defaults(graph)
+        network = fx.GraphModule(model, graph)
     network.meta["inputs"] = tracer.inputs
     return network, tracer.outputs
 
 
+def _mode() -> tuple[bool, ...]:
+    return torch.is_grad_enabled(), *(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
+
+
 def _defaults(model: nn.Module) -> dict[str, Any]:
     """What forward finds in its other arguments when it is called with images alone."""
-    _, *others = inspect.signature(model.forward).parameters.values()
+    images, *others = inspect.signature(model.forward).parameters.values()
+    if images.kind is inspect.Parameter.VAR_POSITIONAL:
+        raise CannotMergeError(f"its forward takes images as one of *{images.name}")
     return {p.name: p.default for p in others if isinstance(p.default, _CONSTANTS)}
 
 
@@ -135,7 +156,8 @@ def _forget_defaults(graph: fx.Graph) -> None:
     gone: list[fx.Node] = []
     for node in nodes:
         default = node.op == "placeholder" and node.args and isinstance(node.args[0], _CONSTANTS)
-        if default or (node.all_input_nodes and all(n in gone for n in node.all_input_nodes)):
+        rest = node.op == "placeholder" and str(node.target).startswith("*") and not node.users
+        if default or rest or (node.all_input_nodes and all(n in gone for n in node.all_input_nodes)):
             gone.append(node)
     for node in reversed(gone):
         graph.erase_node(node)

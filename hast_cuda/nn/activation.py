@@ -32,6 +32,7 @@ class FakeQuantActivation(nn.Module):
         inplace: write the result into the input too, as ``nn.ReLU(inplace=True)`` does.
         calls: how often one forward pass of the network calls it: for tensors that share one grid, whose
             smallest and largest values together are one update of the moving average.
+        holds_zero: widen the range, when it is frozen or set, so that 0 is in it: integer runtimes need a code for it.
 
     Shapes: any -> same. Dtypes: float32, float16, bfloat16, float64; the range is float32 or
         float64.
@@ -47,6 +48,7 @@ class FakeQuantActivation(nn.Module):
     frozen: Tensor
     inplace = False  # of objects that were pickled without it
     calls = 1
+    holds_zero = False
     _seen: tuple[Tensor, Tensor] | None = None  # before the first call, and ends so far
     _called = 0
     _observing = True
@@ -63,6 +65,7 @@ class FakeQuantActivation(nn.Module):
         ste: str = "identity",
         inplace: bool = False,
         calls: int = 1,
+        holds_zero: bool = False,
     ) -> None:
         super().__init__()
         _checks.bit_width("bits", bits)
@@ -71,10 +74,11 @@ class FakeQuantActivation(nn.Module):
         _checks.choice("ste", ste, _checks.STE)
         _checks.decay(beta)
         check_flag("inplace", inplace)
+        check_flag("holds_zero", holds_zero)
         check_whole("calls", calls)
         check_range("calls", calls, 1)
         self.bits, self.activation, self.beta, self.ema, self.ste = bits, activation, beta, ema, ste
-        self.inplace, self.calls = inplace, calls
+        self.inplace, self.calls, self.holds_zero = inplace, calls, holds_zero
         self.register_buffer("range_state", new_range_state())
         self.register_buffer("frozen", torch.tensor(False))
         self._remember(observing=True)
@@ -107,6 +111,7 @@ class FakeQuantActivation(nn.Module):
 
     def freeze(self) -> None:
         """Keep the range fixed from now on."""
+        self._widen()
         self.frozen.fill_(True)
         self._remember(observing=False)
 
@@ -127,6 +132,12 @@ class FakeQuantActivation(nn.Module):
         self.range_state[0:4:2] = low
         self.range_state[1:4:2] = high
         self.range_state[4] = 0.0  # as after infinitely many equal batches
+        self._widen()
+
+    def _widen(self) -> None:
+        if self.holds_zero:
+            self.range_state[0:4:2].clamp_(max=0)
+            self.range_state[1:4:2].clamp_(min=0)
 
     def _end(self, name: str, value: float | Tensor) -> Tensor:
         if isinstance(value, Tensor):
@@ -209,4 +220,6 @@ class FakeQuantActivation(nn.Module):
             parts.append("inplace=True")
         if self.calls > 1:
             parts.append(f"calls={self.calls}")
+        if self.holds_zero:
+            parts.append("holds_zero=True")
         return ", ".join(parts)

@@ -60,6 +60,11 @@ class _Finder:
 
     def find(self) -> Sites:
         values = self.values
+        if renamed := values.edited_names():
+            raise ValueError(
+                f"{self._described(renamed[0])} changes in place a map that is read again, and quantizers stand where "
+                "maps are made: give its module inplace=False, or write x = x + y instead of x += y"
+            )
         joints = [n for n in values.nodes if values.kinds[n] == CONCATENATION and not values.fused(n)]
         late = [joint for joint in joints if self._quantized_late(joint)]
         done = {value for joint in late for value in values.inputs(joint)}

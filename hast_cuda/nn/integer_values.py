@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from hast_cuda.networks.in_place import edited, read_again
 from hast_cuda.networks.statistics import has_running_statistics, is_patched
 from hast_cuda.networks.tracing import ADD, ADD_METHODS, CannotMergeError, imul, isub, itruediv, trace
 from hast_cuda.nn.activation import FakeQuantActivation
@@ -84,6 +85,22 @@ class Values:
         self.kinds: dict[fx.Node, str] = {}
         for node in self.nodes:
             self.kinds[node] = self._kind(node)
+        self._take_in_normalization()
+
+    def _take_in_normalization(self) -> None:
+        """Images that are normalised in parts and joined are images from there on; what lies before is constant."""
+        images: list[fx.Node] = []
+        for node in self.nodes:
+            inputs = self.inputs(node)
+            moved = self.kinds[node] in (AFFINE, MOVED, SAME, CONCATENATION) and node.op != "call_module"
+            if self.kinds[node] == IMAGE or (moved and inputs and all(value in images for value in inputs)):
+                images.append(node)
+        joints = [node for node in images if self.kinds[node] == CONCATENATION]
+        if not joints:
+            return
+        whole, parts = joints[-1], images[: images.index(joints[-1])]
+        if all(user in (*parts, whole) for value in parts for user in self.users(value)):
+            self.kinds |= dict.fromkeys(parts, CONSTANT) | {whole: IMAGE}
 
     def _kind(self, node: fx.Node) -> str:
         target: Any = node.target
@@ -110,6 +127,11 @@ class Values:
         if type(module) in MODULES:
             return RELU
         return next((kind for kind, types in _MODULES if isinstance(module, types)), OTHER)
+
+    def edited_names(self) -> list[fx.Node]:
+        """Nodes, other than ReLU modules, that change in place what is read again: a name that stands for two maps."""
+        editors = [n for n in self.nodes if self.kinds[n] != RELU and edited(n, self.modules) is not None]
+        return [node for node in editors if read_again(node, self.modules)]
 
     def inputs(self, node: fx.Node) -> list[fx.Node]:
         """The maps that ``node`` reads, without constants and sizes."""

@@ -16,8 +16,8 @@ def suitable_placement(model: nn.Module) -> str:
     """What ``placement="auto"`` is for ``model``: "relu", or "all" where that would leave activations out.
 
     "relu" reaches what modules of ReLU and ReLU6 give, each used in one place. Where the way back from
-    a layer's input meets another nonlinearity before such a module or another layer, or torch.fx cannot
-    follow the network, the inputs of layers are quantized.
+    a layer's input meets another nonlinearity before such a module or another layer, a map is edited in place
+    and read again, or torch.fx cannot follow the network, the inputs of layers are quantized.
 
     Args:
         model: full-precision network.
@@ -32,6 +32,8 @@ def suitable_placement(model: nn.Module) -> str:
     try:
         values = Values(model)
     except ValueError:
+        return "all"
+    if values.edited_names():
         return "all"
     used = [count for name, count in values.calls.items() if type(values.modules[name]) in MODULES]
     layers = [node for node in values.nodes if values.kinds[node] == LAYER]

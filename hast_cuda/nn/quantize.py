@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 from torch import nn
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.checks.typed import typed
+from hast_cuda.loops.modes import copied
 from hast_cuda.loops.warn import warn_caller
 from hast_cuda.networks.in_place import activations_read_again
 from hast_cuda.networks.readable import require_readable
@@ -100,7 +100,7 @@ def quantize(
     if isinstance(getattr(model, "quantization_table", None), QuantizationTable):
         raise ValueError("the network is already quantized: give the full-precision network that it was made from")
     require_readable(model)
-    student = copy.deepcopy(model)
+    student = copied(model)
     uses = Uses(student)
     walk = Walk(
         default,

@@ -104,7 +104,13 @@ class Walk:
         """A quantizer in the place of ``source``, or beside it."""
         inplace = fused is not None and source in self.in_place
         quantizer = FakeQuantActivation(
-            bits, activation=fused, ema=self.ema, ste=self.ste, inplace=inplace, calls=calls
+            bits,
+            activation=fused,
+            ema=self.ema,
+            ste=self.ste,
+            inplace=inplace,
+            calls=calls,
+            holds_zero=self.placement == "integer",
         )
         return quantizer.train(source.training).to(self.device)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.checks.typed import typed
+from hast_cuda.loops.modes import copied
 from hast_cuda.networks.layer_graph import LayerGraph, only_user
 from hast_cuda.networks.output_moments import set_output_moments
 from hast_cuda.networks.statistics import is_plain_batch_norm
@@ -40,7 +39,7 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
         >>> fold_batch_norms(hc.load_teacher("digits")).stem[1]
         Identity()
     """
-    folded = copy.deepcopy(model)
+    folded = copied(model)
     gone: set[nn.Module] = set()
     graph = LayerGraph(folded)
     for node in graph.nodes:

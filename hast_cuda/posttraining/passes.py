@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 from torch import nn
 
 from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.checks.values import check_choice, check_range
+from hast_cuda.loops.modes import copied
 from hast_cuda.posttraining.bias import absorb_biases, correct_biases
 from hast_cuda.posttraining.channels import ensure_bias
 from hast_cuda.posttraining.equalize import equalize
@@ -72,7 +72,7 @@ def prepare(teacher: nn.Module, config: PostTrainingConfig) -> nn.Module:
         >>> from hast_cuda.posttraining import PostTrainingConfig
         >>> network = prepare(hc.load_teacher("digits"), PostTrainingConfig(fold=True))
     """
-    model = fold_batch_norms(teacher) if config.fold else copy.deepcopy(teacher)
+    model = fold_batch_norms(teacher) if config.fold else copied(teacher)
     if not config.keep_relu6:
         model = replace_relu6(model)
     if config.equalize:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.files.tensors import load_tensors, save_tensors
+from hast_cuda.files.tensors import load_tensors, restore, save_tensors
 from hast_cuda.loops.optimizer_state import separate
 
 
@@ -55,7 +55,7 @@ class ReconstructionFile:
             return []
         try:
             tensors, metadata = load_tensors(self.path)
-            student.load_state_dict(tensors)
+            restore(student, tensors)
             return [BlockError(**block) for block in json.loads(metadata["done"])]
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(

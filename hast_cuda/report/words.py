@@ -55,13 +55,15 @@ def method_name(facts: RunFacts) -> str:
 
 
 def bits_name(facts: RunFacts) -> str:
-    """Short form of the bits, such as W4A4."""
-    bits = facts.config.get("bits")
+    """Short form of the bits, such as W4A4, and of how many layers have others, where the run knows."""
+    bits, found = facts.config.get("bits"), facts.result or {}
     if not isinstance(bits, dict):
         return "-"
-    activations = bits.get("activations")
+    activations, left = bits.get("activations"), found.get("full_precision_layers")
     weights = f"W{shown(bits.get('weights'))}"
-    return f"{weights}, weights only" if activations is None else f"{weights}A{activations}"
+    alone = activations is None or found.get("activation_quantizers") == 0
+    name = f"{weights}, weights only" if alone else f"{weights}A{activations}"
+    return f"{name}, but for {len(left)} in full precision" if isinstance(left, dict) and left else name
 
 
 def title_of(facts: RunFacts) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from hast_cuda.checks.values import explained_forward
 from hast_cuda.data import InputSpec
 from hast_cuda.loops.execution import Execution, convolution_rules
-from hast_cuda.loops.modes import frozen_copy
+from hast_cuda.loops.modes import copied, frozen_copy
 from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics, FusedBatchNorm2d, merge_batch_norms
 from hast_cuda.methods import Recipe
@@ -53,7 +52,7 @@ def require_same_function(
     given = frozen_copy(teacher, device)
     x = torch.randn(_IMAGES, *shape.size, generator=generator(0, "same function")).to(device)
     with _quiet(), convolution_rules(Execution()), torch.no_grad():
-        with own_weights_only(given), explained_forward("images", seen := x.clone()):
+        with own_weights_only(given), _own_precision(given), explained_forward("images", seen := x.clone()):
             logits: Tensor = given(seen)
         _require_logits(given, x, seen, logits)
 
@@ -74,7 +73,7 @@ def require_same_function(
             _require_gradient(given, x)
             if any(has_running_statistics(m) for m in given.modules()):
                 images = "the network that images are made with"
-                make = lambda: BatchStatistics(copy.deepcopy(given), merge=execution.merge).model  # noqa: E731
+                make = lambda: BatchStatistics(copied(given), merge=execution.merge).model  # noqa: E731
                 compare(images, make, given, _UNMERGED)
         changed = recipe.posttraining.absorb_biases or not recipe.posttraining.keep_relu6
         prepared = frozen_copy(prepared, device)
@@ -128,6 +127,31 @@ def _require_gradient(given: nn.Module, x: Tensor) -> None:
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"the network cannot be differentiated: {reason}") from error
+
+
+@contextmanager
+def _own_precision(given: nn.Module) -> Iterator[None]:
+    """ValueError behind a forward pass, naming the layer, where the network switched to autocast by itself."""
+    switched: list[str] = []
+
+    def look(name: str) -> Callable[..., None]:
+        def note(*_: object) -> None:
+            if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+                switched.append(name)
+
+        return note
+
+    handles = [module.register_forward_pre_hook(look(name)) for name, module in given.named_modules() if name]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if switched:
+        raise ValueError(
+            f"the network has torch.autocast in its forward, in front of {switched[0]!r}: take it out, and choose "
+            "Execution(precision=...)"
+        )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_values
 from hast_cuda.exports import load_packed, read_packed
-from hast_cuda.files.tensors import DamagedFileError, load_tensors, save_tensors
+from hast_cuda.files.tensors import DamagedFileError, load_tensors, restore, save_tensors
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.nn import Override
 from hast_cuda.posttraining import PostTrainingConfig, prepare
@@ -115,7 +115,7 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
 def load_weights(student: nn.Module, weights: Path) -> nn.Module:
     """``student`` with the weights of a finished run; ValueError if they do not fit."""
     try:
-        student.load_state_dict(load_tensors(weights)[0])
+        restore(student, load_tensors(weights)[0])
     except (DamagedFileError, RuntimeError) as error:
         raise ValueError(
             f"{weights} is corrupt or belongs to another network: {error}. Of a corrupt one: "

@@ -23,7 +23,8 @@ from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.methods import Recipe
-from hast_cuda.nn import shrink_ranges
+from hast_cuda.nn import quantization_table, shrink_ranges
+from hast_cuda.nn.table import NOT_QUANTIZED
 from hast_cuda.posttraining import finish, prepare
 from hast_cuda.ranks import World
 from hast_cuda.reconstruction import ReconstructionFile, reconstruct
@@ -249,6 +250,7 @@ class Work:
 
         def write() -> dict[str, Any]:
             found = ratios = None
+            table = quantization_table(self.student)
             if held_out is not None:
                 compared = self.student, held_out.to(self.device)
                 found = agreement(frozen_copy(self.teacher, self.device), *compared)
@@ -260,6 +262,8 @@ class Work:
                     **student_figures(accuracies, tuned, self.recipe.finetune),
                     "agreement": found,
                     "signal_to_noise": ratios,
+                    "activation_quantizers": table.quantized_activations,
+                    "full_precision_layers": {row.name: row.note.removeprefix(NOT_QUANTIZED) for row in table.left},
                     "num_held_out": 0 if held_out is None else len(held_out),
                     "num_test_images": None if self.test is None else len(self.test),
                     "num_images": None if images is None else len(images),

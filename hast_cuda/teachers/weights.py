@@ -7,7 +7,6 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path
 from hast_cuda.files.pickles import check_pickles
-from hast_cuda.files.tensors import DamagedFileError, load_tensors
+from hast_cuda.files.tensors import DamagedFileError, load_tensors, restore
 from hast_cuda.teachers.checkpoints import counted, first, fitting, misfits, state_dicts
 
 
@@ -78,10 +77,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     broken = [k for k, v in floats.items() if not v.float().isfinite().all()]
     if broken:
         raise ValueError(f"weights={source} contain NaN or infinity in {first(broken)}: export them again")
-    # The versions of the network's own layers: the names fit them, and some layers ask for one.
-    described = OrderedDict(state)
-    described._metadata = getattr(expected, "_metadata", None)  # type: ignore[attr-defined]
-    network.load_state_dict(described, strict=False)
+    restore(network, state, strict=False)
 
 
 def _read(path: Path) -> object:
