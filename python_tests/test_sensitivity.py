@@ -125,7 +125,7 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         ('{"sensitivity": [1]}', "holds no sensitivity (AttributeError"),
         ('{"sensitivity": {"a": {"weights": {"9": 1.0}}}}', "a width is 9; allowed: 2 to 8"),
         ('{"sensitivity": {"a": {"weights": {"x": 1.0}}}}', "holds no sensitivity (ValueError"),
-        ('{"sensitivity": {"a": {"weights": {"2": -1.0}}}}', "the divergence at 2 bits is -1.0"),
+        ('{"sensitivity": {"a": {"weights": {"2": -1.0}}}}', "weights at 2 bits is -1.0"),
         ('{"sensitivity": {"a": {"weights": {"2": "x"}}}}', "weights[2] must be a number"),
         ('{"sensitivity": {"a": {"colour": 1}}}', "colour"),
     ],

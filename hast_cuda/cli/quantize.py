@@ -141,6 +141,9 @@ def print_accuracies(done: QuantizationResult, out: Path) -> None:
         noisiest, ratio = min(result["signal_to_noise"].items(), key=lambda found: found[1])
         print(f"  lowest signal-to-noise ratio: {ratio:.1f} dB, at {noisiest}")
         print(f"  {verdict(result['agreement']['same_class'])}")
+    for place, share in result.get("output_noise", {}).items():
+        named = f"output {place}" if place else "the output"
+        print(f"noise in {named} on {result['num_held_out']} images held out: {100 * share:.2f} % of its squares")
     print(f"run directory: {out}")
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
-from hast_cuda.finetune import FinetuneResult, agreement, finetune
+from hast_cuda.finetune import FinetuneResult, agreement, finetune, output_noise
 from hast_cuda.finetune.batches import hold_out
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
@@ -248,10 +248,14 @@ class Work:
         held_out = None if images is None else self.split(images)[1]
 
         def write() -> dict[str, Any]:
-            found = ratios = None
+            found = ratios = noise = None
             if held_out is not None:
                 compared = self.student, held_out.to(self.device)
-                found = agreement(frozen_copy(self.teacher, self.device), *compared)
+                teacher = frozen_copy(self.teacher, self.device)
+                if self.shape.num_classes:
+                    found = agreement(teacher, *compared)
+                else:
+                    noise = output_noise(teacher, *compared)
                 ratios = layer_signal_to_noise(self.prepared.to(self.device), *compared)
             result: dict[str, Any] = plain(
                 {
@@ -259,6 +263,7 @@ class Work:
                     **accuracies,
                     **student_figures(accuracies, tuned, self.recipe.finetune),
                     "agreement": found,
+                    **({} if noise is None else {"output_noise": noise}),
                     "signal_to_noise": ratios,
                     "num_held_out": 0 if held_out is None else len(held_out),
                     "num_test_images": None if self.test is None else len(self.test),
