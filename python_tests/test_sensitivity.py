@@ -143,3 +143,16 @@ def test_refused() -> None:
         hc.sensitivity(tiny(), images(), bits=())
     with pytest.raises(FileNotFoundError, match="make it with hast-cuda analyze sensitivity"):
         read_sensitivity("nowhere.json")
+
+
+def test_the_second_order_estimate_is_near_what_is_measured() -> None:
+    found = hc.sensitivity(
+        hc.load_teacher("digits"), torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    )
+    weights = {name: layer for name, layer in found.items() if layer.weights}
+    ratios = [layer.second_order[8] / layer.weights[8] for layer in weights.values()]
+    assert 1 / 3 < torch.tensor(ratios).log().mean().exp() < 3
+    assert all(layer.second_order.keys() == layer.weights.keys() for layer in found.values())
+    order = [sorted(weights, key=lambda name: getattr(weights[name], kind)[6]) for kind in ("weights", "second_order")]
+    places = [[names.index(name) for name in weights] for names in order]
+    assert torch.corrcoef(torch.tensor(places, dtype=torch.float64))[0, 1] > 0.8

@@ -239,7 +239,10 @@ def test_from_the_command_line(
     assert "noise in output boxes.0" in capsys.readouterr().out
     assert json.loads(Path("run/config.json").read_text())["network"]["num_classes"] == 0
     main(["analyze", "sensitivity", *named[:2], "--run", "run", "--limit", "8"])
-    main(["report", "run"])
-    assert "noise in the outputs" in Path("run/report.html").read_text()
+    main(["report", "run", *named[:2]])
+    page = Path("run/report.html").read_text()
+    assert "noise in the outputs" in page
+    assert "made without labels" in page
+    assert "keep weights of" in page
     assert main(["quantize", *named, "--out", "other"]) == 1
     assert "needs classes" in capsys.readouterr().err
