@@ -145,7 +145,7 @@ def test_a_budget_of_seconds() -> None:
     }
     assert hc.allocate_bits(timed, seconds=2.5e-4) == {"a": hc.Override(2, 4), "b": hc.Override(8, 4)}
     assert hc.allocate_bits(timed, seconds=4e-4)["a"].weight_bits == 8
-    with pytest.raises(ValueError, match="seconds is 0.0001; the smallest possible is 0.0002, with 2 bits"):
+    with pytest.raises(ValueError, match=r"seconds is 0\.0001; the smallest possible is 0\.0002, with 2 bits"):
         hc.allocate_bits(timed, seconds=1e-4)
     with pytest.raises(ValueError, match=r"time of layer 'a' at \[2, 4, 8\] bits was not measured"):
         hc.allocate_bits(LAYERS, seconds=1.0)

@@ -121,6 +121,11 @@ def test_sizes_that_are_none(text: str) -> None:
         ({"average_bits": 4.0, "sensitivity": Path("nowhere")}, "nowhere is not there"),
     ],
 )
+def test_what_does_not_go_together(given: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        LayerBits(**given).overrides(Bits(), None, by_hand=False)
+
+
 @pytest.mark.parametrize(
     ("parse", "good", "bad"),
     [
@@ -145,8 +150,3 @@ def test_the_smallest_weights_that_keep_the_classes(hast: Cli, first: Path, tmp_
         chosen[drop] = [override["weight_bits"] for override in bits.values()]
     assert set(chosen[100]) == {2}
     assert sum(chosen[5]) > sum(chosen[100])
-
-
-def test_what_does_not_go_together(given: dict[str, Any], message: str) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        LayerBits(**given).overrides(Bits(), None, by_hand=False)
