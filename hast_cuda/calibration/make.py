@@ -121,7 +121,9 @@ def calibration_set(
             the images match statistics alone, and files have no labels.
         out: a folder that does not exist; it appears whole, with a manifest.json, or not at all.
         to: "png" (a file per image in a folder per class), "npy" (images.npy, uint8 [N, H, W, C], and
-            labels.npy, int64 [N]) or "npz" (images.npz with both).
+            labels.npy, int64 [N]), "npz" (images.npz with both), "tfrecord" (images.tfrecord with both),
+            "hailo" (calib_set.npy, uint8 [N, H, W, C]), or "tensorrt", "openvino" and "onnxruntime" (images.npy,
+            float32 [N, C, H, W], normalised).
         num_images: of all classes alike, up to one.
         iterations: per batch of images; default 200.
         batch_size: images whose joint statistics are matched; default 128.
@@ -181,7 +183,7 @@ def calibration_set(
             "images_per_class": found.labels.bincount(minlength=spec.num_classes).tolist() if spec.num_classes else [],
             "synthesis": None if config is None else asdict(config),
             "statistic_gaps": gaps,
-            "sha256": write_images(part, to, pixels, found.labels if spec.num_classes else None),
+            "sha256": write_images(part, to, pixels, found.labels if spec.num_classes else None, spec),
         }
         write_json(part / MANIFEST, manifest)
     return CalibrationSet(folder, pixels, found.labels, manifest)
