@@ -144,9 +144,24 @@ def test_the_smallest_weights_that_keep_the_classes(hast: Cli, first: Path, tmp_
     chosen = {}
     for drop in (100, 5):
         out = tmp_path / f"drop{drop}"
-        images = ["--images", first / "images", *SMALL[2:], *TUNING]
+        images = ["--method", "zeroq", "--images", first / "images"]
         hast("quantize", *DIGITS, "--max-drop", drop, "--act-bits", 8, "--sensitivity", first, *images, "--out", out)
         bits = json.loads((out / "config.json").read_text())["bits"]["overrides"]
         chosen[drop] = [override["weight_bits"] for override in bits.values()]
     assert set(chosen[100]) == {2}
     assert sum(chosen[5]) > sum(chosen[100])
+
+
+@pytest.mark.slow  # seven exports
+def test_a_budget_of_time(hast: Cli, first: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    assert "keep weights of " in hast("analyze", "sensitivity", *DIGITS, "--run", first, "--limit", 4, "--time")
+    found = json.loads((first / "analysis/sensitivity.json").read_text())["sensitivity"]
+    assert found["output"]["seconds"].keys() == found["output"]["weights"].keys()
+    hast("analyze", "allocation", "--run", first, "--points", 3, "--cost", "seconds")
+    curve = json.loads((first / "analysis/allocation-seconds.json").read_text())["allocation-seconds"]["chosen"]
+    budget = curve[0]["seconds"] * 1.01
+    given = ["--method", "rtn", "--time", f"{budget * 1e6:.6f}us", "--sensitivity", first]
+    hast("quantize", *DIGITS, *given, "--out", tmp_path / "timed")
+    bits = json.loads((tmp_path / "timed/config.json").read_text())["bits"]["overrides"]
+    assert sum(found[name]["seconds"][str(override["weight_bits"])] for name, override in bits.items()) <= budget

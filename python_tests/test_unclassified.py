@@ -100,8 +100,10 @@ def test_they_have_no_classes(kind: type[nn.Module]) -> None:
     assert infer_shape(made(kind), SIZE).num_classes == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", ["zeroq", "rtn", "squant"])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [*((kind, "zeroq") for kind in KINDS), *((Detector, name) for name in ("dsg", "rtn", "squant", "dfq"))],
+)
 def test_quantized_by_statistics_alone(kind: type[nn.Module], method: str, tmp_path: Path) -> None:
     teacher, changes = made(kind), {"synthesis.num_images": 16, "synthesis.batch_size": 16, "synthesis.iterations": 3}
     noise = {}
