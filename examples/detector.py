@@ -7,9 +7,9 @@ quantized network is judged by the noise in all that it gives. With the weights 
 
     python examples/detector.py --weights fcos_resnet50_fpn_coco.pth --size 320 --out runs/fcos --device cuda
 
-``--small`` takes seconds and downloads nothing: a backbone of four blocks with random weights, whose statistics are
+``--small`` takes seconds and downloads nothing: a backbone of three blocks with random weights, whose statistics are
 those of noise with the spectrum of photographs. Its figures say that the parts fit together. From the command line:
-``hast-cuda quantize --model examples/detector.py:small --method zeroq --image-size 48 --normalization imagenet``.
+``hast-cuda quantize --model examples/detector.py:small --method zeroq --image-size 32 --normalization imagenet``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hast_cuda.synthesis import SynthesisConfig
 from hast_cuda.synthesis.draws import draw_noise
 from hast_cuda.teachers import load_weights
 
-SMALL = 48  # pixels
+SMALL = 32  # pixels
 
 
 class Detector(nn.Module):
@@ -64,15 +64,15 @@ def fcos(classes: int = 91) -> nn.Module:
 def small() -> nn.Module:
     """A detector with random weights whose statistics are those of noise."""
     torch.manual_seed(0)
-    maps = {"layer2": "0", "layer3": "1", "layer4": "2"}
+    maps = {"layer1": "0", "layer2": "1", "layer3": "2"}
     body = ResNet(BasicBlock, [1, 1, 1, 1])
-    backbone = BackboneWithFPN(body, maps, [128, 256, 512], 64, norm_layer=nn.BatchNorm2d)
+    backbone = BackboneWithFPN(body, maps, [64, 128, 256], 64, norm_layer=nn.BatchNorm2d)
     network = Detector(backbone, FCOSHead(64, num_anchors=1, num_classes=5, num_convs=1)).train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the average over all batches
     with torch.no_grad():
-        for seed in range(4):
+        for seed in range(2):
             network(photographs(32, SMALL, seed))
     return network.eval()
 
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="random weights, seconds")
     options = parser.parse_args()
     if options.small:
-        network, size, count, iterations = small(), SMALL, 16, 30
+        network, size, count, iterations = small(), SMALL, 16, 20
     elif options.weights is None:
         parser.error("give --weights FILE, the pretrained network (or --small)")
     else:
@@ -109,7 +109,7 @@ def main() -> None:
         judged = photographs(count, size, 99).to(options.device)
         for name, share in output_noise(network.to(options.device), done.student, judged).items():
             print(f"W{weights}A8 noise in {name:<16}{100 * share:8.3f} %")
-    found = hc.sensitivity(network, images[:4], bits=(4, 8), placement="all", device=options.device)
+    found = hc.sensitivity(network, images[:2], bits=(4, 8), placement="all", device=options.device)
     for layer in layers_to_keep(found, 3):
         print(f"keep {layer.name} at 8 bits: {100 * layer.share:.0f} % of what all weights lose at 4 bits")
 

@@ -114,7 +114,7 @@ def test_detector(printed: Printed) -> None:
         noise[int(bits), name] = float(share)
     names = ("cls_logits", "bbox_regression", "bbox_ctrness")
     assert noise.keys() == {(bits, name) for bits in (8, 4) for name in names}
-    assert all(noise[8, name] < min(5, noise[4, name]) for name in names)
+    assert all(noise[8, name] < min(20, noise[4, name] / 2) for name in names)
     assert len(re.findall(r"^keep (?:backbone|head)\S+ at 8 bits", text, re.MULTILINE)) == 3
 
 

@@ -192,11 +192,11 @@ class _Parts:
                 progress.update()
                 return found
 
-            weights = {name: {w: loss(w, [layer]) for w in widths} for name, layer in self.layers.items()}
+            weights: dict[str, dict[int, float]] = {name: {} for name in self.layers}
             for name, layer in self.layers.items():
                 for width in widths:
-                    self._set_width(layer, width, ranges)
-                    distance = (quantized_weights([layer])[0] - layer.weight).double().square()
+                    weights[name][width] = loss(width, [layer])
+                    distance = (quantized_weights([layer])[0] - layer.weight).double().square()  # at this width still
                     moved[name][width] = float((curvature[name] * distance).sum())
             activations = {name: {w: loss(w, parts) for w in widths} for name, (_, parts) in self.groups.items()}
         found = {}
