@@ -2,9 +2,10 @@
 
 On images made from the network alone (``hast_cuda.calibration_set``), on real ones, on uniform bytes and
 on N(0, 1), as many of each. Networks come from a JSON file, a list of objects with the fields of
-:class:`Network`. Needs onnxruntime, openvino and nncf; files are read from $HAST_CUDA_DATA too.
+:class:`Network`. Needs onnxruntime, openvino and nncf; files are read from $HAST_CUDA_DATA too, as is the
+file of a model ``file.py:callable``.
 
-    python bench/bench_calibration_sets.py networks.json --num-images 128 --iterations 200
+    python bench/bench_calibration_sets.py networks.json --only "ResNet*"
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,15 +52,26 @@ class Network:
     size: int | None = None
     """Of the images, where the model does not say."""
     classes: int | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    num_images: int = 128
+    """To calibrate on, of every kind."""
+    iterations: int = 200
+    """In which a batch of them is made."""
 
     def spec(self) -> InputSpec:
         """Its input."""
         sizes = {"image_size": self.size, "num_classes": self.classes}
-        return input_spec(self.model, normalization=self.normalization, **sizes)
+        return input_spec(self._found, normalization=self.normalization, model_args=self.model_args, **sizes)
 
     def teacher(self) -> nn.Module:
         """In full precision."""
-        return load_teacher(self.model, weights=None if self.weights is None else find(self.weights))
+        weights = None if self.weights is None else find(self.weights)
+        return load_teacher(self._found, weights=weights, model_args=self.model_args)
+
+    @property
+    def _found(self) -> str:
+        file, colon, callable_name = self.model.rpartition(":")
+        return f"{find(file)}:{callable_name}" if file.endswith(".py") else file + colon + callable_name
 
 
 def by_onnxruntime(plain: Path, images: Arrays) -> Run:
@@ -116,9 +129,9 @@ def calibration_images(
     network: Network, teacher: nn.Module, spec: InputSpec, flags: argparse.Namespace
 ) -> Iterator[tuple[str, Tensor]]:
     """float32 [N, C, H, W] of every kind."""
-    count, random = flags.num_images, np.random.default_rng(flags.seed)
+    count, random = network.num_images, np.random.default_rng(flags.seed)
     with tempfile.TemporaryDirectory() as folder:
-        options = {"iterations": flags.iterations, "seed": flags.seed, "device": flags.device}
+        options = {"iterations": network.iterations, "seed": flags.seed, "device": flags.device}
         made = calibration_set(teacher, spec, Path(folder) / "set", to="npz", num_images=count, **options)
     yield KINDS[0], to_normalized(made.pixels, spec)
     yield KINDS[1], Images.read(load_images(find(network.real), spec=spec, split="train", limit=count)).images
@@ -157,17 +170,18 @@ def table(found: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    """Print the table and write ``<out>/calibration-sets-<device>.json``."""
+    """Print the table and write ``<out>/<stem>-<device>.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", type=Path)
-    parser.add_argument("--num-images", type=int, default=128)
-    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--only", default="*", help="pattern of the networks' names")
     parser.add_argument("--test-limit", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--stem", default="calibration-sets", help="of the file of results")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     flags = parser.parse_args()
-    networks = [Network(**line) for line in json.loads(flags.networks.read_text(encoding="utf-8"))]
+    listed = [Network(**line) for line in json.loads(flags.networks.read_text(encoding="utf-8"))]
+    networks = [network for network in listed if fnmatch(network.name, flags.only)]
     found: list[dict[str, Any]] = []
     for network in networks:
         for row in rows(network, flags):
@@ -180,11 +194,9 @@ def main() -> None:
     del where["malloc"]  # nothing is timed
     where["tools"] = {name: version(name) for name in ("onnxruntime", "openvino", "nncf")}
     flags.out.mkdir(parents=True, exist_ok=True)
-    path = flags.out / f"calibration-sets-{device_label(device)}.json"
-    path.write_text(
-        json.dumps({"schema": SCHEMA, "stem": "calibration-sets", **where, "rows": found}, indent=1) + "\n",
-        encoding="utf-8",
-    )
+    path = flags.out / f"{flags.stem}-{device_label(device)}.json"
+    document = {"schema": SCHEMA, "stem": flags.stem, **where, "rows": found}
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path}")
 
 

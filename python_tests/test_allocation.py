@@ -69,7 +69,7 @@ def test_sums_keep_their_bits() -> None:
 @pytest.mark.parametrize(
     ("given_budget", "message"),
     [
-        ({}, "one budget of average_bits, size, bit_operations; given: none"),
+        ({}, "one budget of average_bits, size, bit_operations, seconds; given: none"),
         ({"average_bits": 4.0, "size": 10}, "given: average_bits, size"),
         ({"average_bits": 1.9}, "average_bits is 1.9; the smallest possible is 2, with 2 bits everywhere"),
         ({"size": 99}, "size is 99; the smallest possible is 100, with 2 bits"),
@@ -136,3 +136,70 @@ def test_mixed_widths_run_everywhere(placement: str, tmp_path: Path) -> None:
     session = runtime.InferenceSession(str(tmp_path / "s.onnx"), providers=["CPUExecutionProvider"])
     logits = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
     np.testing.assert_array_equal(logits.argmax(1), expected.argmax(1).numpy())
+
+
+def test_a_budget_of_seconds() -> None:
+    timed = {
+        "a": LayerSensitivity({2: 0.4, 8: 0.0}, parameters=100, seconds={2: 1e-4, 8: 3e-4}),
+        "b": LayerSensitivity({2: 0.3, 8: 0.0}, parameters=100, seconds={2: 1e-4, 8: 1.5e-4}),
+    }
+    assert hc.allocate_bits(timed, seconds=2.5e-4) == {"a": hc.Override(2, 4), "b": hc.Override(8, 4)}
+    assert hc.allocate_bits(timed, seconds=4e-4)["a"].weight_bits == 8
+    with pytest.raises(ValueError, match=r"seconds is 0\.0001; the smallest possible is 0\.0002, with 2 bits"):
+        hc.allocate_bits(timed, seconds=1e-4)
+    with pytest.raises(ValueError, match=r"time of layer 'a' at \[2, 4, 8\] bits was not measured"):
+        hc.allocate_bits(LAYERS, seconds=1.0)
+
+
+@pytest.mark.parametrize("cost", ["size", "bit_operations", "seconds"])
+def test_curves_of_every_cost(cost: str) -> None:
+    layers = {
+        str(i): LayerSensitivity(
+            {w: (i + 1) / 4**w for w in (2, 4, 8)}, {}, 100 + i, 10**i, seconds={2: i, 4: i, 8: 2 * i}
+        )
+        for i in range(1, 4)
+    }
+    curve = bit_curve(layers, cost=cost, points=9)
+    spent = [getattr(point, cost) for point in curve]
+    assert spent == sorted(spent)
+    assert [point.divergence for point in curve] == sorted((point.divergence for point in curve), reverse=True)
+    assert set(curve[-1].widths.values()) == {8}
+    for point in curve:
+        other = hc.allocate_bits(layers, **{cost: getattr(point, cost)})
+        assert sum(layers[n].weights[o.weight_bits or 0] for n, o in other.items()) <= point.divergence * (1 + 1e-9)
+
+
+def test_layers_to_keep() -> None:
+    kept = hc.analysis.layers_to_keep(LAYERS, 1, bits=2)
+    assert [(k.name, k.saved, k.bytes) for k in kept] == [("a", 0.4, 75)]
+    assert kept[0].share == pytest.approx(0.8)
+    assert [k.name for k in hc.analysis.layers_to_keep(LAYERS, bits=2, kind="activations")] == ["c", "a"]
+    with pytest.raises(ValueError, match=r"'a' were measured at \[2, 4, 8\], not at 3 and 8"):
+        hc.analysis.layers_to_keep(LAYERS, bits=3)
+
+
+def test_layers_timed_in_the_engine() -> None:
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    teacher, images = Residual().eval(), torch.randn(4, *SHAPE)
+    found = hc.sensitivity(teacher, images, bits=(4, 8))
+    timed = hc.analysis.with_engine_seconds(found, teacher, images, repeats=2)
+    weights = {name for name, layer in timed.items() if layer.weights}
+    assert {name for name, layer in timed.items() if layer.seconds} == weights
+    assert all(set(timed[name].seconds) == {4, 8} and min(timed[name].seconds.values()) > 0 for name in weights)
+    everything = sum(max(timed[name].seconds.values()) for name in weights)
+    assert hc.allocate_bits(timed, seconds=2 * everything).keys() == weights
+
+
+def test_within_a_drop() -> None:
+    torch.manual_seed(0)
+    teacher, images = hc.load_teacher("digits"), torch.randn(24, 1, 8, 8)
+    found = hc.sensitivity(teacher, images, bits=(2, 4, 8))
+
+    def size(chosen: dict[str, hc.Override]) -> int:
+        return sum(found[name].parameters * (override.weight_bits or 0) for name, override in chosen.items())
+
+    loose, tight = (hc.analysis.allocate_within_drop(found, teacher, images, drop, act_bits=8) for drop in (60.0, 15.0))
+    assert size(loose) < size(tight)
+    with pytest.raises(ValueError, match="max_drop is 0; with 8 bits for all weights the class of"):
+        hc.analysis.allocate_within_drop(found, teacher, images, 0.0, act_bits=2)

@@ -35,9 +35,10 @@ def test_projected_pixels_lose_nothing_as_bytes() -> None:
 def test_a_line_per_network_and_tool(tmp_path: Path) -> None:
     for package in ("onnxruntime", "onnxscript", "openvino", "nncf", "sklearn"):
         pytest.importorskip(package)
-    listed = [{"name": "demo", "model": "digits", "data": "digits", "real": "digits"}]
+    demo = {"name": "demo", "model": "digits", "data": "digits", "real": "digits", "num_images": 20, "iterations": 5}
+    listed = [demo, {**demo, "name": "other"}]
     (tmp_path / "networks.json").write_text(json.dumps(listed))
-    flags = ("--num-images", 20, "--iterations", 5, "--test-limit", 100, "--out", tmp_path)
+    flags = ("--only", "d*", "--test-limit", 100, "--out", tmp_path)
     found = printed("bench_calibration_sets.py", tmp_path / "networks.json", *flags)
     assert [row[:2] for row in found] == [["demo", "onnxruntime"], ["demo", "NNCF"]]
     assert all(float(cell.split()[0]) > 90 for row in found for cell in row[2:5])  # full precision, made, real

@@ -11,9 +11,11 @@ from hast_cuda.analysis import LayerSensitivity
 
 
 def test_orders_are_compared_width_by_width() -> None:
-    one = {n: LayerSensitivity({2: loss, 8: loss}) for n, loss in zip("abc", (0.1, 0.2, 0.3), strict=True)}
-    other = {n: LayerSensitivity({2: 2 * loss, 8: 1 - loss}) for n, loss in zip("abc", (0.1, 0.2, 0.3), strict=True)}
+    losses = dict(zip("abc", (0.1, 0.2, 0.3), strict=True))
+    one = {n: LayerSensitivity({2: loss, 8: loss}, second_order={2: 1 - loss}) for n, loss in losses.items()}
+    other = {n: LayerSensitivity({2: 2 * loss, 8: 1 - loss}) for n, loss in losses.items()}
     assert correlations(one, other, "weights") == {2: 1.0, 8: -1.0}
+    assert correlations(one, other, "second order") == {2: -1.0}
 
 
 def test_what_is_chosen_is_judged_on_other_images() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -20,6 +23,8 @@ import hast_cuda as hc
 from hast_cuda.analysis import statistic_gaps
 from hast_cuda.calibration import CalibrationSet, calibration_set, to_normalized, to_pixels
 from hast_cuda.calibration.make import balanced
+from hast_cuda.calibration.tfrecord import crc32c
+from hast_cuda.calibration.written import write_images
 from hast_cuda.cli import main
 from hast_cuda.data import Images, InputSpec, load_images
 from hast_cuda.files.fingerprint import fingerprint
@@ -95,6 +100,105 @@ def test_files_hold_the_set_and_the_manifest_their_sums(make: Make, to: str) -> 
     files = {p.relative_to(made.folder).as_posix(): p for p in made.folder.rglob("*") if p.is_file()}
     assert files.pop("manifest.json")
     assert manifest["sha256"] == {n: hashlib.sha256(p.read_bytes()).hexdigest() for n, p in files.items()}
+
+
+@pytest.mark.parametrize("to", ["onnxruntime", "openvino", "tensorrt", "hailo"])
+def test_arrays_as_programs_take_them(make: Make, to: str) -> None:
+    made = make(to=to)
+    if to == "hailo":
+        assert torch.equal(torch.from_numpy(np.load(made.folder / "calib_set.npy")).permute(0, 3, 1, 2), made.pixels)
+        return
+    found = np.load(made.folder / "images.npy")
+    assert found.flags.c_contiguous
+    assert torch.equal(torch.from_numpy(found), to_normalized(made.pixels, SPEC))
+
+
+def records(file: Path) -> list[dict[str, Any]]:
+    """The examples of a TFRecord file by another reader, its checksums checked."""
+    data, found = file.read_bytes(), []
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        parts = {0: data[:8], 12: data[12 : 12 + size]}
+        for start, part in parts.items():
+            (check,) = crc32c(np.frombuffer(part, np.uint8)[None])
+            masked = (((check >> 15) | (check << 17)) + 0xA282EAD8) % 2**32
+            end = start + len(part)
+            assert int.from_bytes(data[end : end + 4], "little") == masked
+        (features,) = fields(parts[12])[1]
+        entries = [fields(entry) for entry in fields(features)[1]]
+        found.append({entry[1][0].decode(): value_of(entry[2][0]) for entry in entries})
+        data = data[16 + size :]
+    return found
+
+
+def fields(message: bytes) -> dict[int, list[bytes]]:
+    """Those of a protobuf message, all of which have a length, by number."""
+    found: dict[int, list[bytes]] = {}
+    while message:
+        key, message = varint(message)
+        size, message = varint(message)
+        assert key & 7 == 2
+        found.setdefault(key >> 3, []).append(message[:size])
+        message = message[size:]
+    return found
+
+
+def varint(message: bytes) -> tuple[int, bytes]:
+    value = 0
+    for place, byte in enumerate(message):
+        value |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return value, message[place + 1 :]
+    raise AssertionError("cut short")
+
+
+def value_of(feature: bytes) -> Any:
+    ((kind, (content,)),) = fields(feature).items()
+    (value,) = fields(content)[1]
+    return value if kind == 1 else varint(value)[0]
+
+
+def test_records_of_tensorflow(tmp_path: Path) -> None:
+    pixels = torch.randint(256, (3, 4, 5, 2), dtype=torch.uint8)
+    write_images(tmp_path, "tfrecord", pixels, torch.tensor([0, 300, 127]), replace(SPEC, num_classes=301))
+    found = records(tmp_path / "images.tfrecord")
+    assert [record.pop("label") for record in found] == [0, 300, 127]
+    for record, image in zip(found, pixels, strict=True):
+        sizes = {"height": 5, "width": 2, "channels": 4}
+        assert record == {"image": image.permute(1, 2, 0).numpy().tobytes(), **sizes}
+    (tmp_path / "images.tfrecord").unlink()
+    write_images(tmp_path, "tfrecord", pixels, None, SPEC)
+    assert "label" not in records(tmp_path / "images.tfrecord")[0]
+
+
+@pytest.mark.parametrize(
+    ("heading", "to", "package"),
+    [
+        (r"TensorRT \(untried\)", "tensorrt", "polygraphy.backend.trt"),
+        (r"Hailo \(untried\)", "hailo", "hailo_sdk_client"),
+        (r"RKNN \(untried\)", "png", "rknn.api"),
+    ],
+)
+def test_examples_read_their_sets(
+    heading: str, to: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program = MagicMock()
+    for depth in range(1, package.count(".") + 2):
+        monkeypatch.setitem(sys.modules, ".".join(package.split(".")[:depth]), program)
+    of_digits(to, iterations=2)
+    exec(example(heading), {})
+    if to == "tensorrt":
+        images = program.Calibrator.call_args.kwargs["data_loader"]
+        assert [(image["images"].shape, image["images"].dtype) for image in images] == [((1, 1, 8, 8), np.float32)] * 30
+    elif to == "hailo":
+        runner = program.ClientRunner.return_value
+        assert runner.optimize.call_args.args[0].shape == (30, 8, 8, 1)
+        assert "normalization([" in runner.load_model_script.call_args.args[0]
+    else:
+        files = Path("images.txt").read_text().splitlines()
+        assert [Path(file).stem for file in files] == [f"{n:06d}" for n in range(30)]
+        assert all(Path(file).is_file() for file in files)
 
 
 def test_the_manifest_says_what_the_set_is(make: Make) -> None:
@@ -223,15 +327,20 @@ def example(heading: str) -> str:
 
 @pytest.fixture
 def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The embedded network as network.onnx beside a set of it, where the examples look."""
+    """The embedded network as network.onnx, where the examples look."""
     pytest.importorskip("onnxscript")
     from hast_cuda.exports.verify import plain_onnx
 
     monkeypatch.chdir(tmp_path)
-    teacher, spec = hc.load_teacher("digits"), hc.teachers.input_spec("digits")
-    calibration_set(teacher, spec, "set", num_images=30, iterations=20)
-    plain_onnx(teacher, tmp_path / "network.onnx", spec.size)
+    teacher = hc.load_teacher("digits")
+    plain_onnx(teacher, tmp_path / "network.onnx", (1, 8, 8))
     return teacher
+
+
+def of_digits(to: str, **changed: Any) -> CalibrationSet:
+    """A set where the examples look."""
+    given = {"num_images": 30, "iterations": 20, **changed}
+    return calibration_set(hc.load_teacher("digits"), hc.teachers.input_spec("digits"), "set", to=to, **given)
 
 
 def agreement(network: Any, run: Callable[[Tensor], Tensor]) -> float:
@@ -243,7 +352,8 @@ def agreement(network: Any, run: Callable[[Tensor], Tensor]) -> float:
 
 def test_example_of_onnxruntime(network: Any, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    exec(example("Reading a set") + example("onnxruntime"), {})
+    of_digits("onnxruntime")
+    exec(example("onnxruntime"), {})
     from hast_cuda.exports.verify import onnx_network
 
     assert (tmp_path / "network.int8.onnx").stat().st_size > 0
@@ -255,7 +365,8 @@ def test_example_of_openvino(network: Any, tmp_path: Path) -> None:
         warnings.simplefilter("ignore")  # of what they import
         pytest.importorskip("nncf")
         openvino = pytest.importorskip("openvino")
-        exec(example("Reading a set") + example("OpenVINO, NNCF"), {})
+        of_digits("openvino")
+        exec(example("OpenVINO, NNCF"), {})
         compiled = openvino.Core().compile_model("network.int8.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     assert b"FakeQuantize" in (tmp_path / "network.int8.xml").read_bytes()
     assert agreement(network, lambda x: torch.from_numpy(compiled([x.numpy()])[0])) > 0.95

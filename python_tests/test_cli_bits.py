@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from conftest import Cli
 from test_cli import DIGITS, OWN, SMALL, TUNING
 
 from hast_cuda import Override, quantization_table
-from hast_cuda.cli.bits import LayerBits, parse_bits, parse_size
+from hast_cuda.cli.bits import LayerBits, parse_bits, parse_count, parse_size, parse_time
 from hast_cuda.run import Bits, load
 
 pytest.importorskip("sklearn")
@@ -35,6 +36,10 @@ def widths(run: Path) -> dict[str, tuple[Any, Any]]:
 def test_measured_chosen_and_quantized(hast: Cli, first: Path, tmp_path: Path) -> None:
     hast("analyze", "sensitivity", *DIGITS, "--run", first, "--limit", 4)
     hast("analyze", "allocation", "--run", first, "--points", 3)
+    assert hast("report", first)
+    page = (first / "report.html").read_text()
+    assert "Which layer needs which bits" in page
+    assert page.count("keep weights of ") == 3
     found = json.loads((first / "analysis/sensitivity.json").read_text())["sensitivity"]
     assert found["output"]["weights"].keys() == {"2", "3", "4", "5", "6", "7", "8"}
     curve = json.loads((first / "analysis/allocation.json").read_text())["allocation"]["chosen"]
@@ -108,13 +113,55 @@ def test_sizes_that_are_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"average_act_bits": 4.0}, "average_act_bits is for --average-bits and --size"),
-        ({"sensitivity": Path("x")}, "sensitivity is for --average-bits and --size"),
-        ({"average_bits": 4.0, "bits": ("a=4",)}, "give the ones or the others"),
+        ({"average_act_bits": 4.0}, "average_act_bits is for a budget, such as --average-bits"),
+        ({"sensitivity": Path("x")}, "sensitivity is for a budget, such as --average-bits"),
+        ({"average_bits": 4.0, "bits": ("a=4",)}, "give the one or the others"),
         ({"size": "4KB"}, "give --images of an earlier run"),
+        ({"max_drop": 1.0, "sensitivity": Path("x")}, "max_drop needs to know .*give --images"),
         ({"average_bits": 4.0, "sensitivity": Path("nowhere")}, "nowhere is not there"),
     ],
 )
 def test_what_does_not_go_together(given: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         LayerBits(**given).overrides(Bits(), None, by_hand=False)
+
+
+@pytest.mark.parametrize(
+    ("parse", "good", "bad"),
+    [
+        (parse_count, {"120M": 120 * 10**6, "1.5 g": 1_500_000_000, "7": 7, "2k": 2000}, ["", "M", "-1", "1T", "1e3"]),
+        (parse_time, {"3ms": 0.003, "250us": 0.00025, "1.5 s": 1.5}, ["", "3", "ms", "-1ms", "3MS", "3min"]),
+    ],
+)
+def test_counts_and_times(parse: Callable[[str], float], good: dict[str, float], bad: list[str]) -> None:
+    assert {text: parse(text) for text in good} == pytest.approx(good)
+    for text in bad:
+        with pytest.raises(ValueError, match="expected a number"):
+            parse(text)
+
+
+def test_the_smallest_weights_that_keep_the_classes(hast: Cli, first: Path, tmp_path: Path) -> None:
+    chosen = {}
+    for drop in (100, 5):
+        out = tmp_path / f"drop{drop}"
+        images = ["--method", "zeroq", "--images", first / "images"]
+        hast("quantize", *DIGITS, "--max-drop", drop, "--act-bits", 8, "--sensitivity", first, *images, "--out", out)
+        bits = json.loads((out / "config.json").read_text())["bits"]["overrides"]
+        chosen[drop] = [override["weight_bits"] for override in bits.values()]
+    assert set(chosen[100]) == {2}
+    assert sum(chosen[5]) > sum(chosen[100])
+
+
+@pytest.mark.slow  # seven exports
+def test_a_budget_of_time(hast: Cli, first: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    assert "keep weights of " in hast("analyze", "sensitivity", *DIGITS, "--run", first, "--limit", 4, "--time")
+    found = json.loads((first / "analysis/sensitivity.json").read_text())["sensitivity"]
+    assert found["output"]["seconds"].keys() == found["output"]["weights"].keys()
+    hast("analyze", "allocation", "--run", first, "--points", 3, "--cost", "seconds")
+    curve = json.loads((first / "analysis/allocation-seconds.json").read_text())["allocation-seconds"]["chosen"]
+    budget = curve[0]["seconds"] * 1.01
+    given = ["--method", "rtn", "--time", f"{budget * 1e6:.6f}us", "--sensitivity", first]
+    hast("quantize", *DIGITS, *given, "--out", tmp_path / "timed")
+    bits = json.loads((tmp_path / "timed/config.json").read_text())["bits"]["overrides"]
+    assert sum(found[name]["seconds"][str(override["weight_bits"])] for name, override in bits.items()) <= budget

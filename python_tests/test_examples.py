@@ -107,6 +107,17 @@ def test_custom_network(printed: Printed) -> None:
     assert percent(text, "quantized") > max(87, rounded + 5)
 
 
+def test_detector(printed: Printed) -> None:
+    text = printed("detector", "--small")
+    noise = {}
+    for bits, name, share in re.findall(r"^W(\d)A8 noise in (\w+) +([\d.]+) %$", text, re.MULTILINE):
+        noise[int(bits), name] = float(share)
+    names = ("cls_logits", "bbox_regression", "bbox_ctrness")
+    assert noise.keys() == {(bits, name) for bits in (8, 4) for name in names}
+    assert all(noise[8, name] < min(20, noise[4, name] / 2) for name in names)
+    assert len(re.findall(r"^keep (?:backbone|head)\S+ at 8 bits", text, re.MULTILINE)) == 3
+
+
 @pytest.mark.slow  # it trains for ten seconds
 def test_torchvision_network(printed: Printed) -> None:
     text = printed("torchvision_network", "--small")

@@ -60,7 +60,7 @@ def test_parse_normalization_refuses(text: str) -> None:
     ("values", "message"),
     [
         ((3, 0, 8, 10), "height=0"),
-        ((3, 8, 8, 0), "num_classes=0"),
+        ((3, 8, 8, -1), "num_classes=-1"),
         ((0, 8, 8, 10), "channels=0"),
         ((3, 8, 8, 10, (0.0,), (1.0,)), "1 means and 1 deviations for 3 channels"),
         ((1, 8, 8, 10, (0.0,), (0.0,)), "std above 0"),

@@ -60,8 +60,11 @@ def shifted_norm() -> nn.BatchNorm2d:
         ({"teacher": without_batch_norm()}, "no BatchNorm layer with running statistics"),
         ({"teacher": nn.Sequential(shifted_norm(), nn.Flatten())}, "no Conv2d or Linear"),
         ({"shape": (1, 8, 8)}, r"does not take images of shape \(1, 8, 8\)"),
-        ({"teacher": nn.BatchNorm2d(3)}, r"gives \(1, 3, 8, 8\); expected logits \[N, classes\]"),
-        ({"teacher": Sequence()}, r"the network gives tuple; expected logits"),
+        (
+            {"teacher": nn.Sequential(shifted_norm(), nn.Conv2d(3, 3, 1))},
+            r"classifies nothing .* one tensor \[N, classes",
+        ),
+        ({"teacher": Sequence()}, r"classifies nothing .* one tensor \[N, classes\]"),
         ({"bits": Bits(1, 4)}, "weight_bits"),
         ({"bits": Bits(4, 9)}, "act_bits"),
         ({"bits": Bits(4, 4, "some")}, "placement"),

@@ -160,12 +160,12 @@ class Two(TinyNet):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Dropping, r"other logits for the same images in eval mode .*up to|behind"),
+        (Dropping, r"other outputs for the same images in eval mode .*up to|behind"),
         (Shifting, "changes its images in place"),
         (Sealed, r"no gradient for its images.*torch\.no_grad"),
         (Overwriting, r"cannot be differentiated: .*modified by an inplace operation"),
         (Certain, r"probabilities \(each row sums to 1\)"),
-        (Named, r"gives dict; expected logits \[N, classes\]: wrap it"),
+        (Named, r"classifies nothing .* needs classes: .* wrap it in a module"),
         (Two, "does not take images of shape .* required positional argument: 'y'"),
     ],
 )

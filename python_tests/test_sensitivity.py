@@ -125,7 +125,7 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         ('{"sensitivity": [1]}', "holds no sensitivity (AttributeError"),
         ('{"sensitivity": {"a": {"weights": {"9": 1.0}}}}', "a width is 9; allowed: 2 to 8"),
         ('{"sensitivity": {"a": {"weights": {"x": 1.0}}}}', "holds no sensitivity (ValueError"),
-        ('{"sensitivity": {"a": {"weights": {"2": -1.0}}}}', "the divergence at 2 bits is -1.0"),
+        ('{"sensitivity": {"a": {"weights": {"2": -1.0}}}}', "weights at 2 bits is -1.0"),
         ('{"sensitivity": {"a": {"weights": {"2": "x"}}}}', "weights[2] must be a number"),
         ('{"sensitivity": {"a": {"colour": 1}}}', "colour"),
     ],
@@ -143,3 +143,16 @@ def test_refused() -> None:
         hc.sensitivity(tiny(), images(), bits=())
     with pytest.raises(FileNotFoundError, match="make it with hast-cuda analyze sensitivity"):
         read_sensitivity("nowhere.json")
+
+
+def test_the_second_order_estimate_is_near_what_is_measured() -> None:
+    found = hc.sensitivity(
+        hc.load_teacher("digits"), torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    )
+    weights = {name: layer for name, layer in found.items() if layer.weights}
+    ratios = [layer.second_order[8] / layer.weights[8] for layer in weights.values()]
+    assert 1 / 3 < torch.tensor(ratios).log().mean().exp() < 3
+    assert all(layer.second_order.keys() == layer.weights.keys() for layer in found.values())
+    order = [sorted(weights, key=lambda name: getattr(weights[name], kind)[6]) for kind in ("weights", "second_order")]
+    places = [[names.index(name) for name in weights] for names in order]
+    assert torch.corrcoef(torch.tensor(places, dtype=torch.float64))[0, 1] > 0.8

@@ -11,12 +11,14 @@ from hast_cuda.analysis.knapsack import choose
 from hast_cuda.analysis.sensitivity import LARGEST, LayerSensitivity
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import check_range
+from hast_cuda.checks.values import check_choice, check_range
 from hast_cuda.exports.packed_weight import packed_size
 from hast_cuda.nn import Override
 
 Layers = Mapping[str, LayerSensitivity]
+BUDGETS = ("average_bits", "size", "bit_operations", "seconds")
 POINTS = 25  # of a curve: every quarter of a bit from 2 to 8
+_NANOSECONDS = 10**9
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ class Allocation:
     average: float
     """Bits of a weight."""
     divergence: float
-    """Sum of what the layers lose, each quantized alone, in nats."""
+    """Sum of what the layers lose, each quantized alone."""
+    bit_operations: int = 0
+    """Multiplications of an image times bits of their weight."""
+    seconds: float | None = None
+    """Of the layers' steps in the engine, for one image on one thread; None: not measured."""
 
 
 @typed
@@ -46,6 +52,7 @@ def allocate_bits(
     average_bits: float | None = None,
     size: int | None = None,
     bit_operations: int | None = None,
+    seconds: float | None = None,
     average_act_bits: float | None = None,
     act_bits: int | None = 4,
     sum_bits: int = 8,
@@ -62,6 +69,8 @@ def allocate_bits(
         bit_operations: the most multiplications of an image times bits of the weight, summed over the
             layers; times the bits of the activations, if these are all alike, it is the number of
             operations on bits.
+        seconds: the most that the layers' steps in the engine take for one image on one thread, of a
+            sensitivity :func:`hast_cuda.analysis.with_engine_seconds`; what other steps take comes on top.
         average_act_bits: the most bits of an activation, on average over all that are quantized for an
             image; None: each has ``act_bits``, or ``sum_bits`` where ``placement="integer"`` has those.
         act_bits: 2 to 8, or None for full precision.
@@ -84,7 +93,7 @@ def allocate_bits(
         {8, 2, 4}
     """
     weights = {name: layer for name, layer in sensitivity.items() if layer.weights}
-    wanted = {"average_bits": average_bits, "size": size, "bit_operations": bit_operations}
+    wanted = {"average_bits": average_bits, "size": size, "bit_operations": bit_operations, "seconds": seconds}
     given = {name: budget for name, budget in wanted.items() if budget is not None}
     if len(given) != 1:
         raise ValueError(f"the weights need one budget of {', '.join(wanted)}; given: {', '.join(given) or 'none'}")
@@ -105,15 +114,19 @@ def allocate_bits(
 
 @typed
 def bit_curve(
-    sensitivity: Mapping[str, LayerSensitivity], widths: Sequence[int] | None = None, points: int = POINTS
+    sensitivity: Mapping[str, LayerSensitivity],
+    widths: Sequence[int] | None = None,
+    points: int = POINTS,
+    cost: str = "average_bits",
 ) -> list[Allocation]:
-    """The smallest sum of divergences over the size of the weights.
+    """The smallest sum of divergences over what it costs: a Pareto curve.
 
     Args:
         sensitivity: from :func:`hast_cuda.sensitivity`.
         widths: to choose from; None: all that were measured.
-        points: averages that are asked for, from the smallest width to the largest; two that
+        points: budgets that are asked for, evenly from the least to the most that can be spent; two that
             have one answer are one point.
+        cost: a budget of :func:`allocate_bits` for weights, by name.
 
     Raises:
         ValueError: no weights, a width that was not measured. ImportError: no scipy.
@@ -126,10 +139,11 @@ def bit_curve(
     """
     check_range("points", points, 2, 1000)
     weights = {name: layer for name, layer in sensitivity.items() if layer.weights}
-    options = _options(weights, "weights", widths)
-    low, high = min(options[0]), max(options[0])
-    averages = [low + (high - low) * i / (points - 1) for i in range(points)]
-    found = [allocate_weights(weights, "average_bits", average, widths) for average in averages]
+    check_choice("cost", cost, BUDGETS)
+    costs, unit = _costs(cost, weights, _options(weights, "weights", widths))
+    low, high = (sum(end(each.values()) for each in costs) / unit for end in (min, max))
+    budgets = [low + (high - low) * i / (points - 1) for i in range(points)]
+    found = [allocate_weights(weights, cost, budget, widths) for budget in budgets]
     return list({tuple(point.widths.values()): point for point in found}.values())
 
 
@@ -141,21 +155,41 @@ def uniform(sensitivity: Layers) -> list[Allocation]:
 
 def allocate_weights(weights: Layers, name: str, budget: float, widths: Sequence[int] | None) -> Allocation:
     """Widths of layers that have weights, by the budget of this name; see :func:`allocate_bits`."""
-    if name == "average_bits":
-        return _allocation(weights, _on_average(name, budget, weights, widths))
     options = _options(weights, "weights", widths)
-    if name == "size":
-        costs = [{w: packed_size(layer.parameters, w) for w in options[0]} for layer in weights.values()]
-    else:
-        costs = [{w: layer.multiplications * w for w in options[0]} for layer in weights.values()]
+    costs, unit = _costs(name, weights, options)
     check_range(name, budget, 0, LARGEST)
-    return _allocation(weights, _solved(name, weights, options, costs, math.floor(budget), budget, 1))
+    most = math.floor(budget * unit * (1 + 1e-12))  # what was divided by the unit comes back whole
+    return _allocation(weights, _solved(name, weights, options, costs, most, budget, unit))
+
+
+def _costs(
+    name: str, layers: Layers, options: Sequence[Mapping[int, float]]
+) -> tuple[list[dict[int, int]], int | float]:
+    """Whole costs by layer and width, and how many of them are one of the budget's unit."""
+
+    def cost(layer: LayerSensitivity, width: int) -> int:
+        if name == "size":
+            return packed_size(layer.parameters, width)
+        if name == "seconds":
+            return round(layer.seconds[width] * _NANOSECONDS)
+        return width * (layer.multiplications if name == "bit_operations" else layer.parameters)
+
+    if name == "seconds" and (
+        untimed := [n for n, layer in layers.items() if not set(options[0]) <= set(layer.seconds)]
+    ):
+        raise ValueError(
+            f"the engine's time of layer {untimed[0]!r} at {sorted(options[0])} bits was not measured: give what "
+            "hast_cuda.analysis.with_engine_seconds returns, or run hast-cuda analyze sensitivity --time"
+        )
+    total = sum(layer.parameters for layer in layers.values())
+    units = {"average_bits": max(total, 1), "seconds": _NANOSECONDS}
+    return [{w: cost(layer, w) for w in options[0]} for layer in layers.values()], units.get(name, 1)
 
 
 def _on_average(name: str, average: float, layers: Layers, widths: Sequence[int] | None) -> dict[str, int]:
-    kind = "activations" if "act" in name else "weights"
-    options = _options(layers, kind, widths)
-    counts = [layer.values if kind == "activations" else layer.parameters for layer in layers.values()]
+    """Widths of activations."""
+    options = _options(layers, "activations", widths)
+    counts = [layer.values for layer in layers.values()]
     check_range(name, average, 0, LARGEST)
     costs = [{w: count * w for w in options[0]} for count in counts]
     total = sum(counts)
@@ -198,6 +232,8 @@ def _allocation(weights: Layers, widths: dict[str, int]) -> Allocation:
         sum(packed_size(layer.parameters, width) for layer, width in layers),
         sum(layer.parameters * width for layer, width in layers) / max(parameters, 1),
         sum(layer.weights[width] for layer, width in layers),
+        sum(layer.multiplications * width for layer, width in layers),
+        sum(layer.seconds[w] for layer, w in layers) if all(w in layer.seconds for layer, w in layers) else None,
     )
 
 

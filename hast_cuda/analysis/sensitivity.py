@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.analysis.second_order import weight_curvature
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.checks.values import as_device, as_path, check_images, check_range, check_values, explained_forward
 from hast_cuda.files.json_values import read_object
-from hast_cuda.finetune.agreement import divergence, logits
+from hast_cuda.finetune.agreement import divergence
 from hast_cuda.loops.progress import Progress
+from hast_cuda.networks.outputs import gathered, noise_shares
 from hast_cuda.nn import FakeQuantActivation, calibrate, quantization_table, quantize, shrink_ranges
 from hast_cuda.nn.around import around
-from hast_cuda.nn.quantized_weight import QuantizedWeight
-from hast_cuda.ops.activations import activate
+from hast_cuda.nn.layers import quantizers_aside
+from hast_cuda.nn.quantized_weight import QuantizedWeight, quantized_weights
 from hast_cuda.reconstruction.rounding import search_weight_range
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
@@ -29,6 +30,7 @@ LARGEST = 2**62  # of a count
 SEARCH_IMAGES = 256  # of a range; as many as a run takes
 _Group = tuple[tuple[str, ...], list[FakeQuantActivation]]  # other names, and all quantizers
 _Ranges = dict[int, dict[nn.Module, Tensor]]  # by width and quantizer
+BY_WIDTH = ("weights", "activations", "second_order", "seconds")  # fields with a number for every width
 _ACTIVATIONS, _SUMS = 2, 3  # widths that tell both kinds of quantizer apart, before any is measured
 
 
@@ -42,7 +44,7 @@ class LayerSensitivity:
     """
 
     weights: dict[int, float] = field(default_factory=dict)
-    """Divergence in nats by the width of its weights; empty: it has none."""
+    """Loss by the width of its weights; empty: it has none. See :func:`sensitivity`."""
     activations: dict[int, float] = field(default_factory=dict)
     """The same by the width of its quantizers, those in front of it and behind it together."""
     parameters: int = 0
@@ -55,14 +57,18 @@ class LayerSensitivity:
     """One of its quantizers has the bits of sums, see placement "integer"."""
     joined: tuple[str, ...] = ()
     """Other modules on the same grid: they have its width."""
+    second_order: dict[int, float] = field(default_factory=dict)
+    """Estimate of ``weights`` from gradients alone."""
+    seconds: dict[int, float] = field(default_factory=dict)
+    """Of its steps in the engine, for one image on one thread, by the width of its weights; empty: not measured."""
 
     def __post_init__(self) -> None:
         """Refuse widths, losses and counts that cannot be."""
         check_fields(self)
-        for losses in (self.weights, self.activations):
-            for width, loss in losses.items():
+        for kind in BY_WIDTH:
+            for width, loss in getattr(self, kind).items():
                 _checks.bit_width("a width", width)
-                check_range(f"the divergence at {width} bits", loss, 0)
+                check_range(f"{kind} at {width} bits", loss, 0)
         for name in ("parameters", "multiplications", "values"):
             check_range(name, getattr(self, name), 0, LARGEST)
 
@@ -82,10 +88,12 @@ def sensitivity(
     """What every layer costs at every width, all others in full precision.
 
     Measured is the Kullback-Leibler divergence of the class probabilities from those of the
-    full-precision network, in nats, a mean over the images. Nothing is trained.
+    full-precision network, in nats, a mean over the images; of a network that gives no logits [N, classes]
+    the squared distance of its outputs as a share of their squares, a mean over its tensors. Nothing is
+    trained. ``second_order`` estimates the same for weights by one backward pass, of all layers and widths.
 
     Args:
-        teacher: float32 [N, C, H, W] -> logits [N, classes]; copied, run in eval mode.
+        teacher: float32 [N, C, H, W] -> logits [N, classes], or any tensors; copied, run in eval mode.
         images: [N, C, H, W], normalised; activation ranges are calibrated on them.
         bits: widths, 2 to 8.
         placement: as for :func:`hast_cuda.quantize`.
@@ -147,7 +155,7 @@ def read_sensitivity(path: Path | str) -> dict[str, LayerSensitivity]:
 
 def _layer(values: dict[str, Any]) -> LayerSensitivity:
     """From JSON, which has no whole numbers for keys and no tuples."""
-    losses = {kind: {int(w): loss for w, loss in values.get(kind, {}).items()} for kind in ("weights", "activations")}
+    losses = {kind: {int(w): loss for w, loss in values.get(kind, {}).items()} for kind in BY_WIDTH}
     return LayerSensitivity(**{**values, **losses, "joined": tuple(values.get("joined", ()))})
 
 
@@ -164,21 +172,32 @@ class _Parts:
         self.sums = {q: q.bits == _SUMS for q in self.quantizers}
 
     def measure(self, images: Tensor, widths: Sequence[int]) -> dict[str, LayerSensitivity]:
+        with quantizers_aside(self.model):
+            return self._measured(images, widths)
+
+    def _measured(self, images: Tensor, widths: Sequence[int]) -> dict[str, LayerSensitivity]:
         ranges = self._calibrated(images, widths)
-        expected, counts = logits(self.model, images), self._counts(images[:1])
+        expected, counts = gathered(self.model, images), self._counts(images[:1])
+        curvature = weight_curvature(self.model, self.layers, images)
+        moved: dict[str, dict[int, float]] = {name: {} for name in self.layers}
         with Progress("sensitivity", len(widths) * (len(self.layers) + len(self.groups))) as progress:
 
             def loss(width: int, parts: Sequence[nn.Module]) -> float:
                 for part in parts:
                     self._set_width(part, width, ranges)
-                    _switch_on(part)
-                found = divergence(expected, logits(self.model, images))
+                    _switch(part, on=True)
+                found = _loss(expected, gathered(self.model, images))
                 for part in parts:
-                    _switch_off(part)
+                    _switch(part, on=False)
                 progress.update()
                 return found
 
-            weights = {name: {w: loss(w, [layer]) for w in widths} for name, layer in self.layers.items()}
+            weights: dict[str, dict[int, float]] = {name: {} for name in self.layers}
+            for name, layer in self.layers.items():
+                for width in widths:
+                    weights[name][width] = loss(width, [layer])
+                    distance = (quantized_weights([layer])[0] - layer.weight).double().square()  # at this width still
+                    moved[name][width] = float((curvature[name] * distance).sum())
             activations = {name: {w: loss(w, parts) for w in widths} for name, (_, parts) in self.groups.items()}
         found = {}
         for name in self.order:
@@ -193,18 +212,18 @@ class _Parts:
                     sum(counts.get(q, 0) for q in quantizers),
                     any(self.sums[q] for q in quantizers),
                     joined,
+                    moved.get(name, {}),
                 )
         return found
 
     def _calibrated(self, images: Tensor, widths: Sequence[int]) -> _Ranges:
-        """Ranges of all quantizers at every width; afterwards everything is off."""
+        """Ranges of all quantizers at every width; before and afterwards everything is off."""
         for quantizer in self.quantizers:
             quantizer.bits = 8
-        for layer in self.layers.values():
-            _switch_off(layer)
+            _switch(quantizer, on=True)
         calibrate(self.model, images.split(BATCH))
         for quantizer in self.quantizers:
-            _switch_off(quantizer)
+            _switch(quantizer, on=False)
         given = {q: q.range_state[:2].clone() for q in self.quantizers}
         ranges: _Ranges = {}
         for width in widths:
@@ -263,19 +282,17 @@ def _groups(owners: dict[str, list[FakeQuantActivation]]) -> dict[str, _Group]:
     }
 
 
-def _switch_off(part: Any) -> None:
-    """A quantizer that leaves its activation alone, or a layer with the weights that it was given."""
+def _switch(part: Any, *, on: bool) -> None:
+    """Set a quantizer to work or aside, or give a layer its quantized weights or those in full precision."""
     if isinstance(part, FakeQuantActivation):
-        part.__dict__["forward"] = partial(_activation_alone, part)
+        part.set_aside = not on
     else:
-        kept = part.weight.detach()  # no parameter: calibration refuses weights that are read as they are
-        part.__dict__["quantized_weight"] = lambda: kept
+        part.cached_weight = None if on else part.weight.detach()
 
 
-def _switch_on(part: Any) -> None:
-    del part.__dict__["forward" if isinstance(part, FakeQuantActivation) else "quantized_weight"]
-
-
-def _activation_alone(quantizer: FakeQuantActivation, x: Tensor) -> Tensor:
-    y = activate(x, quantizer.activation)
-    return x.copy_(y) if quantizer.inplace else y
+def _loss(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:
+    """Divergence of logits, else the mean noise of the outputs."""
+    if list(expected) == [""] and expected[""].dim() == 2:
+        return divergence(expected[""], found[""])
+    shares = noise_shares(expected, found)
+    return sum(shares.values()) / len(shares)

@@ -45,7 +45,7 @@ class CalibrationSet:
     pixels: Tensor
     """uint8 [N, C, H, W]."""
     labels: Tensor
-    """int64 [N], the classes that the images were made for."""
+    """int64 [N], the classes that the images were made for; 0 where there are none."""
     manifest: dict[str, Any]
     """What manifest.json holds."""
 
@@ -55,6 +55,8 @@ def default_config(spec: InputSpec, num_images: int, *, displayable: bool = True
     base = recipe("hast", "default", dataset_like(spec)).synthesis
     config = replace(base, num_images=num_images, batch_size=min(num_images, BATCH), iterations=ITERATIONS)
     low, high = spec.displayable if displayable else ((), ())
+    if not spec.num_classes:  # statistics alone
+        config = replace(config, label_weight=0.0)
     # A calibrator sees whole images: crops, enlarged, would take their share of the matching.
     return replace(config, balanced_labels=True, augment_probability=0.0, lowest=low, highest=high)
 
@@ -115,10 +117,13 @@ def calibration_set(
 
     Args:
         network: pretrained, with BatchNorm.
-        spec: its input, with the normalisation that it was trained with, and its classes.
+        spec: its input, with the normalisation that it was trained with, and its classes; with 0 of these
+            the images match statistics alone, and files have no labels.
         out: a folder that does not exist; it appears whole, with a manifest.json, or not at all.
         to: "png" (a file per image in a folder per class), "npy" (images.npy, uint8 [N, H, W, C], and
-            labels.npy, int64 [N]) or "npz" (images.npz with both).
+            labels.npy, int64 [N]), "npz" (images.npz with both), "tfrecord" (images.tfrecord with both),
+            "hailo" (calib_set.npy, uint8 [N, H, W, C]), or "tensorrt", "openvino" and "onnxruntime" (images.npy,
+            float32 [N, C, H, W], normalised).
         num_images: of all classes alike, up to one.
         iterations: per batch of images; default 200.
         batch_size: images whose joint statistics are matched; default 128.
@@ -175,10 +180,10 @@ def calibration_set(
             "layout": to,
             "size": list(spec.size),
             "normalization": {"mean": list(spec.mean), "std": list(spec.std)},
-            "images_per_class": found.labels.bincount(minlength=spec.num_classes).tolist(),
+            "images_per_class": found.labels.bincount(minlength=spec.num_classes).tolist() if spec.num_classes else [],
             "synthesis": None if config is None else asdict(config),
             "statistic_gaps": gaps,
-            "sha256": write_images(part, to, pixels, found.labels),
+            "sha256": write_images(part, to, pixels, found.labels if spec.num_classes else None, spec),
         }
         write_json(part / MANIFEST, manifest)
     return CalibrationSet(folder, pixels, found.labels, manifest)

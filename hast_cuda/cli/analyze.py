@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from hast_cuda.cli.network import ANY_NETWORK, Network, opened
 from hast_cuda.cli.options import Flat, labelled_images
 from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
 from hast_cuda.files.whole import write_json
-from hast_cuda.run import RunDirectory, load_student, read_images
+from hast_cuda.run import RunDirectory, load_student, read_config, read_images
 from hast_cuda.run.directory import environment
 from hast_cuda.run.settings import read_finetune_config
 from hast_cuda.synthesis import ImageStore
@@ -161,8 +161,13 @@ def sensitivity(
     placement: str = "auto",
     symmetric_weights: bool = False,
     min_max: bool = False,
+    time: bool = False,
+    act_bits: int = 4,
+    keep: int = 3,
 ) -> None:
     """What every layer loses at 2 to 8 bits, all others in full precision: weights and activations apart.
+
+    Names the layers whose weights are best kept at 8 bits.
 
     Args:
         subject: network and images.
@@ -170,8 +175,12 @@ def sensitivity(
         placement: of activation quantizers, as for quantize.
         symmetric_weights: as for quantize.
         min_max: ranges are minimum and maximum, not those of the smallest rounding error.
+        time: measure what each takes in the engine on this machine, too, as a budget of allocation (--time).
+        act_bits: of activations while that is measured, 2 to 8.
+        keep: how many layers to name.
     """
     check_range("limit", limit, 1)
+    check_range("keep", keep, 0, 10_000)
     teacher, images, device = subject.load()
     found = analysis.sensitivity(
         teacher,
@@ -181,21 +190,28 @@ def sensitivity(
         search=not min_max,
         device=device,
     )
+    if time:
+        x = images.images[:limit]
+        found = analysis.with_engine_seconds(found, teacher, x, act_bits=act_bits, placement=placement)
+    for line in report.kept_at_8(found, keep, report.few_bits(read_config(subject.run))):
+        print(line)
     values = {name: asdict(layer) for name, layer in found.items()}
     report.draw_layers(found, _write(subject.run, "sensitivity", values, device))
 
 
-def allocation(run: Path, points: int = 25) -> None:
-    """Size of the weights against the estimated loss, with bits chosen layer by layer; after sensitivity.
+def allocation(run: Path, points: int = 25, cost: Literal["size", "bit_operations", "seconds"] = "size") -> None:
+    """What weights cost against the estimated loss, with bits chosen layer by layer; after sensitivity.
 
     Args:
         run: run directory with analysis/sensitivity.json.
-        points: averages between the smallest width and the largest.
+        points: budgets between the least and the most.
+        cost: bytes, multiplications times bits, or seconds in the engine (after sensitivity --time).
     """
     layers = analysis.read_sensitivity(run / "analysis/sensitivity.json")
-    found = {"chosen": analysis.bit_curve(layers, points=points), "uniform": uniform(layers)}
+    found = {"chosen": analysis.bit_curve(layers, points=points, cost=cost), "uniform": uniform(layers)}
     values = {name: list(map(asdict, curve)) for name, curve in found.items()}
-    report.draw_bit_curve(found, _write(run, "allocation", values, torch.device("cpu")))
+    name = "allocation" if cost == "size" else f"allocation-{cost}"
+    report.draw_bit_curve(found, _write(run, name, values, torch.device("cpu")), cost=cost)
 
 
 def curves(run: Path, others: tuple[Path, ...] = ()) -> None:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
+from torch import Tensor, nn
 
-from hast_cuda.analysis import LayerSensitivity, allocate_bits, read_sensitivity
+from hast_cuda.analysis import (
+    LayerSensitivity,
+    allocate_bits,
+    allocate_within_drop,
+    read_sensitivity,
+    sensitivity,
+    with_engine_seconds,
+)
 from hast_cuda.nn import Override
+from hast_cuda.ranks import World
 from hast_cuda.run import Bits
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "KIB": 2**10, "MIB": 2**20}
-Measure = Callable[[], dict[str, LayerSensitivity]]
+BUDGETS = ("average_bits", "size", "bit_operations", "time", "max_drop")
 
 
 @dataclass(frozen=True)
@@ -29,49 +38,102 @@ class LayerBits:
     """Bits per weight on average; every layer gets those that lose least (see --sensitivity)."""
     size: str | None = None
     """The same by the size of all weights, such as 120KB, 1.5MB or 96KiB."""
+    bit_operations: str | None = None
+    """The same by the multiplications of an image times the bits of their weights, such as 120M or 1.5G."""
+    time: str | None = None
+    """The same by what the layers take in the engine on this machine, for an image on one thread, such as 3ms."""
+    max_drop: float | None = None
+    """The smallest weights that change the class of at most this percentage of --images and of enlarged parts of
+    them, before any training."""
     average_act_bits: float | None = None
-    """With --average-bits or --size: the same for activations, which else have --act-bits."""
+    """With one of these budgets: the same for activations, which else have --act-bits."""
     sensitivity: Path | None = None
     """Run directory of hast-cuda analyze sensitivity, or its JSON file; default: measured on --images."""
 
-    def overrides(self, bits: Bits, measure: Measure | None, *, by_hand: bool) -> dict[str, Override]:
+    def overrides(self, bits: Bits, measured: Measured | None, *, by_hand: bool) -> dict[str, Override]:
         """What was asked for.
 
         Args:
             bits: of everything else.
-            measure: what finds sensitivities; None where there are no images.
+            measured: what looks at the network on images; None where there are none.
             by_hand: whether other options name layers, too.
 
         Raises:
             ValueError: values that cannot be, or do not go together.
         """
         own = dict(map(parse_bits, self.bits))
-        if self.average_bits is None and self.size is None:
+        asked = [name for name in BUDGETS if getattr(self, name) is not None]
+        if not asked:
             for name in ("average_act_bits", "sensitivity"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"{name} is for --average-bits and --size: give one of them")
+                    raise ValueError(f"{name} is for a budget, such as --average-bits or --size: give one")
             return own
         if own or by_hand:
             raise ValueError(
-                "average_bits and size choose the bits of all layers; bits, first_last_bits and full_precision "
-                "name some by hand: give the ones or the others"
+                f"{asked[0]} chooses the bits of all layers; bits, first_last_bits and full_precision name some by "
+                "hand: give the one or the others"
             )
-        if self.sensitivity is not None:
-            path = self.sensitivity
-            measure = lambda: read_sensitivity(path / "analysis/sensitivity.json" if path.is_dir() else path)  # noqa: E731
-        if measure is None:
+        if measured is None and (self.sensitivity is None or self.max_drop is not None):
             raise ValueError(
-                "average_bits and size need to know what each layer loses: give --images of an earlier run or of "
-                "hast-cuda synthesize, or --sensitivity with the run of hast-cuda analyze sensitivity"
+                f"{asked[0]} needs to know what each layer loses: give --images of an earlier run or of hast-cuda "
+                "synthesize, or (but for max_drop) --sensitivity with the run of hast-cuda analyze sensitivity"
             )
+        found = self._read() if self.sensitivity is not None else measured.sensitivity()  # type: ignore[union-attr]
+        if self.max_drop is not None:
+            if len(asked) > 1 or self.average_act_bits is not None:
+                raise ValueError("max_drop is a budget of its own, for weights alone: leave the others away")
+            assert measured is not None
+            return measured.within(found, self.max_drop)
+        if self.time is not None and measured is not None and not any(x.seconds for x in found.values()):
+            found = measured.timed(found)
         return allocate_bits(
-            measure(),
+            found,
             average_bits=self.average_bits,
             size=None if self.size is None else parse_size(self.size),
+            bit_operations=None if self.bit_operations is None else parse_count(self.bit_operations),
+            seconds=None if self.time is None else parse_time(self.time),
             average_act_bits=self.average_act_bits,
             act_bits=bits.activations,
             sum_bits=bits.sums,
         )
+
+    def _read(self) -> dict[str, LayerSensitivity]:
+        path = self.sensitivity
+        assert path is not None
+        return read_sensitivity(path / "analysis/sensitivity.json" if path.is_dir() else path)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network looked at on images: what its layers lose, and take."""
+
+    teacher: nn.Module
+    images: Tensor
+    bits: Bits
+    world: World
+
+    def sensitivity(self) -> dict[str, LayerSensitivity]:
+        """Of every layer."""
+        return self.world.on_first(
+            lambda: sensitivity(self.teacher, self.images, **self._how, device=self.world.device)
+        )
+
+    def timed(self, found: dict[str, LayerSensitivity]) -> dict[str, LayerSensitivity]:
+        """``found`` with the time of every layer in the engine."""
+        bits = self.bits
+        how = {"act_bits": bits.activations or 8, "sum_bits": bits.sums, "placement": bits.placement}
+        return self.world.on_first(lambda: with_engine_seconds(found, self.teacher, self.images, **how))  # type: ignore[arg-type]
+
+    def within(self, found: dict[str, LayerSensitivity], max_drop: float) -> dict[str, Override]:
+        """Bits with which few classes change."""
+        how = {"act_bits": self.bits.activations, "sum_bits": self.bits.sums, "device": self.world.device, **self._how}
+        return self.world.on_first(
+            lambda: allocate_within_drop(found, self.teacher, self.images, max_drop, **how)  # type: ignore[arg-type]
+        )
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"placement": self.bits.placement, "symmetric_weights": self.bits.symmetric_weights}
 
 
 def parse_bits(text: str) -> tuple[str, Override]:
@@ -104,6 +166,22 @@ def bits_flags(overrides: Mapping[str, Mapping[str, Any]]) -> list[str]:
         widths = (override.get("weight_bits"), override.get("act_bits"))
         flags += ["--bits", f"{pattern}={'/'.join('none' if w is None else str(w) for w in widths)}"]
     return flags
+
+
+def parse_count(text: str) -> int:
+    """A number such as 120M or 1.5G; ValueError for another text."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?) ?([KMG]?)", text, re.ASCII | re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"--bit-operations {text}: expected a number, or one with K, M or G, e.g. 120M")
+    return int(float(found[1]) * 1000 ** " KMG".index(found[2].upper() or " "))
+
+
+def parse_time(text: str) -> float:
+    """Seconds of a time such as 3ms or 250us; ValueError for another text."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?) ?(us|ms|s)", text, re.ASCII)
+    if found is None:
+        raise ValueError(f"--time {text}: expected a number with us, ms or s, e.g. 3ms")
+    return float(found[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[found[2]]
 
 
 def parse_size(text: str) -> int:

@@ -18,7 +18,7 @@ from hast_cuda.run import read_images
 def calibration_set(
     out: Path,
     network: Annotated[Network, Flat] = ANY_NETWORK,
-    to: Literal["png", "npy", "npz"] = "png",
+    to: Literal["png", "npy", "npz", "tfrecord", "hailo", "tensorrt", "openvino", "onnxruntime"] = "png",
     num_images: int = 256,
     iterations: int | None = None,
     batch_size: int | None = None,
@@ -33,7 +33,8 @@ def calibration_set(
     Args:
         out: a folder that does not exist yet.
         network: the full-precision network; by default that of the run.
-        to: "png" (a folder per class), "npy" or "npz" (uint8 [N, H, W, C] and labels).
+        to: "png" (a folder per class), "npy", "npz" or "tfrecord" (uint8 [N, H, W, C] and labels), or what the
+            quantizer of a program takes: bytes for "hailo", normalised float32 [N, C, H, W] for the others.
         num_images: of all classes alike.
         iterations: per batch of images; default 200.
         batch_size: images whose joint statistics are matched; default 128.

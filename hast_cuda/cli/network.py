@@ -36,7 +36,7 @@ class Network:
     image_size: int | None = None
     """Height and width; needed for a network of your own."""
     num_classes: int | None = None
-    """Number of classes, where a library shall build another classifier than its own."""
+    """Number of classes, where a library shall build another classifier than its own; 0: none, whatever it gives."""
     model_args: tuple[str, ...] = field(default=(), metadata=LATER)
     """Keyword arguments of the network, e.g. width=0.5 num_classes=10."""
 
@@ -73,7 +73,8 @@ class Network:
     @cached_property
     def _loaded(self) -> nn.Module:
         weights = None if self.weights is None else find(str(self.weights))
-        return load_teacher(self._model, weights=weights, num_classes=self.num_classes, model_args=self._arguments)
+        classes = self.num_classes or None  # 0 is said of a network, and asked of no constructor
+        return load_teacher(self._model, weights=weights, num_classes=classes, model_args=self._arguments)
 
     @property
     def _model(self) -> str:

@@ -147,7 +147,7 @@ class Task:
         with world.first_goes_first():  # weights may have to be downloaded
             teacher = network.load()
         found = infer_shape(teacher, spec.size).num_classes
-        if found != spec.num_classes:
+        if spec.num_classes and found != spec.num_classes:
             raise ValueError(f"num_classes={spec.num_classes}, but the network gives {found}: leave num_classes away")
         check_network(teacher, config, run)
         return Start(teacher, spec, recipe, changes, world, test, network.described(spec))

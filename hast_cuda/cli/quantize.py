@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from hast_cuda.analysis import LayerSensitivity, sensitivity
 from hast_cuda.checks.values import as_device
-from hast_cuda.cli.bits import LayerBits
+from hast_cuda.cli.bits import LayerBits, Measured
 from hast_cuda.cli.network import ANY_NETWORK, Network, opened
 from hast_cuda.cli.options import Flat, Task, labelled_images, shape_of, training_images
 from hast_cuda.data import Images
@@ -96,13 +94,8 @@ def quantize(
     if first_last_bits is not None:
         overrides = end_overrides(teacher, first_last_bits, bits.placement, end_layers(teacher, spec.size))
     overrides |= {name: Override() for name in full_precision}
-
-    def measured() -> dict[str, LayerSensitivity]:
-        assert ready is not None
-        how = partial(sensitivity, placement=bits.placement, symmetric_weights=symmetric_weights, device=world.device)
-        return world.on_first(lambda: how(teacher, ready.images[:SENSITIVITY_IMAGES]))
-
-    overrides |= layers.overrides(bits, None if ready is None else measured, by_hand=bool(overrides))
+    measured = None if ready is None else Measured(teacher, ready.images[:SENSITIVITY_IMAGES], bits, world)
+    overrides |= layers.overrides(bits, measured, by_hand=bool(overrides))
     asked: dict[str, Any] = {
         "bits": replace(bits, overrides=overrides),
         "method": task.budget.method,
@@ -141,6 +134,9 @@ def print_accuracies(done: QuantizationResult, out: Path) -> None:
         noisiest, ratio = min(result["signal_to_noise"].items(), key=lambda found: found[1])
         print(f"  lowest signal-to-noise ratio: {ratio:.1f} dB, at {noisiest}")
         print(f"  {verdict(result['agreement']['same_class'])}")
+    for place, share in result.get("output_noise", {}).items():
+        named = f"output {place}" if place else "the output"
+        print(f"noise in {named} on {result['num_held_out']} images held out: {100 * share:.2f} % of its squares")
     print(f"run directory: {out}")
 
 

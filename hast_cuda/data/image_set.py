@@ -139,6 +139,8 @@ def load_images(path: str | Path, *, spec: InputSpec, split: Split = "test", lim
         raise ValueError(f"limit={limit} must be at least 1 image")
     if spec.channels not in (1, 3):
         raise ValueError(f"channels={spec.channels} must be 1 (grey) or 3 (RGB) to read images")
+    if not spec.num_classes:
+        raise ValueError(f"data={path}: the network classifies nothing, so labels say nothing of it: leave data away")
     location, white, read = as_path("path", path), 255, None
     if str(path) == DIGITS:
         white = digits.WHITE

@@ -30,7 +30,7 @@ NORMALIZATIONS: dict[str, tuple[Channels, Channels]] = {
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network takes, images [N, channels, height, width], and into how many classes.
+    """What a network takes, images [N, channels, height, width], and into how many classes, if any.
 
     Raises:
         ValueError: a size below 1, or mean and std that do not fit the channels.
@@ -48,7 +48,7 @@ class InputSpec:
     width: int
     """Pixels."""
     num_classes: int
-    """Labels are 0 to this - 1."""
+    """Labels are 0 to this - 1; 0: the network classifies nothing, as detectors and segmenters."""
     mean: Channels = ()
     """Per channel, of pixels in [0, 1]; none: 0."""
     std: Channels = ()
@@ -61,9 +61,9 @@ class InputSpec:
         if isinstance(self.num_classes, tuple) and isinstance(self.std, int):
             self._reorder()
         check_fields(self)
-        for name in ("channels", "height", "width", "num_classes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name, least in (("channels", 1), ("height", 1), ("width", 1), ("num_classes", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
         if self.num_classes > LARGEST_CLASSES:
             raise ValueError(f"num_classes={self.num_classes} must be at most {LARGEST_CLASSES}")
         if math.prod(self.size) > LARGEST_IMAGE:

@@ -52,6 +52,8 @@ class _Reader:
 
     def read(self) -> Plan:
         graph = self.marked.model.graph
+        if len(graph.outputs) != 1:
+            raise ValueError(f"the network gives {len(graph.outputs)} tensors; the engine gives [images, classes]")
         images, logits = Value(INPUT, self.shape), graph.outputs[0]
         self.views[graph.inputs[0]] = View(images, self.shape)
         needed = _needed(logits)

@@ -136,7 +136,7 @@ def _write(
     return Exported(kind, file, file.stat().st_size, float_bytes(student))
 
 
-def _load(file: Path, kind: str, network: nn.Module | None, student: nn.Module) -> Callable[[Tensor], Tensor]:
+def _load(file: Path, kind: str, network: nn.Module | None, student: nn.Module) -> Callable[[Tensor], Any]:
     """The file's own network, on the CPU."""
     if kind.startswith("onnx"):
         return onnx_network(file)
@@ -150,4 +150,4 @@ def _load(file: Path, kind: str, network: nn.Module | None, student: nn.Module) 
     else:
         loaded = to_float(student).cpu().eval()
         restore(loaded, load_file(file))
-    return lambda images: loaded(images.cpu()).float()
+    return lambda images: loaded(images.cpu())

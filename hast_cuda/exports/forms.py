@@ -34,7 +34,7 @@ class Rewritten:
 
 def rewrite(marked: MarkedModel, form: str) -> Rewritten:
     """Replace every marker of the graph."""
-    layers = quantized_layers(marked)
+    layers, outputs = quantized_layers(marked), [value.name or OUTPUT for value in marked.model.graph.outputs]
     small = [form == "uint4" and layer.codes.grid.bits <= 4 for layer in layers]
     if form == "uint4" and not any(small):
         raise ValueError('no weight has 4 bits or fewer: the form "uint4" has nothing to store; use "ort"')
@@ -53,7 +53,7 @@ def rewrite(marked: MarkedModel, form: str) -> Rewritten:
         done.rounded_layers = _pairs(marked, editor, layers)
     else:
         _float_layers(marked, editor, layers, small)
-    editor.finish([INPUT], [OUTPUT])
+    editor.finish([INPUT], outputs)
     return done
 
 

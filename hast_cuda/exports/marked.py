@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from hast_cuda.exports.grid import Affine, WeightCodes, activation_grid, weight_codes
 from hast_cuda.exports.placement import QuantizedLayer
 from hast_cuda.loops.modes import copied
+from hast_cuda.networks.outputs import output_tensors
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.around import around, in_order
@@ -102,16 +103,19 @@ def translate(network: nn.Module, shape: tuple[int, int, int], opset: int) -> ir
                 opset_version=opset,
                 verbose=False,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=_output_names(network(example)),
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
     except Exception as error:  # whatever the exporter and the network's own code raise
         raise ValueError(f"torch.onnx cannot translate the network: {_reason(error)}") from error
     assert program is not None
     model: ir.Model = program.model
-    if len(model.graph.outputs) != 1:
-        raise ValueError(f"the network gives {len(model.graph.outputs)} outputs; only one can be exported")
     return model
+
+
+def _output_names(output: Any) -> list[str]:
+    """Of the graph's outputs: "logits", or the places of several tensors."""
+    return [place.replace(".", "_") if place else OUTPUT for place in output_tensors(output)]
 
 
 def _reason(error: BaseException) -> str:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+ALIKE = 0.999  # cosine of outputs that stand for each other
+
 
 @dataclass(frozen=True)
 class Check:
@@ -16,15 +18,16 @@ class Check:
     source: str
     """"given", "synthetic" or "noise"."""
     top1_agreement: float
-    """Percent of images on which both choose the same class."""
+    """Percent of images on which both choose the same class; of a network that classifies nothing, whose outputs
+    have a cosine above :data:`ALIKE`."""
     top1: float | None
     """Percent, of the exported network, where the images have true labels."""
     student_top1: float | None
     """Percent, of the student."""
     cosine: float
-    """Mean over the images of the cosine between both logits."""
+    """Mean over the images of the cosine between both logits, or all numbers that both give."""
     largest_difference: float
-    """Largest absolute difference of a logit."""
+    """Largest absolute difference of a logit, or another number."""
 
     def passed(self) -> bool:
         """At most one image in a thousand, or one at all, is classified otherwise."""

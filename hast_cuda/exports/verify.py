@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ from hast_cuda.checks.values import (
 from hast_cuda.data import Images, ImageSet
 from hast_cuda.deploy.engine import load
 from hast_cuda.exports.marked import INPUT, translate
-from hast_cuda.exports.records import Check, Latency
+from hast_cuda.exports.records import ALIKE, Check, Latency
 from hast_cuda.loops.modes import eval_mode
+from hast_cuda.networks.outputs import gives_logits, joined
 
 _ROUNDS = 15
 
@@ -41,8 +43,10 @@ def require_onnxruntime() -> None:
 
 
 @typed
-def onnx_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Tensor]:
+def onnx_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Any]:
     """A function from images [N, C, H, W] to logits that runs ``path`` in onnxruntime on the CPU.
+
+    A file with several outputs gives a list of them.
 
     Raises:
         ImportError: no onnxruntime. ValueError: the file is truncated, altered or not ONNX.
@@ -61,10 +65,10 @@ def onnx_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Tenso
     with _explained(f"onnxruntime cannot load {path}"):
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(images: Tensor) -> Tensor:
+    def run(images: Tensor) -> Any:
         with _explained(f"{path} does not take images {list(images.shape)} {images.dtype}"):
-            (logits,) = session.run(None, {INPUT: np.ascontiguousarray(images.cpu().numpy())})
-        return torch.from_numpy(logits)
+            found = session.run(None, {INPUT: np.ascontiguousarray(images.cpu().numpy())})
+        return torch.from_numpy(found[0]) if len(found) == 1 else list(map(torch.from_numpy, found))
 
     return run
 
@@ -87,11 +91,7 @@ def _explained(what: str) -> Iterator[None]:
 @typed
 @torch.no_grad()
 def check(
-    exported: Callable[[Tensor], Tensor],
-    student: nn.Module,
-    images: ImageSet | Images | Tensor,
-    *,
-    batch_size: int = 64,
+    exported: Callable[[Tensor], Any], student: nn.Module, images: ImageSet | Images | Tensor, *, batch_size: int = 64
 ) -> Check:
     """Run both networks on all images.
 
@@ -120,8 +120,8 @@ def check(
     for x, labels in _batches(images, batch_size):
         check_images("images", x)
         with explained_forward("images", x), eval_mode(student):
-            expected = _logits("student", student(x.to(device))).float().cpu()
-        found = _logits("exported", exported(x))
+            output = student(x.to(device))
+        expected, found = joined(output).float().cpu(), joined(exported(x))
         if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
             raise ValueError(
                 f"the exported network gives {list(found.shape)}, the student "
@@ -129,29 +129,24 @@ def check(
             )
         chosen, wanted = found.argmax(1), expected.argmax(1)
         cosines = torch.cosine_similarity(found.double(), expected.double())
-        batch = (chosen == wanted, chosen == labels, wanted == labels, cosines)
+        same = chosen == wanted if gives_logits(output) else cosines > ALIKE
+        batch = (same, chosen == labels, wanted == labels, cosines)
         totals = [total + float(part.sum()) for total, part in zip(totals, batch, strict=True)]
         largest = max(largest, float((found - expected).abs().max()))
         count += len(x)
     if not count:
         raise ValueError("images is empty: there is nothing to compare the networks on")
-    same, right, student_right, cosine = totals
+    equal, right, student_right, cosine = totals
     kind = "synthetic" if isinstance(images, Images) else "noise"
     return Check(
         images=count,
         source="given" if given else kind,
-        top1_agreement=100 * same / count,
+        top1_agreement=100 * equal / count,
         top1=100 * right / count if given else None,
         student_top1=100 * student_right / count if given else None,
         cosine=cosine / count,
         largest_difference=largest,
     )
-
-
-def _logits(name: str, given: object) -> Tensor:
-    if not isinstance(given, Tensor):
-        raise ValueError(f"{name} gives a {type(given).__name__}; expected logits, a torch.Tensor")
-    return given
 
 
 def _batches(images: ImageSet | Images | Tensor, size: int) -> Iterable[tuple[Tensor, Tensor]]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import check_images, explained_forward
+from hast_cuda.checks.values import check_images
 from hast_cuda.loops.crops import draw_crops, resize_crops
-from hast_cuda.loops.modes import eval_mode
 from hast_cuda.loops.seeding import generator
+from hast_cuda.networks.outputs import gathered, noise_shares
 
-CHUNK = 64  # images per forward pass
 CROPS = 3  # of each image
 AREA = (0.3, 0.8)  # of a crop
 
@@ -106,11 +104,37 @@ def agreement(teacher: nn.Module, student: nn.Module, images: Tensor) -> Agreeme
     return HeldOutImages(teacher, images).agreement(student)
 
 
-@torch.no_grad()
 def logits(network: nn.Module, images: Tensor, name: str = "images") -> Tensor:
     """[N, classes] on the CPU, in eval mode; an error calls the images ``name``."""
-    with eval_mode(network), explained_forward(name, images):
-        return torch.cat([network(part).detach().cpu() for part in images.split(CHUNK)])
+    found = gathered(network, images, name)
+    if list(found) != [""]:
+        raise ValueError(f"the network gives {', '.join(found)}; expected logits [N, classes] alone")
+    return found[""]
+
+
+@typed
+def output_noise(teacher: nn.Module, student: nn.Module, images: Tensor) -> dict[str, float]:
+    """How far what ``student`` gives is from what ``teacher`` gives, for networks without classes.
+
+    Args:
+        teacher: [N, C, H, W] -> a tensor, or several in tuples, lists and dicts.
+        student: the same.
+        images: normalised, on the device of both.
+
+    Returns:
+        By tensor ("" where there is one alone), the squared difference as a share of the teacher's squares.
+
+    Raises:
+        ValueError: images that a network does not take, or outputs of other shapes.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> teacher, images = hc.load_teacher("digits"), torch.randn(4, 1, 8, 8)
+        >>> hc.finetune.output_noise(teacher, teacher, images)
+        {'': 0.0}
+    """
+    check_images("images", images)
+    return noise_shares(gathered(teacher, images), gathered(student, images))
 
 
 def divergence(teacher: Tensor, student: Tensor) -> float:

@@ -86,6 +86,20 @@ class Recipe:
                 )
 
 
+def needing_classes(recipe: Recipe) -> list[str]:
+    """Settings that have no meaning for a network that classifies nothing, as text."""
+    made, tuning = recipe.synthesis, recipe.finetune
+    optimised = recipe.images == "synthetic"
+    asked = {
+        f"synthesis.label_weight is {made.label_weight:g}": optimised and made.label_weight,
+        f"synthesis.margins is {made.margins}": optimised and made.has_margins,
+        f"finetune.iterations is {tuning.iterations}": tuning.iterations,
+        'images are "generated", for labels': recipe.images == "generated",
+        'finetune.calibration is "generator"': tuning.calibration == "generator",
+    }
+    return [text for text, needs in asked.items() if needs]
+
+
 def method(make: Callable[P, Recipe]) -> Callable[P, Recipe]:
     """``make(preset, dataset)`` of a method, which then refuses unknown ones by a ValueError."""
     signature = inspect.signature(make)

@@ -9,12 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.networks.outputs import output_tensors
 from hast_cuda.networks.statistics import has_running_statistics
 
 TOLERANCE = 1e-3  # of a map's largest value: far above float32's rounding, far below any operation that is lost
 
 
-def apart(exact: Tensor, found: Tensor) -> float:
+def apart(exact: Any, found: Any) -> float:
+    """Largest difference of two outputs, tensor by tensor, see :func:`_apart`; infinite where one lacks a tensor."""
+    ours, others = output_tensors(exact), output_tensors(found)
+    if ours.keys() != others.keys():
+        return float("inf")
+    return max(_apart(x, others[place]) for place, x in ours.items())
+
+
+def _apart(exact: Tensor, found: Tensor) -> float:
     """Largest difference, in units of the largest value of ``exact``; infinite where the shapes differ."""
     if exact.shape != found.shape:
         return float("inf")
@@ -39,7 +48,7 @@ def where_apart(exact: nn.Module, found: nn.Module, x: Tensor) -> str:
         if has_running_statistics(module) and type(module) is not type(other):
             continue  # a merged one, which does what follows it, too
         pairs = zip(maps, others[name], strict=False)
-        if len(maps) != len(others[name]) or any(apart(a, b) > TOLERANCE for a, b in pairs):
+        if len(maps) != len(others[name]) or any(_apart(a, b) > TOLERANCE for a, b in pairs):
             return f"at layer {name!r} ({type(module).__name__}); up to {before} all is equal"
         before = repr(name)
     return f"behind {before}"

@@ -134,11 +134,11 @@ def _bake(plain: P, source: FakeQuantConv2d | FakeQuantLinear) -> P:
 def quantized_once(model: nn.Module) -> Iterator[None]:
     """Quantize all weights of ``model`` in one launch; every forward inside reuses them.
 
-    The weights must not change inside.
+    The weights must not change inside. Those that are cached or set aside already stay as they are.
     Gradients of several backward passes reach the same weights: the straight-through gradient is
     the identity and keeps nothing.
     """
-    layers = [m for m in model.modules() if isinstance(m, QuantizedWeight)]
+    layers = [m for m in model.modules() if isinstance(m, QuantizedWeight) and m.cached_weight is None]
     try:
         for zero_point in sorted({layer.zero_point for layer in layers}):
             group = [layer for layer in layers if layer.zero_point == zero_point]

@@ -28,7 +28,10 @@ def images_section(facts: RunFacts, spec: InputSpec | None, folder: Path) -> Sec
             return None
         return Section("Synthetic images", [Text("None are made yet.")])
     images, labels = facts.images.images[:SHOWN], facts.images.labels[:SHOWN]
-    note = f"The first {len(images)}, each with the label that it was made for."
+    labelled = classifies(facts)
+    note = f"The first {len(images)}, " + (
+        "each with the label that it was made for." if labelled else "made without labels."
+    )
     if spec is None or spec.channels != images.shape[1]:
         spec = _stretched(images)
         note += (
@@ -37,8 +40,15 @@ def images_section(facts: RunFacts, spec: InputSpec | None, folder: Path) -> Sec
         )
     path = folder / "images.png"
     draw_images(images, labels, spec, path, rows=-(-len(images) // 10), columns=10)
-    cells = [(_png(image, spec), str(int(label))) for image, label in zip(images, labels, strict=True)]
+    names = [str(int(label)) if labelled else "" for label in labels]
+    cells = [(_png(image, spec), name) for image, name in zip(images, names, strict=True)]
     return Section("Synthetic images", [Text(note), Sheet(cells, path, "Synthetic images")])
+
+
+def classifies(facts: RunFacts) -> bool:
+    """Whether the run's network has classes, as most have."""
+    shape = facts.config.get("shape")
+    return not isinstance(shape, dict) or shape.get("num_classes") != 0
 
 
 def _stretched(images: Tensor) -> InputSpec:
@@ -67,7 +77,7 @@ def difficulty_section(facts: RunFacts, teacher: nn.Module | None, folder: Path)
         ValueError: the images are not those of the network.
     """
     found, note = facts.histograms, "From analysis/difficulty.json."
-    if not found and teacher is not None and facts.images is not None:
+    if not found and teacher is not None and facts.images is not None and classifies(facts):
         batches = zip(facts.images.images.split(BATCH), facts.images.labels.split(BATCH), strict=True)
         judged = judge(teacher, batches)
         found = {"synthetic": difficulty_histogram(judged.difficulty)}

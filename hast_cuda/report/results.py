@@ -57,6 +57,8 @@ def headline(facts: RunFacts) -> list[Block]:
         ]
     elif (same := (result.get("agreement") or {}).get("same_class")) is not None:
         pairs.append(("same class as the original", number(same, unit=" %")))
+    elif noise := result.get("output_noise"):
+        pairs.append(("noise in the outputs, at most", number(100 * max(noise.values()), unit=" %")))
     pairs += fastest(facts)
     if facts.seconds:
         pairs.append(("made in", duration(sum(facts.seconds.values()))))

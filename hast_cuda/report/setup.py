@@ -56,7 +56,7 @@ def _network(facts: RunFacts) -> str:
     shape = facts.config.get("shape")
     if isinstance(shape, dict):
         size = " x ".join(shown(shape.get(k)) for k in ("channels", "height", "width"))
-        given.append(f"input {size}, {shown(shape.get('num_classes'))} classes")
+        given.append(f"input {size}, {shown(shape.get('num_classes') or 'no')} classes")
     return "; ".join([network_name(facts), *given])
 
 

@@ -12,6 +12,7 @@ from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.checks.values import as_path
 from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.files.whole import replace_file
+from hast_cuda.report.bits_section import bits_section
 from hast_cuda.report.canvas import themed
 from hast_cuda.report.compare import comparison
 from hast_cuda.report.document import Block, Code, Document, Section, Text
@@ -112,6 +113,7 @@ def _document(facts: RunFacts, context: Context, folder: Path) -> Document:
         images_section(facts, context.spec, folder),
         difficulty_section(facts, context.teacher, folder),
         layers,
+        bits_section(facts, folder),
         exports_section(facts),
         seconds_section(facts),
         _command_section(facts, context),

@@ -11,6 +11,7 @@ from torch import nn
 from hast_cuda.checks.typed import LATER, check_fields
 from hast_cuda.data import Images, InputSpec
 from hast_cuda.methods import Recipe
+from hast_cuda.methods.recipe import needing_classes
 from hast_cuda.networks import require_batch_norm
 from hast_cuda.networks.ends import end_layers
 from hast_cuda.networks.head import find_head
@@ -48,10 +49,13 @@ class Bits:
 
 
 def check_teacher(teacher: nn.Module, shape: InputSpec) -> None:
-    """ValueError unless the network can be read, was trained, and gives logits of ``shape`` in float32."""
+    """ValueError unless the network can be read, was trained, and gives logits of ``shape`` in float32.
+
+    With 0 classes in ``shape`` any outputs will do.
+    """
     require_trained(teacher)
     classes = infer_shape(teacher, shape.size).num_classes
-    if classes != shape.num_classes:
+    if shape.num_classes and classes != shape.num_classes:
         raise ValueError(f"the network gives {classes} logits; shape says {shape.num_classes} classes")
 
 
@@ -95,7 +99,7 @@ def check_images(images: Images, shape: InputSpec) -> None:
     if len(found) != len(labels):
         raise ValueError(f"there are {len(found)} images and {len(labels)} labels")
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= shape.num_classes:
+    if low < 0 or high >= (shape.num_classes or 1):
         raise ValueError(f"labels go from {low} to {high}; the network has {shape.num_classes} classes")
     if not bool(torch.isfinite(found).all()):
         raise ValueError("images contain NaN or infinity; delete the shards and run again")
@@ -103,6 +107,13 @@ def check_images(images: Images, shape: InputSpec) -> None:
 
 def check_source(recipe: Recipe, teacher: nn.Module, images: Images | None, shape: InputSpec) -> None:
     """ValueError, before any work, if images are missing, unwanted or do not fit, or the loss is for other networks."""
+    if not shape.num_classes and (settings := needing_classes(recipe)):
+        raise ValueError(
+            f"the network classifies nothing (its output is not one tensor [N, classes]), and this method needs "
+            f"classes: {', '.join(settings)}. Give a method of statistics alone: zeroq, dsg, genie with the preset "
+            '"paper", squant, dfq or rtn; or those settings as 0. If it is a classifier, wrap it in a module whose '
+            "forward returns the logits"
+        )
     if images is not None:
         if recipe.images in ("generated", "none"):
             raise ValueError(f'images were given, but those of this recipe are "{recipe.images}"')

@@ -266,6 +266,8 @@ def _asked(
     recipe = methods.change(recipe, changes or {})
     check_teacher(teacher, shape)
     check_source(recipe, teacher, images, shape)
+    if test is not None and not shape.num_classes:
+        raise ValueError("test has labels, and the network classifies nothing: leave test away")
     bits = with_ends(placed(bits or Bits(), teacher), recipe, teacher, shape)
     world = join("cpu" if device is None else device) if world is None else world_on(world, device)
     execution = execution or Execution()

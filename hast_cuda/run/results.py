@@ -38,6 +38,9 @@ def read_result(path: Path) -> dict[str, Any]:
         _check(value is None or (whole and _is_number(value, most)), path, name, value, allowed)
     last = found.get("finetune_iterations")
     _check(last is not None, path, "finetune_iterations", last, "a count")
+    noise = found.get("output_noise", {})
+    right = isinstance(noise, dict) and all(_is_number(share, float("inf")) for share in noise.values())
+    _check(right, path, "output_noise", noise, "shares by tensor")
     agreement = found.get("agreement")
     _check(_is_agreement(agreement), path, "agreement", agreement, "divergence and same_class, or null")
     return found

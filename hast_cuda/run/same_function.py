@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics, FusedBatchNorm2d, merge_batch_norms
 from hast_cuda.methods import Recipe
 from hast_cuda.networks.compare import TOLERANCE, apart, where_apart
+from hast_cuda.networks.outputs import output_tensors
 from hast_cuda.networks.statistics import has_running_statistics
 from hast_cuda.networks.tracing import CannotMergeError
 from hast_cuda.nn.layers import quantizers_aside
@@ -53,8 +55,10 @@ def require_same_function(
     x = torch.randn(_IMAGES, *shape.size, generator=generator(0, "same function")).to(device)
     with _quiet(), convolution_rules(Execution()), torch.no_grad():
         with own_weights_only(given), _own_precision(given), explained_forward("images", seen := x.clone()):
-            logits: Tensor = given(seen)
-        _require_logits(given, x, seen, logits)
+            output = given(seen)
+        _require_steady(given, x, seen, output)
+        if shape.num_classes:
+            _require_no_softmax(output)
 
         def compare(what: str, make: Callable[[], nn.Module], of: nn.Module, advice: str) -> None:
             try:
@@ -64,7 +68,7 @@ def require_same_function(
             distance = apart(of(x.clone()), found(x.clone()))
             if not distance <= TOLERANCE:
                 raise ValueError(
-                    f"{what} is another function than the network that was given: logits differ by {distance:.2g} of "
+                    f"{what} is another function than the network that was given: outputs differ by {distance:.2g} of "
                     f"the largest. It begins {where_apart(of, found, x)}. {advice}"
                 )
 
@@ -91,20 +95,24 @@ def require_same_function(
                     compare(fused, lambda n=network: merge_batch_norms(n, FusedBatchNorm2d).model, exactly, _UNMERGED)  # type: ignore[misc]
 
 
-def _require_logits(given: nn.Module, x: Tensor, seen: Tensor, logits: Tensor) -> None:
-    """ValueError unless ``logits``, of ``seen``, are finite, come again, and are no probabilities."""
+def _require_steady(given: nn.Module, x: Tensor, seen: Tensor, output: Any) -> None:
+    """ValueError unless ``output``, of ``seen``, is finite and comes again."""
     if not torch.equal(seen, x):
         raise ValueError(
             "the network changes its images in place, which images that are trained cannot be: write x = x - mean "
             "instead of x -= mean or x.sub_(mean)"
         )
-    if not bool(torch.isfinite(logits).all()):
+    if not all(bool(torch.isfinite(found).all()) for found in output_tensors(output).values()):
         raise ValueError("the network gives NaN or infinity for noise of mean 0 and variance 1: check its weights")
-    if apart(logits, given(x.clone())) > TOLERANCE:
+    if apart(output, given(x.clone())) > TOLERANCE:
         raise ValueError(
-            "the network gives other logits for the same images in eval mode (dropout without training=self.training, "
+            "the network gives other outputs for the same images in eval mode (dropout without training=self.training, "
             f"random depth, a state that moves). It begins {where_apart(given, given, x)}. Make eval mode deterministic"
         )
+
+
+def _require_no_softmax(logits: Tensor) -> None:
+    """ValueError for probabilities."""
     if logits.shape[1] > 1 and bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-4).all()):
         raise ValueError(
             "the network gives probabilities (each row sums to 1), and the losses take the softmax themselves: give "
@@ -113,17 +121,17 @@ def _require_logits(given: nn.Module, x: Tensor, seen: Tensor, logits: Tensor) -
 
 
 def _require_gradient(given: nn.Module, x: Tensor) -> None:
-    """ValueError unless images can be made from the network's logits."""
+    """ValueError unless images can be made from the network."""
     with torch.enable_grad():
         images = x.clone().requires_grad_()
-        logits = given(images)
-        if not logits.requires_grad:
+        sums = [found.sum() for found in output_tensors(given(images)).values() if found.requires_grad]
+        if not sums:
             raise ValueError(
-                "the network's logits have no gradient for its images, from which images are made: its forward has "
+                "the network's outputs have no gradient for its images, from which images are made: its forward has "
                 "torch.no_grad(), inference_mode, detach() or a rounding in it"
             )
         try:
-            torch.autograd.grad(logits.sum(), images)
+            torch.autograd.grad(sums, images)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"the network cannot be differentiated: {reason}") from error

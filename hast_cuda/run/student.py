@@ -68,7 +68,9 @@ def _architecture(given: nn.Module | str | None, described: Mapping[str, Any], p
             "full-precision architecture or its name"
         )
     try:
-        return build_network(model, classes if isinstance(classes, int) else None, parse_arguments(arguments))
+        return build_network(
+            model, classes if classes and isinstance(classes, int) else None, parse_arguments(arguments)
+        )
     except (ValueError, TypeError) as error:
         raise ValueError(f"network={model!r} cannot be built: {error}") from error
 

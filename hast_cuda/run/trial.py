@@ -18,6 +18,7 @@ from hast_cuda.loops.execution import convolution_rules
 from hast_cuda.loops.modes import eval_mode
 from hast_cuda.loops.progress import progress_shown
 from hast_cuda.methods import Recipe, change
+from hast_cuda.networks.outputs import gathered
 from hast_cuda.ranks import World
 from hast_cuda.run.asked import Asked
 from hast_cuda.run.costs import Costs, Sizes
@@ -134,7 +135,10 @@ class _Trial:
         for again in range(1 + PASSES):
             if again == 1:  # the first one allocates
                 began = now(self.device)
-            evaluate(network, self.sample, batch_size=size, device=self.device)
+            if self.asked.shape.num_classes:
+                evaluate(network, self.sample, batch_size=size, device=self.device)
+            else:
+                gathered(network.to(self.device), self.sample.images.to(self.device))  # type: ignore[union-attr]
         return (now(self.device) - began) / (PASSES * len(self.sample))
 
     def _worth(self, passes: int) -> int:

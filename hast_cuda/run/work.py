@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
-from hast_cuda.finetune import FinetuneResult, agreement, finetune
+from hast_cuda.finetune import FinetuneResult, agreement, finetune, output_noise
 from hast_cuda.finetune.batches import hold_out
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
@@ -249,11 +249,15 @@ class Work:
         held_out = None if images is None else self.split(images)[1]
 
         def write() -> dict[str, Any]:
-            found = ratios = None
+            found = ratios = noise = None
             table = quantization_table(self.student)
             if held_out is not None:
                 compared = self.student, held_out.to(self.device)
-                found = agreement(frozen_copy(self.teacher, self.device), *compared)
+                teacher = frozen_copy(self.teacher, self.device)
+                if self.shape.num_classes:
+                    found = agreement(teacher, *compared)
+                else:
+                    noise = output_noise(teacher, *compared)
                 ratios = layer_signal_to_noise(self.prepared.to(self.device), *compared)
             result: dict[str, Any] = plain(
                 {
@@ -261,6 +265,7 @@ class Work:
                     **accuracies,
                     **student_figures(accuracies, tuned, self.recipe.finetune),
                     "agreement": found,
+                    **({} if noise is None else {"output_noise": noise}),
                     "signal_to_noise": ratios,
                     "activation_quantizers": table.quantized_activations,
                     "full_precision_layers": {row.name: row.note.removeprefix(NOT_QUANTIZED) for row in table.left},

@@ -19,7 +19,9 @@ CHANNEL_CORRELATION = 0.8
 
 
 def draw_labels(config: SynthesisConfig, num_classes: int, seed: int) -> Tensor:
-    """[num_images] int64 labels: uniform draws, or equal counts in random order if balanced."""
+    """[num_images] int64 labels: uniform draws, or equal counts in random order if balanced; without classes 0."""
+    if not num_classes:
+        return torch.zeros(config.num_images, dtype=torch.int64)
     random = generator(seed, "labels")
     if not config.balanced_labels:
         return torch.randint(num_classes, (config.num_images,), generator=random)

@@ -85,7 +85,7 @@ def synthesize(
 
     Args:
         teacher: pretrained network with BatchNorm; copied, never edited.
-        shape: its input and number of classes.
+        shape: its input and number of classes; with 0 only statistics are matched, and labels are 0.
         config: budget and objective.
         seed: of every batch's own stream. With margins (IntraQ), and only then, a batch depends on
             others: its classes' mean features are those of the batches before.
@@ -123,6 +123,11 @@ def synthesize(
     frozen = execution.network(frozen if swing is None else swing.network)
     statistics = BatchStatistics(frozen, merge=execution.merge, segments=segments)
     _batches.agree_on_images(world, teacher, shape, config, seed)
+    if not shape.num_classes and (config.label_weight or config.has_margins):
+        raise ValueError(
+            f"label_weight is {config.label_weight:g} and margins {config.margins}, of the images' classes, and the "
+            "network classifies nothing: set label_weight to 0 and leave margins away"
+        )
     labels = draw_labels(config, shape.num_classes, seed)
     batches = labels.split(config.batch_size)
     check_source(config, shape, batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from hast_cuda.loops.crops import resize_crops
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.loops.graphs import Replayed
+from hast_cuda.networks.outputs import gives_logits
 from hast_cuda.ops import hard_sample_loss
 from hast_cuda.synthesis.grown import make_source
 from hast_cuda.synthesis.intra_class import ClassDistance
@@ -37,6 +39,7 @@ class SynthesisStep:
         groups = [{"params": group, "lr": schedule.rate} for group, schedule in self.source.groups]
         self.optimizer = torch.optim.Adam(groups, fused=True, capturable=device.type == "cuda")
         self.guard = FiniteGuard("synthesis", device)
+        self.unlabelled = torch.zeros((), device=device, requires_grad=True)
         names = ("loss", "match", "label", "difficulty")
         self.metrics = {name: torch.zeros((), device=device) for name in names}
         # gradient of the loss with respect to its terms
@@ -77,9 +80,9 @@ class SynthesisStep:
         if crop:
             x = self.execution.images(resize_crops(x, self.crops))
         with self.execution.autocast(x.device):
-            logits = self.matching.statistics.model(x)
+            output = self.matching.statistics.model(x)
         match = self.matching.loss(x)  # Eq. 3, or ZeroQ's or DSG's
-        label, difficulty = self._label_loss(logits)  # Eq. 8 and its mean difficulty, or IntraQ's
+        label, difficulty = self._label_loss(output)  # Eq. 8 and its mean difficulty, or IntraQ's
         terms = [match, label]
         if self.distance is not None:
             terms.append(self.distance.loss())
@@ -95,7 +98,9 @@ class SynthesisStep:
         found = (loss, match.detach(), label.detach(), difficulty)
         torch._foreach_copy_(list(self.metrics.values()), list(found))
 
-    def _label_loss(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def _label_loss(self, logits: Any) -> tuple[Tensor, Tensor]:
+        if not gives_logits(logits):  # there are no classes, and the weight is 0
+            return self.unlabelled, self.unlabelled.detach()
         if self.config.label_loss == "soft":
             return soft_label_loss(logits, self.labels, self.targets, check_labels=False)
         gamma, detach = self.config.difficulty_exponent, self.config.detach_difficulty

@@ -93,7 +93,7 @@ def input_spec(
             a network only the number of classes, which one forward pass on zeros tells.
         normalization: see ``parse_normalization``; replaces the named network's own.
         image_size: height and width in pixels; replaces the named network's own.
-        num_classes: replaces the named network's own.
+        num_classes: replaces the named network's own; 0 for one that classifies nothing.
         model_args: as for ``load_teacher``.
 
     Raises:
@@ -104,9 +104,9 @@ def input_spec(
         >>> input_spec("digits").size
         (1, 8, 8)
     """
-    for name, number in (("image_size", image_size), ("num_classes", num_classes)):
+    for name, number, least in (("image_size", image_size, 1), ("num_classes", num_classes, 0)):
         if number is not None:
-            check_range(name, number, 1, LARGEST_CLASSES)
+            check_range(name, number, least, LARGEST_CLASSES)
     given: dict[str, Any] = {}
     if normalization is not None:
         given["mean"], given["std"] = parse_normalization(normalization)
