@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import operator
 import reprlib
 import types
 import typing
@@ -147,6 +148,9 @@ class _Items:
         for index, item in enumerate(self.values):
             checked_value(f"{self.name}[{index}]", _as_tuple(item), self.hint)
             yield item
+
+    def __length_hint__(self) -> int:
+        return operator.length_hint(self.values)
 
 
 def _as_tuple(item: Any) -> Any:

@@ -73,7 +73,7 @@ def _file_of(arguments: list[str]) -> tuple[list[str], Path | None]:
 
 def _given(name: str, arguments: Sequence[str]) -> bool:
     """Whether the command line has this option, or its opposite."""
-    bare = name.removeprefix("--").removeprefix("no-")
+    bare = name.removeprefix("--").removeprefix("no-").replace("_", "-")
     names = {f"--{bare}", f"--no-{bare}"}
     return any(text.partition("=")[0].replace("_", "-") in names for text in arguments)
 

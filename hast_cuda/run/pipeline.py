@@ -13,7 +13,8 @@ from torch import nn
 from hast_cuda import methods
 from hast_cuda.checks.typed import arguments_as, typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_range
-from hast_cuda.data import Images, ImageSet, InputSpec
+from hast_cuda.data import Images, InputSpec
+from hast_cuda.data.loaders import Labelled, Loader, as_image_set, as_images
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.modes import with_gradients
 from hast_cuda.loops.progress import progress_shown
@@ -49,8 +50,8 @@ def zero_shot_quantize(
     seed: int = 0,
     device: torch.device | str | None = None,
     out: Path | str | None = None,
-    images: Images | None = None,
-    test: ImageSet | None = None,
+    images: Images | Loader | None = None,
+    test: Labelled | None = None,
     describe: Mapping[str, Any] | None = None,
     evaluation_batch: int = 256,
     execution: Execution | None = None,
@@ -86,8 +87,9 @@ def zero_shot_quantize(
         out: run directory; None keeps nothing. The same call continues an unfinished run, and
             gives the result of a finished one.
         images: use these instead of synthesising; the training images of a recipe that wants real
-            ones.
-        test: real images to report accuracy on; never used for training or choosing.
+            ones. Batches (images, labels), such as a DataLoader gives, are read into memory.
+        test: real images to report accuracy on; never used for training or choosing. In memory, from files, or
+            batches (images, labels), normalised.
         describe: more entries for ``config.json`` and ``result.json`` (network, preset, ...).
         evaluation_batch: images per forward pass of an evaluation.
         execution: precision, memory layout, CUDA graphs; default :class:`Execution`.
@@ -140,6 +142,7 @@ def zero_shot_quantize(
         chosen = {} if plan.budget is None else {"budget": plan.budget}
         work.recipe = plan.recipe
         work.described = {**named, "bits": asked.bits, "seed": seed, **(describe or {}), **chosen}
+        images = asked.images
         with convolution_rules(work.execution), work.opened(images, tensorboard=tensorboard) as found:
             if found is not None:
                 return _result(work, work.finished(images), found)
@@ -187,8 +190,8 @@ def _asked(
     changes: Mapping[str, Any] | None,
     device: torch.device | str | None,
     out: Path | str | None,
-    images: Images | None,
-    test: ImageSet | None,
+    images: Images | Loader | None,
+    test: Labelled | None,
     evaluation_batch: int,
     execution: Execution | None,
     world: World | None,
@@ -204,6 +207,7 @@ def _asked(
     if not isinstance(shape, InputSpec):
         check_image_size("shape", shape)
         shape = infer_shape(teacher, shape)
+    images, test = as_images(images), as_image_set(test, shape)
     named: dict[str, Any] = {}
     if isinstance(recipe, str):
         check_choice("recipe", recipe, methods.PRESETS)

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from hast_cuda.checks.values import as_path
-from hast_cuda.data import Images, ImageSet, InputSpec
+from hast_cuda.data import Images, InputSpec
+from hast_cuda.data.loaders import Labelled
 from hast_cuda.exports import export_network
 from hast_cuda.exports.records import Exported
 from hast_cuda.networks.origin import origin_of
@@ -57,9 +58,7 @@ class QuantizationResult:
         kept: dict[str, Any] = {key: self.result[key] for key in ("method", "preset", "seed") if key in self.result}
         return save(self.student, path, kept)
 
-    def export(
-        self, folder: Path | str, kind: str = "onnx-ort", images: ImageSet | Images | Tensor | None = None
-    ) -> Exported:
+    def export(self, folder: Path | str, kind: str = "onnx-ort", images: Labelled | Tensor | None = None) -> Exported:
         """Write the network for another program and compare it with the file; see :func:`hast_cuda.export`.
 
         Args:
