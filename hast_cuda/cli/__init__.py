@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "synthesize": ("quantize", "Make synthetic images from a pretrained network; they go to OUT/images."),
     "finetune": ("quantize", "Quantize and fine-tune with synthetic images made before."),
     "evaluate": ("quantize", "Top-1 accuracy of a network, or of the quantized one in a run directory."),
+    "compare": ("compare", "Quantize one network by several methods, and say which is best on it."),
     "export": ("export", "Write the network of a finished run for other programs, and prove that it is the same."),
     "run": ("run", "Classify image files with an exported network, on the CPU."),
     "calibration-set": (

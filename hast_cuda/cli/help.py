@@ -235,7 +235,9 @@ def _shown(option: Option, wide: int) -> Iterator[str]:
         says += " (on, if it is not given)"
     lines = textwrap.wrap(says, wide - _COLUMN, break_on_hyphens=False) or [""]
     if len(head) > _COLUMN - 2:
-        yield from textwrap.wrap(head.replace(",", ", "), wide, initial_indent="  ", subsequent_indent="      ")
+        yield from textwrap.wrap(
+            option.spelling.replace(",", ", "), wide, initial_indent="  ", subsequent_indent="      "
+        )
         head = ""
     yield f"{head:<{_COLUMN}}{lines[0]}"
     for line in lines[1:]:

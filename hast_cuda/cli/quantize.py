@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
+
+from torch import nn
 
 from hast_cuda.analysis import LayerSensitivity, sensitivity
 from hast_cuda.checks.values import as_device
 from hast_cuda.cli.bits import LayerBits, Widths
 from hast_cuda.cli.network import ANY_NETWORK, Network, opened
 from hast_cuda.cli.options import Flat, Task, labelled_images, shape_of, training_images
-from hast_cuda.data import Images
+from hast_cuda.data import Images, InputSpec
 from hast_cuda.data import evaluate as top1
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.methods import Recipe
 from hast_cuda.networks import require_batch_norm
 from hast_cuda.nn import quantization_table
+from hast_cuda.ranks import World
 from hast_cuda.report import ACCURACIES
 from hast_cuda.run import QuantizationResult, estimate, load_student, zero_shot_quantize
 from hast_cuda.run.asked import Asked
@@ -55,6 +58,43 @@ def quantize(
         train_data: labelled training images, for the method real_data alone.
         table: print every layer, and the accuracies on the way.
     """
+    wanted = wanted_of(task, widths, layers, data, test_limit, images, train_data)
+    if task.budget.dry_run:
+        plan = estimate(wanted.teacher, wanted.shape, **wanted.arguments)
+        wanted.world.say(plan)
+        return {"seconds": plan.seconds, "total": plan.total, "memory": plan.memory, "recipe": plan.recipe}
+    done = wanted.quantized()
+    if wanted.world.first:
+        layers_ = quantization_table(done.student)
+        print(layers_ if table else f"layers   {layers_.line()} (--table: all of them)")
+        print_summary(done, table=table)
+    return {**done.result, "run": task.out}
+
+
+class Wanted(NamedTuple):
+    """A run, as its options ask for it."""
+
+    teacher: nn.Module
+    shape: InputSpec
+    arguments: dict[str, Any]
+    """Of :func:`hast_cuda.zero_shot_quantize`."""
+    world: World
+
+    def quantized(self) -> QuantizationResult:
+        """Do it."""
+        return zero_shot_quantize(self.teacher, self.shape, **self.arguments)
+
+
+def wanted_of(
+    task: Task,
+    widths: Widths,
+    layers: LayerBits,
+    data: str | None,
+    test_limit: int | None,
+    images: Path | None,
+    train_data: str | None,
+) -> Wanted:
+    """The arguments are those of :func:`quantize`."""
     teacher, spec, recipe, changes, world, test, network = task.start(data, test_limit, images)
     ready: Images | None = None
     if train_data is not None:
@@ -86,7 +126,7 @@ def quantize(
         return world.on_first(lambda: how(teacher, ready.images[:SENSITIVITY_IMAGES]))
 
     overrides |= layers.overrides(bits, None if ready is None else measured, by_hand=bool(overrides))
-    asked: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "bits": replace(bits, overrides=overrides),
         "method": task.budget.method,
         "recipe": task.budget.preset,
@@ -97,19 +137,11 @@ def quantize(
         "test": test,
         "execution": task.execution,
         "world": world,
+        "seed": task.budget.seed,
+        "tensorboard": task.tensorboard,
+        "describe": described,
     }
-    if task.budget.dry_run:
-        plan = estimate(teacher, shape_of(spec), **asked)
-        world.say(plan)
-        return {"seconds": plan.seconds, "total": plan.total, "memory": plan.memory, "recipe": plan.recipe}
-    done = zero_shot_quantize(
-        teacher, shape_of(spec), **asked, seed=task.budget.seed, tensorboard=task.tensorboard, describe=described
-    )
-    if world.first:
-        layers_ = quantization_table(done.student)
-        print(layers_ if table else f"layers   {layers_.line()} (--table: all of them)")
-        print_summary(done, table=table)
-    return {**done.result, "run": task.out}
+    return Wanted(teacher, shape_of(spec), arguments, world)
 
 
 def print_summary(done: QuantizationResult, *, table: bool) -> None:
