@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # from the modules themselves: mypy reads rooms later than th
     from hast_cuda.ops.match_loss import match_loss
     from hast_cuda.ops.quantize_activation import quantize_activation
     from hast_cuda.ops.update_range import new_range_state
-    from hast_cuda.run import Bits, load, zero_shot_quantize
+    from hast_cuda.run import Bits, load, save, zero_shot_quantize
     from hast_cuda.teachers import load_teacher
 
 __version__ = VERSION
@@ -47,6 +47,7 @@ __all__ = [  # noqa: RUF022 - in the order in which they are needed
     "zero_shot_quantize",
     "export",
     "calibration_set",
+    "save",
     "load",
     "evaluate",
     "sensitivity",
@@ -103,7 +104,7 @@ _HOMES = {
         ),
         "hast_cuda.ops",
     ),
-    **dict.fromkeys(("Bits", "load", "zero_shot_quantize"), "hast_cuda.run"),
+    **dict.fromkeys(("Bits", "load", "save", "zero_shot_quantize"), "hast_cuda.run"),
     "load_teacher": "hast_cuda.teachers",
 }
 _ROOMS = (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -81,14 +82,25 @@ def test_quantize_then_evaluate(hast: Cli, tmp_path: Path) -> None:
     recipe = json.loads((out / "config.json").read_text())["recipe"]
     assert [recipe[part]["batch_size"] for part in ("synthesis", "finetune")] == [8, 8]
     assert [recipe[part]["iterations"] for part in ("synthesis", "finetune")] == [2, 2]
-    assert f"{result['full_precision']:6.2f} %" in printed
-    assert f"{result['quantized']:6.2f} %" in printed
-    assert "39 weights" in printed
+    lines = printed.splitlines()
+    assert (
+        lines[0] == "layers   weights 38 x 3 bit + 1 x 8 bit, activations 37 x 5 bit + 1 x 8 bit (--table: all of them)"
+    )
+    assert lines[1].startswith(f"quality  {result['quantized']:.2f} +- ")
+    assert lines[1].endswith(f"top-1 on 20 test images; the original {result['full_precision']:.2f} %")
     assert f"run directory: {out}" in printed
+    assert lines[-2:] == [f"next     hast-cuda report {out}", f"         hast-cuda export {out} --to engine"]
+    assert len(lines) == 7
+    whole = hast(*command, *bits, "--table")
+    assert "39 weights" in whole
+    assert f"{result['full_precision']:6.2f} %" in whole
     student = hast("evaluate", *DIGITS, *DATA, "--run", out)
-    assert student == f"{result['quantized']:.2f} % top-1 on 20 images\n"
-    teacher = hast("evaluate", *DIGITS, *DATA)
-    assert teacher == f"{result['full_precision']:.2f} % top-1 on 20 images\n"
+    assert student.startswith(f"{result['quantized']:.2f} +- ")
+    assert student.endswith(" % top-1 on 20 images\n")
+    teacher = json.loads(hast("evaluate", *DIGITS, *DATA, "--json"))
+    assert (teacher["top1"], teacher["num_test_images"]) == (result["full_precision"], 20)
+    assert json.loads(hast(*command, *bits, "--json"))["quantized"] == result["quantized"]
+    assert hast(*command, *bits, "--quiet") == ""
     assert hast(*command, *bits) == printed  # nothing is left to do
 
 
@@ -134,7 +146,7 @@ def test_a_run_of_an_earlier_version_names_its_images_from_where_it_was_called(
 
 def test_the_table_is_that_of_the_prepared_network(hast: Cli, tmp_path: Path) -> None:
     changed = ("--method", "dfq", "--set", "posttraining.keep_relu6=false")
-    printed = hast("quantize", "--model", "foldable:inverted", *OWN[2:], *changed, "--out", tmp_path)
+    printed = hast("quantize", "--model", "foldable:inverted", *OWN[2:], *changed, "--out", tmp_path, "--table")
     assert "ReLU " in printed
     assert "ReLU6" not in printed
 
@@ -155,7 +167,7 @@ def test_images_are_named_from_the_run_or_in_full(tmp_path: Path, images: str, n
 
 def test_demo(hast: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    demo = sys.modules["hast_cuda.cli.demo"]
+    demo = importlib.import_module("hast_cuda.cli.demo")
     full = demo.demo_recipe()
     small = replace(
         full,
@@ -232,7 +244,7 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
     monkeypatch.setattr(cli, "verb", lambda name: interrupt)
     assert main(["info"]) == 130
-    assert "the same command continues where it was" in capsys.readouterr().err
+    assert "stopped" in capsys.readouterr().err
 
 
 def test_reproduce_a_row_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import pytest
@@ -34,12 +35,12 @@ def lines_of(total: int, step: float, done: int = 0) -> Lines:
     return lines
 
 
-def test_a_slow_loop_has_a_line_per_tenth_with_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slow_loop_has_a_line_a_minute_with_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     lines_of(200, 18.0)
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "synthesis: 10 % (20 of 200), 54.0 min left"
-    assert said[-2:] == ["synthesis: 90 % (180 of 200), 6.0 min left", "synthesis: 100 % (200 of 200), done"]
-    assert len(said) == 10
+    assert said[0] == "synthesis: 2 % (4 of 200), 58.8 min left"
+    assert said[-2:] == ["synthesis: 98 % (196 of 200), 72.0 s left", "synthesis: 100 % (200 of 200), done"]
+    assert len(said) == 50  # every fourth step
 
 
 def test_a_loop_of_minutes_has_a_line_per_minute(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +56,7 @@ def test_a_short_loop_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_an_earlier_attempt_made_does_not_count_for_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     lines_of(100, 10.0, done=50)
-    assert capsys.readouterr().err.splitlines()[0] == "synthesis: 60 % (60 of 100), 6.7 min left"
+    assert capsys.readouterr().err.splitlines()[0] == "synthesis: 56 % (56 of 100), 7.3 min left"
 
 
 def test_no_terminal_gives_lines_and_a_terminal_a_bar(
@@ -69,6 +70,20 @@ def test_no_terminal_gives_lines_and_a_terminal_a_bar(
     with Progress("synthesis", 10) as shown:
         shown.update(10)
     assert "synthesis: 100%|" in capsys.readouterr().err
+
+
+class Cell(io.StringIO):
+    """As the stderr of a notebook's cell: no terminal, and what follows a carriage return replaces the line."""
+
+
+Cell.__module__ = "ipykernel.iostream"
+
+
+def test_a_notebook_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", cell := Cell())
+    with Progress("synthesis", 10) as shown:
+        shown.update(10)
+    assert "synthesis: 100%|" in cell.getvalue()
 
 
 def test_every_loop_uses_it_and_all_of_them_can_be_silent(

@@ -203,7 +203,7 @@ def _solved(
     costs: Sequence[Mapping[int, int]],
     budget: int,
     given: float,
-    unit: int,
+    unit: float,
 ) -> dict[str, int]:
     least = sum(min(options.values()) for options in costs)
     if least > budget:

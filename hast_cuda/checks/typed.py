@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import operator
 import reprlib
 import types
 import typing
@@ -39,21 +40,42 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
 
     Items of sequences and mappings are looked at too, those of an iterable when it gives them.
     """
-    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        bound = signature.bind(*args, **kwargs)
-        hints = _hints(function)
-        for name, value in bound.arguments.items():
-            kind, hint = signature.parameters[name].kind, hints.get(name, Any)
-            if kind is kind.VAR_POSITIONAL:
-                hint = types.GenericAlias(tuple, (hint, ...))
-            if kind is not kind.VAR_KEYWORD:
-                bound.arguments[name] = checked_value(name, value, hint)
+        bound = _checked_call(function, args, kwargs)
         return function(*bound.args, **bound.kwargs)
 
     return checked
+
+
+def arguments_as(other: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[P, R]]:
+    """Makes a function take the arguments of ``other``: it gets all of them by keyword, checked as ``other`` does."""
+
+    def decorate(function: Callable[..., R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = _checked_call(other, args, kwargs)
+            bound.apply_defaults()
+            return function(**bound.arguments)
+
+        return called
+
+    return decorate
+
+
+def _checked_call(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> inspect.BoundArguments:
+    signature, hints = _signature(function), _hints(function)
+    bound = signature.bind(*args, **kwargs)
+    for name, value in bound.arguments.items():
+        kind, hint = signature.parameters[name].kind, hints.get(name, Any)
+        if kind is kind.VAR_POSITIONAL:
+            hint = types.GenericAlias(tuple, (hint, ...))
+        if kind is not kind.VAR_KEYWORD:
+            bound.arguments[name] = checked_value(name, value, hint)
+    return bound
 
 
 def check_fields(config: Any) -> None:
@@ -61,6 +83,11 @@ def check_fields(config: Any) -> None:
     kind: Any = type(config)
     for field in dataclasses.fields(config):
         checked_value(field.name, getattr(config, field.name), _hints(kind)[field.name])
+
+
+@functools.cache
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
 
 
 @functools.cache
@@ -121,6 +148,9 @@ class _Items:
         for index, item in enumerate(self.values):
             checked_value(f"{self.name}[{index}]", _as_tuple(item), self.hint)
             yield item
+
+    def __length_hint__(self) -> int:
+        return operator.length_hint(self.values)
 
 
 def _as_tuple(item: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Bits of single layers from the command line: by hand, or chosen within a budget."""
+"""Bits from the command line: of all layers, of single ones by hand, or chosen within a budget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from torch import Tensor, nn
@@ -19,12 +19,51 @@ from hast_cuda.analysis import (
     sensitivity,
     with_engine_seconds,
 )
+from hast_cuda.data import InputSpec
+from hast_cuda.networks.ends import end_layers
 from hast_cuda.nn import Override
+from hast_cuda.nn.override import end_overrides
 from hast_cuda.ranks import World
 from hast_cuda.run import Bits
+from hast_cuda.run.inputs import placed
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "KIB": 2**10, "MIB": 2**20}
 BUDGETS = ("average_bits", "size", "bit_operations", "time", "max_drop")
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Bits of all layers, and where quantizers are."""
+
+    weight_bits: int = 4
+    """2 to 8."""
+    act_bits: int | Literal["none"] = 4
+    """2 to 8; none leaves activations in full precision."""
+    placement: str = "auto"
+    """"relu" (outputs of ReLU and ReLU6 modules, the published code), "all" (the input of every layer),
+    "integer" (all that an integer runtime stores: inputs and outputs of sums, concatenations and pools, too) or
+    "auto" ("relu" if that reaches every activation, else "all")."""
+    sum_bits: int = 8
+    """Of what "integer" quantizes beside activations, 2 to 8."""
+    first_last_bits: int | None = None
+    """Of weights and inputs of the first and the last layer, e.g. 8; the paper quantizes them like the rest."""
+    symmetric_weights: bool = False
+    """Weights have zero point 0, which some integer runtimes ask for."""
+    full_precision: tuple[str, ...] = ()
+    """Name patterns of modules to leave alone, e.g. "output" "features.init*"."""
+
+    def bits(self, teacher: nn.Module) -> Bits:
+        """Of ``teacher``, with what "auto" is for it; without the layers that have others."""
+        activations = None if self.act_bits == "none" else self.act_bits
+        every = Bits(self.weight_bits, activations, self.placement, {}, self.sum_bits, self.symmetric_weights)
+        return placed(every, teacher)
+
+    def overrides(self, bits: Bits, teacher: nn.Module, spec: InputSpec) -> dict[str, Override]:
+        """Of the layers that are named."""
+        found: dict[str, Override] = {}
+        if self.first_last_bits is not None:
+            found = end_overrides(teacher, self.first_last_bits, bits.placement, end_layers(teacher, spec.size))
+        return found | {name: Override() for name in self.full_precision}
 
 
 @dataclass(frozen=True)
@@ -127,9 +166,7 @@ class Measured:
     def within(self, found: dict[str, LayerSensitivity], max_drop: float) -> dict[str, Override]:
         """Bits with which few classes change."""
         how = {"act_bits": self.bits.activations, "sum_bits": self.bits.sums, "device": self.world.device, **self._how}
-        return self.world.on_first(
-            lambda: allocate_within_drop(found, self.teacher, self.images, max_drop, **how)  # type: ignore[arg-type]
-        )
+        return self.world.on_first(lambda: allocate_within_drop(found, self.teacher, self.images, max_drop, **how))
 
     @property
     def _how(self) -> dict[str, Any]:

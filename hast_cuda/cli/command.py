@@ -26,7 +26,8 @@ def command_of(run: Path, out: Path, device: str | None = None) -> list[str]:
     """Arguments of ``hast-cuda`` that ask for the same recipe on the same network.
 
     Args:
-        run: run directory of ``quantize``, ``finetune``, ``demo``, ``reproduce`` or ``synthesize``.
+        run: run directory of ``quantize``, ``finetune``, ``demo``, ``reproduce`` or ``synthesize``, or its
+            ``config.json`` by whatever name.
         out: directory of the new run.
         device: "cpu" or "cuda", if it is to be named.
 
@@ -61,16 +62,17 @@ def _quantize(run: Path, config: dict[str, Any], like: str) -> list[str]:
     if recipe.images != base.images:
         raise ValueError(f"its images are {recipe.images!r}, those of {method} {base.images!r}")
     bits = config["bits"]
-    if bits["activations"] is None:
-        raise ValueError("it quantizes weights only, and quantize quantizes activations too")
     ends = recipe.posttraining.end_bits  # the recipe sets these again
     own = {n: o for n, o in bits["overrides"].items() if not (ends and set(o.values()) == {ends})}
     whole = all(value is None for o in own.values() for value in o.values())
-    images = os.path.normpath(image_folder(run, config)) if config.get("images") else None
+    here = run.parent if run.is_file() else run
+    images = os.path.normpath(image_folder(here, config)) if config.get("images") else None
     named = {name: config.get(name) for name in ("data", "test_limit", "train_data")}
     return [
         *_flags({"method": method, "preset": preset, "weight_bits": bits["weights"]}),
-        *_flags({"act_bits": bits["activations"], "placement": bits["placement"], "sum_bits": bits.get("sums")}),
+        *_flags(
+            {"act_bits": bits["activations"] or "none", "placement": bits["placement"], "sum_bits": bits.get("sums")}
+        ),
         *(["--symmetric-weights"] if bits.get("symmetric_weights") else []),
         *(bits_flags(own) if not whole else ["--full-precision", *own] if own else []),
         *_flags(named | {"images": images}),
@@ -98,7 +100,7 @@ def _flags(values: dict[str, Any]) -> list[str]:
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, tuple):
-            flags += [f"--{flag}", *value]
+            flags += [f"--{flag}", *map(str, value)]
         elif value is not None:
             flags += [f"--{flag}", str(value)]
     return flags

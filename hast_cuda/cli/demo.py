@@ -10,7 +10,7 @@ from hast_cuda.analysis import loss_curves
 from hast_cuda.checks.values import as_device
 from hast_cuda.cli.network import Network
 from hast_cuda.cli.options import labelled_images, shape_of
-from hast_cuda.cli.quantize import print_accuracies
+from hast_cuda.cli.quantize import print_summary
 from hast_cuda.cli.report import write_page
 from hast_cuda.methods import Recipe, hast
 from hast_cuda.ranks import join
@@ -38,7 +38,7 @@ def demo(
     tensorboard: bool = False,
     budget: str | None = None,
     dry_run: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Quantize a small network to 3 bits without its data, and test it on real images.
 
     The network was trained on scikit-learn's handwritten digits; none of them is used but the held-
@@ -66,18 +66,21 @@ def demo(
         "world": world,
     }
     if dry_run:
-        world.say(estimate(network.load(), shape_of(spec), **asked))
-        return
+        plan = estimate(network.load(), shape_of(spec), **asked)
+        world.say(plan)
+        return {"seconds": plan.seconds}
     described = {"method": "hast", "network": network.described(spec), "preset": "default", "data": "digits"}
     done = zero_shot_quantize(
         network.load(), shape_of(spec), **asked, seed=seed, describe=described, tensorboard=tensorboard
     )
     if not world.first:
-        return
+        return done.result
     assert done.images is not None
     draw_images(done.images.images, done.images.labels, spec, out / "images.png")
     curves = loss_curves(RunDirectory.open(out).read_log())
     draw_loss_curves({"demo": curves}, out / "curves.png")
-    print_accuracies(done, out)
+    print_summary(done, table=True)
     print(f"pictures: {out / 'images.png'}, {out / 'curves.png'}")
-    print(f"report: {write_page(out)}")
+    page = write_page(out)
+    print(f"report: {page}")
+    return {**done.result, "run": out, "report": page}

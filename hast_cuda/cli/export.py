@@ -50,7 +50,7 @@ def export(
     latency: bool = True,
     batch: int = 8,
     report: bool = True,
-) -> None:
+) -> dict[str, Any]:
     """Write the network of a finished run for other programs, and prove that it is the same.
 
     Files go to RUN/exports/, each with a JSON record of its sizes and checks.
@@ -80,6 +80,7 @@ def export(
     prepared, folder = prepare(teacher, posttraining), run / "exports"
     described = {**_described(config), "posttraining": plain(posttraining)}
     reference: Path | None = None
+    written: dict[str, Any] = {}
     try:
         for kind in to:
             done = export_network(
@@ -98,6 +99,7 @@ def export(
                 done.latency = measure(done.file, reference, spec.size, batch=batch)
             found = {**done.record(), "environment": environment(torch.device("cpu"))}
             write_json(folder / f"{kind}.json", found)
+            written[kind] = {**found, "file": done.file}
             _print(done)
     finally:
         if reference is not None:
@@ -106,6 +108,7 @@ def export(
         print("no page: pip install 'hast_cuda[demo]', then hast-cuda report")
     elif report:
         print(f"page: {write_page(run, network, loaded=(teacher, spec))}")
+    return written
 
 
 def _have_onnxruntime() -> bool:

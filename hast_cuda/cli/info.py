@@ -13,7 +13,7 @@ from hast_cuda.ops import build_info, cuda_devices
 _PACKAGES = ("numpy", "pytorchcv", "safetensors", "timm", "torch", "torchvision", "tyro")
 
 
-def info() -> None:
+def info() -> dict[str, str]:
     """Print the build, the devices and the versions."""
     lines = {"hast_cuda": VERSION, **{f"core {k}": v for k, v in build_info().items()}}
     lines["python"] = f"{platform.python_version()} on {platform.platform()}"
@@ -37,3 +37,4 @@ def info() -> None:
     width = max(map(len, lines))
     for key, value in lines.items():
         print(f"{key:<{width}}  {value}")
+    return lines

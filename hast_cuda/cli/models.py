@@ -14,7 +14,7 @@ from hast_cuda.teachers import build_network, model_names
 LOOKED_INTO = 40  # names; building a network takes a moment, even without its values
 
 
-def models(pattern: tyro.conf.Positional[str] = "") -> None:
+def models(pattern: tyro.conf.Positional[str] = "") -> list[str]:
     """List names that --model takes.
 
     Of a short list each network is built, without its values, to see whether it has the BatchNorm
@@ -33,6 +33,7 @@ def models(pattern: tyro.conf.Positional[str] = "") -> None:
     print(f"{len(found)} names; --model also takes hf-hub:OWNER/NAME, module:callable and file.py:callable")
     if importlib.util.find_spec("timm") is None:
         print("more with timm: pip install timm")
+    return found
 
 
 def _kind(name: str) -> str:

@@ -32,9 +32,10 @@ class Network:
     weights: Path | None = None
     """Pretrained weights (.safetensors or a state dict); default: the library's download."""
     normalization: str | None = None
-    """"cifar10", "imagenet", ... or "mean,mean,mean/std,std,std"; default: that of the model."""
-    image_size: int | None = None
-    """Height and width; needed for a network of your own."""
+    """"cifar10", "imagenet", ... or "mean,mean,mean/std,std,std", of a network of your own as many as it has
+    channels; default: that of the model."""
+    image_size: int | tuple[int, int] | None = None
+    """Height and width, one number where they are equal; needed for a network of your own."""
     num_classes: int | None = None
     """Number of classes, where a library shall build another classifier than its own; 0: none, whatever it gives."""
     model_args: tuple[str, ...] = field(default=(), metadata=LATER)
@@ -105,12 +106,15 @@ def network_of(config: dict[str, Any]) -> Network:
         values: dict[str, Any] = {key: v for key, v in {**found}.items() if key != DIGEST}  # type: ignore[dict-item]
         if isinstance(values.get("weights"), str):
             values["weights"] = Path(values["weights"])
-        if isinstance(values.get("model_args"), list):
-            values["model_args"] = tuple(values["model_args"])
+        for name in ("model_args", "image_size"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
         network = Network(**values)
         check_fields(network)
-        for name in ("image_size", "num_classes"):
-            check_range(name, values.get(name) or 1, 1, LARGEST_CLASSES)
+        size = values.get("image_size") or 1
+        for side in size if isinstance(size, tuple) else (size,):
+            check_range("image_size", side, 1, LARGEST_CLASSES)
+        check_range("num_classes", values.get("num_classes") or 1, 1, LARGEST_CLASSES)
         if network.model is None:
             raise ValueError("it has no model")
         if is_own(network.model) and network.num_classes is None:

@@ -43,6 +43,14 @@ Method = Literal[
 ]
 
 
+NUMBERS = {
+    "num_images": ("synthesis.num_images",),
+    "synthesis_iterations": ("synthesis.iterations",),
+    "reconstruction_iterations": ("reconstruction.iterations",),
+    "finetune_iterations": ("finetune.iterations",),
+    "batch_size": ("synthesis.batch_size", "finetune.batch_size"),
+}
+"""Options, and the values of a recipe that each sets."""
 Flat = tyro.conf.arg(name="")  # --model, not --network.model
 
 
@@ -60,15 +68,15 @@ class Budget:
     dry_run: bool = False
     """Time a few iterations, print what would be done and how long it would take, and stop."""
     num_images: int | None = None
-    """Synthetic images."""
+    """Synthetic images (5120 in full, 512 in small)."""
     synthesis_iterations: int | None = None
-    """Iterations per batch of images."""
+    """Iterations per batch of images (1000 in full, 150 in small)."""
     reconstruction_iterations: int | None = None
-    """Steps per block; 0 leaves reconstruction out."""
+    """Steps per block (1000 in full, 300 in small); 0 leaves reconstruction out."""
     finetune_iterations: int | None = None
-    """Steps of the student."""
+    """Steps of the student (29400 in full, 150 in small)."""
     batch_size: int | None = None
-    """Images per batch, in synthesis and fine-tuning."""
+    """Images per batch, in synthesis and fine-tuning (256 in full, 64 of the student in small)."""
     seed: int = 0
     """Of everything random."""
     device: str = "auto"
@@ -83,15 +91,12 @@ class Budget:
     def changes(self, spec: InputSpec) -> dict[str, Any]:
         """What was given instead of the preset's values; ValueError if they do not go together."""
         preset = self.recipe(spec)
-        named = {
-            "synthesis.num_images": self.num_images,
-            "synthesis.iterations": self.synthesis_iterations,
-            "synthesis.batch_size": self.batch_size,
-            "reconstruction.iterations": self.reconstruction_iterations,
-            "finetune.iterations": self.finetune_iterations,
-            "finetune.batch_size": self.batch_size,
+        given: dict[str, Any] = {
+            name: number
+            for option, names in NUMBERS.items()
+            for name in names
+            if (number := getattr(self, option)) is not None
         }
-        given: dict[str, Any] = {name: n for name, n in named.items() if n is not None}
         given |= dict(_parse(text, preset) for text in self.set)
         change(preset, given)
         return given

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
+
+from torch import nn
 
 from hast_cuda.checks.values import as_device
-from hast_cuda.cli.bits import LayerBits, Measured
+from hast_cuda.cli.bits import LayerBits, Measured, Widths
 from hast_cuda.cli.network import ANY_NETWORK, Network, opened
 from hast_cuda.cli.options import Flat, Task, labelled_images, shape_of, training_images
-from hast_cuda.data import Images
+from hast_cuda.data import Images, InputSpec
 from hast_cuda.data import evaluate as top1
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.finetune.agreement import verdict
 from hast_cuda.methods import Recipe
 from hast_cuda.networks import require_batch_norm
-from hast_cuda.networks.ends import end_layers
-from hast_cuda.nn import Override, quantization_table
-from hast_cuda.nn.override import end_overrides
+from hast_cuda.nn import quantization_table
+from hast_cuda.ranks import World
 from hast_cuda.report import ACCURACIES
-from hast_cuda.run import Bits, QuantizationResult, estimate, load_student, zero_shot_quantize
+from hast_cuda.run import QuantizationResult, estimate, load_student, zero_shot_quantize
 from hast_cuda.run.asked import Asked
-from hast_cuda.run.inputs import placed
 from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.plan import make_plan, told
 from hast_cuda.run.settings import image_store, name_for
+from hast_cuda.run.summary import standard_error
 from hast_cuda.run.together import open_together
 from hast_cuda.synthesis import ImageStore
 from hast_cuda.synthesis import synthesize as make_images
@@ -35,40 +35,64 @@ SENSITIVITY_IMAGES = 128  # of each layer at each width
 
 def quantize(
     task: Annotated[Task, Flat],
-    weight_bits: int = 4,
-    act_bits: int = 4,
-    placement: str = "auto",
-    sum_bits: int = 8,
-    first_last_bits: int | None = None,
-    symmetric_weights: bool = False,
-    full_precision: tuple[str, ...] = (),
+    widths: Annotated[Widths, Flat] = Widths(),
     layers: Annotated[LayerBits, Flat] = LayerBits(),
     data: str | None = None,
     test_limit: int | None = None,
     images: Path | None = None,
     train_data: str | None = None,
-) -> None:
+    table: bool = False,
+) -> dict[str, Any]:
     """Quantize a pretrained network without its data.
 
     Args:
         task: the network, and what to make of it.
-        weight_bits: 2 to 8.
-        act_bits: 2 to 8.
-        placement: "relu" (outputs of ReLU and ReLU6 modules, the published code), "all" (the input of every
-            layer), "integer" (all that an integer runtime stores: inputs and outputs of sums, concatenations
-            and pools, too) or "auto" ("relu" if that reaches every activation, else "all").
-        sum_bits: of what "integer" quantizes beside activations, 2 to 8.
-        first_last_bits: of weights and inputs of the first and the last layer, e.g. 8; the paper quantizes
-            them like the rest.
-        symmetric_weights: weights have zero point 0, which some integer runtimes ask for.
-        full_precision: name patterns of modules to leave alone, e.g. "output" "features.init*".
+        widths: bits.
         layers: bits of single layers.
         data: labelled test images to report accuracy on: .npz, CIFAR folder, ImageFolder or
             "digits".
         test_limit: use only this many test images.
         images: directory with synthetic images of an earlier run, instead of making new ones.
         train_data: labelled training images, for the method real_data alone.
+        table: print every layer, and the accuracies on the way.
     """
+    wanted = wanted_of(task, widths, layers, data, test_limit, images, train_data)
+    if task.budget.dry_run:
+        plan = estimate(wanted.teacher, wanted.shape, **wanted.arguments)
+        wanted.world.say(plan)
+        return {"seconds": plan.seconds, "total": plan.total, "memory": plan.memory, "recipe": plan.recipe}
+    done = wanted.quantized()
+    if wanted.world.first:
+        layers_ = quantization_table(done.student)
+        print(layers_ if table else f"layers   {layers_.line()} (--table: all of them)")
+        print_summary(done, table=table)
+    return {**done.result, "run": task.out}
+
+
+class Wanted(NamedTuple):
+    """A run, as its options ask for it."""
+
+    teacher: nn.Module
+    shape: InputSpec
+    arguments: dict[str, Any]
+    """Of :func:`hast_cuda.zero_shot_quantize`."""
+    world: World
+
+    def quantized(self) -> QuantizationResult:
+        """Do it."""
+        return zero_shot_quantize(self.teacher, self.shape, **self.arguments)
+
+
+def wanted_of(
+    task: Task,
+    widths: Widths,
+    layers: LayerBits,
+    data: str | None,
+    test_limit: int | None,
+    images: Path | None,
+    train_data: str | None,
+) -> Wanted:
+    """The arguments are those of :func:`quantize`."""
     teacher, spec, recipe, changes, world, test, network = task.start(data, test_limit, images)
     ready: Images | None = None
     if train_data is not None:
@@ -89,14 +113,11 @@ def quantize(
         "images": None if images is None else name_for(images, task.out),
         "train_data": train_data,
     }
-    bits = placed(Bits(weight_bits, act_bits, placement, {}, sum_bits, symmetric_weights), teacher)
-    overrides: dict[str, Override] = {}
-    if first_last_bits is not None:
-        overrides = end_overrides(teacher, first_last_bits, bits.placement, end_layers(teacher, spec.size))
-    overrides |= {name: Override() for name in full_precision}
+    bits = widths.bits(teacher)
+    overrides = widths.overrides(bits, teacher, spec)
     measured = None if ready is None else Measured(teacher, ready.images[:SENSITIVITY_IMAGES], bits, world)
     overrides |= layers.overrides(bits, measured, by_hand=bool(overrides))
-    asked: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "bits": replace(bits, overrides=overrides),
         "method": task.budget.method,
         "recipe": task.budget.preset,
@@ -107,40 +128,25 @@ def quantize(
         "test": test,
         "execution": task.execution,
         "world": world,
+        "seed": task.budget.seed,
+        "tensorboard": task.tensorboard,
+        "describe": described,
     }
-    if task.budget.dry_run:
-        world.say(estimate(teacher, shape_of(spec), **asked))
-        return
-    done = zero_shot_quantize(
-        teacher, shape_of(spec), **asked, seed=task.budget.seed, tensorboard=task.tensorboard, describe=described
-    )
-    if world.first:
-        print(quantization_table(done.student))
-        print_accuracies(done, task.out)
+    return Wanted(teacher, shape_of(spec), arguments, world)
 
 
-def print_accuracies(done: QuantizationResult, out: Path) -> None:
-    """Print the accuracies and where the rest is."""
+def print_summary(done: QuantizationResult, *, table: bool) -> None:
+    """Print how good, how small and where; with ``table`` the accuracies on the way, too."""
     result = done.result
-    if result["num_test_images"] is not None:
+    if table and result["num_test_images"] is not None:
         print(f"top-1 on {result['num_test_images']} test images")
         for label, key, note in ACCURACIES:
             if key in result:
                 print(f"  {label:<28}{result[key]:6.2f} %  {note}".rstrip())
-    if result.get("agreement"):
-        print(f"agreement with the original on {result['num_held_out']} images held out:")
-        print(f"  the same class for {result['agreement']['same_class']:.1f} %, divergence", end=" ")
-        print(f"{result['agreement']['divergence']:.3f} nats")
-        noisiest, ratio = min(result["signal_to_noise"].items(), key=lambda found: found[1])
-        print(f"  lowest signal-to-noise ratio: {ratio:.1f} dB, at {noisiest}")
-        print(f"  {verdict(result['agreement']['same_class'])}")
-    for place, share in result.get("output_noise", {}).items():
-        named = f"output {place}" if place else "the output"
-        print(f"noise in {named} on {result['num_held_out']} images held out: {100 * share:.2f} % of its squares")
-    print(f"run directory: {out}")
+    print(done)
 
 
-def synthesize(task: Annotated[Task, Flat]) -> None:
+def synthesize(task: Annotated[Task, Flat]) -> dict[str, Any]:
     """Make synthetic images from a pretrained network; they go to OUT/images.
 
     Args:
@@ -155,7 +161,7 @@ def synthesize(task: Annotated[Task, Flat]) -> None:
     plan = make_plan(asked, given.budget, own, student=False, estimate=given.dry_run)
     if given.dry_run:
         world.say(plan.estimate)
-        return
+        return {"seconds": plan.estimate.seconds if plan.estimate else {}}
     told(plan, world)
     settings = plan.recipe.synthesis
     config = {
@@ -182,29 +188,34 @@ def synthesize(task: Annotated[Task, Flat]) -> None:
         if run is not None:
             run.show(found.images)
     world.say(f"{len(found)} images in {store.directory}")
+    return {"run": task.out, "images": store.directory, "num_images": len(found)}
 
 
 def finetune(
     task: Annotated[Task, Flat],
+    widths: Annotated[Widths, Flat] = Widths(),
+    layers: Annotated[LayerBits, Flat] = LayerBits(),
     images: Path | None = None,
-    weight_bits: int = 4,
-    act_bits: int = 4,
     data: str | None = None,
-) -> None:
+    test_limit: int | None = None,
+    table: bool = False,
+) -> dict[str, Any]:
     """Quantize and fine-tune with synthetic images made before.
 
     Args:
         task: the network, and what to make of it.
+        widths: bits.
+        layers: bits of single layers.
         images: directory of image shards; default: those of --run.
-        weight_bits: 2 to 8.
-        act_bits: 2 to 8.
         data: labelled test images to report accuracy on.
+        test_limit: use only this many test images.
+        table: print every layer, and the accuracies on the way.
     """
     if images is None:
         if task.run is None:
             raise ValueError("there are no images: give --images DIR, or --run with a run that has some")
         images = image_store(task.run).directory
-    quantize(task, weight_bits, act_bits, data=data, images=images)
+    return quantize(task, widths, layers, data, test_limit, images, table=table)
 
 
 def evaluate(
@@ -213,7 +224,7 @@ def evaluate(
     run: Path | None = None,
     test_limit: int | None = None,
     device: str = "auto",
-) -> None:
+) -> dict[str, Any]:
     """Top-1 accuracy of a network, or of the quantized one in a run directory.
 
     Args:
@@ -233,4 +244,6 @@ def evaluate(
     if run is None:
         model = network.load()
     accuracy = top1(model, test, device=as_device(device, auto=True))
-    print(f"{accuracy:.2f} % top-1 on {len(test)} images")
+    error = standard_error(accuracy, len(test))
+    print(f"{accuracy:.2f} +- {error:.2f} % top-1 on {len(test)} images")
+    return {"top1": accuracy, "standard_error": error, "num_test_images": len(test)}

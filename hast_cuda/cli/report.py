@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from torch import nn
@@ -25,7 +25,7 @@ def report(
     others: tyro.conf.Positional[tuple[Path, ...]] = (),
     network: Annotated[Network, Flat] = ANY_NETWORK,
     out: Path | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Write a page about a run, finished or not, as HTML and Markdown; or compare several runs.
 
     The page of one run is RUN/report.html, that of several RUN/report/comparison.html. Beside it
@@ -39,11 +39,13 @@ def report(
     """
     given = network.given()
     if not others:
-        print(f"written: {write_page(run, network, out)}")
-        return
-    if given:
+        page = write_page(run, network, out)
+    elif given:
         raise ValueError(f"{', '.join(given)}: only for the page of one run; a comparison loads no network")
-    print(f"written: {write_comparison((run, *others), out)}")
+    else:
+        page = write_comparison((run, *others), out)
+    print(f"written: {page}")
+    return {"report": page}
 
 
 def write_page(

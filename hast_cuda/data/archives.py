@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 LARGEST = 16 * 2**30  # bytes of all images together: ImageNet's 50,000 at 224x224 have 7.5e9
+CHANNELS = (1, 3, 4)  # grey, RGB, and RGB with one more
 _RATIO = 200  # of compression; photographs reach 3, drawings 50
 _SMALL = 2**26  # bytes that are read at any ratio
 _LONGEST_HEADER = 10_000  # bytes, as numpy's own limit
@@ -141,9 +142,9 @@ def _check_shapes(
     shown = list(images)
     if pixel != np.uint8 or len(images) not in (3, 4):
         raise _Misfit(f"data={path}: images are {pixel} {shown}; they must be uint8 [N, H, W, C] or [N, H, W]")
-    if len(images) == 4 and images[3] not in (1, 3):
+    if len(images) == 4 and images[3] not in CHANNELS:
         raise _Misfit(
-            f"data={path}: images are {shown}, the last axis must be 1 or 3 channels; "
+            f"data={path}: images are {shown}, the last axis must be 1, 3 or 4 channels; "
             "transpose [N, C, H, W] with images.transpose(0, 2, 3, 1)"
         )
     if label.kind not in "iu" or labels != images[:1]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.checks.values import as_path, check_range, check_whole
 from hast_cuda.data import digits
-from hast_cuda.data.archives import npz_arrays
+from hast_cuda.data.archives import CHANNELS, npz_arrays
 from hast_cuda.data.input_spec import InputSpec
 
 DIGITS = "digits"
@@ -115,7 +115,7 @@ def load_images(path: str | Path, *, spec: InputSpec, split: Split = "test", lim
     """A labelled image set in one of the formats people have.
 
     Args:
-        path: an .npz file with ``images`` (uint8 [N, H, W, C] or [N, H, W]) and ``labels``
+        path: an .npz file with ``images`` (uint8 [N, H, W, C], C 1, 3 or 4, or [N, H, W]) and ``labels``
             (integers [N]); torchvision's cifar-10-batches-py or cifar-100-python, or the folder
             around it; a folder with one folder of images per class, or with those under
             "train" and "test" or "val"; or "digits", the demo's images.
@@ -137,8 +137,8 @@ def load_images(path: str | Path, *, spec: InputSpec, split: Split = "test", lim
         raise ValueError(f"split={split!r} must be 'train' or 'test'")
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be at least 1 image")
-    if spec.channels not in (1, 3):
-        raise ValueError(f"channels={spec.channels} must be 1 (grey) or 3 (RGB) to read images")
+    if spec.channels not in CHANNELS:
+        raise ValueError(f"channels={spec.channels} must be 1 (grey), 3 (RGB) or 4 to read images")
     if not spec.num_classes:
         raise ValueError(f"data={path}: the network classifies nothing, so labels say nothing of it: leave data away")
     location, white, read = as_path("path", path), 255, None
@@ -154,6 +154,8 @@ def load_images(path: str | Path, *, spec: InputSpec, split: Split = "test", lim
 
         if folders.is_cifar_folder(location):
             images, labels = folders.cifar_folder(location, spec, split)
+        elif spec.channels == 4:
+            raise ValueError(f"data={path} is a folder, whose images have 3 channels: give 4 in an .npz file")
         else:
             read, labels = folders.image_folder(location, spec, split)
     else:

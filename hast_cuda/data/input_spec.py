@@ -42,7 +42,7 @@ class InputSpec:
     """
 
     channels: int
-    """Of the images; those read from files have 1 (grey) or 3 (RGB)."""
+    """Of the images; those read from files have 1 (grey) or 3 (RGB), those of an .npz may have 4."""
     height: int
     """Pixels."""
     width: int

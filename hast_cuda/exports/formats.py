@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size
-from hast_cuda.data import Images, ImageSet, InputSpec
+from hast_cuda.data import InputSpec
+from hast_cuda.data.loaders import Labelled
 from hast_cuda.deploy.engine import require_engine
 from hast_cuda.exports.float_network import save_float, to_float
 from hast_cuda.exports.grid import float_bytes
@@ -38,7 +39,7 @@ SUFFIXES = {
     "pt2-own-ops": ".own-ops.pt2",
 }
 KINDS = tuple(SUFFIXES)
-AnyImages = ImageSet | Images | Tensor
+AnyImages = Labelled | Tensor
 
 
 @typed
@@ -65,7 +66,7 @@ def export_network(
         shape: (C, H, W) of normalised images.
         network: the float network that was quantized (as ``hast_cuda.posttraining.prepare`` left
             it); the packed form is loaded back into it where ``images`` are given.
-        images: to compare both networks on; None does not compare.
+        images: to compare both networks on, also batches (images, labels); None does not compare.
         name: of the file, without suffix.
         spec: the input of the network; "engine" keeps its normalisation, so that the file takes pixels.
         classes: what each logit stands for; "engine" keeps them too.

@@ -12,15 +12,16 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hast_cuda.exports.grid import Grid, grid_of, values_of, weight_codes
-from hast_cuda.exports.placement import DTYPES, LayerRecord, key
+from hast_cuda.exports.placement import DTYPES, LayerRecord, key, own_keys
 from hast_cuda.nn.quantized_weight import QuantizedWeight
 from hast_cuda.ops import fake_quantize
 from hast_cuda.ops.reference import arithmetic_dtype, quantizer_parameters
 
 PARTS = ("qweight", "scale", "zero_point", "range", "lookup")
+_GRID = 16  # bytes per output channel: scale, zero point, range
 _SMALL, _LARGEST = 2**31 - 1, 2.0**62
 
 
@@ -42,6 +43,16 @@ def unpack(packed: Tensor, bits: int, count: int, name: str = "") -> Tensor:
         raise ValueError(f"tensor {name!r} has bits behind its last value: it is corrupt")
     codes = np.packbits(stream[: count * bits].reshape(count, bits), axis=1, bitorder="little")
     return torch.from_numpy(codes.reshape(-1))
+
+
+def packed_bytes(student: nn.Module) -> int:
+    """About what a file of the network takes: its weights packed, with their grids, the rest as it is."""
+    packed = {id(m.weight): (m.weight, m.weight_bits) for m in student.modules() if isinstance(m, QuantizedWeight)}
+    own = own_keys(student)
+    rest = {id(t): t for name, t in student.state_dict(keep_vars=True).items() if name not in own}
+    found: int = sum(packed_size(w.numel(), bits) + _GRID * len(w) for w, bits in packed.values())
+    found += sum(t.numel() * t.element_size() for t in rest.values())
+    return found
 
 
 @torch.no_grad()

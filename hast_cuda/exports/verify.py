@@ -23,7 +23,8 @@ from hast_cuda.checks.values import (
     check_values,
     explained_forward,
 )
-from hast_cuda.data import Images, ImageSet
+from hast_cuda.data import Images
+from hast_cuda.data.loaders import Labelled, pairs
 from hast_cuda.deploy.engine import load
 from hast_cuda.exports.marked import INPUT, translate
 from hast_cuda.exports.records import ALIKE, Check, Latency
@@ -91,15 +92,15 @@ def _explained(what: str) -> Iterator[None]:
 @typed
 @torch.no_grad()
 def check(
-    exported: Callable[[Tensor], Any], student: nn.Module, images: ImageSet | Images | Tensor, *, batch_size: int = 64
+    exported: Callable[[Tensor], Any], student: nn.Module, images: Labelled | Tensor, *, batch_size: int = 64
 ) -> Check:
     """Run both networks on all images.
 
     Args:
         exported: from :func:`onnx_network`, or any other network.
         student: the network that was exported.
-        images: labelled test images, synthetic ones (whose labels are not counted), or any others
-            [N, C, H, W].
+        images: labelled test images, batches (images, labels), synthetic ones (whose labels are not counted), or
+            any others [N, C, H, W].
         batch_size: images per forward pass.
 
     Raises:
@@ -113,7 +114,7 @@ def check(
     """
     check_values("student", student)
     check_range("batch_size", batch_size, 1, 2**20)
-    given = isinstance(images, ImageSet) or (isinstance(images, Images) and images.real)
+    given = not isinstance(images, (Images, Tensor)) or (isinstance(images, Images) and images.real)
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
     count, largest = 0, 0.0
     totals = [0.0] * 4  # equal choices, right ones of either network, cosines
@@ -149,9 +150,9 @@ def check(
     )
 
 
-def _batches(images: ImageSet | Images | Tensor, size: int) -> Iterable[tuple[Tensor, Tensor]]:
-    if isinstance(images, ImageSet):
-        return images.batches(size)
+def _batches(images: Labelled | Tensor, size: int) -> Iterable[tuple[Tensor, Tensor]]:
+    if not isinstance(images, (Images, Tensor)):
+        return pairs(images, size)
     check_images("images", images if isinstance(images, Tensor) else images.images)
     if isinstance(images, Images):
         if len(images.images) != len(images.labels):

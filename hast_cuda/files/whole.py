@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +27,11 @@ def replace_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with explained(path):
         temporary.unlink(missing_ok=True)  # a link of this name would lead the write elsewhere
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode  # by the user's umask; some writers make files for their owner alone
         try:
             yield temporary
+            temporary.chmod(stat.S_IMODE(mode))
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)

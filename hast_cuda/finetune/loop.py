@@ -28,6 +28,7 @@ from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy, with_gradients
 from hast_cuda.loops.progress import Progress
+from hast_cuda.loops.stop import stop_noticed
 from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.networks.head import find_head
 from hast_cuda.ranks import World
@@ -95,7 +96,8 @@ def finetune(
         seed: order and augmentation; the state after a resume equals that of an unbroken run.
         device: where to compute; default the world's, which is the CPU for one process.
         evaluate: test top-1 of the student, called ``config.evaluations`` times.
-        checkpoint: state after every evaluation (the generator's too), found on the next call.
+        checkpoint: state after every evaluation (the generator's too), found on the next call. Of one
+            process also at the first SIGINT or SIGTERM, which then ends the call after the present step.
         log: gets a dict of metrics every 50 iterations, in runs of more than 100,000 less often (at
             most 2,001 times), and after evaluations.
         layers: feature layers; default :func:`feature_layers` of the teacher. The alignment "cam" has
@@ -156,7 +158,8 @@ def finetune(
             checkpoint.save(state, *running)
 
     try:
-        with convolution_rules(execution), memory:
+        alone = world.size == 1 and checkpoint is not None  # several processes would have to agree when
+        with convolution_rules(execution), memory, stop_noticed(saves=alone) as stop:
             state = resume(checkpoint, *running, config.iterations, world)
             average = WeightAverage(step.parameters, config)
             average.load(state.average)
@@ -195,6 +198,11 @@ def finetune(
                             watch(done)
                             if watch.too_fast:
                                 return
+                        if (end := stop.now()) is not None:
+                            if not looked:
+                                state.iteration = done
+                                save(state)
+                            raise end
 
             while watch.too_fast or state.iteration < config.iterations:
                 if watch.too_fast:

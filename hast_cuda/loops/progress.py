@@ -1,4 +1,4 @@
-"""Progress of a loop: a bar in a terminal, elsewhere a line now and then; both on stderr."""
+"""Progress of a loop: a bar in a terminal or a notebook, elsewhere a line a minute; both on stderr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-SHARE, SECONDS = 0.1, 60.0  # of a loop, between two lines: whichever takes longer
+SECONDS = 60.0  # between two lines
 Watch = Callable[[str], None]
 _how: ContextVar[bool | Watch] = ContextVar("how progress is shown", default=True)
 
@@ -53,19 +53,15 @@ class Lines:
         self.name, self.total, self.done, self.clock = name, total, done, clock
         self._began_with, self._began = done, clock()
         self._said = False
-        self._wait()
-
-    def _wait(self) -> None:
-        self._next = self.done + SHARE * self.total
-        self._not_before = self.clock() + SECONDS
+        self._next = self.clock() + SECONDS
 
     def update(self, count: int = 1) -> None:
         """``count`` more steps are done."""
         self.done += count
         over = self.done >= self.total and self._said
-        if over or (self.done >= self._next and self.clock() >= self._not_before):
+        if over or self.clock() >= self._next:
             self._say()
-            self._wait()
+            self._next = self.clock() + SECONDS
 
     def _say(self) -> None:
         spent, made = self.clock() - self._began, self.done - self._began_with
@@ -91,6 +87,12 @@ class _Watched:
         pass
 
 
+def _redraws() -> bool:
+    """Whether stderr shows a line anew after a carriage return: terminals do, and cells of notebooks."""
+    cell = type(sys.stderr).__module__.startswith("ipykernel.")
+    return cell or (sys.stderr is not None and sys.stderr.isatty())
+
+
 class Progress:
     """Of one loop.
 
@@ -108,9 +110,8 @@ class Progress:
         if callable(how):
             self._shown = _Watched(name, how)
         elif how and not quiet:
-            terminal = sys.stderr is not None and sys.stderr.isatty()
             self._shown = (
-                tqdm(desc=name, total=total, initial=done, leave=leave) if terminal else Lines(name, total, done)
+                tqdm(desc=name, total=total, initial=done, leave=leave) if _redraws() else Lines(name, total, done)
             )
 
     def update(self, count: int = 1) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_images, check_positive, check_range, check_values, explained_forward
+from hast_cuda.data.loaders import pixels_of
 from hast_cuda.loops.modes import eval_mode
 from hast_cuda.loops.warn import warn_caller
 from hast_cuda.nn.activation import FakeQuantActivation
@@ -64,7 +65,7 @@ def unfreeze_ranges(model: nn.Module) -> None:
 
 @typed
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+def calibrate(model: nn.Module, batches: Tensor | Iterable[Tensor | Sequence[Any]]) -> nn.Module:
     """Set the activation ranges of ``model`` from images, then freeze them for ever.
 
     The moving average starts anew: ranges of an earlier calibration leave no trace.
@@ -72,7 +73,8 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     Args:
         model: from :func:`hast_cuda.quantize`; runs in eval mode, its mode is restored.
         batches: image batches [N, C, H, W], normalised as the network expects, on its device; each
-            makes one update of the moving average.
+            makes one update of the moving average. Of batches (images, labels), such as a DataLoader gives,
+            the images count; one tensor [N, C, H, W] is one batch.
 
     Returns:
         ``model`` itself.
@@ -91,11 +93,14 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     check_values("model", model)
     quantizers = activation_quantizers(model)
     seen = -1
+    if isinstance(batches, Tensor) and batches.dim() == 4:
+        batches = [batches]
     unfreeze_ranges(model)
     try:
         with eval_mode(model), quantized_once(model):
-            for seen, batch in enumerate(batches):
+            for seen, given in enumerate(batches):
                 name = f"batches[{seen}]"
+                batch = pixels_of(name, given)
                 check_images(name, batch)
                 if seen == 0:
                     for quantizer in quantizers.values():

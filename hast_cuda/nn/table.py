@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import nn
 
 from hast_cuda.checks.typed import typed
 
+_SHOWN = 4  # names in a line
 NOT_QUANTIZED = "not quantized: "  # in front of a reason that no option asked for
 
 
@@ -43,6 +45,17 @@ class QuantizationTable:
     def left(self) -> tuple[Row, ...]:
         """Those that stay in full precision though no option asked for it."""
         return tuple(row for row in self.rows if row.note.startswith(NOT_QUANTIZED))
+
+    def line(self) -> str:
+        """How many layers have which bits, and those that stay in full precision though no option asked for it."""
+        counts = Counter(row.weight_bits for row in self.rows if row.weight_bits is not None)
+        weights = " + ".join(f"{n} x {bits} bit" for bits, n in sorted(counts.items()))
+        counts = Counter(row.act_bits for row in self.rows if row.act_bits is not None)
+        activations = " + ".join(f"{n} x {bits} bit" for bits, n in sorted(counts.items())) or "full precision"
+        names = [row.name or "(root)" for row in self.left]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        left = f"; not quantized: {', '.join(names[:_SHOWN])}{more}" if names else ""
+        return f"weights {weights}, activations {activations}{left}"
 
     def __str__(self) -> str:
         """Aligned text, one line per layer, with a summary line."""

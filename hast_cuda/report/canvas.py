@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from hast_cuda.checks.values import as_path
 from hast_cuda.files.whole import replace_file
 
@@ -107,3 +109,8 @@ def require(name: str, values: Any) -> None:
     """ValueError if there is nothing to draw."""
     if not values:
         raise ValueError(f"{name} is empty: there is nothing to draw")
+
+
+def colours(pixels: Tensor) -> Tensor:
+    """[3, H, W] of an image [C, H, W]: of more than three channels the first three, of two the first."""
+    return pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)

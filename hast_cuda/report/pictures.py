@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hast_cuda.analysis import difficulty_histogram, judge, loss_curves
 from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.report.analysis_plots import draw_difficulty
-from hast_cuda.report.canvas import pyplot
+from hast_cuda.report.canvas import colours, pyplot
 from hast_cuda.report.document import Block, Picture, Pictures, Section, Sheet, Text
 from hast_cuda.report.facts import IMAGES, RunFacts
 from hast_cuda.report.plots import draw_images, draw_learning_rate, draw_loss_curves, panels
@@ -65,7 +65,7 @@ def _png(image: Tensor, spec: InputSpec) -> bytes:
     if max(pixels.shape[1:]) > SIDE:
         pixels = nn.functional.interpolate(pixels[None], size=(SIDE, SIDE), mode="area")[0]
     buffer = io.BytesIO()
-    array = pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    array = colours(pixels).permute(1, 2, 0).contiguous().numpy()
     pyplot().imsave(buffer, array, format="png")
     return buffer.getvalue()
 

@@ -12,7 +12,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_images, check_range
 from hast_cuda.data.input_spec import InputSpec
 from hast_cuda.finetune import FinetuneConfig
-from hast_cuda.report.canvas import drawing, label, plain_log_labels, pyplot, require, require_numbers
+from hast_cuda.report.canvas import colours, drawing, label, plain_log_labels, pyplot, require, require_numbers
 
 Curves = Mapping[str, Mapping[str, Curve]]
 COLUMNS = 3
@@ -74,7 +74,7 @@ def draw_images(
         axis.axis("off")
         for index in range(min(len(images), rows * columns)):
             top, left = step * (index // columns), index % columns
-            pixels = (images[index] * std + mean).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0)
+            pixels = colours((images[index] * std + mean).clamp(0, 1)).permute(1, 2, 0)
             place = (left + 0.05, left + 0.95, top + 0.95 * height, top + 0.05 * height)
             axis.imshow(pixels.numpy(), extent=place, interpolation="nearest")
             below = (left + 0.5, top + 0.98 * height)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from hast_cuda import methods
-from hast_cuda.checks.typed import typed
+from hast_cuda.checks.typed import arguments_as, typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_range
-from hast_cuda.data import Images, ImageSet, InputSpec
+from hast_cuda.data import Images, InputSpec
+from hast_cuda.data.loaders import Labelled, Loader, as_image_set, as_images
 from hast_cuda.loops.allocator import freed_memory_kept
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.modes import with_gradients
@@ -27,28 +28,10 @@ from hast_cuda.run.asked import Asked
 from hast_cuda.run.estimate import Estimate
 from hast_cuda.run.inputs import Bits, check_source, check_teacher, placed, with_ends
 from hast_cuda.run.plan import make_plan, told
+from hast_cuda.run.quantized import QuantizationResult
 from hast_cuda.run.same_function import require_same_function
 from hast_cuda.run.tensorboard import require_tensorboard
-
-
-@dataclass
-class QuantizationResult:
-    """The quantized network, its images if any are kept, and the figures of ``result.json``.
-
-    Example:
-        >>> import hast_cuda as hc
-        >>> done = hc.zero_shot_quantize(hc.load_teacher("digits"), (1, 8, 8), method="rtn")
-        >>> done.images, done.result["bits"]["weights"]
-        (None, 4)
-    """
-
-    student: nn.Module
-    """The quantized network: that of the last iteration or, where the recipe keeps the best, the one
-    that was closest to the original on images held out."""
-    images: Images | None
-    """What it was trained on; None where a generator made images, or none were needed."""
-    result: dict[str, Any]
-    """Accuracies in percent, seconds per phase, and what was asked for."""
+from hast_cuda.run.work import Work
 
 
 @typed
@@ -59,6 +42,8 @@ def zero_shot_quantize(
     shape: InputSpec | tuple[int, int, int],
     bits: Bits | None = None,
     *,
+    weights: int = 4,
+    activations: int | None = 4,
     recipe: Recipe | str = "default",
     dataset: str | None = None,
     method: str = "hast",
@@ -67,8 +52,8 @@ def zero_shot_quantize(
     seed: int = 0,
     device: torch.device | str | None = None,
     out: Path | str | None = None,
-    images: Images | None = None,
-    test: ImageSet | None = None,
+    images: Images | Loader | None = None,
+    test: Labelled | None = None,
     describe: Mapping[str, Any] | None = None,
     evaluation_batch: int = 256,
     execution: Execution | None = None,
@@ -85,8 +70,10 @@ def zero_shot_quantize(
     Args:
         teacher: pretrained network with BatchNorm; never edited.
         shape: its input and classes, or its input (C, H, W).
-        bits: widths and placement; default 4 and 4. Its overrides come after the recipe's
-            ``posttraining.end_bits``.
+        bits: widths and placement, where ``weights`` and ``activations`` do not say enough. Its
+            overrides come after the recipe's ``posttraining.end_bits``.
+        weights: bits of all weights, 2 to 8.
+        activations: bits of all activations, 2 to 8; None leaves them as they are.
         recipe: a :class:`Recipe`, or the name of a preset of ``method`` for ``dataset``.
         dataset: the kind of images, for a preset's name: "cifar10", "cifar100" or "imagenet";
             default the one whose images and classes are like those of ``shape``.
@@ -102,8 +89,9 @@ def zero_shot_quantize(
         out: run directory; None keeps nothing. The same call continues an unfinished run, and
             gives the result of a finished one.
         images: use these instead of synthesising; the training images of a recipe that wants real
-            ones.
-        test: real images to report accuracy on; never used for training or choosing.
+            ones. Batches (images, labels), such as a DataLoader gives, are read into memory.
+        test: real images to report accuracy on; never used for training or choosing. In memory, from files, or
+            batches (images, labels), normalised.
         describe: more entries for ``config.json`` and ``result.json`` (network, preset, ...).
         evaluation_batch: images per forward pass of an evaluation.
         execution: precision, memory layout, CUDA graphs; default :class:`Execution`.
@@ -123,7 +111,7 @@ def zero_shot_quantize(
     Example:
         >>> import hast_cuda as hc
         >>> teacher = hc.load_teacher("digits")
-        >>> found = hc.zero_shot_quantize(teacher, (1, 8, 8), hc.Bits(4, 4), method="squant")
+        >>> found = hc.zero_shot_quantize(teacher, (1, 8, 8), weights=4, activations=4, method="squant")
         >>> found.student(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
@@ -131,6 +119,8 @@ def zero_shot_quantize(
         teacher,
         shape,
         bits,
+        weights=weights,
+        activations=activations,
         recipe=recipe,
         dataset=dataset,
         method=method,
@@ -149,60 +139,28 @@ def zero_shot_quantize(
             raise ValueError("tensorboard=True writes to the run directory: give out")
         require_tensorboard()
     with progress_shown(progress):
+        work = _checked_work(asked)
         plan = told(make_plan(asked, budget, changes or {}, named=bool(named)), asked.world)
         chosen = {} if plan.budget is None else {"budget": plan.budget}
-        work = asked.work(plan.recipe, {**named, "bits": asked.bits, "seed": seed, **(describe or {}), **chosen})
-        given = asked.recipe, asked.shape, asked.execution, work.device
-        require_same_function(asked.teacher, work.prepared, work.student, *given)
+        work.recipe = plan.recipe
+        work.described = {**named, "bits": asked.bits, "seed": seed, **(describe or {}), **chosen}
+        images = asked.images
         with convolution_rules(work.execution), work.opened(images, tensorboard=tensorboard) as found:
             if found is not None:
-                return QuantizationResult(work.student, work.finished(images), found)
+                return _result(work, work.finished(images), found)
             images = work.make_images(images)
             accuracies = work.calibrate(images)
             accuracies |= work.reconstruct(images)
             result = work.conclude(accuracies, work.finetune(images), images)
-            return QuantizationResult(work.student, images, result)
+            return _result(work, images, result)
 
 
-@typed
-def estimate(
-    teacher: nn.Module,
-    shape: InputSpec | tuple[int, int, int],
-    bits: Bits | None = None,
-    *,
-    recipe: Recipe | str = "default",
-    dataset: str | None = None,
-    method: str = "hast",
-    budget: str | None = None,
-    changes: Mapping[str, Any] | None = None,
-    device: torch.device | str | None = None,
-    out: Path | str | None = None,
-    images: Images | None = None,
-    test: ImageSet | None = None,
-    evaluation_batch: int = 256,
-    execution: Execution | None = None,
-    world: World | None = None,
-) -> Estimate:
+@arguments_as(zero_shot_quantize)
+def estimate(*, budget: str | None, changes: Mapping[str, Any] | None, **others: Any) -> Estimate:
     """What :func:`zero_shot_quantize` with the same arguments would do, and how long it would take.
 
-    A few iterations of every phase are timed, in memory; nothing is written.
-
-    Args:
-        teacher: pretrained network with BatchNorm; never edited.
-        shape: its input and classes, or its input (C, H, W).
-        bits: widths and placement; default 4 and 4.
-        recipe: a :class:`Recipe`, or the name of a preset.
-        dataset: the kind of images, for a preset's name.
-        method: for a preset's name.
-        budget: "full", "small", "N%" or a time; see docs/budgets.md.
-        changes: values by dotted name, which the budget leaves alone.
-        device: where to compute.
-        out: run directory; of one that is there the numbers count.
-        images: those that would be given.
-        test: real images to report accuracy on.
-        evaluation_batch: images per forward pass of an evaluation.
-        execution: how to compute.
-        world: the processes.
+    A few iterations of every phase are timed, in memory; nothing is written. Of an ``out`` that is there the
+    numbers count. All arguments are those of :func:`zero_shot_quantize`.
 
     Raises:
         ValueError, TypeError: bad arguments, or a time in which nothing sensible fits.
@@ -213,22 +171,9 @@ def estimate(
         >>> found.images
         0
     """
-    asked, named = _asked(
-        teacher,
-        shape,
-        bits,
-        recipe=recipe,
-        dataset=dataset,
-        method=method,
-        changes=changes,
-        device=device,
-        out=out,
-        images=images,
-        test=test,
-        evaluation_batch=evaluation_batch,
-        execution=execution,
-        world=world,
-    )
+    known = inspect.signature(_asked).parameters
+    asked, named = _asked(changes=changes, **{name: value for name, value in others.items() if name in known})
+    _checked_work(asked)
     found = make_plan(asked, budget, changes or {}, named=bool(named), estimate=True).estimate
     assert found is not None  # as it was asked for
     return found
@@ -239,14 +184,16 @@ def _asked(
     shape: InputSpec | tuple[int, int, int],
     bits: Bits | None,
     *,
+    weights: int,
+    activations: int | None,
     recipe: Recipe | str,
     dataset: str | None,
     method: str,
     changes: Mapping[str, Any] | None,
     device: torch.device | str | None,
     out: Path | str | None,
-    images: Images | None,
-    test: ImageSet | None,
+    images: Images | Loader | None,
+    test: Labelled | None,
     evaluation_batch: int,
     execution: Execution | None,
     world: World | None,
@@ -254,10 +201,15 @@ def _asked(
 ) -> tuple[Asked, dict[str, Any]]:
     """Arguments that fit each other, and method and preset where these have names."""
     check_range("evaluation_batch", evaluation_batch, 1)
+    if bits is None:
+        bits = Bits(weights, activations)
+    elif (weights, activations) != (4, 4):
+        raise ValueError("bits says the widths, and weights or activations say others: give the one or the others")
     out = None if out is None else as_path("out", out)
     if not isinstance(shape, InputSpec):
         check_image_size("shape", shape)
         shape = infer_shape(teacher, shape)
+    images, test = as_images(images), as_image_set(test, shape)
     named: dict[str, Any] = {}
     if isinstance(recipe, str):
         check_choice("recipe", recipe, methods.PRESETS)
@@ -268,8 +220,21 @@ def _asked(
     check_source(recipe, teacher, images, shape)
     if test is not None and not shape.num_classes:
         raise ValueError("test has labels, and the network classifies nothing: leave test away")
-    bits = with_ends(placed(bits or Bits(), teacher), recipe, teacher, shape)
+    bits = with_ends(placed(bits, teacher), recipe, teacher, shape)
     world = join("cpu" if device is None else device) if world is None else world_on(world, device)
     execution = execution or Execution()
     found = Asked(teacher, shape, recipe, world, execution, bits, seed, images, test, out, evaluation_batch)
     return found, named
+
+
+def _checked_work(asked: Asked) -> Work:
+    """The phases, before any budget; a network that the loops would not compute as it is, is refused here."""
+    work = asked.work(asked.recipe, {})
+    require_same_function(
+        asked.teacher, work.prepared, work.student, asked.recipe, asked.shape, asked.execution, work.device
+    )
+    return work
+
+
+def _result(work: Work, images: Images | None, result: dict[str, Any]) -> QuantizationResult:
+    return QuantizationResult(work.student, images, result, work.shape, work.teacher, work.prepared, work.out)

@@ -35,7 +35,7 @@ _PARTS: dict[str, Callable[..., Any]] = {
 
 @typed
 def read_config(run: Path | str) -> dict[str, Any]:
-    """``config.json`` of a run directory.
+    """``config.json`` of a run directory, or a JSON file that is a copy of one.
 
     Raises:
         FileNotFoundError: it is not a run directory. ValueError: the file is corrupt.
@@ -47,7 +47,8 @@ def read_config(run: Path | str) -> dict[str, Any]:
         >>> read_config("run")["seed"]
         0
     """
-    path = as_path("run", run) / "config.json"
+    path = as_path("run", run)
+    path = path if path.suffix == ".json" and path.is_file() else path / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{run} is not a run directory (no config.json)")
     found = read_object(path, "it is not the configuration of a run")

@@ -1,4 +1,4 @@
-"""The finished network of a run: written, and read back from its directory or a packed file."""
+"""A quantized network in one file, or in the directory of its run: written, and read back."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_values
-from hast_cuda.exports import load_packed, read_packed
+from hast_cuda.exports import load_packed, read_packed, save_packed
 from hast_cuda.files.tensors import DamagedFileError, load_tensors, restore, save_tensors
 from hast_cuda.finetune import FinetuneConfig
+from hast_cuda.networks.origin import origin_of, remember
 from hast_cuda.nn import Override
 from hast_cuda.posttraining import PostTrainingConfig, prepare
 from hast_cuda.run.inputs import Bits, quantize_to
@@ -23,11 +24,37 @@ from hast_cuda.teachers.names import is_own, parse_arguments
 
 
 @typed
+def save(student: nn.Module, path: Path | str, describe: Mapping[str, Any] | None = None) -> Path:
+    """Write a quantized network as one safetensors file, its weights packed; :func:`load` reads it again.
+
+    The file says what was made of which network, as far as ``student`` knows: of one that
+    :func:`hast_cuda.load_teacher` has loaded by the name of a library, ``load(path)`` is all that is
+    needed. Of a class of your own it is ``load(path, YourClass(...))``, with any weights: a file names no
+    code to run.
+
+    Args:
+        student: from :func:`hast_cuda.zero_shot_quantize`, or calibrated after :func:`hast_cuda.quantize`.
+        path: of the file, in a directory that is there.
+        describe: more to keep in it, JSON values.
+
+    Raises:
+        ValueError, TypeError, OSError: as :func:`hast_cuda.exports.save_packed`.
+
+    Example:
+        >>> import hast_cuda as hc
+        >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
+        >>> hc.load(hc.save(student, "mine.safetensors"))(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+    return save_packed(student, path, {**origin_of(student), **(describe or {})}).file
+
+
+@typed
 def load(path: Path | str, network: nn.Module | str | None = None) -> nn.Module:
     """A quantized network, in eval mode on the CPU, ready for images; no training code runs.
 
     Args:
-        path: finished run directory, or a packed file (:func:`hast_cuda.exports.save_packed`).
+        path: finished run directory, or a file of :func:`hast_cuda.save` or ``hast-cuda export --to packed``.
         network: the full-precision architecture, with any weights, or its name; None
             takes the name that the run was given. Never edited.
 
@@ -38,24 +65,28 @@ def load(path: Path | str, network: nn.Module | str | None = None) -> nn.Module:
 
     Example:
         >>> import hast_cuda as hc
-        >>> student = hc.quantize(hc.load_teacher("digits"), 4, None)
-        >>> file = hc.export(student, ".", "packed", (1, 8, 8)).file
-        >>> hc.load(file, "digits")(torch.zeros(2, 1, 8, 8)).shape
+        >>> _ = hc.zero_shot_quantize(hc.load_teacher("digits"), (1, 8, 8), method="rtn", out="run")
+        >>> hc.load("run", "digits")(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
     path = as_path("path", path)
     if path.is_dir():
         config = read_config(path)
         return load_student(_architecture(network, config, path), path)
-    described = read_packed(path)[1].get("describe", {})
-    base = _architecture(network, described, path)
+    content = read_packed(path)[1]
+    described = content.get("describe", {})
+    base = _architecture(network, described, path, str(content.get("network")))
     before = described.get("posttraining")
     if before is not None:
         base = prepare(base, settings(PostTrainingConfig, dict(before), path))
-    return load_packed(path, base)
+    student = load_packed(path, base)
+    remember(student, **{key: described[key] for key in ("network", "posttraining") if key in described})
+    return student
 
 
-def _architecture(given: nn.Module | str | None, described: Mapping[str, Any], path: Path) -> nn.Module:
+def _architecture(
+    given: nn.Module | str | None, described: Mapping[str, Any], path: Path, kind: str = "network"
+) -> nn.Module:
     if isinstance(given, nn.Module):
         return given
     named = described.get("network")
@@ -64,8 +95,8 @@ def _architecture(given: nn.Module | str | None, described: Mapping[str, Any], p
         model, classes, arguments = named.get("model"), named.get("num_classes"), named.get("model_args", ())
     if not isinstance(model, str) or (given is None and is_own(model)):
         raise ValueError(
-            f"{path} names no network that a file may name ({model!r}): give network, the "
-            "full-precision architecture or its name"
+            f"{path} names no network that a file may name ({model!r}): give network, the full-precision "
+            f"architecture with any weights, hast_cuda.load({path.name!r}, {kind}(...)), or its name"
         )
     try:
         return build_network(
@@ -109,6 +140,7 @@ def load_student(teacher: nn.Module, run: Path | str) -> nn.Module:
         width = bits["weights"], bits["activations"], bits["placement"]
         found = Bits(*width, overrides, bits.get("sums", 8), bits.get("symmetric_weights", False))
         student = quantize_to(found, teacher, ste=tuning.ste)
+        remember(student, posttraining=before)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{config_path} is not the configuration of a run ({error!r})") from error
     return load_weights(student, weights).eval()

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
+from hast_cuda.exports.grid import float_bytes
+from hast_cuda.exports.packed_weight import packed_bytes
 from hast_cuda.finetune import FinetuneResult, agreement, finetune, output_noise
 from hast_cuda.finetune.batches import hold_out
 from hast_cuda.finetune.calibration import calibrate_student
@@ -23,6 +25,7 @@ from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.methods import Recipe
+from hast_cuda.networks.origin import remember
 from hast_cuda.nn import quantization_table, shrink_ranges
 from hast_cuda.nn.table import NOT_QUANTIZED
 from hast_cuda.posttraining import finish, prepare
@@ -70,6 +73,7 @@ class Work:
         self.prepared = prepare(self.teacher, self.recipe.posttraining)
         tuning = self.recipe.finetune
         self.student = quantize_to(bits, self.prepared, ema=tuning.ema, ste=tuning.ste).to(self.device).eval()
+        remember(self.student, posttraining=plain(self.recipe.posttraining))
         self.phases = Phases(None)
         self.store = None if self.out is None else ImageStore(self.out / "images")
 
@@ -274,6 +278,8 @@ class Work:
                     "num_images": None if images is None else len(images),
                     "synthesis_iterations": self.recipe.synthesis.iterations,
                     "finetune_iterations": self.recipe.finetune.iterations,
+                    "bytes": packed_bytes(self.student),
+                    "float_bytes": float_bytes(self.student),
                     "seconds": self.phases.seconds,
                 }
             )

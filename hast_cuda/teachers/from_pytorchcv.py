@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hast_cuda.data.input_spec import NORMALIZATIONS, InputSpec
-from hast_cuda.teachers.library import Arguments, absent, crop_side
+from hast_cuda.teachers.library import Arguments, absent, crop_side, for_channels
 from hast_cuda.teachers.weights import load_state, read_state
 
 # pytorchcv also has networks for segmentation, detection, pose, video and speech: no class logits.
@@ -63,9 +63,9 @@ def spec(name: str, arguments: Arguments) -> InputSpec:
     if in_size is None or classes is None:
         raise ValueError(f"model={name!r} is not an image classifier")
     height, width = in_size
-    if name.endswith(_SMALL):
-        return InputSpec(3, height, width, classes, *NORMALIZATIONS["pytorchcv-cifar"])
-    return InputSpec(3, height, width, classes, *NORMALIZATIONS["imagenet"], crop_side(min(in_size)))
+    channels, small = arguments.get("in_channels", 3), name.endswith(_SMALL)
+    mean, std = for_channels(channels, *NORMALIZATIONS["pytorchcv-cifar" if small else "imagenet"])
+    return InputSpec(channels, height, width, classes, mean, std, None if small else crop_side(max(in_size)))
 
 
 def _factories() -> dict[str, Any]:

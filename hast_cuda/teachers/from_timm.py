@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from hast_cuda.data.input_spec import InputSpec
-from hast_cuda.teachers.library import Arguments, absent, crop_side
+from hast_cuda.teachers.library import Arguments, absent, crop_side, for_channels
 
 HUB = "hf-hub:"
 _WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -55,8 +55,7 @@ def spec(name: str, arguments: Arguments) -> InputSpec:
     height, width = (pixels, pixels) if isinstance(pixels, int) else pixels
     mean, std = tuple(map(float, found["mean"])), tuple(map(float, found["std"]))
     wanted = arguments.get("in_chans", channels)
-    if wanted != len(mean):  # as timm does for grey images
-        mean, std = (sum(mean) / len(mean),) * wanted, (sum(std) / len(std),) * wanted
+    mean, std = for_channels(wanted, mean, std)
     classes = arguments.get("num_classes", found["num_classes"])
     return InputSpec(wanted, height, width, classes, mean, std, crop_side(min(height, width), found["crop_pct"]))
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from hast_cuda.data.input_spec import InputSpec
+from hast_cuda.data.input_spec import Channels, InputSpec
 
 Arguments = Mapping[str, Any]
 
@@ -45,3 +45,10 @@ def absent(what: str, error: BaseException, url: str, place: str | None = None) 
 def crop_side(size: int, share: float = 0.875) -> int:
     """The shorter side that images are scaled to before a crop of ``size`` pixels; 0.875 is usual for ImageNet."""
     return max(size, round(size / share))
+
+
+def for_channels(count: int, mean: Channels, std: Channels) -> tuple[Channels, Channels]:
+    """A normalization for as many channels: as it is, or its mean for each, as timm does for grey images."""
+    if count == len(mean):
+        return mean, std
+    return (sum(mean) / len(mean),) * count, (sum(std) / len(std),) * count

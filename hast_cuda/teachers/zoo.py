@@ -12,6 +12,7 @@ from torch import nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import LARGEST_CLASSES, as_path, check_range
 from hast_cuda.data.input_spec import InputSpec, parse_normalization
+from hast_cuda.networks.origin import remember
 from hast_cuda.networks.shape import infer_shape
 from hast_cuda.teachers import own
 from hast_cuda.teachers.library import crop_side
@@ -74,7 +75,9 @@ def load_teacher(
         )
     if weights is not None:
         load_weights(network, as_path("weights", weights))
-    return (split_norms(network) if isinstance(model, str) else network).eval()
+    if not isinstance(model, str):
+        return network.eval()
+    return _named(network, model, num_classes, model_args)
 
 
 @typed
@@ -82,7 +85,7 @@ def input_spec(
     model: str | nn.Module,
     *,
     normalization: str | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     num_classes: int | None = None,
     model_args: Mapping[str, Any] | None = None,
 ) -> InputSpec:
@@ -92,7 +95,7 @@ def input_spec(
         model: as for ``load_teacher``; the name of a library defines everything, an import path or
             a network only the number of classes, which one forward pass on zeros tells.
         normalization: see ``parse_normalization``; replaces the named network's own.
-        image_size: height and width in pixels; replaces the named network's own.
+        image_size: height and width in pixels, one number where they are equal; replaces the named network's own.
         num_classes: replaces the named network's own; 0 for one that classifies nothing.
         model_args: as for ``load_teacher``.
 
@@ -104,29 +107,30 @@ def input_spec(
         >>> input_spec("digits").size
         (1, 8, 8)
     """
-    for name, number, least in (("image_size", image_size, 1), ("num_classes", num_classes, 0)):
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    for name, number, least in (*(("image_size", side, 1) for side in size or ()), ("num_classes", num_classes, 0)):
         if number is not None:
             check_range(name, number, least, LARGEST_CLASSES)
     given: dict[str, Any] = {}
     if normalization is not None:
         given["mean"], given["std"] = parse_normalization(normalization)
-    if image_size is not None:
-        given |= {"height": image_size, "width": image_size}
+    if size is not None:
+        given |= {"height": size[0], "width": size[1]}
     if num_classes is not None:
         given["num_classes"] = num_classes
     arguments = dict(model_args or {})
-    if (not isinstance(model, str) or is_own(model)) and normalization and image_size:
+    if (not isinstance(model, str) or is_own(model)) and normalization and size:
         channels = len(given["mean"])
         if num_classes is None:
             network = build_network(model, None, arguments) if isinstance(model, str) else model
-            given["num_classes"] = infer_shape(network, (channels, image_size, image_size)).num_classes
+            given["num_classes"] = infer_shape(network, (channels, *size)).num_classes
         return InputSpec(channels, **given)
     if not isinstance(model, str):
         return own.spec(type(model).__name__, arguments)
     library, name = find(model, arguments)
     spec = library.spec(name, arguments)
-    if image_size is not None and spec.resize is not None:
-        given["resize"] = crop_side(image_size)
+    if size is not None and spec.resize is not None:
+        given["resize"] = crop_side(max(size))
     return dataclasses.replace(spec, **given)
 
 
@@ -141,7 +145,7 @@ def build_network(model: str, num_classes: int | None = None, model_args: Mappin
         >>> build_network("digits").num_classes
         10
     """
-    return split_norms(_built(model, num_classes, model_args)).eval()
+    return _named(_built(model, num_classes, model_args), model, num_classes, model_args)
 
 
 def model_names() -> list[str]:
@@ -152,6 +156,14 @@ def model_names() -> list[str]:
         True
     """
     return names()
+
+
+def _named(network: nn.Module, model: str, num_classes: int | None, model_args: Mapping[str, Any] | None) -> nn.Module:
+    """``network``, in eval mode, as the package takes it, and knowing its name."""
+    network = split_norms(network).eval()
+    texts = [f"{name}={value!r}" for name, value in (model_args or {}).items()]
+    remember(network, network={"model": model, "num_classes": num_classes, "model_args": texts})
+    return network
 
 
 def _built(model: str, num_classes: int | None, model_args: Mapping[str, Any] | None) -> nn.Module:
