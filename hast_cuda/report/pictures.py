@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from hast_cuda.analysis import difficulty_histogram, judge, loss_curves
@@ -21,24 +22,36 @@ SIDE = 96  # larger images are shown smaller: noise takes a lot of bytes
 BATCH = 64
 
 
-def images_section(facts: RunFacts, spec: InputSpec | None, folder: Path) -> Section | None:
-    """The first synthetic images with their labels; None for a run that has none of its own."""
+def images_section(facts: RunFacts, spec: InputSpec | None, names: Sequence[str], folder: Path) -> Section | None:
+    """The first synthetic images with their classes; None for a run that has none of its own."""
     if facts.images is None:
         if not facts.wanted_batches:
             return None
         return Section("Synthetic images", [Text("None are made yet.")])
     images, labels = facts.images.images[:SHOWN], facts.images.labels[:SHOWN]
-    note = f"The first {len(images)}, each with the label that it was made for."
+    note = f"The first {len(images)}, each with the class that it was made for."
     if spec is None or spec.channels != images.shape[1]:
         spec = _stretched(images)
         note += (
             " The normalisation of the network is not known, so they are stretched from the "
             "darkest to the brightest pixel of all."
         )
-    path = folder / "images.png"
-    draw_images(images, labels, spec, path, rows=-(-len(images) // 10), columns=10)
-    cells = [(_png(image, spec), str(int(label))) for image, label in zip(images, labels, strict=True)]
-    return Section("Synthetic images", [Text(note), Sheet(cells, path, "Synthetic images")])
+    captions = [called(names, int(label)) for label in labels]
+    return Section(
+        "Synthetic images", [Text(note), sheet(images, captions, spec, folder / "images.png", "Synthetic images")]
+    )
+
+
+def called(names: Sequence[str], label: int) -> str:
+    """The name of a class, its number where it has none."""
+    return names[label] if label < len(names) else str(label)
+
+
+def sheet(images: Tensor, captions: Sequence[str], spec: InputSpec, path: Path, alt: str) -> Sheet:
+    """Images [N, C, H, W] (normalised) with captions, drawn to ``path`` for the Markdown twin."""
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    draw_images(images, labels, spec, path, rows=-(-len(images) // 10), columns=10, captions=captions)
+    return Sheet([(_png(image, spec), caption) for image, caption in zip(images, captions, strict=True)], path, alt)
 
 
 def _stretched(images: Tensor) -> InputSpec:
@@ -90,11 +103,15 @@ def difficulty_section(facts: RunFacts, teacher: nn.Module | None, folder: Path)
 def curves_section(runs: Mapping[str, RunFacts], folder: Path) -> Section:
     """Losses, test accuracy and learning rate over the iterations, of one run or several."""
     curves = {name: loss_curves(facts.records) for name, facts in runs.items()}
+    full = {
+        float(r["full_precision"]) for f in runs.values() if (r := f.result or {}).get("full_precision") is not None
+    }
+    levels = {"full precision": full.pop()} if len(full) == 1 else None
     pictures = []
     for index, (phase, name) in enumerate(panels(curves.values())):
         path = folder / f"curve-{index}.svg"
         chosen = {run: {phase: {name: phases.get(phase, {}).get(name, [])}} for run, phases in curves.items()}
-        draw_loss_curves(chosen, path)
+        draw_loss_curves(chosen, path, levels if name == "top1" else None)
         pictures.append(Picture(path, f"{phase}: {name} over the iterations"))
     logged = bool(pictures)
     configs = {name: f.recipe.finetune for name, f in runs.items() if f.recipe is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hast_cuda.report.facts import RunFacts
@@ -37,6 +38,16 @@ def amount(value: Any) -> str:
         if value >= size:
             return f"{value / size:.1f} {unit}"
     return f"{value:.0f} B"
+
+
+def standard_error(percent: float, count: int) -> float:
+    """Of a share in percent that was found on ``count`` images."""
+    return 100 * math.sqrt(percent / 100 * (1 - percent / 100) / count)
+
+
+def with_error(percent: float, count: int | None) -> str:
+    """The share, and its standard error where the number of images is known."""
+    return f"{percent:.2f}" + (f" ± {standard_error(percent, count):.2f}" if count else "")
 
 
 def network_name(facts: RunFacts) -> str:
