@@ -103,9 +103,8 @@ def difficulty_section(facts: RunFacts, teacher: nn.Module | None, folder: Path)
 def curves_section(runs: Mapping[str, RunFacts], folder: Path) -> Section:
     """Losses, test accuracy and learning rate over the iterations, of one run or several."""
     curves = {name: loss_curves(facts.records) for name, facts in runs.items()}
-    full = {
-        float(r["full_precision"]) for f in runs.values() if (r := f.result or {}).get("full_precision") is not None
-    }
+    results = [facts.result or {} for facts in runs.values()]
+    full = {float(result["full_precision"]) for result in results if result.get("full_precision") is not None}
     levels = {"full precision": full.pop()} if len(full) == 1 else None
     pictures = []
     for index, (phase, name) in enumerate(panels(curves.values())):
