@@ -1,17 +1,18 @@
-"""Writes the tables of docs/benchmarks.md from bench/results/*.json, between its markers."""
+"""Writes tables of the docs from bench/results/*.json, between the markers of a page."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import iteration_tables
+import summary
 from iteration_tables import line
 
 ROOT = Path(__file__).parents[1]
-START, END = "<!-- results: start -->\n", "<!-- results: end -->\n"
 HAST, COPY = "hast_cuda", "copy"
 Row = dict[str, Any]
 
@@ -88,27 +89,51 @@ def _ratio(other: dict[str, Any], ours: dict[str, Any]) -> str:
     return text if ratio >= 1 else f"**{text}**"
 
 
-def render(page: str, documents: list[dict[str, Any]]) -> str:
-    """``page`` with what stands between the markers replaced."""
-    head, start, rest = page.partition(START)
-    _, end, tail = rest.partition(END)
-    if not start or not end:
-        raise ValueError(f"the page needs the markers {START.strip()} and {END.strip()}")
-    return head + START + "\n" + "\n".join(map(table, documents)) + "\n" + END + tail
+def render(page: str, lines: list[str], part: str = "results") -> str:
+    """``page`` with what stands between the markers of a part replaced."""
+    start, end = markers(part)
+    head, found, rest = page.partition(start)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"the page needs the markers {start.strip()} and {end.strip()}")
+    return head + start + "\n" + "\n".join(lines) + "\n\n" + end + tail
+
+
+def markers(part: str) -> tuple[str, str]:
+    """The lines around a part that is written."""
+    return f"<!-- {part}: start -->\n", f"<!-- {part}: end -->\n"
+
+
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every results file, by its stem or, of the tables, by its name."""
+    found = [*sorted(folder.glob("*.json")), *sorted((folder / "tables").glob("*.json"))]
+    documents = {path.stem.removesuffix("-cpu"): json.loads(path.read_text(encoding="utf-8")) for path in found}
+    return dict(documents)
+
+
+def all_tables(documents: dict[str, dict[str, Any]]) -> list[str]:
+    """A section per file of ops or iterations; exports, ranks and long runs have pages of their own."""
+    sections = [table(d).rstrip("\n") for d in documents.values() if "stem" in d and has_table(d)]
+    return "\n\n".join(sections).split("\n")
+
+
+PARTS: dict[str, tuple[str, Callable[[dict[str, dict[str, Any]]], list[str]]]] = {
+    "summary": ("benchmarks.md", summary.summary),
+    "methods": ("which-method.md", summary.methods),
+    "results": ("benchmarks-history.md", all_tables),
+}
 
 
 def main() -> None:
-    """Render all results of a folder into a page."""
+    """Render all results of a folder into the pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     flags = parser.parse_args()
-    found = sorted(flags.results.glob("*.json"))
-    documents = [json.loads(path.read_text(encoding="utf-8")) for path in found]
-    # Exports, ranks and long runs have their place in the pages about them.
-    documents = [document for document in documents if has_table(document)]
-    text = render(flags.page.read_text(encoding="utf-8"), documents)
-    flags.page.write_text(text, encoding="utf-8")
+    documents = read_results(flags.results)
+    for part, (name, lines) in PARTS.items():
+        path = flags.docs / name
+        path.write_text(render(path.read_text(encoding="utf-8"), lines(documents), part), encoding="utf-8")
 
 
 if __name__ == "__main__":

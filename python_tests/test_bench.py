@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,8 @@ def test_a_run_writes_its_schema_and_renders(bench: ModuleType, tmp_path: Path) 
     assert row["results"]["compile"] == {"absent": "left out with --no-compile"}
 
     render = importlib.import_module("render")
-    page = render.render(f"before\n{render.START}old\n{render.END}after\n", [document])
+    start, end = render.markers("results")
+    page = render.render(f"before\n{start}old\n{end}after\n", render.all_tables({"one": document}))
     assert page.startswith("before\n")
     assert page.endswith("after\n")
     assert "old" not in page
@@ -88,14 +90,32 @@ def test_a_run_writes_its_schema_and_renders(bench: ModuleType, tmp_path: Path) 
     assert row["case"] in page
     assert "compile: left out with --no-compile" in page
     with pytest.raises(ValueError, match="markers"):
-        render.render("no markers", [document])
+        render.render("no markers", [])
 
 
-def test_the_page_has_the_committed_results(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_have_the_committed_results(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     render = importlib.import_module("render")
-    page = tmp_path / "page.md"
-    page.write_text((render.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8"))
-    monkeypatch.setattr("sys.argv", ["render.py", "--page", str(page)])
-    before = page.read_text(encoding="utf-8")
+    committed = {name: (render.ROOT / "docs" / name).read_text(encoding="utf-8") for name, _ in render.PARTS.values()}
+    for name, text in committed.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["render.py", "--docs", str(tmp_path)])
     render.main()
-    assert page.read_text(encoding="utf-8") == before
+    assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in committed} == committed
+
+
+def test_the_pictures_show_the_committed_results(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    pictures = importlib.import_module("pictures")
+    monkeypatch.setattr("sys.argv", ["pictures.py", "--out", str(tmp_path)])
+    pictures.main()
+    for name in pictures.PICTURES:
+        drawn, committed = (folder / f"{name}.svg" for folder in (tmp_path, pictures.ROOT / "docs" / "images"))
+        texts = [
+            re.findall(r"<text[^>]*>([^<]+)</text>", path.read_text(encoding="utf-8")) for path in (drawn, committed)
+        ]
+        assert texts[0] == texts[1]
+        assert len(texts[0]) > 10

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,25 @@ def test_stub_lists_what_the_core_has() -> None:
 
 def test_core_is_compiled() -> None:
     assert hast_cuda.build_info()["kind"] == "compiled"
+
+
+def test_every_public_name_imports_little_beside_torch() -> None:
+    script = (
+        "import sys, torch; before = set(sys.modules); import hast_cuda\n"
+        "for name in hast_cuda.__all__: getattr(hast_cuda, name)\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    allowed = {"hast_cuda", "filelock", "safetensors", "tqdm", "numpy"}
+    assert set(done.stdout.split()) - set(sys.stdlib_module_names) <= allowed  # no torchvision, timm, matplotlib, ...
+
+
+def test_versions_agree() -> None:
+    project = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^version = "([\d.]+)"$', project, re.MULTILINE)
+    assert f"\nversion: {version}\n" in (PACKAGE.parent / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (PACKAGE.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## \[(Unreleased|{re.escape(version)})\]", changes, re.MULTILINE)
 
 
 @pytest.mark.parametrize("folder", ["synthesis", "finetune"])

@@ -71,7 +71,7 @@ def test_post_training(tmp_path: Path) -> None:
     page = Page(tmp_path / "report.html")
     assert page.facts("Images") == "none"
     assert page.facts("Fine-tuning") == "none"
-    assert page.row("quantized network")[2][0] in "+-"
+    assert page.row("kept (the result)")[2][0] in "+-"
     assert not [row for row in page.rows if row[0].startswith("best seen")]
     assert "Synthetic images" not in page.headings
     assert "no loop has run" in page.text

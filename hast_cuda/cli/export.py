@@ -105,7 +105,7 @@ def export(
         if reference is not None:
             reference.unlink()
     if report and importlib.util.find_spec("matplotlib") is None:
-        print("no page: pip install 'hast_cuda[demo]', then hast-cuda report")
+        print("no page: pip install 'hast_cuda[plots]', then hast-cuda report")
     elif report:
         print(f"page: {write_page(run, network, loaded=(teacher, spec))}")
     return written

@@ -10,10 +10,12 @@ from torch import nn
 
 from hast_cuda.cli.command import command_of, shell
 from hast_cuda.cli.network import ANY_NETWORK, Network, network_of, opened
-from hast_cuda.cli.options import Flat
-from hast_cuda.data import InputSpec
+from hast_cuda.cli.options import Flat, labelled_images
+from hast_cuda.data import ImageSet, InputSpec
+from hast_cuda.data.class_names import class_names
 from hast_cuda.report import Context, write_comparison, write_report
 from hast_cuda.report.facts import RunFacts, read_facts
+from hast_cuda.report.words import network_name
 from hast_cuda.run import load_student
 
 # Why the network that a run names may not be there any more: files, packages, downloads.
@@ -69,7 +71,20 @@ def write_page(
     facts = read_facts(run)
     teacher, spec, problem = (*loaded, "") if loaded else _teacher(facts, network)
     command, remarks = _command(facts)
-    return write_report(run, Context(teacher, problem, spec, command, remarks), out)
+    names = () if spec is None else class_names(network_name(facts), spec.num_classes)
+    test, missing = _labelled(facts, spec if teacher is not None else None)
+    return write_report(run, Context(teacher, problem, spec, command, [*remarks, *missing], test, names), out)
+
+
+def _labelled(facts: RunFacts, spec: InputSpec | None) -> tuple[ImageSet | None, list[str]]:
+    """The test images that the run names, and why there are none though it does."""
+    data, limit = facts.config.get("data"), facts.config.get("test_limit")
+    if not isinstance(data, str) or spec is None or facts.result is None:
+        return None, []
+    try:
+        return labelled_images(data, spec, limit if isinstance(limit, int) else None), []
+    except _ABSENT as error:
+        return None, [f"The test images are not there any more, so there are no accuracies by class: {error}"]
 
 
 def _teacher(facts: RunFacts, network: Network) -> tuple[nn.Module | None, InputSpec | None, str]:

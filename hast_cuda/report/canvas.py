@@ -44,7 +44,7 @@ def pyplot() -> Any:
         mpl.use("Agg")
         import matplotlib.pyplot as plt  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'hast_cuda[demo]'") from error
+        raise ImportError("pictures need matplotlib: pip install 'hast_cuda[plots]'") from error
     return plt
 
 

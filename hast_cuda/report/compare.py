@@ -11,7 +11,7 @@ from hast_cuda.loops.progress import duration
 from hast_cuda.report.document import Block, Document, Section, Table, Text, Warn
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.pictures import curves_section
-from hast_cuda.report.results import drop_of, missing
+from hast_cuda.report.verdict import drop_of, missing
 from hast_cuda.report.words import bits_name, method_name, network_name, number, shown
 
 _TEXTS = 4  # columns

@@ -42,6 +42,12 @@ class Numbers:
     """The few numbers that a reader came for: what, and how much."""
 
     pairs: Sequence[tuple[str, str]]
+    notes: Sequence[str] = ()
+    """Below each number, smaller; none, or one for each, which may be empty."""
+
+    def __post_init__(self) -> None:
+        if self.notes and len(self.notes) != len(self.pairs):
+            raise ValueError(f"there are {len(self.notes)} notes for {len(self.pairs)} numbers")
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,13 @@ class Table:
     numbers: int = 1
     shares: Mapping[int, Sequence[float | None]] = field(default_factory=dict)
     """By column: how long a bar each cell gets, 0 to 1."""
+    orders: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """By name: a number per row; a reader may have the rows from the smallest to the largest."""
 
     def __post_init__(self) -> None:
+        for name, keys in self.orders.items():
+            if len(keys) != len(self.rows):
+                raise ValueError(f"the order {name!r} has {len(keys)} numbers for {len(self.rows)} rows")
         for row in self.rows:
             if len(row) != len(self.header):
                 raise ValueError(f"a row has {len(row)} cells, the header {len(self.header)}: {row}")

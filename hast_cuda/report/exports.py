@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, TypeGuard
 
-from hast_cuda.report.document import Block, Section, Table, Text
+from hast_cuda.report.document import Block, Facts, Section, Table, Text
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.words import amount, number, shown
 
-_FILES = ("kind", "file", "operators", "size", "of float", "bits per weight", "latency", "float latency", "of its time")
+_FILES = ("kind", "file", "size", "of float", "bits per weight", "latency", "float latency", "of its time", "with")
 _CHECKS = ("kind", "checked on", "same class, %", "top-1, %", "PyTorch's top-1, %", "cosine", "largest difference")
 
 
@@ -20,27 +20,31 @@ def exports_section(facts: RunFacts) -> Section | None:
     if not facts.exports:
         return None
     blocks: list[Block] = [
-        Table(_FILES, [_file(record) for record in facts.exports], numbers=3),
+        Table(_FILES, [_file(record) for record in facts.exports], numbers=2),
         Table(_CHECKS, [_check(record) for record in facts.exports], numbers=2),
         Text(
             "Bits per weight are those stored, scales included. Same class, cosine and largest "
             "difference compare the file's outputs with those of the quantized PyTorch network."
         ),
     ]
+    nodes = [(shown(record.get("kind")), shown(record.get("nodes"))) for record in facts.exports]
+    operators = [pair for pair in nodes if pair[1] != "-"]
+    if operators:
+        blocks += [Text("Operators of each file:"), Facts(operators)]
     return Section("Exports", blocks)
 
 
-def fastest(facts: RunFacts) -> list[tuple[str, str]]:
-    """Size and time of the export that takes the smallest part of full precision's time, for the headline."""
+def fastest(facts: RunFacts) -> list[tuple[str, str, str]]:
+    """Size and time (what, how much, of what) of the export that takes the smallest part of full precision's time."""
     timed = [(ratio, record) for record in facts.exports if (ratio := _time_ratio(record)) is not None]
     if not timed:
         return []
     ratio, record = min(timed, key=lambda pair: pair[0])
     latency = _part(record, "latency")
-    size = ("size", f"{amount(record.get('bytes'))}, {_size_ratio(record)} of float")
+    size = (f"size, {shown(record.get('kind'))}", amount(record.get("bytes")), f"{_size_ratio(record)} of float")
     batch = latency.get("batch")
     each = latency["milliseconds"] / (batch if _is_positive(batch) else 1)
-    return [size, ("time of an image", f"{each:.2f} ms, {100 * ratio:.0f} % of float")]
+    return [size, ("time of an image", f"{each:.3g} ms", f"{100 * ratio:.0f} % of float")]
 
 
 def _is_positive(value: Any) -> TypeGuard[float]:
@@ -64,13 +68,13 @@ def _file(record: dict[str, Any]) -> list[str]:
     return [
         shown(record.get("kind")),
         shown(record.get("file")),
-        shown(record.get("nodes")),
         amount(record.get("bytes")),
         _size_ratio(record),
         number(record.get("weight_bits")),
-        _latency(latency, "milliseconds"),
-        _latency(latency, "float_milliseconds"),
+        number(latency.get("milliseconds"), ".2f", " ms"),
+        number(latency.get("float_milliseconds"), ".2f", " ms"),
         "-" if ratio is None else f"{100 * ratio:.1f} %",
+        shown([f"{what} {shown(latency[what])}" for what in ("batch", "threads") if latency.get(what) is not None]),
     ]
 
 
@@ -96,14 +100,3 @@ def _images(checks: dict[str, Any]) -> str:
     if not checks:
         return "not checked"
     return f"{shown(checks.get('images'))} images, {shown(checks.get('source'))}"
-
-
-def _latency(latency: dict[str, Any], name: str) -> str:
-    if (time := number(latency.get(name))) == "-":
-        return "-"
-    conditions = [
-        f"{what} {shown(latency[key])}"
-        for key, what in (("batch", "batch"), ("threads", "threads"))
-        if latency.get(key) is not None
-    ]
-    return f"{time} ms" + (f" ({', '.join(conditions)})" if conditions else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from hast_cuda.posttraining import prepare
 from hast_cuda.report.document import Block, Section, Table, Text, Warn
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.report.layers import LayerRow, layer_rows, tensor_rows
+from hast_cuda.report.words import number
 from hast_cuda.run import load_student
 
 
@@ -57,7 +59,7 @@ def layer_section(facts: RunFacts, teacher: nn.Module | None, problem: str) -> S
             "those that the quantized network computes with, fine-tuning included."
         ),
         *_left_out(rows, facts.config["bits"]),
-        _table(rows, with_error=True),
+        _table(rows, with_error=True, ratios=(facts.result or {}).get("signal_to_noise") or {}),
     ]
     return Section("Layers", blocks)
 
@@ -86,7 +88,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is corrupt ({error}); delete it and run again to make it anew") from error
 
 
-def _table(rows: Sequence[LayerRow], *, with_error: bool) -> Table:
+def _table(rows: Sequence[LayerRow], *, with_error: bool, ratios: Mapping[str, Any] = MappingProxyType({})) -> Table:
     header = ["layer", "type", "weight bits", "activation bits", "activation range"]
     cells = [
         [
@@ -105,7 +107,15 @@ def _table(rows: Sequence[LayerRow], *, with_error: bool) -> Table:
     errors = [row.error for row in rows]
     largest = max((e for e in errors if e is not None), default=0.0) or 1.0
     shares = [None if e is None else e / largest for e in errors]
-    return Table([*header, "weight error"], cells, numbers=2, shares={5: shares})
+    orders = {"largest weight error first": [-(e or 0.0) for e in errors]}
+    header.append("weight error")
+    if ratios:
+        header.append("signal to noise")
+        found = [ratios.get(row.name) for row in rows]
+        for cell, ratio in zip(cells, found, strict=True):
+            cell.append(number(ratio, ".1f", " dB"))
+        orders["lowest signal to noise first"] = [float("inf") if r is None else r for r in found]
+    return Table(header, cells, numbers=2, shares={5: shares}, orders=orders)
 
 
 def _bits(bits: int | None) -> str:

@@ -35,7 +35,11 @@ def _block(block: Block, folder: Path) -> str:
             return f"> **{escape(text)}**"
         case Code(text):
             return _code(text)
-        case Facts(pairs) | Numbers(pairs):
+        case Numbers(pairs, notes):
+            below = [f" ({escape(note)})" if note else "" for note in notes] or [""] * len(pairs)
+            lines = zip(pairs, below, strict=True)
+            return "\n".join(f"- {escape(key)}: {escape(value)}{note}" for (key, value), note in lines)
+        case Facts(pairs):
             return "\n".join(f"- {escape(key)}: {escape(value)}" for key, value in pairs)
         case Table():
             return _table(block)

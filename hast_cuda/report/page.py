@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import re
 from collections.abc import Iterator
 from html import escape
 
@@ -18,18 +19,25 @@ def to_html(document: Document) -> str:
     """The page; every text in it is escaped."""
     ids = (f"p{number}" for number in itertools.count())
     title = escape(document.title)
-    body = "".join(_block(block, ids) for block in document.blocks)
+    top = "".join(_block(block, ids) for block in document.blocks)
+    body = ""
     for section in document.sections:
         inner = "".join(_block(block, ids) for block in section.blocks)
-        body += f"<section>\n<h2>{escape(section.title)}</h2>\n{inner}</section>\n"
+        body += f'<section id="{_anchor(section.title)}">\n<h2>{escape(section.title)}</h2>\n{inner}</section>\n'
+    links = "".join(f'<a href="#{_anchor(s.title)}">{escape(s.title)}</a>\n' for s in document.sections)
+    contents = f'<nav aria-label="contents">\n{links}</nav>\n' if len(document.sections) > 1 else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n<main>\n<h1>{title}</h1>\n{body}</main>\n</body>\n</html>\n"
+        f"<body>\n<main>\n<h1>{title}</h1>\n{top}{contents}{body}</main>\n</body>\n</html>\n"
     )
+
+
+def _anchor(title: str) -> str:
+    return "-".join(re.findall(r"[a-z0-9]+", title.lower()))
 
 
 def _block(block: Block, ids: Iterator[str]) -> str:
@@ -43,11 +51,15 @@ def _block(block: Block, ids: Iterator[str]) -> str:
         case Facts(pairs):
             inner = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>\n" for k, v in pairs)
             return f'<dl class="facts">\n{inner}</dl>\n'
-        case Numbers(pairs):
-            inner = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>\n" for k, v in pairs)
+        case Numbers(pairs, notes):
+            below = [f"<dd>{escape(note)}</dd>" if note else "" for note in notes] or [""] * len(pairs)
+            inner = "".join(
+                f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd>{note}</div>\n"
+                for (k, v), note in zip(pairs, below, strict=True)
+            )
             return f'<dl class="figures">\n{inner}</dl>\n'
         case Table():
-            return _table(block)
+            return _table(block, next(ids))
         case Pictures(pictures):
             inner = "".join(_picture(picture, next(ids)) for picture in pictures)
             return f'<div class="pictures">\n{inner}</div>\n'
@@ -60,19 +72,45 @@ def _picture(picture: Picture, prefix: str) -> str:
     return f"<figure>{inline_svg(picture.path, prefix, picture.alt)}{caption}</figure>\n"
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, name: str) -> str:
     """In a box that scrolls by itself, so that the page does not."""
     head = "".join(
         f'<th scope="col"{_side(table, column)}>{escape(cell)}</th>' for column, cell in enumerate(table.header)
     )
+    places = _places(table)
     body = "".join(
-        "<tr>" + "".join(_cell(table, line, column, cell) for column, cell in enumerate(row)) + "</tr>\n"
+        f"<tr{places[line]}>" + "".join(_cell(table, line, column, cell) for column, cell in enumerate(row)) + "</tr>\n"
         for line, row in enumerate(table.rows)
     )
+    choices = _choices(table, name)
+    kind, columns = ("scroll sorted", f' style="--columns:{len(table.header)}"') if choices else ("scroll", "")
     return (
-        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f'{choices}<div class="{kind}" tabindex="0"><table{columns}>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}</tbody>\n</table></div>\n"
     )
+
+
+def _choices(table: Table, name: str) -> str:
+    """Buttons for the order of the rows; the style sheet does the rest, without a script."""
+    if not table.orders:
+        return ""
+    labels = enumerate(("as in the network", *table.orders))
+    buttons = "".join(
+        f'<label><input type="radio" name="{name}" value="{i}"{"" if i else " checked"}>{escape(label)}</label>\n'
+        for i, label in labels
+    )
+    return f'<fieldset class="sort"><legend>order</legend>\n{buttons}</fieldset>'
+
+
+def _places(table: Table) -> list[str]:
+    """The place of every row in every order, as a style."""
+    if not table.orders:
+        return [""] * len(table.rows)
+    places: list[list[int]] = [[0] * len(table.orders) for _ in table.rows]
+    for which, keys in enumerate(table.orders.values()):
+        for place, row in enumerate(sorted(range(len(keys)), key=keys.__getitem__)):
+            places[row][which] = place
+    return [f' style="{";".join(f"--o{i}:{place}" for i, place in enumerate(row, 1))}"' for row in places]
 
 
 def _side(table: Table, column: int) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from hast_cuda.analysis import difficulty_histogram, judge, loss_curves
@@ -21,8 +22,8 @@ SIDE = 96  # larger images are shown smaller: noise takes a lot of bytes
 BATCH = 64
 
 
-def images_section(facts: RunFacts, spec: InputSpec | None, folder: Path) -> Section | None:
-    """The first synthetic images with their labels; None for a run that has none of its own."""
+def images_section(facts: RunFacts, spec: InputSpec | None, names: Sequence[str], folder: Path) -> Section | None:
+    """The first synthetic images with their classes; None for a run that has none of its own."""
     if facts.images is None:
         if not facts.wanted_batches:
             return None
@@ -30,7 +31,7 @@ def images_section(facts: RunFacts, spec: InputSpec | None, folder: Path) -> Sec
     images, labels = facts.images.images[:SHOWN], facts.images.labels[:SHOWN]
     labelled = classifies(facts)
     note = f"The first {len(images)}, " + (
-        "each with the label that it was made for." if labelled else "made without labels."
+        "each with the class that it was made for." if labelled else "made without labels."
     )
     if spec is None or spec.channels != images.shape[1]:
         spec = _stretched(images)
@@ -38,11 +39,22 @@ def images_section(facts: RunFacts, spec: InputSpec | None, folder: Path) -> Sec
             " The normalisation of the network is not known, so they are stretched from the "
             "darkest to the brightest pixel of all."
         )
-    path = folder / "images.png"
-    draw_images(images, labels, spec, path, rows=-(-len(images) // 10), columns=10)
-    names = [str(int(label)) if labelled else "" for label in labels]
-    cells = [(_png(image, spec), name) for image, name in zip(images, names, strict=True)]
-    return Section("Synthetic images", [Text(note), Sheet(cells, path, "Synthetic images")])
+    captions = [called(names, int(label)) if labelled else "" for label in labels]
+    return Section(
+        "Synthetic images", [Text(note), sheet(images, captions, spec, folder / "images.png", "Synthetic images")]
+    )
+
+
+def called(names: Sequence[str], label: int) -> str:
+    """The name of a class, its number where it has none."""
+    return names[label] if label < len(names) else str(label)
+
+
+def sheet(images: Tensor, captions: Sequence[str], spec: InputSpec, path: Path, alt: str) -> Sheet:
+    """Images [N, C, H, W] (normalised) with captions, drawn to ``path`` for the Markdown twin."""
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    draw_images(images, labels, spec, path, rows=-(-len(images) // 10), columns=10, captions=captions)
+    return Sheet([(_png(image, spec), caption) for image, caption in zip(images, captions, strict=True)], path, alt)
 
 
 def classifies(facts: RunFacts) -> bool:
@@ -100,11 +112,14 @@ def difficulty_section(facts: RunFacts, teacher: nn.Module | None, folder: Path)
 def curves_section(runs: Mapping[str, RunFacts], folder: Path) -> Section:
     """Losses, test accuracy and learning rate over the iterations, of one run or several."""
     curves = {name: loss_curves(facts.records) for name, facts in runs.items()}
+    results = [facts.result or {} for facts in runs.values()]
+    full = {float(result["full_precision"]) for result in results if result.get("full_precision") is not None}
+    levels = {"full precision": full.pop()} if len(full) == 1 else None
     pictures = []
     for index, (phase, name) in enumerate(panels(curves.values())):
         path = folder / f"curve-{index}.svg"
         chosen = {run: {phase: {name: phases.get(phase, {}).get(name, [])}} for run, phases in curves.items()}
-        draw_loss_curves(chosen, path)
+        draw_loss_curves(chosen, path, levels if name == "top1" else None)
         pictures.append(Picture(path, f"{phase}: {name} over the iterations"))
     logged = bool(pictures)
     configs = {name: f.recipe.finetune for name, f in runs.items() if f.recipe is not None}

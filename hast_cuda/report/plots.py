@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -26,35 +26,49 @@ _AXES = {  # linear, others log
 
 
 @typed
-def draw_accuracies(accuracies: Mapping[str, float], path: Path) -> None:
-    """Top-1 accuracy in percent as horizontal bars from 0 to 100, the first at the top.
+def draw_accuracies(accuracies: Mapping[str, float], path: Path, errors: Mapping[str, float] | None = None) -> None:
+    """Top-1 accuracy in percent as dots, the first at the top, on an axis as long as their differences.
 
     Args:
         accuracies: by what they belong to.
         path: of the SVG or PNG file.
+        errors: standard errors in points, by the same names.
 
     Raises:
         ValueError: no accuracies. ImportError: no matplotlib.
     """
     require("accuracies", accuracies)
     require_numbers("accuracies", accuracies.values())
-    places = range(len(accuracies))
-    with drawing(path, size=(5, 0.7 + 0.36 * len(accuracies))) as ((axis,),):
+    values, found = list(accuracies.values()), errors or {}
+    require_numbers("errors", found.values())
+    spread = [found.get(name, 0.0) for name in accuracies]
+    with drawing(path, size=(5.5, 0.8 + 0.36 * len(accuracies))) as ((axis,),):
         colors = pyplot().rcParams["axes.prop_cycle"].by_key()["color"]
-        bars = axis.barh(places, list(accuracies.values()), color=colors[0], height=0.7)
-        bars[0].set_color(colors[1 % len(colors)])  # what the others are measured against
-        axis.bar_label(bars, fmt="%.2f", padding=3)
-        axis.set_yticks(places, [label(name) for name in accuracies])
+        axis.axvline(values[0], color=colors[1 % len(colors)], linewidth=1)  # what the others are measured against
+        for place, (value, error) in enumerate(zip(values, spread, strict=True)):
+            color = colors[0 if place else 1 % len(colors)]
+            axis.errorbar(value, place, xerr=error or None, fmt="o", color=color, capsize=3)
+            axis.annotate(f"{value:.2f}", (value, place), (0, 5), textcoords="offset points", ha="center", fontsize=9)
+        axis.set_yticks(range(len(accuracies)), [label(name) for name in accuracies])
         axis.tick_params(axis="y", length=0)
-        axis.invert_yaxis()
-        axis.set(xlim=(0, 115), xticks=range(0, 101, 20), xlabel="top-1 accuracy, %")
+        axis.set_ylim(len(accuracies) - 0.4, -0.8)
+        room = max(0.12 * (max(values) - min(values)), *spread, 1.0)
+        axis.set(xlim=(min(values) - room, max(values) + room), xlabel="top-1 accuracy, %")
+        axis.grid(alpha=0.3, axis="x")
 
 
 @typed
 def draw_images(
-    images: Tensor, labels: Tensor, spec: InputSpec, path: Path, *, rows: int = 4, columns: int = 10
+    images: Tensor,
+    labels: Tensor,
+    spec: InputSpec,
+    path: Path,
+    *,
+    rows: int = 4,
+    columns: int = 10,
+    captions: Sequence[str] | None = None,
 ) -> None:
-    """A grid of synthetic images [N, C, H, W] (normalised), labels below.
+    """A grid of synthetic images [N, C, H, W] (normalised), labels or ``captions`` below.
 
     Raises:
         ValueError: images that are not those of ``spec``, fewer labels, a grid of another size than
@@ -67,6 +81,8 @@ def draw_images(
         raise ValueError(f"images is {list(images.shape)}; expected [N, {spec.channels}, H, W], as spec has")
     if labels.dim() != 1 or labels.is_meta or len(labels) < len(images):
         raise ValueError(f"labels is {list(labels.shape)}; expected a label for each of {len(images)} images")
+    if captions is not None and len(captions) < len(images):
+        raise ValueError(f"captions has {len(captions)} texts; expected one for each of {len(images)} images")
     mean, std = (images.new_tensor(v).view(-1, 1, 1) for v in (spec.mean, spec.std))
     height = images.shape[2] / images.shape[3]  # of a column's width; one axis draws in no time
     step = height + 0.3
@@ -78,17 +94,19 @@ def draw_images(
             place = (left + 0.05, left + 0.95, top + 0.95 * height, top + 0.05 * height)
             axis.imshow(pixels.numpy(), extent=place, interpolation="nearest")
             below = (left + 0.5, top + 0.98 * height)
-            axis.text(*below, str(int(labels[index])), fontsize=9, ha="center", va="top")
+            text = str(int(labels[index])) if captions is None else label(captions[index])
+            axis.text(*below, text, fontsize=9 if len(text) < 12 else 6, ha="center", va="top")
         axis.set(xlim=(0, columns), ylim=(rows * step, 0))  # imshow has moved them
 
 
 @typed
-def draw_loss_curves(runs: Mapping[str, Curves], path: Path) -> None:
+def draw_loss_curves(runs: Mapping[str, Curves], path: Path, levels: Mapping[str, float] | None = None) -> None:
     """One panel per quantity that the runs logged, one curve per run, over iterations (Figure 4).
 
     Args:
         runs: by name, each from :func:`hast_cuda.analysis.loss_curves`.
         path: of the SVG or PNG file.
+        levels: lines to compare all curves with, by name, such as the accuracy of full precision.
 
     Raises:
         ValueError: no run, or runs that logged nothing. ImportError: no matplotlib.
@@ -114,7 +132,9 @@ def draw_loss_curves(runs: Mapping[str, Curves], path: Path) -> None:
                 axis.set_yscale("log")
                 plain_log_labels(axis.yaxis)
             axis.grid(alpha=0.3)
-            if len(runs) > 1:
+            for index, (text, level) in enumerate((levels or {}).items(), len(runs)):
+                axis.axhline(level, color=f"C{index}", linewidth=1, label=label(text))
+            if len(runs) > 1 or levels:
                 axis.legend()
 
 

@@ -27,6 +27,18 @@ max-width:50rem}
 .figures div{background:var(--shade);border-radius:.5rem;padding:.6rem .9rem}
 .figures dt{font-size:.85rem;line-height:1.3}
 .figures dd{font-size:1.45rem;font-weight:600;font-variant-numeric:tabular-nums}
+.figures dd+dd{font-size:.85rem;font-weight:400;color:var(--soft)}
+h1+p{font-size:1.1rem}
+nav{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin:1.2rem 0 0;font-size:.9rem}
+a{color:var(--bar)}
+.sort{border:0;margin:1rem 0 0;padding:0;display:flex;flex-wrap:wrap;gap:.2rem 1rem;font-size:.9rem}
+.sort legend{float:left;padding:0 1rem 0 0;color:var(--soft)}.sort+.scroll{margin-top:.3rem}
+@supports (grid-template-columns:subgrid) and selector(:has(a)){
+.sorted table{display:grid;grid-template-columns:repeat(var(--columns),auto)}
+.sorted :is(thead,tbody){display:contents}
+.sorted tr{display:grid;grid-column:1/-1;grid-template-columns:subgrid}.sorted thead tr{order:-1}
+.sort:has([value="1"]:checked)+.sorted tbody tr{order:var(--o1)}
+.sort:has([value="2"]:checked)+.sorted tbody tr{order:var(--o2)}}
 .scroll{overflow-x:auto;margin:1rem 0;max-width:max-content;width:100%;background:
 linear-gradient(to right,var(--paper) 40%,transparent) 0 0/2rem 100% no-repeat local,
 linear-gradient(to left,var(--paper) 40%,transparent) 100% 0/2rem 100% no-repeat local,
@@ -59,15 +71,18 @@ margin:1rem 0}
 .sheet figcaption{text-align:center;font-variant-numeric:tabular-nums}
 :focus-visible{outline:2px solid var(--bar);outline-offset:2px}
 @media(min-width:40rem){td:first-child{white-space:nowrap}}
-@media(max-width:30rem){th,td{padding:.32rem .5rem}.bar{width:3rem}}
+@media(max-width:40rem){th,td{padding:.32rem .5rem}.bar{width:3rem}.scroll{background:none}
+th:first-child,td:first-child{position:sticky;left:0;background:var(--paper);max-width:9rem}
+td:first-child{min-width:4rem;overflow-wrap:anywhere}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--line:#bbb;
 --shade:#f1f3f5;--bar:#3b7dd8;--warn:#8a4b00;--warn-shade:#fff3df}
 @page{margin:16mm}
 body{font-size:10pt}main{max-width:none;padding:0}
 h2{break-after:avoid;margin-top:1.6rem}
 figure,tr,.figures,.warn{break-inside:avoid}thead{display:table-header-group}
-.scroll{overflow:visible;width:auto;background:none}table{font-size:8.5pt}.bar{width:3rem}
-th,td{padding:.25rem .5rem}
+.scroll{overflow:visible;width:auto;max-width:none;background:none}.bar{width:3rem}nav,.sort{display:none}
+table{font-size:8pt;max-width:100%}th,td{padding:.2rem .35rem}
+td,td.number{white-space:normal;overflow-wrap:anywhere}
 .pictures{grid-template-columns:1fr 1fr}.sheet{grid-template-columns:repeat(10,1fr)}
 .bar,.figures div{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """.strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hast_cuda.report.facts import RunFacts
+from hast_cuda.run.summary import standard_error
 
 
 def shown(value: Any) -> str:
@@ -37,6 +38,11 @@ def amount(value: Any) -> str:
         if value >= size:
             return f"{value / size:.1f} {unit}"
     return f"{value:.0f} B"
+
+
+def with_error(percent: float, count: int | None) -> str:
+    """The share, and its standard error where the number of images is known."""
+    return f"{percent:.2f}" + (f" ± {standard_error(percent, count):.2f}" if count else "")
 
 
 def network_name(facts: RunFacts) -> str:

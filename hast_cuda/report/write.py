@@ -10,11 +10,13 @@ from torch import nn
 
 from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.checks.values import as_path
-from hast_cuda.data.input_spec import InputSpec
+from hast_cuda.data import ImageSet, InputSpec
 from hast_cuda.files.whole import replace_file
 from hast_cuda.report.bits_section import bits_section
 from hast_cuda.report.canvas import themed
+from hast_cuda.report.classes import classes_section
 from hast_cuda.report.compare import comparison
+from hast_cuda.report.distributions import distributions_section
 from hast_cuda.report.document import Block, Code, Document, Section, Text
 from hast_cuda.report.exports import exports_section
 from hast_cuda.report.facts import RunFacts, read_facts
@@ -22,8 +24,9 @@ from hast_cuda.report.layer_section import layer_section
 from hast_cuda.report.markdown import to_markdown
 from hast_cuda.report.page import to_html
 from hast_cuda.report.pictures import curves_section, difficulty_section, images_section
-from hast_cuda.report.results import accuracy_section, headline
+from hast_cuda.report.results import accuracy_section
 from hast_cuda.report.setup import seconds_section, setup_section
+from hast_cuda.report.verdict import agreement_section, headline
 from hast_cuda.report.words import title_of
 
 
@@ -41,6 +44,10 @@ class Context:
     """The command line that makes the run again."""
     remarks: Sequence[str] = ()
     """What to know before running it, or why there is none."""
+    test: ImageSet | None = None
+    """Labelled images as it takes them, for accuracy by class."""
+    names: Sequence[str] = ()
+    """Of its classes; empty: they are numbers."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -108,13 +115,16 @@ def _document(facts: RunFacts, context: Context, folder: Path) -> Document:
     layers = layer_section(facts, context.teacher, context.problem)  # refuses another network
     sections = (
         accuracy_section(facts, folder),
+        agreement_section(facts),
+        classes_section(facts, context.teacher, context.test, context.names, folder),
+        exports_section(facts),
         setup_section(facts),
+        images_section(facts, context.spec, context.names, folder),
         curves_section({facts.name: facts}, folder),
-        images_section(facts, context.spec, folder),
-        difficulty_section(facts, context.teacher, folder),
         layers,
         bits_section(facts, folder),
-        exports_section(facts),
+        distributions_section(facts, context.teacher, folder),
+        difficulty_section(facts, context.teacher, folder),
         seconds_section(facts),
         _command_section(facts, context),
     )
