@@ -18,7 +18,7 @@ from torch import nn
 from hast_cuda import calibrate, quantize
 from hast_cuda.deploy import load
 from hast_cuda.deploy.file import EngineFile, read_file
-from hast_cuda.exports import save_onnx
+from hast_cuda.exports import save_litert, save_onnx
 from hast_cuda.exports.to_engine import save_engine
 from hast_cuda.exports.verify import plain_onnx
 
@@ -64,6 +64,11 @@ class Files:
         """This package's engine."""
         student = self.student(bits, placement)
         return self._once(f"w{bits}-{placement}.hast", lambda path: save_engine(student, path, self.shape))
+
+    def tflite(self) -> Path:
+        """This package's TFLite file at 4 bits."""
+        student = self.student(4, "integer")
+        return self._once("w4-integer.tflite", lambda path: save_litert(student, path, self.shape))
 
     def litert(self, name: str) -> Path:
         """ "float32" or "full_integer_quant" (8 bits) by onnx2tf and TensorFlow, which ``LITERT_PYTHON`` may have."""
@@ -196,6 +201,7 @@ def runtimes(files: Files, threads: int, batch: int) -> dict[str, Callable[[], R
         "torch compile": lambda: eager(files.network, threads, compiled=True),
     }
     if importlib.util.find_spec("ai_edge_litert") is not None:
+        found["litert W4A4"] = lambda: litert(files.tflite(), threads, batch)
         found["litert float"] = lambda: litert(files.litert("float32"), threads, batch)
         found["litert int8"] = lambda: litert(files.litert("full_integer_quant"), threads, batch)
     if importlib.util.find_spec("openvino") is not None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import hast_cuda as hc
 
 SHAPE, CLASSES = (3, 16, 16), 5
 
@@ -88,6 +93,22 @@ class Gates(nn.Module):
         return self.output(x.mean((2, 3)))
 
 
+class Joined(nn.Module):
+    """Branches that share a grid, one of them pooled; BatchNorm in front of a convolution; padded means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Sequential(conv(3, 6), nn.ReLU()), conv(6, 6), conv(6, 6, 1)
+        self.acts, self.pool = nn.ModuleList([nn.ReLU(), nn.ReLU()]), nn.MaxPool2d(3, 1, 1)
+        self.norm, self.mean = nn.Sequential(nn.BatchNorm2d(12), nn.ReLU()), nn.AvgPool2d(3, 2, 1)
+        self.last, self.output = nn.Sequential(conv(12, 8), nn.ReLU()), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([self.acts[0](self.a(x)), self.pool(self.acts[1](self.b(x)))], 1)
+        return self.output(self.last(self.mean(self.norm(x))).mean((2, 3)))
+
+
 class Dense(nn.Module):
     """BatchNorm in front of convolutions, joined channels, average pooling with padding."""
 
@@ -166,3 +187,12 @@ def lively(network: nn.Module) -> nn.Module:
     with torch.no_grad():
         network.train()(pictures(64, 4))
     return network.eval()
+
+
+def student_of(build: Callable[[], nn.Module], *bits: int, **options: Any) -> nn.Module:
+    """Of placement "integer", calibrated."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        teacher = lively(build())
+    student = hc.quantize(teacher, *bits, **{"placement": "integer", **options})
+    return hc.calibrate(student, [pictures(16, 2), pictures(16, 5)]).eval()

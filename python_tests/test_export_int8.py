@@ -6,15 +6,13 @@ import copy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from engine_networks import CLASSES, SHAPE, Bottlenecks, Residual, conv, lively, pictures
-from torch import Tensor, nn
+from engine_networks import SHAPE, Bottlenecks, Joined, Residual, pictures, student_of
+from torch import nn
 
-import hast_cuda as hc
 from hast_cuda.exports import Exported, check, integer_biases, onnx_network, save_onnx
 from hast_cuda.exports.grid import Affine
 
@@ -24,30 +22,6 @@ qlinear = pytest.importorskip("hast_cuda.exports.qlinear")
 
 
 FLOAT = {"QuantizeLinear": 1, "Cast": 1, "Mul": 1, "Add": 1}  # the images; the classifier's scale and bias
-
-
-class Joined(nn.Module):
-    """Branches that share a grid, one of them pooled; BatchNorm in front of a convolution; padded means."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.a, self.b = nn.Sequential(conv(3, 6), nn.ReLU()), conv(6, 6), conv(6, 6, 1)
-        self.acts, self.pool = nn.ModuleList([nn.ReLU(), nn.ReLU()]), nn.MaxPool2d(3, 1, 1)
-        self.norm, self.mean = nn.Sequential(nn.BatchNorm2d(12), nn.ReLU()), nn.AvgPool2d(3, 2, 1)
-        self.last, self.output = nn.Sequential(conv(12, 8), nn.ReLU()), nn.Linear(8, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        x = torch.cat([self.acts[0](self.a(x)), self.pool(self.acts[1](self.b(x)))], 1)
-        return self.output(self.last(self.mean(self.norm(x))).mean((2, 3)))
-
-
-def student_of(build: Callable[[], nn.Module], *bits: int, **options: Any) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        teacher = lively(build())
-    student = hc.quantize(teacher, *bits, **{"placement": "integer", **options})
-    return hc.calibrate(student, [pictures(16, 2), pictures(16, 5)]).eval()
 
 
 Made = tuple[nn.Module, Exported]

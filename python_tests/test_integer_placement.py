@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import pickle
 import warnings
@@ -18,7 +19,15 @@ from torch.nn import functional as F
 
 import hast_cuda as hc
 from hast_cuda.data import InputSpec
-from hast_cuda.exports import export_program, load_packed, read_packed, save_engine, save_packed, to_float
+from hast_cuda.exports import (
+    export_program,
+    integer_biases,
+    load_packed,
+    read_packed,
+    save_engine,
+    save_packed,
+    to_float,
+)
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune import finetune as tune
 from hast_cuda.moments import batch_norm_ranges
@@ -28,6 +37,7 @@ from hast_cuda.reconstruction import ReconstructionConfig, reconstruct
 from hast_cuda.report import write_report
 from hast_cuda.report.layers import layer_rows
 from hast_cuda.run import Bits, load_student, zero_shot_quantize
+from hast_cuda.run.integer_biases import hold_biases
 
 pytestmark = pytest.mark.filterwarnings("ignore:no image reached")  # of units that leave their modules unused
 
@@ -368,6 +378,11 @@ def test_a_run_is_resumed_loaded_and_reported(tmp_path: Path) -> None:
     again = zero_shot_quantize(teacher, shape, bits, recipe=recipe, out=tmp_path)
     x = pictures(4, 3)
     loaded = load_student(teacher, tmp_path)
+    biases = done.result["integer_biases"]
+    assert biases["reason"] is None
+    assert biases["moved"]
+    assert max(biases["moved"].values()) < 0.5
+    assert not integer_biases(loaded, SHAPE)[1]  # its integer files are the student of the run
     assert loaded.units[0].output_quantizer.bits == 7  # type: ignore[union-attr, operator, index]
     with torch.no_grad():
         for student in (again.student.eval(), loaded):
@@ -379,6 +394,19 @@ def test_a_run_is_resumed_loaded_and_reported(tmp_path: Path) -> None:
     low, high = rows["units.0.second.1: quantized output"].act_range or (0.0, 0.0)
     assert low < 0 < high
     assert rows["units.0.first.0: quantized weight"].error is not None
+
+
+def test_biases_that_no_integers_hold_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = hc.calibrate(hc.quantize(hc.load_teacher("digits"), 4, 4), [torch.rand(8, 1, 8, 8)])
+    before = copy.deepcopy(student.state_dict())
+    with pytest.warns(UserWarning, match="biases stay as they were trained"):
+        found = hold_biases(student, (1, 8, 8))
+    assert not found["moved"]
+    assert "placement integer" in found["reason"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match="pip install"):
+        hold_biases(student, (1, 8, 8))
 
 
 class Flat(nn.Module):

@@ -10,8 +10,6 @@
 
 namespace hast::engine {
 
-inline int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
-
 // A convolution's sizes, and its weights in double: exact for both kinds.
 struct Window {
   const Network& network;
@@ -58,6 +56,27 @@ struct Window {
     if (plane.floats) plane.floats -= back;
     return plane;
   }
+};
+
+// What convolutions of both kinds keep; of `channels` outputs in blocks.
+struct ConvolutionWork : Work {
+  ConvolutionWork(const Window& w, const std::vector<Layout>& layouts, const Kernels& k,
+                  int64_t channels)
+      : kernels(k),
+        window(w),
+        layout(layouts[static_cast<size_t>(w.step.inputs[0])]),
+        ending(w.ending(layouts)),
+        weights(0) {
+    rows = w.out.height;
+    blocks = parts(channels, kBlock);
+  }
+  int64_t weight_bytes() const override { return weights.size(); }
+
+  const Kernels& kernels;
+  const Window window;
+  const Layout layout;
+  const Ending ending;
+  Buffer weights;  // packed
 };
 
 // Every output sees every input of its group.

@@ -6,6 +6,7 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <stdexcept>
@@ -33,10 +34,12 @@ int64_t begin_of(int64_t count, int rank, int ranks) {
   return count / ranks * rank + std::min<int64_t>(rank, count % ranks);
 }
 
+// By rows, or by pairs of blocks (as kernels take them) where the largest part is smaller then: all
+// wait for it.
 Share share_of(int64_t rows, int64_t blocks, int rank, int ranks) {
-  if (rows >= ranks || blocks < 2 * ranks)
+  const int64_t pairs = parts(blocks, 2);
+  if (parts(rows, ranks) * pairs <= parts(pairs, ranks) * rows)
     return {begin_of(rows, rank, ranks), begin_of(rows, rank + 1, ranks), 0, blocks};
-  const int64_t pairs = (blocks + 1) / 2;  // kernels take blocks by two
   return {0, rows, std::min(blocks, 2 * begin_of(pairs, rank, ranks)),
           std::min(blocks, 2 * begin_of(pairs, rank + 1, ranks))};
 }
@@ -150,11 +153,13 @@ void Executor::run_all(const Images& images, int64_t count, float* logits, int t
     const int64_t together = count % threads, apart = count - together;
     const int64_t needed = apart ? threads : 1;
     for (int64_t i = 0; i < needed; ++i) spaces.push_back(borrow());
+    // Whoever is free takes the next image: a processor that other programs use too delays nobody.
+    std::atomic<int64_t> next{0};
 #pragma omp parallel num_threads(threads)
     {
       // OpenMP may give fewer threads than were asked for.
       const int rank = omp_get_thread_num(), ranks = omp_get_num_threads();
-      for (int64_t i = rank; i < apart; i += ranks) alone(i, *spaces[static_cast<size_t>(rank)]);
+      for (int64_t i = next++; i < apart; i = next++) alone(i, *spaces[static_cast<size_t>(rank)]);
       if (together) {
         const auto wait = [](size_t) {
 #pragma omp barrier

@@ -90,6 +90,16 @@ const std::string& Fields::name(std::string_view key) {
   return *found;
 }
 
+int Fields::choice(std::string_view key, const Named* all, size_t count) {
+  const std::string& given = name(key);
+  std::string known;
+  for (size_t i = 0; i < count; ++i) {
+    if (all[i].name == given) return all[i].which;
+    known += (known.empty() ? "" : ", ") + std::string(all[i].name);
+  }
+  fail(quoted(key) + " is " + quoted(given) + ", none of " + known);
+}
+
 const Json::Array& Fields::array(std::string_view key) {
   const Json::Array* found = any(key).as<Json::Array>();
   if (!found) refuse(of(key), "is no JSON array");

@@ -20,6 +20,11 @@ std::string quoted(std::string_view text);
 int64_t integer_of(const Json& json, const std::string& where, int64_t lowest, int64_t highest);
 double real_of(const Json& json, const std::string& where);
 
+struct Named {
+  std::string_view name;
+  int which;
+};
+
 class Fields {
  public:
   // `json` outlives this; `where` begins every message.
@@ -37,6 +42,11 @@ class Fields {
   const Json::Array& array(std::string_view key);
   std::vector<int64_t> integers(std::string_view key, int64_t lowest, int64_t highest);
   std::vector<float> reals(std::string_view key);
+  // Which of `all` the text names.
+  template <size_t n>
+  int choice(std::string_view key, const Named (&all)[n]) {
+    return choice(key, all, n);
+  }
   // As many integers as `target` has.
   template <size_t n>
   void fill(std::string_view key, int64_t (&target)[n], int64_t lowest, int64_t highest) {
@@ -54,6 +64,7 @@ class Fields {
   [[noreturn]] void fail(const std::string& what) const { refuse(where_, what); }
 
  private:
+  int choice(std::string_view key, const Named* all, size_t count);
   std::string of(std::string_view key) const { return where_ + ": " + quoted(key); }
 
   const Json::Object& object_;

@@ -7,18 +7,12 @@
 namespace hast::engine {
 namespace {
 
-class DenseWork : public Work {
+class DenseWork : public ConvolutionWork {
  public:
-  DenseWork(const Window& w, const std::vector<Layout>& layouts, const Kernels& kernels)
-      : kernels_(kernels),
-        window_(w),
-        layout_(layouts[static_cast<size_t>(w.step.inputs[0])]),
-        ending_(w.ending(layouts)),
-        weights_(0) {
-    rows = w.out.height;
-    blocks = parts(w.outputs, kBlock);
+  DenseWork(const Window& w, const std::vector<Layout>& layouts, const Kernels& k)
+      : ConvolutionWork(w, layouts, k, w.outputs) {
     // Pixels that lie close: a row of the window is one run, not only a pixel.
-    const bool close = layout_.pixel == w.inputs && w.step.dilation[1] == 1;
+    const bool close = layout.pixel == w.inputs && w.step.dilation[1] == 1;
     columns_ = close ? 1 : w.step.kernel[1];
     length_ = close ? w.step.kernel[1] * w.inputs : w.inputs;
     if (w.in.grid.quantized()) choose();
@@ -42,28 +36,26 @@ class DenseWork : public Work {
 
   void run(uint8_t* memory, const Share& share) const override {
     Dense dense = dense_;
-    for (int64_t g = 0; g < window_.step.groups; ++g) {
-      dense.in = window_.first(layout_, memory);
-      if (dense.in.codes) dense.in.codes += g * window_.inputs;
-      if (dense.in.floats) dense.in.floats += g * window_.inputs;
-      dense.finish = ending_.at(memory, g * window_.outputs);
-      dense.weights = weights_.data() + g * group_bytes_;
-      if (window_.in.grid.quantized())
-        kernels_.dense_codes(product_, dense, share);
+    for (int64_t g = 0; g < window.step.groups; ++g) {
+      dense.in = window.first(layout, memory);
+      if (dense.in.codes) dense.in.codes += g * window.inputs;
+      if (dense.in.floats) dense.in.floats += g * window.inputs;
+      dense.finish = ending.at(memory, g * window.outputs);
+      dense.weights = weights.data() + g * group_bytes_;
+      if (window.in.grid.quantized())
+        kernels.dense_codes(product_, dense, share);
       else
-        kernels_.dense_floats(dense, share);
+        kernels.dense_floats(dense, share);
     }
   }
 
-  int64_t weight_bytes() const override { return weights_.size(); }
-
  private:
   void choose() {
-    const int largest = window_.largest_weight();
-    if (largest > 127 || (!kernels_.has_dot && !kernels_.has_pairs)) {
+    const int largest = window.largest_weight();
+    if (largest > 127 || (!kernels.has_dot && !kernels.has_pairs)) {
       product_ = Product::kWide;
-    } else if (kernels_.has_dot) {
-      const bool fits = window_.in.grid.largest() <= kernels_.largest_dot_code;
+    } else if (kernels.has_dot) {
+      const bool fits = window.in.grid.largest() <= kernels.largest_dot_code;
       product_ = fits ? Product::kDot : Product::kWide;
     } else {
       product_ = pairs_fit() ? Product::kPairs : Product::kWide;
@@ -72,14 +64,14 @@ class DenseWork : public Work {
 
   // Of what lies `i` places behind the window's row y and column x.
   double weight(int64_t out_channel, int64_t y, int64_t x, int64_t i) const {
-    return window_.weight(out_channel, i % window_.inputs, y, x + i / window_.inputs);
+    return window.weight(out_channel, i % window.inputs, y, x + i / window.inputs);
   }
 
   // Two products must not exceed 16 bits, whatever the codes are.
   bool pairs_fit() const {
-    const double most = 32767.0 / window_.in.grid.largest();
-    for (int64_t o = 0; o < window_.out.channels; ++o)
-      for (int64_t y = 0; y < window_.step.kernel[0]; ++y)
+    const double most = 32767.0 / window.in.grid.largest();
+    for (int64_t o = 0; o < window.out.channels; ++o)
+      for (int64_t y = 0; y < window.step.kernel[0]; ++y)
         for (int64_t x = 0; x < columns_; ++x)
           for (int64_t i = 0; i < length_; i += 2) {
             double up = 0.0, down = 0.0;
@@ -93,10 +85,10 @@ class DenseWork : public Work {
   }
 
   void walk() {
-    for (int64_t y = 0; y < window_.step.kernel[0]; ++y)
+    for (int64_t y = 0; y < window.step.kernel[0]; ++y)
       for (int64_t x = 0; x < columns_; ++x) {
-        const int64_t offset = y * window_.step.dilation[0] * layout_.row +
-                               x * window_.step.dilation[1] * layout_.pixel;
+        const int64_t offset =
+            y * window.step.dilation[0] * layout.row + x * window.step.dilation[1] * layout.pixel;
         if (!runs_.empty() && runs_.back().offset + runs_.back().steps * inputs_ == offset)
           runs_.back().steps += steps_;
         else
@@ -106,10 +98,10 @@ class DenseWork : public Work {
 
   template <typename T>
   void pack() {
-    const Step& step = window_.step;
+    const Step& step = window.step;
     group_bytes_ = blocks * dense_.block * static_cast<int64_t>(sizeof(T));
-    weights_ = Buffer(static_cast<size_t>(group_bytes_ * step.groups));
-    T* to = weights_.as<T>();
+    weights = Buffer(static_cast<size_t>(group_bytes_ * step.groups));
+    T* to = weights.as<T>();
     for (int64_t g = 0; g < step.groups; ++g)
       for (int64_t block = 0; block < blocks; ++block)
         for (int64_t y = 0; y < step.kernel[0]; ++y)
@@ -117,8 +109,8 @@ class DenseWork : public Work {
             for (int64_t s = 0; s < steps_; ++s)
               for (int64_t o = block * kBlock; o < (block + 1) * kBlock; ++o)
                 for (int64_t i = s * inputs_; i < (s + 1) * inputs_; ++i)
-                  *to++ = o < window_.outputs && i < length_
-                              ? static_cast<T>(weight(g * window_.outputs + o, y, x, i))
+                  *to++ = o < window.outputs && i < length_
+                              ? static_cast<T>(weight(g * window.outputs + o, y, x, i))
                               : T(0);
   }
 
@@ -135,11 +127,11 @@ class DenseWork : public Work {
 
   // No sum over `flush` steps (0: over all) of a pair of inputs can leave 16 bits.
   bool fits(int64_t flush) const {
-    const double most = 32767.0 / window_.in.grid.largest();
-    const int64_t all = blocks * window_.step.groups;
+    const double most = 32767.0 / window.in.grid.largest();
+    const int64_t all = blocks * window.step.groups;
     for (int64_t block = 0; block < all; ++block)
       for (int64_t lane = 0; lane < 2 * kBlock; ++lane) {
-        const int8_t* w = weights_.as<int8_t>() + block * dense_.block + 2 * lane;
+        const int8_t* w = weights.as<int8_t>() + block * dense_.block + 2 * lane;
         double up = 0.0, down = 0.0;
         for (const Run& run : runs_)
           for (int64_t s = 0; s < run.steps; ++s, w += 4 * kBlock) {
@@ -151,11 +143,6 @@ class DenseWork : public Work {
     return true;
   }
 
-  const Kernels& kernels_;
-  Window window_;
-  Layout layout_;
-  Ending ending_;
-  Buffer weights_;
   Product product_ = Product::kDot;
   int64_t columns_ = 1, length_ = 1, inputs_ = 1, steps_ = 1, group_bytes_ = 0;
   std::vector<Run> runs_;

@@ -7,16 +7,10 @@
 namespace hast::engine {
 namespace {
 
-class DepthwiseWork : public Work {
+class DepthwiseWork : public ConvolutionWork {
  public:
-  DepthwiseWork(const Window& w, const std::vector<Layout>& layouts, const Kernels& kernels)
-      : kernels_(kernels),
-        window_(w),
-        layout_(layouts[static_cast<size_t>(w.step.inputs[0])]),
-        ending_(w.ending(layouts)),
-        weights_(0) {
-    rows = w.out.height;
-    blocks = parts(w.out.channels, kBlock);
+  DepthwiseWork(const Window& w, const std::vector<Layout>& layouts, const Kernels& k)
+      : ConvolutionWork(w, layouts, k, w.out.channels) {
     depthwise_.channels = blocks * kBlock;
     depthwise_.kernel_y = w.step.kernel[0];
     depthwise_.kernel_x = w.step.kernel[1];
@@ -33,36 +27,34 @@ class DepthwiseWork : public Work {
 
   void run(uint8_t* memory, const Share& share) const override {
     Depthwise depthwise = depthwise_;
-    depthwise.in = window_.first(layout_, memory);
-    depthwise.finish = ending_.at(memory, 0);
-    kernels_.depthwise(depthwise, share);
+    depthwise.in = window.first(layout, memory);
+    depthwise.finish = ending.at(memory, 0);
+    kernels.depthwise(depthwise, share);
   }
-
-  int64_t weight_bytes() const override { return weights_.size(); }
 
  private:
   bool quads_fit() const {
-    const Step& step = window_.step;
-    if (!window_.in.grid.quantized() || step.weights.empty() || window_.largest_weight() > 127)
+    const Step& step = window.step;
+    if (!window.in.grid.quantized() || step.weights.empty() || window.largest_weight() > 127)
       return false;
     if (step.dilation[0] != 1 || step.dilation[1] != 1) return false;
-    if (!kernels_.has_quads(step.kernel[0], step.kernel[1], step.stride[1])) return false;
-    if (kernels_.has_dot) return true;
+    if (!kernels.has_quads(step.kernel[0], step.kernel[1], step.stride[1])) return false;
+    if (kernels.has_dot) return true;
     // Without it all products of a channel are summed in 16 bits.
-    const double most = 32767.0 / window_.in.grid.largest();
-    for (int64_t c = 0; c < window_.out.channels; ++c) {
+    const double most = 32767.0 / window.in.grid.largest();
+    for (int64_t c = 0; c < window.out.channels; ++c) {
       double size = 0.0;
-      window_.each(c, [&](double w) { size += std::abs(w); });
+      window.each(c, [&](double w) { size += std::abs(w); });
       if (size > most) return false;
     }
     return true;
   }
 
   void pack_quads() {
-    const int64_t kernel = window_.step.kernel[0], quads = parts(kernel, 4);
-    const int64_t units = parts(window_.out.channels, 32);
-    weights_ = Buffer(static_cast<size_t>(units * kernel * quads * 128));
-    int8_t* to = weights_.as<int8_t>();
+    const int64_t kernel = window.step.kernel[0], quads = parts(kernel, 4);
+    const int64_t units = parts(window.out.channels, 32);
+    weights = Buffer(static_cast<size_t>(units * kernel * quads * 128));
+    int8_t* to = weights.as<int8_t>();
     for (int64_t unit = 0; unit < units; ++unit)
       for (int64_t x = 0; x < kernel; ++x)
         for (int64_t q = 0; q < quads; ++q)
@@ -71,29 +63,24 @@ class DepthwiseWork : public Work {
               for (int64_t i = 0; i < 4; ++i) {
                 const int64_t c = unit * 32 + 4 * j + (lane < 4 ? lane : 12 + lane);
                 const int64_t y = 4 * q + i;
-                const bool there = c < window_.out.channels && y < kernel;
-                *to++ = there ? static_cast<int8_t>(window_.weight(c, 0, y, x)) : int8_t{0};
+                const bool there = c < window.out.channels && y < kernel;
+                *to++ = there ? static_cast<int8_t>(window.weight(c, 0, y, x)) : int8_t{0};
               }
-    depthwise_.quads = weights_.as<int8_t>();
+    depthwise_.quads = weights.as<int8_t>();
   }
 
   void pack_plain() {
-    const Step& step = window_.step;
-    weights_ =
+    const Step& step = window.step;
+    weights =
         Buffer(static_cast<size_t>(step.kernel[0] * step.kernel[1] * depthwise_.channels * 4));
-    float* to = weights_.as<float>();
+    float* to = weights.as<float>();
     for (int64_t y = 0; y < step.kernel[0]; ++y)
       for (int64_t x = 0; x < step.kernel[1]; ++x)
         for (int64_t c = 0; c < depthwise_.channels; ++c)
-          *to++ = c < window_.out.channels ? static_cast<float>(window_.weight(c, 0, y, x)) : 0.0f;
-    depthwise_.plain = weights_.as<float>();
+          *to++ = c < window.out.channels ? static_cast<float>(window.weight(c, 0, y, x)) : 0.0f;
+    depthwise_.plain = weights.as<float>();
   }
 
-  const Kernels& kernels_;
-  Window window_;
-  Layout layout_;
-  Ending ending_;
-  Buffer weights_;
   Depthwise depthwise_;
 };
 

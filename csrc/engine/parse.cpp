@@ -9,6 +9,7 @@
 #include "engine/json.h"
 #include "engine/network.h"
 #include "engine/read_step.h"
+#include "engine/read_window.h"
 #include "engine/safetensors.h"
 
 namespace hast::engine {

@@ -13,6 +13,8 @@
 
 namespace hast::engine {
 
+inline int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
 // Memory for whole cache lines, with room behind for loads that reach over the end.
 class Buffer {
  public:

@@ -1,22 +1,15 @@
 #include "engine/read_step.h"
 
 #include <algorithm>
-#include <limits>
 #include <string_view>
 #include <utility>
 
 #include "engine/fields.h"
+#include "engine/read_window.h"
 #include "engine/step_tensors.h"
 
 namespace hast::engine {
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-struct Named {
-  std::string_view name;
-  int which;
-};
 
 constexpr Named kOps[] = {{"convolution", static_cast<int>(Op::kConvolution)},
                           {"convert", static_cast<int>(Op::kConvert)},
@@ -26,25 +19,6 @@ constexpr Named kOps[] = {{"convolution", static_cast<int>(Op::kConvolution)},
                           {"average_pool", static_cast<int>(Op::kAveragePool)},
                           {"concatenate", static_cast<int>(Op::kConcatenate)},
                           {"gather", static_cast<int>(Op::kGather)}};
-
-constexpr Named kActivations[] = {{"clip", static_cast<int>(Activation::kClip)},
-                                  {"leaky_relu", static_cast<int>(Activation::kLeakyRelu)},
-                                  {"hard_swish", static_cast<int>(Activation::kHardSwish)},
-                                  {"hard_sigmoid", static_cast<int>(Activation::kHardSigmoid)},
-                                  {"sigmoid", static_cast<int>(Activation::kSigmoid)},
-                                  {"silu", static_cast<int>(Activation::kSilu)},
-                                  {"tanh", static_cast<int>(Activation::kTanh)}};
-
-template <size_t n>
-int named(Fields& fields, std::string_view key, const Named (&all)[n]) {
-  const std::string& name = fields.name(key);
-  for (const Named& one : all) {
-    if (one.name == name) return one.which;
-  }
-  std::string known;
-  for (const Named& one : all) known += (known.empty() ? "" : ", ") + std::string(one.name);
-  fields.fail(quoted(key) + " is " + quoted(name) + ", none of " + known);
-}
 
 std::string shape_of(const Value& value) {
   return shape_text({value.channels, value.height, value.width});
@@ -61,15 +35,6 @@ bool same_grid(const Grid& a, const Grid& b) {
 
 }  // namespace
 
-int64_t map_bytes(int64_t channels, int64_t height, int64_t width) {
-  int64_t room = kMostBytes / 4;
-  for (const int64_t size : {channels, height, width}) {
-    if (size > room) return kMostBytes + 1;
-    room /= size;
-  }
-  return 4 * channels * height * width;
-}
-
 // One step while it is read.
 class StepReader::Reading {
  public:
@@ -79,7 +44,7 @@ class StepReader::Reading {
   Step read() {
     step_.name = fields_.name("name");
     fields_.rename("step " + quoted(step_.name));
-    step_.op = static_cast<Op>(named(fields_, "op", kOps));
+    step_.op = static_cast<Op>(fields_.choice("op", kOps));
     for (const int64_t index : fields_.integers("inputs", 0, last_value())) {
       step_.inputs.push_back(made(index, "input"));
     }
@@ -87,7 +52,7 @@ class StepReader::Reading {
     if (reader_.made_[static_cast<size_t>(step_.output)]) {
       fields_.fail("its output " + called(output()) + " was made before: a value is made once");
     }
-    read_activation();
+    read_activation(fields_, step_);
     read_op();
     fields_.finish();
     reader_.made_[static_cast<size_t>(step_.output)] = true;
@@ -149,78 +114,6 @@ class StepReader::Reading {
     }
   }
 
-  // a and b: where an activation does not have them, they are null or not there.
-  void read_activation() {
-    const Json& json = fields_.any("activation");
-    if (json.is_null()) return;
-    Fields fields(json, fields_.where() + ": activation");
-    step_.activation = static_cast<Activation>(named(fields, "kind", kActivations));
-    const bool clip = step_.activation == Activation::kClip;
-    const bool has_b = clip || step_.activation == Activation::kHardSigmoid;
-    const bool has_a = has_b || step_.activation == Activation::kLeakyRelu;
-    step_.a = parameter(fields, "a", has_a, clip, -kInfinity);
-    step_.b = parameter(fields, "b", has_b, clip, kInfinity);
-    if (clip && step_.a > step_.b) fields.fail("'a' is larger than 'b'");
-    fields.finish();
-  }
-
-  static float parameter(Fields& fields, std::string_view key, bool has, bool nullable,
-                         float null) {
-    if (!has) {
-      const Json* found = fields.find(key);
-      if (found && !found->is_null()) fields.fail("this kind has no " + quoted(key));
-      return 0;
-    }
-    const Json& found = fields.any(key);
-    if (nullable && found.is_null()) return null;
-    return static_cast<float>(real_of(found, fields.where() + ": " + quoted(key)));
-  }
-
-  void read_window(bool dilated) {
-    fields_.fill("kernel", step_.kernel, 1, kLargestSize);
-    fields_.fill("stride", step_.stride, 1, kLargestSize);
-    if (dilated) fields_.fill("dilation", step_.dilation, 1, kLargestSize);
-    fields_.fill("padding", step_.padding, 0, kLargestSize);
-    const int64_t sizes[2] = {input(0).height, input(0).width};
-    const int64_t given[2] = {output().height, output().width};
-    int64_t padded[2];
-    for (int axis = 0; axis < 2; ++axis) {
-      const std::string what = axis == 0 ? " rows" : " columns";
-      padded[axis] = sizes[axis] + step_.padding[axis] + step_.padding[axis + 2];
-      const int64_t extent = step_.dilation[axis] * (step_.kernel[axis] - 1) + 1;
-      if (extent > padded[axis]) {
-        fields_.fail("its kernel reaches over " + std::to_string(extent) + what +
-                     ", its padded input has " + std::to_string(padded[axis]));
-      }
-      const int64_t made = (padded[axis] - extent) / step_.stride[axis] + 1;
-      if (made != given[axis]) {
-        fields_.fail("its output " + called(output()) + " has " + std::to_string(given[axis]) +
-                     what + ", its window makes " + std::to_string(made) + " of " +
-                     std::to_string(sizes[axis]));
-      }
-    }
-    if (map_bytes(input(0).channels, padded[0], padded[1]) > kMostBytes) {
-      fields_.fail("its padded input takes more than 4 GiB");
-    }
-  }
-
-  // Every window of a pool has an element that is no padding: of none there is no maximum.
-  void need_elements() const {
-    const int64_t sizes[2] = {input(0).height, input(0).width};
-    const int64_t counts[2] = {output().height, output().width};
-    for (int axis = 0; axis < 2; ++axis) {
-      const int64_t stride = step_.stride[axis], dilation = step_.dilation[axis];
-      bool all = (counts[axis] - 1) * stride - step_.padding[axis] < sizes[axis];
-      for (int64_t i = 0; all && i < counts[axis]; ++i) {
-        const int64_t start = i * stride - step_.padding[axis];
-        if (start >= 0) break;
-        const int64_t tap = (-start + dilation - 1) / dilation;  // the first not before the input
-        all = tap < step_.kernel[axis] && start + tap * dilation < sizes[axis];
-      }
-      if (!all) fields_.fail("one of its windows has nothing but padding");
-    }
-  }
-
   void read_convolution() {
     need_inputs(1);
     if (const Json& residual = fields_.any("residual"); !residual.is_null()) {
@@ -228,7 +121,7 @@ class StepReader::Reading {
       step_.residual = made(index, "residual");
       need_shape("residual", value(step_.residual));
     }
-    read_window(true);
+    read_window(fields_, input(0), output(), true, step_);
     const int64_t in = input(0).channels, out = output().channels;
     step_.groups = fields_.integer("groups", 1, kLargestSize);
     if (in % step_.groups != 0 || out % step_.groups != 0) {
@@ -274,13 +167,13 @@ class StepReader::Reading {
       fields_.fail("it has " + std::to_string(input(0).channels) + " input and " +
                    std::to_string(output().channels) + " output channels");
     }
-    read_window(maximum);
+    read_window(fields_, input(0), output(), maximum, step_);
     if (maximum && !same_grid(input(0).grid, output().grid)) {
       fields_.fail("the grids of its input " + called(input(0)) + " and its output " +
                    called(output()) + " differ");
     }
     if (!maximum) step_.count_padding = fields_.boolean("count_padding");
-    if (!step_.count_padding) need_elements();
+    if (!step_.count_padding) need_elements(fields_, input(0), output(), step_);
   }
 
   void read_concatenate() {

@@ -12,15 +12,6 @@
 
 namespace hast::engine {
 
-// A size, a window's number, an offset: sums of a few and products of two are int64.
-constexpr int64_t kLargestSize = int64_t{1} << 30;
-// Bytes of float32 that one image's map takes, padded or not, and all its maps together.
-constexpr int64_t kMostBytes = int64_t{1} << 32;
-
-// Bytes of so many float32; kMostBytes + 1 where it is more than kMostBytes. Sizes are from 1 to
-// 3 * kLargestSize.
-int64_t map_bytes(int64_t channels, int64_t height, int64_t width);
-
 class StepReader {
  public:
   // Both outlive this.

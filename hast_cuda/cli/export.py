@@ -34,6 +34,7 @@ Kind = Literal[
     "packed",
     "float",
     "engine",
+    "litert",
     "pt2",
     "pt2-own-ops",
 ]
@@ -60,12 +61,13 @@ def export(
         to: "onnx-ort" (integer convolutions in onnxruntime), "onnx-int8" (integers alone, for onnxruntime;
             --placement integer), "onnx-qdq" (uint8 and int8 pairs, for OpenVINO), "onnx-portable" (int8, zero point 0),
             "onnx-uint4" (4-bit codes), "packed" (2- to 8-bit integers in safetensors), "float"
-            (plain network), "engine" (integers on the CPU without torch), "pt2" (torch.export program), "pt2-own-ops".
+            (plain network), "engine" (integers on the CPU without torch), "litert" (TFLite in int8;
+            --placement integer), "pt2" (torch.export program), "pt2-own-ops".
         network: the full-precision network, if it is not the one that the run names.
         data: labelled images to compare on; default: those of the run, or its synthetic images.
         test_limit: use only this many of them.
         verify: run the file and compare it with the quantized network.
-        latency: time ONNX files and the engine beside the full-precision network in onnxruntime.
+        latency: time ONNX files, the engine and LiteRT beside the full-precision network in onnxruntime.
         batch: images per timed run.
         report: write the run's page (RUN/report.html) anew, with the exports; needs matplotlib.
     """
@@ -94,7 +96,7 @@ def export(
                 classes=class_names(full.model, spec.num_classes),
                 describe=described,
             )
-            if latency and (kind.startswith("onnx") or (kind == "engine" and _have_onnxruntime())):
+            if latency and (kind.startswith("onnx") or (kind in ("engine", "litert") and _have_onnxruntime())):
                 reference = reference or plain_onnx(teacher, folder / ".plain.onnx", spec.size)
                 done.latency = measure(done.file, reference, spec.size, batch=batch)
             found = {**done.record(), "environment": environment(torch.device("cpu"))}

@@ -13,6 +13,7 @@ from hast_cuda.exports.records import Check as Check
 from hast_cuda.exports.records import Exported as Exported
 from hast_cuda.exports.records import Latency as Latency
 from hast_cuda.exports.to_engine import save_engine
+from hast_cuda.exports.to_litert import save_litert
 from hast_cuda.exports.to_onnx import FORMS as FORMS
 from hast_cuda.exports.to_onnx import save_onnx
 from hast_cuda.exports.verify import check, onnx_network
@@ -29,6 +30,7 @@ __all__ = [
     "onnx_network",
     "read_packed",
     "save_engine",
+    "save_litert",
     "save_onnx",
     "save_packed",
     "save_program",

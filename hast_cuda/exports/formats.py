@@ -22,8 +22,9 @@ from hast_cuda.exports.packed import load_packed, save_packed
 from hast_cuda.exports.program import save_program
 from hast_cuda.exports.records import Exported
 from hast_cuda.exports.to_engine import save_engine
+from hast_cuda.exports.to_litert import save_litert
 from hast_cuda.exports.to_onnx import save_onnx
-from hast_cuda.exports.verify import check, engine_network, onnx_network, require_onnxruntime
+from hast_cuda.exports.verify import check, engine_network, litert_network, onnx_network, require_onnxruntime
 from hast_cuda.files.tensors import restore
 
 SUFFIXES = {
@@ -35,6 +36,7 @@ SUFFIXES = {
     "packed": ".packed.safetensors",
     "float": ".float.safetensors",
     "engine": ".hast",
+    "litert": ".tflite",
     "pt2": ".pt2",
     "pt2-own-ops": ".own-ops.pt2",
 }
@@ -61,8 +63,8 @@ def export_network(
     Args:
         student: calibrated, in any mode; never edited.
         folder: made if it is not there.
-        kind: one of :data:`KINDS`; docs/export.md describes them. The file of "onnx-int8" is that of
-            :func:`hast_cuda.exports.integer_biases`, and is compared with it.
+        kind: one of :data:`KINDS`; docs/export.md describes them. The files of "onnx-int8" and "litert" are
+            those of :func:`hast_cuda.exports.integer_biases`, and are compared with it.
         shape: (C, H, W) of normalised images.
         network: the float network that was quantized (as ``hast_cuda.posttraining.prepare`` left
             it); the packed form is loaded back into it where ``images`` are given.
@@ -98,7 +100,7 @@ def export_network(
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}{SUFFIXES[kind]}"
     moved: dict[str, float] = {}
-    if kind == "onnx-int8":
+    if kind in ("onnx-int8", "litert"):
         student, moved = integer_biases(student, shape)
     done = _write(student, file, kind, shape, spec, classes, describe or {})
     done.moved_biases = moved
@@ -126,6 +128,8 @@ def _write(
     if kind == "engine":
         mean, std = (None, None) if spec is None else (spec.mean, spec.std)
         return save_engine(student, file, shape, mean=mean, std=std, classes=classes, describe=describe)
+    if kind == "litert":
+        return save_litert(student, file, shape, describe=describe)
     if kind.startswith("onnx"):
         return save_onnx(student, file, shape, form=kind.removeprefix("onnx-"), describe=describe)
     if kind == "packed":
@@ -143,6 +147,8 @@ def _load(file: Path, kind: str, network: nn.Module | None, student: nn.Module) 
         return onnx_network(file)
     if kind == "engine":
         return engine_network(file)
+    if kind == "litert":
+        return litert_network(file)
     if kind.startswith("pt2"):
         loaded: nn.Module = torch.export.load(file).module().cpu()  # it has one mode alone
     elif kind == "packed":

@@ -71,6 +71,10 @@ class Affine:
         """Smallest and largest value."""
         return -self.step * self.zero_point, self.step * (self.largest - self.zero_point)
 
+    def code(self, x: float) -> int:
+        """That of a number."""
+        return round(min(max(self.zero_point + x / self.step, 0), self.largest))
+
 
 @dataclass(frozen=True)
 class WeightCodes:

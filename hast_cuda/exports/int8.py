@@ -38,8 +38,8 @@ class _Wanted:
 
     def within(self, ends: tuple[float, float]) -> _Wanted:
         """Those of numbers clamped to ``ends`` before they are quantized."""
-        codes = [min(max(self.grid.zero_point + end / self.grid.step, 0), self.grid.largest) for end in ends]
-        return replace(self, first=max(self.first, round(codes[0])), last=min(self.last, round(codes[1])))
+        first, last = map(self.grid.code, ends)
+        return replace(self, first=max(self.first, first), last=min(self.last, last))
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,9 @@ def requantized(
             return None
         found = nearest_requantization(rows, scale, products.bias, before, largest=largest)
         unit = before.step * found.scale
-        moved = found.bias * unit - products.bias
-        if not far and (np.abs(moved) > _SAME_BIAS * unit + _FLOAT32 * np.abs(products.bias)).any():
-            rounding = "its bias is rounded"
+        by = found.bias * unit - products.bias
+        if (np.abs(by) > _SAME_BIAS * unit + _FLOAT32 * np.abs(products.bias)).any():
+            rounding, moved = rounding or "its bias is rounded", by
     multiplied = (rows * found.multiplier[:, None]).reshape(integers.shape)
     if not wide and np.abs(multiplied).max(initial=0) <= pairs:
         weights, zero_point = multiplied.astype(np.int8), np.zeros(len(rows), np.int8)

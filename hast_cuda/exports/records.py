@@ -64,19 +64,19 @@ class Exported:
     weight_bits: float | None = None
     """Stored per quantized weight; None: weights are float32."""
     nodes: dict[str, int] = field(default_factory=dict)
-    """ONNX and "engine": how many operators of each kind."""
+    """ONNX, "engine" and "litert": how many operators of each kind."""
     integer_layers: int | None = None
-    """ONNX and "engine": layers that multiply integers in the file itself."""
+    """ONNX, "engine" and "litert": layers that multiply integers in the file itself."""
     float_layers: dict[str, str] = field(default_factory=dict)
     """"onnx-ort" and "engine": the others, and why."""
     rounded_layers: dict[str, str] = field(default_factory=dict)
-    """"onnx-int8" and "onnx-qdq": layers that may round otherwise than the quantized network, and why."""
+    """"onnx-int8", "onnx-qdq" and "litert": layers that may round otherwise than the quantized network, and why."""
     moved_biases: dict[str, float] = field(default_factory=dict)
-    """"onnx-int8": layers whose bias was moved to one that integers hold, and by how many steps of their codes."""
+    """"onnx-int8" and "litert": by how many steps of its codes the bias of a layer moved, to one that integers hold."""
     checks: Check | None = None
     """Beside the quantized network; None: not compared."""
     latency: Latency | None = None
-    """ONNX and engine: measured by whoever asks for it."""
+    """ONNX, engine and LiteRT: measured by whoever asks for it."""
 
     def record(self) -> dict[str, Any]:
         """As JSON values, the file by its name alone."""

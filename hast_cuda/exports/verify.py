@@ -43,6 +43,12 @@ def require_onnxruntime() -> None:
         )
 
 
+def require_litert() -> None:
+    """The same of LiteRT."""
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        raise ImportError("TFLite files need LiteRT, which is not installed: pip install 'hast_cuda[litert]'")
+
+
 @typed
 def onnx_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Any]:
     """A function from images [N, C, H, W] to logits that runs ``path`` in onnxruntime on the CPU.
@@ -78,6 +84,32 @@ def engine_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Ten
     """The same for a file of the engine. ImportError: no engine. ValueError: see :func:`hast_cuda.deploy.load`."""
     engine = load(as_path("path", path))
     return lambda images: torch.from_numpy(engine.run(images.cpu().float().numpy(), threads or torch.get_num_threads()))
+
+
+def litert_network(path: Path | str, threads: int = 0) -> Callable[[Tensor], Tensor]:
+    """The same for a TFLite file, in LiteRT with its XNNPACK kernels. ImportError: no LiteRT."""
+    path = as_path("path", path)
+    require_litert()
+    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - an optional package
+
+    with _explained(f"LiteRT cannot load {path}"):
+        interpreter = Interpreter(model_path=str(path), num_threads=threads or torch.get_num_threads())
+    (given,), (logits,) = interpreter.get_input_details(), interpreter.get_output_details()
+    allocated: tuple[int, ...] = ()
+
+    def run(images: Tensor) -> Tensor:
+        nonlocal allocated
+        pixels = np.ascontiguousarray(images.cpu().float().permute(0, 2, 3, 1).numpy())
+        with _explained(f"{path} does not take images {list(images.shape)} {images.dtype}"):
+            if pixels.shape != allocated:
+                interpreter.resize_tensor_input(given["index"], pixels.shape)
+                interpreter.allocate_tensors()
+                allocated = pixels.shape
+            interpreter.set_tensor(given["index"], pixels)
+            interpreter.invoke()
+        return torch.from_numpy(interpreter.get_tensor(logits["index"]))
+
+    return run
 
 
 @contextmanager
@@ -163,6 +195,9 @@ def _batches(images: Labelled | Tensor, size: int) -> Iterable[tuple[Tensor, Ten
     return ((x, torch.full((len(x),), -1)) for x in images.split(size))
 
 
+_RUNTIMES = {".hast": engine_network, ".tflite": litert_network}
+
+
 @typed
 def measure(
     exported: Path | str, full_precision: Path | str, shape: tuple[int, int, int], *, batch: int = 8, threads: int = 0
@@ -176,7 +211,7 @@ def measure(
     check_range("batch", batch, 1, 2**28 // math.prod(shape))
     threads = threads or torch.get_num_threads()
     files = as_path("exported", exported), as_path("full_precision", full_precision)
-    networks = [(engine_network if path.suffix == ".hast" else onnx_network)(path, threads) for path in files]
+    networks = [_RUNTIMES.get(path.suffix, onnx_network)(path, threads) for path in files]
     images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
 
     def milliseconds(network: Callable[[Tensor], Tensor]) -> float:

@@ -34,6 +34,7 @@ from hast_cuda.reconstruction import ReconstructionFile, reconstruct
 from hast_cuda.run.directory import RunDirectory, plain
 from hast_cuda.run.figures import student_figures
 from hast_cuda.run.inputs import Bits, check_images, quantize_to
+from hast_cuda.run.integer_biases import hold_biases
 from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.phases import Phases
 from hast_cuda.run.shown import labels_for, shown
@@ -253,8 +254,14 @@ class Work:
         held_out = None if images is None else self.split(images)[1]
 
         def write() -> dict[str, Any]:
-            found = ratios = noise = None
+            found = ratios = noise = biases = None
             table = quantization_table(self.student)
+            figures = student_figures(accuracies, tuned, self.recipe.finetune)
+            if self.bits.placement == "integer":  # before anything is said of the student
+                with self.phases("evaluation"):
+                    biases = hold_biases(self.student, self.shape.size)
+                    if biases["moved"] and self.test is not None:
+                        figures["quantized"] = self._top1(self.student)
             if held_out is not None:
                 compared = self.student, held_out.to(self.device)
                 teacher = frozen_copy(self.teacher, self.device)
@@ -267,7 +274,8 @@ class Work:
                 {
                     **self.described,
                     **accuracies,
-                    **student_figures(accuracies, tuned, self.recipe.finetune),
+                    **figures,
+                    "integer_biases": biases,
                     "agreement": found,
                     **({} if noise is None else {"output_noise": noise}),
                     "signal_to_noise": ratios,
@@ -288,7 +296,9 @@ class Work:
                 self.run.finish(result)
             return result
 
-        return self.world.on_first(write)
+        result = self.world.on_first(write)
+        spread_student(self.student, self.world)
+        return result
 
     def _log(self, record: dict[str, Any]) -> None:
         if self.run is not None:

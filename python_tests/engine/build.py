@@ -9,7 +9,17 @@ from pathlib import Path
 from emulated.build import CSRC, fingerprint, run_compiler
 
 HERE = Path(__file__).parent
-READER = ["json", "sha256", "fields", "safetensors", "step_tensors", "read_step", "parse"]
+READER = [
+    "json",
+    "sha256",
+    "fields",
+    "safetensors",
+    "step_tensors",
+    "read_activation",
+    "read_window",
+    "read_step",
+    "parse",
+]
 EXECUTOR = [
     "layout",
     "lives",

@@ -48,6 +48,7 @@ EXCLUDED = {
     "its constructor is torch's": "MatchedBatchNorm2d",
     # hast_cuda.deploy needs numpy alone: it cannot check types as the rest does; test_deploy.py has wrong files
     "of the deployed network": "Engine EngineFile read_file deploy.load",
+    "it needs LiteRT, and students of one placement; test_export_litert.py": "save_litert",
     "it moves biases of students of one placement; test_export_int8.py": "integer_biases",
 }
 _numbers = itertools.count()
