@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
@@ -48,9 +47,9 @@ def extents(x: Tensor, channel_axis: int | None) -> Extents:
     channels = shape[channel_axis]
     if elements == 0:
         return {"outer": 0, "channels": channels, "inner": 0}
-    before: Sequence[int] = shape[:channel_axis]
-    if is_channels_last(x):
+    if not is_channels_last(x):
+        outer = shape[0] if channel_axis == 1 else math.prod(shape[:channel_axis])
+    else:
         in_memory = (0, *range(2, x.dim()), 1)
-        before = [shape[axis] for axis in in_memory[: in_memory.index(channel_axis)]]
-    outer = math.prod(before)
+        outer = math.prod(shape[axis] for axis in in_memory[: in_memory.index(channel_axis)])
     return {"outer": outer, "channels": channels, "inner": elements // (outer * channels)}
