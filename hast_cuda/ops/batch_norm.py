@@ -35,6 +35,7 @@ def parameters(
     shape, dtype, device = (x.shape[1],), arithmetic_dtype(x.dtype), x.device
     size = 1 if is_compiling() else dtype.itemsize  # a trace has no addresses
     ready: list[Tensor | None] = []
+    value: Any
     for name, value in zip(_NAMES, (running_mean, running_var, weight, bias), strict=True):
         # All that _parameter() asks, in a fifth of the time: there are four of them in every call.
         usual = (
