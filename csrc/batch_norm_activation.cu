@@ -19,12 +19,14 @@ struct ActivateBody {
   using F = Compute<T>;
   using Channel = AffineChannel<F>;
   using Setup = Quantizer<F>;
-  static constexpr bool kPlanes = false;
+  static constexpr int kBlocks = 3;
   BatchNormActivationArgs args;
   ActivationRange<F> act;
 
   __device__ Channel channel(int64_t index) const { return affine_channel<F>(args, index); }
   __device__ bool sums() const { return args.energy != nullptr; }
+  __device__ bool planes() const { return false; }
+  __device__ const T* first_read() const { return static_cast<const T*>(args.x); }
   __device__ uint32_t* counters() const { return args.counters; }
   __device__ double* scratch() const { return args.scratch; }
 
@@ -89,13 +91,14 @@ struct ActivateBody {
 
 // Threads x, a power of two, along a plane; y and the grid along the planes.
 template <typename Body, int kSize>
-__global__ void __launch_bounds__(kBlock, 1) activate_planes(Body body, int64_t planes) {
+__global__ void __launch_bounds__(kBlock, 2) activate_planes(Body body, int64_t planes) {
   using F = typename Body::F;
   __shared__ F warps[kBlock / kWarp];
   const int64_t plane = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   F squares[1] = {F(0)}, unused[1] = {F(0)};
   if (plane < planes) {
     const int64_t length = body.args.spatial, offset = plane * length;
+    if (threadIdx.x < length / kSize) prefetch(body.first_read(), offset + threadIdx.x * kSize);
     const typename Body::Channel channel[1] = {body.channel(plane % body.args.channels)};
     const typename Body::Setup setup = body.setup();
 #pragma unroll 2
@@ -118,7 +121,9 @@ __global__ void __launch_bounds__(kBlock, 1) activate_planes(Body body, int64_t 
 template <typename Body, int kSize>
 const char* launch_planes(const Body& body, void* stream) {
   const int64_t planes = body.args.images * body.args.channels;
-  const unsigned x = power_of_two_covering(body.args.spatial / kSize, kBlock);
+  // Several vectors to a thread: the constants of its channel cost as much as eight elements.
+  const unsigned x =
+      power_of_two_covering(ceil_div(body.args.spatial, kSize == 1 ? 8 : 4 * kSize), kBlock);
   const unsigned y = kBlock / x;
   const int64_t blocks = ceil_div(planes, y);
   if (const char* error = grid_error(blocks)) return error;

@@ -16,7 +16,7 @@ struct BackwardBody {
   using F = Compute<T>;
   using Channel = GradientChannel<F>;
   using Setup = InputGate<F>;
-  static constexpr bool kPlanes = kInner;
+  static constexpr int kBlocks = kInner ? 2 : 3;  // rows keep the state of four channels
   BatchNormBackwardArgs args;
   F top;
   bool reads_x;
@@ -24,6 +24,10 @@ struct BackwardBody {
   __device__ Setup setup() const { return kInner ? input_gate<F>(args) : Setup{}; }
   __device__ Channel channel(int64_t index) const { return gradient_channel<F>(args, index); }
   __device__ bool sums() const { return args.dweight != nullptr; }
+  __device__ bool planes() const { return kInner && args.denergy != nullptr; }
+  __device__ const T* first_read() const {
+    return static_cast<const T*>(reads_x ? args.x : args.dy);
+  }
   __device__ uint32_t* counters() const { return args.counters; }
   __device__ double* scratch() const { return args.scratch; }
 

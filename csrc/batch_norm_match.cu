@@ -13,14 +13,16 @@ struct ForwardBody {
   using Element = T;
   using F = Compute<T>;
   using Channel = AffineChannel<F>;
-  static constexpr bool kPlanes = false;
   struct Setup {};
+  static constexpr int kBlocks = 4;
   BatchNormMatchArgs args;
   ActivationRange<F> act;
 
   __device__ Setup setup() const { return {}; }
   __device__ Channel channel(int64_t index) const { return affine_channel<F>(args, index); }
   __device__ bool sums() const { return true; }
+  __device__ bool planes() const { return false; }
+  __device__ const T* first_read() const { return static_cast<const T*>(args.x); }
   __device__ uint32_t* counters() const { return args.counters; }
   __device__ double* scratch() const { return args.scratch; }
 

@@ -15,6 +15,7 @@ namespace {
 constexpr int kTile = 32;              // channels of a channels-last block
 constexpr int64_t kLargePlane = 8192;  // elements from which a plane gets a block of its own
 constexpr int kWarps = kBlock / kWarp;
+constexpr int kTogether = 4;  // vectors that a thread loads before it stores
 
 enum class Shape : int { kWarpPerPlane, kBlockPerPlane, kChannelsLast };
 
@@ -64,16 +65,30 @@ __device__ __forceinline__ Compute<T> sum_squares(const T* __restrict__ x, int64
   return sum;
 }
 
+// Vectors start, start + step, ... of `count`, `stride` elements apart, times their factors. No
+// load moves across a store that may hit the same tensor, so several come before all of their
+// stores.
 template <int kSize, typename T>
-__device__ __forceinline__ void scale_run(const T* __restrict__ x, T* __restrict__ dx, int64_t size,
-                                          int64_t start, int64_t step, Compute<T> factor) {
-#pragma unroll 4
-  for (int64_t i = start; i < size / kSize; i += step) {
-    Compute<T> values[kSize];
-    load_vector<kSize>(x + i * kSize, values);
+__device__ __forceinline__ void scale_vectors(const T* x, T* dx, int64_t count, int64_t start,
+                                              int64_t step, int64_t stride,
+                                              const Compute<T> (&factors)[kSize]) {
+  for (int64_t first = start; first < count; first += kTogether * step) {
+    Packed<T, kSize> packed[kTogether];
 #pragma unroll
-    for (int k = 0; k < kSize; ++k) values[k] *= factor;
-    store_vector<kSize>(dx + i * kSize, values);
+    for (int i = 0; i < kTogether; ++i) {
+      const int64_t at = first + i * step;
+      if (at < count) packed[i] = load_packed<kSize>(x + at * stride);
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const int64_t at = first + i * step;
+      if (at >= count) break;
+      Compute<T> values[kSize];
+      unpack(packed[i], values);
+#pragma unroll
+      for (int k = 0; k < kSize; ++k) values[k] *= factors[k];
+      store_vector_whole<kSize>(dx + at * stride, values);
+    }
   }
 }
 
@@ -103,12 +118,14 @@ __device__ __forceinline__ void plane_gradient(const AttentionMap& map, Shape sh
   if (plane >= map.batch * map.channels) return;
   const T* x = static_cast<const T*>(map.map) + plane * map.spatial;
   T* dx = static_cast<T*>(map.gradient) + plane * map.spatial;
-  const Compute<T> factor = scale * static_cast<const Compute<T>*>(map.coefficient)[plane];
-  if (whole_block) {
-    scale_run<kSize>(x, dx, map.spatial, threadIdx.x, kBlock, factor);
-  } else {
-    scale_run<kSize>(x, dx, map.spatial, threadIdx.x % kWarp, kWarp, factor);
+  Compute<T> factors[kSize];
+#pragma unroll
+  for (int k = 0; k < kSize; ++k) {
+    factors[k] = scale * static_cast<const Compute<T>*>(map.coefficient)[plane];
   }
+  const int64_t start = whole_block ? threadIdx.x : threadIdx.x % kWarp;
+  scale_vectors<kSize>(x, dx, map.spatial / kSize, start, whole_block ? kBlock : kWarp, kSize,
+                       factors);
 }
 
 // Position of a thread in a channels-last block: kSize channels of one image, pixels from `pixel`.
@@ -179,14 +196,10 @@ __device__ __forceinline__ void tile_gradient(const AttentionMap& map, int64_t u
   F factors[kSize];
 #pragma unroll
   for (int k = 0; k < kSize; ++k) factors[k] = scale * coefficient[at.channel + k];
-#pragma unroll 4
-  for (int64_t row = at.pixel; row < map.spatial; row += Position::kRows) {
-    F values[kSize];
-    load_vector<kSize>(static_cast<const T*>(map.map) + at.offset(map, row), values);
-#pragma unroll
-    for (int k = 0; k < kSize; ++k) values[k] *= factors[k];
-    store_vector<kSize>(static_cast<T*>(map.gradient) + at.offset(map, row), values);
-  }
+  const int64_t offset = at.offset(map, 0);
+  scale_vectors<kSize>(static_cast<const T*>(map.map) + offset,
+                       static_cast<T*>(map.gradient) + offset, map.spatial, at.pixel,
+                       Position::kRows, map.channels, factors);
 }
 
 template <typename T>

@@ -106,7 +106,7 @@ struct Backward {
 // Threads x along the vectors of each plane. Elements after the last whole one (which only a single
 // plane has) come one by one, and so do those of an irregular channel.
 template <typename Body, int kSize>
-__global__ void __launch_bounds__(kBlock, 1)
+__global__ void __launch_bounds__(kBlock, 3)
     map_planes(Body body, int64_t planes, int64_t channels, int64_t length) {
   using T = typename Body::Element;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
@@ -114,6 +114,7 @@ __global__ void __launch_bounds__(kBlock, 1)
   const int64_t plane_step = static_cast<int64_t>(gridDim.y) * blockDim.y;
   int64_t plane = static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y;
   for (; plane < planes; plane += plane_step) {
+    if (start * kSize < length) prefetch(body.input(), plane * length + start * kSize);
     const typename Body::Channel channel[1] = {body.channel(plane % channels)};
     const int64_t vectors = body.regular(channel[0]) ? length / kSize : 0;
     const T* x = body.input() + plane * length;
@@ -152,6 +153,7 @@ __global__ void __launch_bounds__(kBlock, 1) map_rows(Body body, int64_t rows, i
   const int64_t first_row = static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y;
   int64_t c = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kSize;
   for (; c < channels; c += step) {
+    if (first_row < rows) prefetch(body.input(), first_row * channels + c);
     typename Body::Channel channel[kSize];
     bool regular = true;
 #pragma unroll

@@ -56,6 +56,22 @@ def test_every_candidate_runs(script: str, name: str, bench: ModuleType) -> None
     assert case.bytes_moved > 0
 
 
+def test_calls_beside_torchs_own_run_and_render(bench: ModuleType) -> None:
+    options = bench.Options(
+        torch.device("cpu"), (1,), rounds=2, seconds=0.01, large=False, compile=False, only="", out=Path()
+    )
+    timing = {"p20_ms": 0.01, "p50_ms": 0.02, "p80_ms": 0.03, "copy_percent": None, "peak_bytes": 0}
+    rows = []
+    for _, make in importlib.import_module("bench_host").cases(options):
+        case = make()
+        assert all(candidate() is not None for candidate in case.candidates.values())
+        rows.append({"op": case.op, "case": case.case, "threads": 1, "clock": "thread time"})
+        rows[-1]["results"] = dict.fromkeys(case.candidates, timing)
+    assert len(rows) == 6
+    text = "\n".join(importlib.import_module("render")._ops({"rows": rows[::2]}))
+    assert "| batch_norm_match | 0.020 ms | 0.010 to 0.030 |  | 1.0x | 1.0x | 0.0 |" in text
+
+
 def test_a_run_writes_its_schema_and_renders(bench: ModuleType, tmp_path: Path) -> None:
     # In a process of its own: it starts itself again with other settings of malloc.
     flags = ["--device", "cpu", "--threads", "1", "--rounds", "2", "--seconds", "0.01"]

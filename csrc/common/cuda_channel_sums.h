@@ -13,8 +13,10 @@
 //     offset on, adding to the sums of their one channel (kChannels 1) or of kSize channels;
 //     `plane` is the index in [images, channels] of the first one;
 //   bool sums() const;  uint32_t* counters() const;  double* scratch() const;
+//   bool planes() const: whether apply() looks at `plane`;
+//   const Element* first_read() const: a tensor that apply() reads, or null;
 //   finish(channel, first, second)
-// and  static constexpr bool kPlanes: whether apply() looks at `plane`.
+// and  static constexpr int kBlocks, for which an SM must have registers.
 #pragma once
 
 #include "common/cuda_reduce.h"
@@ -76,7 +78,7 @@ __device__ __forceinline__ DoublePair add_splits(const volatile double* partial,
 // Grid: x the channel, y the split; splits are plane_splits along a plane times the rest along the
 // images.
 template <typename Body, int kSize>
-__global__ void __launch_bounds__(kBlock, 1)
+__global__ void __launch_bounds__(kBlock, Body::kBlocks)
     sum_planes(Body body, ChannelGrid sizes, unsigned plane_splits) {
   using F = typename Body::F;
   const int64_t vectors = sizes.inner / kSize;
@@ -85,10 +87,13 @@ __global__ void __launch_bounds__(kBlock, 1)
   const int64_t step = static_cast<int64_t>(plane_splits) * blockDim.x;
   const int64_t start = static_cast<int64_t>(blockIdx.y % plane_splits) * blockDim.x + threadIdx.x;
   const int64_t c = blockIdx.x;
+  int64_t image = static_cast<int64_t>(blockIdx.y / plane_splits) * blockDim.y + threadIdx.y;
+  if (image < sizes.outer && start < vectors) {
+    prefetch(body.first_read(), (image * sizes.channels + c) * sizes.inner + start * kSize);
+  }
   const typename Body::Setup setup = body.setup();
   const typename Body::Channel channel[1] = {body.channel(c)};
   F first[1] = {F(0)}, second[1] = {F(0)};
-  int64_t image = static_cast<int64_t>(blockIdx.y / plane_splits) * blockDim.y + threadIdx.y;
   for (; image < sizes.outer; image += image_step) {
     const int64_t plane = image * sizes.channels + c;
     for (int64_t i = start; i < vectors; i += step) {
@@ -116,7 +121,7 @@ struct TileSums {
 
 // Grid: x the tile of channels (of every group of rows), y the split along the rows.
 template <typename Body, int kSize>
-__global__ void __launch_bounds__(kBlock, 1) sum_rows(Body body, ChannelGrid sizes) {
+__global__ void __launch_bounds__(kBlock, Body::kBlocks) sum_rows(Body body, ChannelGrid sizes) {
   using F = typename Body::F;
   __shared__ TileSums shared;
   const unsigned width = blockDim.x * kSize;  // channels of the tile, a power of two
@@ -130,15 +135,16 @@ __global__ void __launch_bounds__(kBlock, 1) sum_rows(Body body, ChannelGrid siz
 #pragma unroll
   for (int i = 0; i < kSize; ++i) first[i] = second[i] = F(0);
   if (c < sizes.channels) {
+    int64_t row = static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y;
+    if (row < rows) prefetch(body.first_read(), (group * rows + row) * sizes.channels + c);
     const typename Body::Setup setup = body.setup();
     typename Body::Channel channel[kSize];
 #pragma unroll
     for (int i = 0; i < kSize; ++i) channel[i] = body.channel(c + i);
-    int64_t row = static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y;
     for (; row < rows; row += step) {
       const int64_t at = group * rows + row;
       // The division costs more than the rest of a row: only where the body looks at its plane.
-      const int64_t image = Body::kPlanes ? at / sizes.per_image : 0;
+      const int64_t image = body.planes() ? at / sizes.per_image : 0;
       body.template apply<kSize>(at * sizes.channels + c, image * sizes.channels + c, setup,
                                  channel, first, second);
     }

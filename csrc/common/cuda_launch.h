@@ -8,8 +8,9 @@ namespace hast {
 inline namespace HAST_BACKEND {
 
 constexpr int kWarp = 32;
-// Threads, unless a kernel says otherwise. Kernels with divisions in their setup are declared with
-// __launch_bounds__(kBlock, 1): left to itself the compiler spills around them to save registers.
+// Threads, unless a kernel says otherwise. Kernels with divisions in their setup say in their
+// __launch_bounds__ how many blocks an SM has room for: left to itself the compiler spills around
+// divisions to save registers, or takes twice as many as it needs.
 constexpr int kBlock = 256;
 
 // Null, or what went wrong. The runtime forgets it: it would report it again after the next launch.

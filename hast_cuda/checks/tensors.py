@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from hast_cuda.checks.values import check_choice, check_flag, check_positive, check_range, check_whole
 
@@ -26,13 +27,19 @@ def tensor(name: str, x: Tensor) -> None:
             "torch.jit.trace cannot record the operators of hast_cuda: write the network as a program of torch.export "
             "(hast_cuda.exports.save_program) or as ONNX (save_onnx), both of which run without this package"
         )
-    if x.layout != torch.strided or x.is_quantized:
+    if x.layout is not torch.strided or x.is_quantized:
         raise TypeError(f"{name} is a {x.layout} tensor of {x.dtype}; expected an ordinary dense one")
     # a guard on the size would bound the dynamic axes of an exported program
-    if not torch.compiler.is_compiling() and x.numel() > LARGEST:
+    if not is_compiling() and x.numel() > LARGEST:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, which is more than {LARGEST} elements")
-    if known_values(x) and x.data_ptr() % x.element_size():
+    if misaligned(x):
         raise ValueError(f"{name} lies at an address that {x.dtype} may not have: give {name}.clone()")
+
+
+def misaligned(x: Tensor) -> bool:
+    """Whether it lies at an address that its dtype may not have, as far as that can be asked."""
+    # known_values(), written out: this is asked of every tensor of every call
+    return x.is_cpu and type(x) is Tensor and not is_compiling() and bool(x.data_ptr() % x.element_size())
 
 
 def tensors(name: str, values: Any) -> list[Tensor]:
@@ -61,7 +68,7 @@ def floating(name: str, x: Tensor) -> None:
     tensor(name, x)
     if x.dtype not in FLOATING:
         raise TypeError(f"{name} has dtype {x.dtype}; allowed: float32, float16, bfloat16, float64")
-    if x.device.type not in ("cpu", "cuda", "meta"):
+    if not (x.is_cpu or x.is_cuda or x.is_meta):  # several times cheaper than to ask x.device
         raise ValueError(f"{name} is on {x.device}; hast_cuda runs on cpu and cuda")
 
 
@@ -95,13 +102,13 @@ def bit_widths(bits: Any, name: str, count: int) -> list[int]:
 
 
 LARGEST_DECAY = 1 - 2.0**-24  # the last float32 below 1: at 1 the average is 0 / 0
+_DECAYS = f"0 <= beta < 1, in float32: at most {LARGEST_DECAY}"
 LARGEST_FLOAT = 2.0**128 - 2.0**104  # float32, in which everything but float64 is computed
 
 
 def decay(beta: float) -> None:
     """``beta`` is a decay of a moving average."""
-    allowed = f"0 <= beta < 1, in float32: at most {LARGEST_DECAY}"
-    check_range("beta", beta, 0, LARGEST_DECAY, allowed=allowed)
+    check_range("beta", beta, 0, LARGEST_DECAY, allowed=_DECAYS)
 
 
 def not_negative(name: str, value: float) -> None:
@@ -131,7 +138,7 @@ def range_state(state: Tensor, x: Tensor) -> None:
     tensor("state", state)
     same_device("state", state, "x", x)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if state.shape != (5,) or state.dtype != dtype or not state.is_contiguous():
+    if state.shape != (5,) or state.dtype is not dtype or not state.is_contiguous():
         raise ValueError(
             f"state is {tuple(state.shape)} {state.dtype}; expected a contiguous (5,) {dtype} "
             "tensor from new_range_state"
@@ -140,11 +147,8 @@ def range_state(state: Tensor, x: Tensor) -> None:
 
 def known_values(x: Tensor) -> bool:
     """True when reading values of ``x`` costs no device synchronisation and breaks no trace."""
-    return (
-        x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and type(x) is Tensor  # a fake tensor has no values
-    )
+    # a fake tensor has no values
+    return x.is_cpu and type(x) is Tensor and not is_compiling()
 
 
 def ordered_range(lower: Tensor, upper: Tensor) -> None:

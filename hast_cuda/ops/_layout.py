@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypedDict
 
 import torch
@@ -42,13 +43,13 @@ def extents(x: Tensor, channel_axis: int | None) -> Extents:
     """Those of a dense tensor; the whole tensor is one channel for ``None``."""
     if channel_axis is None:
         return {"outer": 1, "channels": 1, "inner": x.numel()}
-    channels = x.shape[channel_axis]
-    if channels == 0 or x.numel() == 0:
+    shape, elements = x.shape, x.numel()
+    channels = shape[channel_axis]
+    if elements == 0:
         return {"outer": 0, "channels": channels, "inner": 0}
-    order = list(range(x.dim()))
-    if is_channels_last(x):
-        order.append(order.pop(1))
-    outer = 1
-    for axis in order[: order.index(channel_axis)]:
-        outer *= x.shape[axis]
-    return {"outer": outer, "channels": channels, "inner": x.numel() // (outer * channels)}
+    if not is_channels_last(x):
+        outer = shape[0] if channel_axis == 1 else math.prod(shape[:channel_axis])
+    else:
+        in_memory = (0, *range(2, x.dim()), 1)
+        outer = math.prod(shape[axis] for axis in in_memory[: in_memory.index(channel_axis)])
+    return {"outer": outer, "channels": channels, "inner": elements // (outer * channels)}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _layout, _workspace
+from hast_cuda.ops import _autograd, _layout, _workspace
 from hast_cuda.ops._registry import core, launch, operator, pointer
 from hast_cuda.ops.activations import CODES, activate, activation_code
 from hast_cuda.ops.arithmetic import arithmetic_dtype
@@ -103,6 +103,8 @@ class _BatchNormActivation(torch.autograd.Function):
             x, running_mean, running_var, weight, bias, eps, activation, residual, bounds, bits,
             with_energy, target, with_map,
         )  # fmt: skip
+        if True not in ctx.needs_input_grad:  # nobody will ask: what follows costs as much as a small map
+            return (*outputs, outputs[0].detach()) if twice else outputs
         gate = choose_gate(
             gated=activation is not None or clipped,
             output_tells=bounds is None,  # 0 may be a small positive value, rounded
@@ -205,8 +207,8 @@ def batch_norm_activation(
     if state is not None:
         _checks.range_state(state, x)
         bounds = state.detach()[:2]
-    y, energies, u, *again = _BatchNormActivation.apply(
-        x, *ready, eps, activation, residual, bounds, bits, state is not None and ste == "clipped",
-        energy, target, normalized, twice,
+    y, energies, u, *again = _autograd.apply(
+        _BatchNormActivation, x, *ready, eps, activation, residual, bounds, bits,
+        state is not None and ste == "clipped", energy, target, normalized, twice,
     )  # fmt: skip
     return y, energies if energy else None, *([u] if normalized else []), *again

@@ -107,9 +107,21 @@ def _gradients(
     x: Tensor, running_mean: Tensor, need_residual: bool, need_affine: bool, need_target: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Empty ones of x, residual, weight, bias and target; nothing where none is needed."""
-    dresidual, dtarget = (torch.empty_like(x) if needed else x.new_empty(0) for needed in (need_residual, need_target))
-    dweight, dbias = (running_mean.new_empty(x.shape[1] if need_affine else 0) for _ in range(2))
-    return torch.empty_like(x), dresidual, dweight, dbias, dtarget
+    channels = x.shape[1] if need_affine else 0
+    return (
+        torch.empty_like(x),
+        torch.empty_like(x) if need_residual else x.new_empty(0),
+        running_mean.new_empty(channels),
+        running_mean.new_empty(channels),
+        torch.empty_like(x) if need_target else x.new_empty(0),
+    )
+
+
+def _ready(t: Tensor | None, x: Tensor) -> Tensor | None:
+    """``t`` in the type and the layout of ``x``."""
+    if t is None:
+        return None
+    return _layout.like(t if t.dtype is x.dtype else t.to(x.dtype), x)
 
 
 @operator(batch_norm_backward_reference, _gradients)
@@ -140,9 +152,11 @@ def batch_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients as :func:`batch_norm_backward_reference`, from one read of every operand."""
     x = _layout.dense(x)
-    dy, dy2, dmap = (None if d is None else _layout.like(d.to(x.dtype), x) for d in (dy, dy2, dmap))
-    y, residual, target = (None if t is None else _layout.like(t, x) for t in (y, residual, target))
-    dmean, dvar, denergy = (None if d is None else d.contiguous() for d in (dmean, dvar, denergy))
+    dy, dy2, dmap = _ready(dy, x), _ready(dy2, x), _ready(dmap, x)
+    y, residual, target = _ready(y, x), _ready(residual, x), _ready(target, x)
+    dmean = None if dmean is None else dmean.contiguous()
+    dvar = None if dvar is None else dvar.contiguous()
+    denergy = None if denergy is None else denergy.contiguous()
     shape, place = _layout.extents(x, 1), launch(x)
     results = _gradients(x, running_mean, need_residual, need_affine, need_target)
     dx, dresidual, dweight, dbias, dtarget = map(pointer, results)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _layout, _workspace
+from hast_cuda.ops import _autograd, _layout, _workspace
 from hast_cuda.ops._registry import core, launch, operator, pointer
 from hast_cuda.ops.activations import CODES, activate, activation_code
 from hast_cuda.ops.arithmetic import arithmetic_dtype
@@ -95,6 +95,8 @@ class _BatchNormMatch(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         outputs = _batch_norm_match(x, running_mean, running_var, weight, bias, eps, activation, residual)
         y, mean, _ = outputs
+        if True not in ctx.needs_input_grad:  # nobody will ask: what follows costs as much as a small map
+            return (*outputs, y.detach()) if twice else outputs
         gate = choose_gate(
             gated=activation is not None, output_tells=True, reads_x=True, with_residual=residual is not None
         )
@@ -173,5 +175,5 @@ def batch_norm_match(
     check_alike("residual", residual, x)
     _checks.not_negative("eps", eps)
     _checks.flag("twice", twice)
-    result: tuple[Tensor, ...] = _BatchNormMatch.apply(x, *ready, eps, activation, residual, twice)
+    result: tuple[Tensor, ...] = _autograd.apply(_BatchNormMatch, x, *ready, eps, activation, residual, twice)
     return result

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.checks.values import check_number
-from hast_cuda.ops import _layout
+from hast_cuda.ops import _autograd, _layout
 from hast_cuda.ops._registry import core, launch, like_x, operator, pointer
 from hast_cuda.ops.activations import CODES, activate, activation_code
 from hast_cuda.ops.arithmetic import arithmetic_dtype, broadcast, integers, quantizer_parameters
@@ -134,10 +134,11 @@ class FakeQuantizeFunction(torch.autograd.Function):
         clipped: bool,
     ) -> Tensor:
         """Quantize; remember x (and the range) only where the gradient needs a mask."""
-        ctx.settings = bits, channel_axis, real_zero_point, activation, clipped
-        ctx.masked = clipped or activation is not None
-        if ctx.masked:
-            ctx.save_for_backward(x, lower, upper)
+        if True in ctx.needs_input_grad:
+            ctx.settings = bits, channel_axis, real_zero_point, activation, clipped
+            ctx.masked = clipped or activation is not None
+            if ctx.masked:
+                ctx.save_for_backward(x, lower, upper)
         return _fake_quantize(x, lower, upper, bits, channel_axis, real_zero_point, activation)
 
     @staticmethod
@@ -219,5 +220,6 @@ def fake_quantize(
     channels = 1 if axis is None else x.shape[axis]
     low, high = as_range("lower", lower, x, channels), as_range("upper", upper, x, channels)
     _checks.ordered_range(low, high)
-    y: Tensor = FakeQuantizeFunction.apply(x, low, high, bits, axis, zero_point == "real", activation, ste == "clipped")
+    settings = bits, axis, zero_point == "real", activation, ste == "clipped"
+    y: Tensor = _autograd.apply(FakeQuantizeFunction, x, low, high, *settings)
     return y

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
+from hast_cuda.ops import _autograd
 from hast_cuda.ops.activations import activation_code
 from hast_cuda.ops.fake_quantize import FakeQuantizeFunction
 from hast_cuda.ops.update_range import EMA, update_range_
@@ -64,7 +65,9 @@ def quantize_activation(
         update_range_(x.detach(), state, activation, beta, ema == "released")
     clipped = ste == "clipped"
     # A later update must not change the range that this call's clipped gradient will look at.
-    bounds = state.clone() if observe and clipped else state.detach()
+    bounds = state.clone() if observe and clipped else state
+    bounds = bounds.detach() if bounds.requires_grad else bounds
     lower, upper, _ = bounds.split_with_sizes((1, 1, 3))
-    y: Tensor = FakeQuantizeFunction.apply(x, lower, upper, bits, None, zero_point == "real", activation, clipped)
+    settings = bits, None, zero_point == "real", activation, clipped
+    y: Tensor = _autograd.apply(FakeQuantizeFunction, x, lower, upper, *settings)
     return y

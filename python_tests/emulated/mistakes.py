@@ -108,6 +108,11 @@ MISTAKES = [
     ),
     Mistake("match_loss.cu", "__syncthreads();", ";", "barrier dropped"),
     Mistake("channel_attention.cu", PLANE, f"{PLANE} + 1", "plane index one too high"),
+    Mistake(
+        "channel_attention.cu", "first += kTogether *", "first += (kTogether + 1) *", "one vector of five left out"
+    ),
+    Mistake("channel_attention.cu", "if (at < count) packed", "packed", "vectors loaded past the last one", True),
+    Mistake("batch_norm_backward.cu", "kInner && args.denergy", "!kInner && args.denergy", "energies of no plane"),
     Mistake("attention_loss.cu", "= -factor * difference", "= factor * difference", "sign of the teacher's gradient"),
     Mistake("common/cuda_rows.h", "warp < kWarps;", "warp + 1 < kWarps;", "last warp of a row left out"),
     Mistake("distillation_loss.cu", "exp_t * (a - b)", "exp_s * (a - b)", "gap under the wrong softmax"),

@@ -1,0 +1,79 @@
+"""What a call costs the host: ops on a map so small that nothing else takes time, beside torch's own.
+
+On CUDA outside of a graph every call costs this, whatever the kernel takes. Meaningful with
+``--threads 1`` alone: the clock is that of the calling thread. Beside each call without a gradient
+stands an op of torch.library that is written in Python and only makes its three outputs: no op that
+is registered so can cost less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from harness import HAST, Case, CaseMaker, Options, run
+from timing import Candidate
+
+import hast_cuda as hc
+
+SHAPE = (1, 4, 2, 2)
+TORCH, FLOOR = "torch", "registered"
+LIBRARY = torch.library.Library("hast_bench", "DEF")
+LIBRARY.define("nothing(Tensor x, Tensor mean, Tensor var, float eps, str? activation) -> (Tensor, Tensor, Tensor)")
+
+
+def nothing(x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, *_: object) -> tuple[torch.Tensor, ...]:
+    """The outputs of batch_norm_match, without values."""
+    return torch.empty_like(x), torch.empty_like(mean), torch.empty_like(var)
+
+
+LIBRARY.impl("nothing", nothing, "CPU")
+LIBRARY.impl("nothing", nothing, "CUDA")
+
+
+def backward_of(forward: Candidate, x: torch.Tensor, grad: torch.Tensor) -> Candidate:
+    """Forward and backward: the gradient of ``x``."""
+
+    def both() -> object:
+        result = forward()
+        y = result[0] if isinstance(result, tuple) else result
+        assert isinstance(y, torch.Tensor)
+        return torch.autograd.grad(y, x, grad)
+
+    return both
+
+
+def host(op: str, backward: bool, options: Options) -> Case:
+    """One op and the call of torch's that does most like it."""
+    x = torch.randn(SHAPE, device=options.device, requires_grad=backward)
+    grad = torch.randn_like(x)
+    mean, bias = (torch.randn(SHAPE[1], device=options.device) for _ in range(2))
+    var, weight = (torch.rand(SHAPE[1], device=options.device) + 0.5 for _ in range(2))
+    state = torch.tensor([-1.0, 1.0, 0, 0, 0], device=options.device)
+    scale, zero = torch.tensor([2 / 15], device=options.device), torch.tensor([0], device=options.device)
+    norm: Candidate = partial(F.batch_norm, x, mean, var, weight, bias)
+    calls: dict[str, tuple[Candidate, Candidate]] = {
+        "quantize_activation": (
+            partial(hc.quantize_activation, x, state, 4),
+            partial(torch.fake_quantize_per_tensor_affine, x, scale, zero, -8, 7),
+        ),
+        "batch_norm_match": (partial(hc.batch_norm_match, x, mean, var, weight, bias), norm),
+        "batch_norm_activation": (partial(hc.ops.batch_norm_activation, x, mean, var, weight, bias), norm),
+    }
+    ours, theirs = (backward_of(call, x, grad) if backward else call for call in calls[op])
+    floor = {} if backward else {FLOOR: partial(torch.ops.hast_bench.nothing.default, x, mean, var, 1e-5, None)}
+    name = f"{op}{', forward and backward' if backward else ''}"
+    return Case("host", name, {TORCH: theirs, **floor, HAST: ours}, None)
+
+
+def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
+    """Every op without and with a gradient."""
+    for op in ("quantize_activation", "batch_norm_match", "batch_norm_activation"):
+        for backward in (False, True):
+            yield f"{op} {'backward' if backward else 'forward'}", partial(host, op, backward, options)
+
+
+if __name__ == "__main__":
+    run("host", __doc__, cases)
