@@ -88,7 +88,7 @@ def _explained(what: str) -> Iterator[None]:
 @typed
 @torch.no_grad()
 def check(
-    exported: Callable[[Tensor], Tensor], student: nn.Module, images: Labelled | Tensor, *, batch_size: int = 64
+    exported: Callable[[Tensor], Tensor], student: nn.Module, images: Tensor | Labelled, *, batch_size: int = 64
 ) -> Check:
     """Run both networks on all images.
 
@@ -151,7 +151,7 @@ def _logits(name: str, given: object) -> Tensor:
     return given
 
 
-def _batches(images: Labelled | Tensor, size: int) -> Iterable[tuple[Tensor, Tensor]]:
+def _batches(images: Tensor | Labelled, size: int) -> Iterable[tuple[Tensor, Tensor]]:
     if not isinstance(images, (Images, Tensor)):
         return pairs(images, size)
     check_images("images", images if isinstance(images, Tensor) else images.images)
