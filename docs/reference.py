@@ -18,7 +18,7 @@ from griffe import Extension, Object
 import hast_cuda
 from hast_cuda.cli import VERBS, verb
 from hast_cuda.cli.analyze import ANALYSES
-from hast_cuda.cli.bits import LayerBits
+from hast_cuda.cli.bits import LayerBits, Widths
 from hast_cuda.cli.network import Network
 from hast_cuda.cli.options import Budget
 
@@ -62,7 +62,14 @@ def _rooms() -> Iterator[str]:
 
 def _command_line() -> Iterator[str]:
     yield "\n## Command line\n"
-    verbs = [*(verb(name) for name in VERBS if name != "analyze"), *ANALYSES.values(), Network, Budget, LayerBits]
+    verbs = [
+        *(verb(name) for name in VERBS if name != "analyze"),
+        *ANALYSES.values(),
+        Network,
+        Widths,
+        LayerBits,
+        Budget,
+    ]
     yield from (_entry(thing) for thing in verbs)
 
 

@@ -61,7 +61,7 @@ def test_every_command_works_on_the_run_alone(hast: Cli, tmp_path: Path) -> None
     out = tmp_path / "run"
     hast("quantize", *DIGITS, *DATA, *SMALL, *TUNING, "--out", out)
     accuracy = json.loads((out / "result.json").read_text())["quantized"]
-    assert hast("evaluate", "--run", out, *DATA, *CPU) == f"{accuracy:.2f} % top-1 on 20 images\n"
+    assert hast("evaluate", "--run", out, *DATA, *CPU).startswith(f"{accuracy:.2f} +- ")
     for name in ("difficulty", "statistics"):
         assert "written" in hast("analyze", name, "--run", out, *CPU)
     assert "written" in hast("analyze", "gradients", "--run", out, "--batch-size", 4, "--batches", 2)

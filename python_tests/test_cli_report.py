@@ -93,8 +93,9 @@ def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Recip
     call(*arguments)
     task = seen.pop("task")
     assert isinstance(task, Task)
+    widths = seen.pop("widths", None)
     given, spec = task.budget, task.network.spec()
-    return change(given.recipe(spec), given.changes(spec)), {**vars(task), **seen}
+    return change(given.recipe(spec), given.changes(spec)), {**vars(task), **(vars(widths) if widths else {}), **seen}
 
 
 @pytest.mark.parametrize("method", methods.available())
@@ -177,7 +178,6 @@ def test_images_alone_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"network": {"model": "x", "layers": 3}}, "no option names it"),
         ({"method": "mine"}, "method 'mine' with preset 'default'"),
         ({"method": "rtn"}, "its images are 'synthetic', those of rtn 'none'"),
-        ({"bits": Bits(4, None)}, "it quantizes weights only"),
         ({"bits": Bits(overrides={"a": Override(8, 8, 8)})}, "the input of layer a has bits of its own"),
     ],
 )

@@ -41,7 +41,7 @@ SUFFIXES = {
     "pt2-own-ops": ".own-ops.pt2",
 }
 KINDS = tuple(SUFFIXES)
-AnyImages = Labelled | Tensor
+AnyImages = Tensor | Labelled  # in this order: a tensor can be iterated, too
 
 
 @typed

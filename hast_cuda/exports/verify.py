@@ -124,7 +124,7 @@ def _explained(what: str) -> Iterator[None]:
 @typed
 @torch.no_grad()
 def check(
-    exported: Callable[[Tensor], Any], student: nn.Module, images: Labelled | Tensor, *, batch_size: int = 64
+    exported: Callable[[Tensor], Any], student: nn.Module, images: Tensor | Labelled, *, batch_size: int = 64
 ) -> Check:
     """Run both networks on all images.
 
@@ -182,7 +182,7 @@ def check(
     )
 
 
-def _batches(images: Labelled | Tensor, size: int) -> Iterable[tuple[Tensor, Tensor]]:
+def _batches(images: Tensor | Labelled, size: int) -> Iterable[tuple[Tensor, Tensor]]:
     if not isinstance(images, (Images, Tensor)):
         return pairs(images, size)
     check_images("images", images if isinstance(images, Tensor) else images.images)
@@ -195,7 +195,7 @@ def _batches(images: Labelled | Tensor, size: int) -> Iterable[tuple[Tensor, Ten
     return ((x, torch.full((len(x),), -1)) for x in images.split(size))
 
 
-_RUNTIMES = {".hast": engine_network, ".tflite": litert_network}
+_RUNTIMES: dict[str, Callable[..., Callable[[Tensor], Tensor]]] = {".hast": engine_network, ".tflite": litert_network}
 
 
 @typed

@@ -58,7 +58,7 @@ class QuantizationResult:
         kept: dict[str, Any] = {key: self.result[key] for key in ("method", "preset", "seed") if key in self.result}
         return save(self.student, path, kept)
 
-    def export(self, folder: Path | str, kind: str = "onnx-ort", images: Labelled | Tensor | None = None) -> Exported:
+    def export(self, folder: Path | str, kind: str = "onnx-ort", images: Tensor | Labelled | None = None) -> Exported:
         """Write the network for another program and compare it with the file; see :func:`hast_cuda.export`.
 
         Args:

@@ -12,8 +12,9 @@ from hast_cuda.loops.progress import duration
 
 
 def standard_error(top1: float, count: int) -> float:
-    """Of an accuracy in percent, measured on ``count`` images."""
-    return 100 * math.sqrt(top1 / 100 * (1 - top1 / 100) / count)
+    """Of an accuracy in percent, measured on ``count`` images; with one more right and one more wrong, so never 0."""
+    right = (top1 / 100 * count + 1) / (count + 2)
+    return 100 * math.sqrt(right * (1 - right) / count)
 
 
 def quality(result: Mapping[str, Any]) -> str:
