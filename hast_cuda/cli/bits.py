@@ -127,9 +127,7 @@ class Measured:
     def within(self, found: dict[str, LayerSensitivity], max_drop: float) -> dict[str, Override]:
         """Bits with which few classes change."""
         how = {"act_bits": self.bits.activations, "sum_bits": self.bits.sums, "device": self.world.device, **self._how}
-        return self.world.on_first(
-            lambda: allocate_within_drop(found, self.teacher, self.images, max_drop, **how)  # type: ignore[arg-type]
-        )
+        return self.world.on_first(lambda: allocate_within_drop(found, self.teacher, self.images, max_drop, **how))
 
     @property
     def _how(self) -> dict[str, Any]:
