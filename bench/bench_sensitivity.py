@@ -33,8 +33,7 @@ from hast_cuda.analysis.sensitivity import WIDTHS
 from hast_cuda.calibration.make import default_config
 from hast_cuda.cli.options import find
 from hast_cuda.finetune import agreement
-from hast_cuda.nn.quantized_weight import QuantizedWeight
-from hast_cuda.reconstruction.rounding import search_weight_range
+from hast_cuda.reconstruction.rounding import search_weight_ranges
 from hast_cuda.run import image_store
 from hast_cuda.synthesis import synthesize
 from hast_cuda.teachers import input_spec
@@ -110,9 +109,7 @@ def choices(teacher: nn.Module, found: Mapping[str, Found], average: float, unse
         overrides["uniform"] = {}
     for name, chosen in overrides.items():
         student = hc.quantize(teacher, int(average), None, overrides=chosen).eval()
-        for layer in student.modules():
-            if isinstance(layer, QuantizedWeight):
-                layer.fix_weight_range(search_weight_range(layer.weight, layer.weight_bits))
+        search_weight_ranges(student)
         row[name] = agreement(teacher, student, unseen).divergence
     return row
 

@@ -150,6 +150,9 @@ def test_labels_and_top1_refuse(tmp_path: Path) -> None:
         hc.zero_shot_quantize(teacher, SIZE, method="rtn", test=test)
     with pytest.raises(ValueError, match=r"logits"):
         hc.evaluate(teacher, test)
+    found = {"down.0": hc.analysis.LayerSensitivity({8: 0.0}, parameters=1)}
+    with pytest.raises(ValueError, match="it classifies nothing"):
+        hc.analysis.allocate_within_drop(found, teacher, torch.randn(2, *SIZE), 1.0)
     with pytest.raises(ValueError, match="label_weight is 10"):
         hc.synthesis.synthesize(teacher, SPEC, hc.synthesis.SynthesisConfig(num_images=2, batch_size=2))
     for judged in (made(Detector), teacher):

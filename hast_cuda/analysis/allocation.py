@@ -162,9 +162,7 @@ def allocate_weights(weights: Layers, name: str, budget: float, widths: Sequence
     return _allocation(weights, _solved(name, weights, options, costs, most, budget, unit))
 
 
-def _costs(
-    name: str, layers: Layers, options: Sequence[Mapping[int, float]]
-) -> tuple[list[dict[int, int]], int | float]:
+def _costs(name: str, layers: Layers, options: Sequence[Mapping[int, float]]) -> tuple[list[dict[int, int]], int]:
     """Whole costs by layer and width, and how many of them are one of the budget's unit."""
 
     def cost(layer: LayerSensitivity, width: int) -> int:

@@ -15,8 +15,7 @@ from hast_cuda.checks.values import as_device, check_images, check_range
 from hast_cuda.finetune.agreement import logits, parts
 from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.nn import Override, calibrate, quantize, shrink_ranges
-from hast_cuda.nn.quantized_weight import QuantizedWeight
-from hast_cuda.reconstruction.rounding import search_weight_range
+from hast_cuda.reconstruction.rounding import search_weight_ranges
 
 
 @typed
@@ -76,10 +75,7 @@ def allocate_within_drop(
     def lost(index: int) -> float:
         """Percent of the images whose class is another one."""
         student = quantize(frozen, 8, act_bits, overrides=chosen(index), **how).eval()  # type: ignore[arg-type]
-        for layer in student.modules():
-            if isinstance(layer, QuantizedWeight):
-                found = search_weight_range(layer.weight, layer.weight_bits, symmetric=symmetric_weights)
-                layer.fix_weight_range(found)
+        search_weight_ranges(student)
         if act_bits is not None:
             shrink_ranges(calibrate(student, own.split(64)), own[:256])
         return 100 * float((logits(student, judged).argmax(1) != expected).double().mean())

@@ -107,8 +107,9 @@ def agreement(teacher: nn.Module, student: nn.Module, images: Tensor) -> Agreeme
 def logits(network: nn.Module, images: Tensor, name: str = "images") -> Tensor:
     """[N, classes] on the CPU, in eval mode; an error calls the images ``name``."""
     found = gathered(network, images, name)
-    if list(found) != [""]:
-        raise ValueError(f"the network gives {', '.join(found)}; expected logits [N, classes] alone")
+    if list(found) != [""] or found[""].dim() != 2:
+        shown = {place or "output": list(x.shape) for place, x in found.items()}
+        raise ValueError(f"the network gives {shown}; expected logits [N, classes] alone: it classifies nothing")
     return found[""]
 
 

@@ -75,6 +75,13 @@ class SoftRounding:
             layer.fix_weight_range(torch.stack((low * step, (low + most) * step)))
 
 
+def search_weight_ranges(model: nn.Module) -> None:
+    """Give every quantized layer of ``model`` the range of :func:`search_weight_range`."""
+    for layer in model.modules():
+        if isinstance(layer, QuantizedWeight):
+            layer.fix_weight_range(search_weight_range(layer.weight, layer.weight_bits, symmetric=layer.symmetric))
+
+
 @torch.no_grad()
 def search_weight_range(
     weight: Tensor, bits: int, *, symmetric: bool = False, power: float = 2.4, candidates: int = 61
