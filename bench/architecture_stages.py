@@ -34,7 +34,9 @@ PLACEMENTS = tuple(ONNX)
 STAGES = ("read", "quantized", "placed", "merged", "cut", "calibrated", "run", "loaded", "onnx", "engine")
 NEAR = 0.3  # error of what an 8-bit block gives, relative to its size
 FAR = 0.5  # the same of a whole network, in which rounding adds up
-SAME = 0.999  # of a file's logits with the student's: sums of integers are rounded at other places
+SAME = (
+    0.95  # correlation of a file's logits with the student's: a code that rounds the other way moves others at 4 bits
+)
 IMAGES = 4
 BUDGET: dict[str, Any] = {
     "synthesis.num_images": 2 * IMAGES,

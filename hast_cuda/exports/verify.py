@@ -195,7 +195,7 @@ def _batches(images: Tensor | Labelled, size: int) -> Iterable[tuple[Tensor, Ten
     return ((x, torch.full((len(x),), -1)) for x in images.split(size))
 
 
-_RUNTIMES: dict[str, Callable[..., Callable[[Tensor], Tensor]]] = {".hast": engine_network, ".tflite": litert_network}
+_RUNTIMES: dict[str, Callable[..., Callable[[Tensor], Any]]] = {".hast": engine_network, ".tflite": litert_network}
 
 
 @typed
