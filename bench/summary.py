@@ -46,7 +46,7 @@ def error(top1: float, count: int) -> float:
 
 def methods(documents: Documents) -> list[str]:
     """Top-1 of every method and network, and what the run of HAST took."""
-    head = ("network", "bits", "full precision", *WITHOUT_IMAGES, "hast", "points lost", "minutes of hast", "peak")
+    head = ("network", "bits", "full precision", *WITHOUT_IMAGES, "hast", "points lost", "minutes of hast")
     rows = []
     for (name, bits), found in by_network(documents["networks"]).items():
         ours = found["hast"]
@@ -58,7 +58,7 @@ def methods(documents: Documents) -> list[str]:
                 *(NAMES[name], f"W{bits}A{bits}", f"{full:.1f}"),
                 *(f"{found[method]['quantized']:.1f}" for method in WITHOUT_IMAGES),
                 *(f"{top1:.1f} ± {error(top1, ours['num_test_images']):.1f}", f"{full - top1:.1f}"),
-                *(spent, f"{ours['peak_gib']:.1f} GiB"),
+                spent,
             )
         )
     return table(head, rows)

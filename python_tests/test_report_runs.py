@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from test_run import SHAPE, SPEC
 from hast_cuda import methods
 from hast_cuda.data import Images
 from hast_cuda.nn import Override
-from hast_cuda.report import Context, write_report
+from hast_cuda.report import Context, draw_cosines, write_report
 from hast_cuda.run import Bits, RunDirectory
 from hast_cuda.synthesis import ImageStore
 
@@ -107,6 +108,19 @@ def test_difficulty_from_the_file(tmp_path: Path) -> None:
     page = Page(tmp_path / "report.html")
     assert "From analysis/difficulty.json" in page.text
     assert "test: 41 images, (30, 11)" in page.source
+
+
+def test_pictures_of_analyses(tmp_path: Path) -> None:
+    RunDirectory(tmp_path, {"bits": Bits(), "recipe": RECIPE}, torch.device("cpu"))
+    (tmp_path / "analysis").mkdir()
+    draw_cosines({"a": [0.5, 0.25]}, tmp_path / "analysis" / "gradients.png")
+    write_report(tmp_path)
+    page = Page(tmp_path / "report.html")
+    self_contained(page)
+    assert "Analyses" in page.headings
+    assert "](analysis/gradients.png)" in (tmp_path / "report.md").read_text()
+    (source,) = (value for key, value in page.attributes if key == "src")
+    assert base64.b64decode(source.partition(",")[2]) == (tmp_path / "analysis" / "gradients.png").read_bytes()
 
 
 @pytest.fixture

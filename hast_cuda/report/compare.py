@@ -27,10 +27,7 @@ def comparison(runs: Sequence[RunFacts], folder: Path) -> Document:
     ]
     tests = {name: _test(facts) for name, facts in named.items() if facts.result is not None}
     notes: list[Block] = [
-        Text(
-            "Quantized is the result of a run; best seen was chosen by test accuracy. Drop: full precision "
-            "minus quantized."
-        )
+        Text("Kept is the result of a run; best seen was chosen by test accuracy. Drop: full precision minus kept.")
     ]
     if len(set(tests.values())) > 1:
         notes.append(Warn("The runs were not tested on the same images: compare drops with care."))
@@ -71,7 +68,7 @@ def _row(name: str, facts: RunFacts) -> dict[str, str]:
         "bits": bits_name(facts),
         "full precision, %": number(result.get("full_precision")),
         "rounded, %": number(result.get("rounded")),
-        "quantized, %": number(result.get("quantized")),
+        "kept, %": number(result.get("quantized")),
         "best seen, %": number(result.get("quantized_best_epoch")),
         "drop, points": number(drop_of(facts)),
         "test images": number(result.get("num_test_images"), ".0f"),

@@ -73,7 +73,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG file, and what it shows."""
+    """An SVG or PNG file, and what it shows."""
 
     path: Path
     alt: str

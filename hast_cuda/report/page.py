@@ -69,7 +69,15 @@ def _block(block: Block, ids: Iterator[str]) -> str:
 
 def _picture(picture: Picture, prefix: str) -> str:
     caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
-    return f"<figure>{inline_svg(picture.path, prefix, picture.alt)}{caption}</figure>\n"
+    if picture.path.suffix == ".png":
+        drawn = f'<img src="{_data(picture.path.read_bytes())}" alt="{escape(picture.alt)}">'
+    else:
+        drawn = inline_svg(picture.path, prefix, picture.alt)
+    return f"<figure>{drawn}{caption}</figure>\n"
+
+
+def _data(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _table(table: Table, name: str) -> str:
@@ -129,7 +137,7 @@ def _cell(table: Table, line: int, column: int, cell: str) -> str:
 
 def _sheet(sheet: Sheet) -> str:
     inner = "".join(
-        f'<figure><img src="data:image/png;base64,{base64.b64encode(data).decode()}" '
+        f'<figure><img src="{_data(data)}" '
         f'alt="label {escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>\n'
         for data, caption in sheet.images
     )

@@ -109,6 +109,15 @@ def difficulty_section(facts: RunFacts, teacher: nn.Module | None, folder: Path)
     )
 
 
+def analyses_section(facts: RunFacts) -> Section | None:
+    """The pictures that ``hast-cuda analyze`` has drawn; None where there are none."""
+    found = sorted((facts.path / "analysis").glob("*.png"))
+    if not found:
+        return None
+    pictures = [Picture(path, f"analysis of {path.stem}", path.stem) for path in found]
+    return Section("Analyses", [Text("By hast-cuda analyze; their figures are beside them."), Pictures(pictures)])
+
+
 def curves_section(runs: Mapping[str, RunFacts], folder: Path) -> Section:
     """Losses, test accuracy and learning rate over the iterations, of one run or several."""
     curves = {name: loss_curves(facts.records) for name, facts in runs.items()}

@@ -60,7 +60,7 @@ background:var(--shade);font:.85rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consol
 .pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));
 gap:1.2rem;margin:1rem 0}
 figure{margin:0;min-width:0}
-.pictures figure{max-width:32rem}
+.pictures figure{max-width:32rem}.pictures img{display:block;max-width:100%}
 svg{display:block;width:100%;height:auto;overflow:visible}
 svg *{stroke-linejoin:round;stroke-linecap:butt}
 svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif!important}

@@ -23,7 +23,7 @@ from hast_cuda.report.facts import RunFacts, read_facts
 from hast_cuda.report.layer_section import layer_section
 from hast_cuda.report.markdown import to_markdown
 from hast_cuda.report.page import to_html
-from hast_cuda.report.pictures import curves_section, difficulty_section, images_section
+from hast_cuda.report.pictures import analyses_section, curves_section, difficulty_section, images_section
 from hast_cuda.report.results import accuracy_section
 from hast_cuda.report.setup import seconds_section, setup_section
 from hast_cuda.report.verdict import agreement_section, headline
@@ -125,6 +125,7 @@ def _document(facts: RunFacts, context: Context, folder: Path) -> Document:
         bits_section(facts, folder),
         distributions_section(facts, context.teacher, folder),
         difficulty_section(facts, context.teacher, folder),
+        analyses_section(facts),
         seconds_section(facts),
         _command_section(facts, context),
     )
