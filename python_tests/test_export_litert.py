@@ -33,11 +33,11 @@ def grids(path: Path) -> dict[str, tuple[float, int]]:
 @pytest.mark.parametrize(
     ("build", "bits", "options", "expected"),
     [
-        (Residual, (4, 4), {}, {"CONV_2D": 6, "ADD": 2, "MAX_POOL_2D": 1, "DEPTHWISE_CONV_2D": 1, "PAD": 2}),
+        (Residual, (4, 4), {}, {"CONV_2D": 6, "ADD": 2, "MAX_POOL_2D": 1, "MEAN": 1, "PAD": 2}),
         (Residual, (8, 8), {"symmetric_weights": True}, {"CONV_2D": 6, "ADD": 2}),
-        (Residual, (3, 3), {"sum_bits": 6}, {"CONV_2D": 6, "MAXIMUM": 4}),
-        (Bottlenecks, (3, 3), {}, {"CONV_2D": 4, "ADD": 1, "DEPTHWISE_CONV_2D": 2, "PAD": 1}),
-        (Joined, (4, 4), {}, {"CONV_2D": 4, "CONCATENATION": 1, "MAX_POOL_2D": 1, "DEPTHWISE_CONV_2D": 3, "PAD": 1}),
+        (Residual, (3, 3), {"sum_bits": 6}, {"CONV_2D": 6, "MAXIMUM": 5}),
+        (Bottlenecks, (3, 3), {}, {"CONV_2D": 4, "ADD": 1, "DEPTHWISE_CONV_2D": 1, "MEAN": 1, "PAD": 1}),
+        (Joined, (4, 4), {}, {"CONV_2D": 4, "CONCATENATION": 1, "MAX_POOL_2D": 1, "DEPTHWISE_CONV_2D": 2, "PAD": 1}),
     ],
     ids=["residual-4", "residual-8", "residual-narrow", "bottlenecks-3", "joined-4"],
 )

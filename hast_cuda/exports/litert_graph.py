@@ -153,9 +153,13 @@ class LitertGraph:
         self._made(step, op, inputs, fuses=True, grouped=groups > 1 and not depthwise, **options)
 
     def _average_pool(self, step: Step) -> None:
-        """Products with 1: TFLite's own mean has the grid of its input."""
+        """``MEAN`` of a whole map; else products with 1: TFLite's own pool has the grid of its input."""
         window, channels = step.window, step.output.shape[0]
         assert window is not None
+        if window == Window(step.inputs[0].shape[1:], window.stride):
+            axes = self.model.constant(f"{step.name}.axes", np.asarray([1, 2], np.int32))
+            self._made(step, "MEAN", [*self._read(step), axes], keepDims=True)
+            return
         if any(window.padding) and not step.count_padding:
             raise _refusal(step, "it averages without its padding")
         ones = np.ones((channels, 1, *window.kernel), np.int64)

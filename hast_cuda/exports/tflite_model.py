@@ -20,6 +20,7 @@ _OPERATORS = {
     "FULLY_CONNECTED": ("FullyConnected", 1),
     "MAXIMUM": ("MaximumMinimum", 2),
     "MAX_POOL_2D": ("Pool2D", 2),
+    "MEAN": ("Reducer", 2),
     "MINIMUM": ("MaximumMinimum", 2),
     "MUL": ("Mul", 2),
     "PAD": ("Pad", 2),
