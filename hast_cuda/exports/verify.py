@@ -195,7 +195,10 @@ def _batches(images: Tensor | Labelled, size: int) -> Iterable[tuple[Tensor, Ten
     return ((x, torch.full((len(x),), -1)) for x in images.split(size))
 
 
-_RUNTIMES: dict[str, Callable[..., Callable[[Tensor], Any]]] = {".hast": engine_network, ".tflite": litert_network}
+def _opened(path: Path, threads: int) -> Callable[[Tensor], Any]:
+    if path.suffix == ".hast":
+        return engine_network(path, threads)
+    return litert_network(path, threads) if path.suffix == ".tflite" else onnx_network(path, threads)
 
 
 @typed
@@ -211,7 +214,7 @@ def measure(
     check_range("batch", batch, 1, 2**28 // math.prod(shape))
     threads = threads or torch.get_num_threads()
     files = as_path("exported", exported), as_path("full_precision", full_precision)
-    networks = [_RUNTIMES.get(path.suffix, onnx_network)(path, threads) for path in files]
+    networks = [_opened(path, threads) for path in files]
     images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
 
     def milliseconds(network: Callable[[Tensor], Tensor]) -> float:
