@@ -14,16 +14,14 @@ from torch import Tensor, nn
 from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
 from hast_cuda.exports.grid import float_bytes
 from hast_cuda.exports.packed_weight import packed_bytes
-from hast_cuda.finetune import FinetuneResult, agreement, finetune, output_noise
+from hast_cuda.finetune import FinetuneResult, finetune
 from hast_cuda.finetune.batches import hold_out
 from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
-from hast_cuda.finetune.layer_noise import layer_signal_to_noise
 from hast_cuda.finetune.processes import spread_student
 from hast_cuda.generator import GeneratorTrainer
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.memory import explained_memory
-from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.methods import Recipe
 from hast_cuda.networks.origin import remember
 from hast_cuda.nn import quantization_table, shrink_ranges
@@ -40,6 +38,7 @@ from hast_cuda.run.phases import Phases
 from hast_cuda.run.shown import labels_for, shown
 from hast_cuda.run.student import load_weights, save_student
 from hast_cuda.run.together import open_together
+from hast_cuda.run.unlabelled import unlabelled_figures
 from hast_cuda.synthesis import ImageStore, synthesize
 
 SEARCH_IMAGES = 256  # one batch is enough for the error of a range
@@ -254,7 +253,7 @@ class Work:
         held_out = None if images is None else self.split(images)[1]
 
         def write() -> dict[str, Any]:
-            found = ratios = noise = biases = None
+            biases = None
             table = quantization_table(self.student)
             figures = student_figures(accuracies, tuned, self.recipe.finetune)
             if self.bits.placement == "integer":  # before anything is said of the student
@@ -262,23 +261,15 @@ class Work:
                     biases = hold_biases(self.student, self.shape.size)
                     if biases["moved"] and self.test is not None:
                         figures["quantized"] = self._top1(self.student)
-            if held_out is not None:
-                compared = self.student, held_out.to(self.device)
-                teacher = frozen_copy(self.teacher, self.device)
-                if self.shape.num_classes:
-                    found = agreement(teacher, *compared)
-                else:
-                    noise = output_noise(teacher, *compared)
-                ratios = layer_signal_to_noise(self.prepared.to(self.device), *compared)
             result: dict[str, Any] = plain(
                 {
                     **self.described,
                     **accuracies,
                     **figures,
                     "integer_biases": biases,
-                    "agreement": found,
-                    **({} if noise is None else {"output_noise": noise}),
-                    "signal_to_noise": ratios,
+                    **unlabelled_figures(
+                        self.teacher, self.prepared, self.student, held_out, self.shape.num_classes, self.device
+                    ),
                     "activation_quantizers": table.quantized_activations,
                     "full_precision_layers": {row.name: row.note.removeprefix(NOT_QUANTIZED) for row in table.left},
                     "num_held_out": 0 if held_out is None else len(held_out),

@@ -1,0 +1,40 @@
+"""What a run knows of its student's quality without a label: how close it is to the original on images held out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hast_cuda.finetune import agreement, output_noise
+from hast_cuda.finetune.layer_noise import layer_signal_to_noise
+from hast_cuda.loops.modes import frozen_copy
+
+
+def unlabelled_figures(
+    teacher: nn.Module,
+    prepared: nn.Module,
+    student: nn.Module,
+    held_out: Tensor | None,
+    classes: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Entries of ``result.json``; None where nothing was held out.
+
+    Args:
+        teacher: the network that was given.
+        prepared: what was made of it before quantization; its layers are those of the student.
+        student: on ``device``.
+        held_out: images [N, C, H, W].
+        classes: 0 for a network that classifies nothing, whose outputs are compared instead.
+        device: where to compute.
+    """
+    if held_out is None:
+        return {"agreement": None, "signal_to_noise": None}
+    images, original = held_out.to(device), frozen_copy(teacher, device)
+    return {
+        "agreement": agreement(original, student, images) if classes else None,
+        **({} if classes else {"output_noise": output_noise(original, student, images)}),
+        "signal_to_noise": layer_signal_to_noise(prepared.to(device), student, images),
+    }
