@@ -45,7 +45,9 @@ def layers_to_keep(
         ValueError: a width that was not measured.
 
     Example:
-        >>> layers = {"a": LayerSensitivity({4: 0.1, 8: 0.0}), "b": LayerSensitivity({4: 0.3, 8: 0.1})}
+        >>> import hast_cuda as hc
+        >>> layer = hc.analysis.LayerSensitivity
+        >>> layers = {"a": layer({4: 0.1, 8: 0.0}), "b": layer({4: 0.3, 8: 0.1})}
         >>> [(layer.name, round(layer.share, 2)) for layer in layers_to_keep(layers, 1)]
         [('b', 0.5)]
     """
