@@ -20,7 +20,8 @@ from hast_cuda.run import zero_shot_quantize
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "examples" / "README.md", *(ROOT / "docs").glob("*.md")])
-RUN = ("quickstart", "bits", "deploy", "own-loop")  # whose Python blocks need no files
+# Whose Python blocks need no files; an export takes seconds.
+RUN = ("quickstart", "bits", "own-loop", pytest.param("deploy", marks=pytest.mark.slow))
 TINY = {
     "synthesis.num_images": 16,
     "synthesis.batch_size": 16,

@@ -12,6 +12,7 @@ machine=$(uname -m)
 if [ "$machine" = aarch64 ]; then
   machine=sbsa
 fi
+dnf install -y dnf-plugins-core
 dnf config-manager --add-repo "https://developer.download.nvidia.com/compute/cuda/repos/rhel8/$machine/cuda-rhel8.repo"
 dnf install -y "cuda-nvcc-${cuda/./-}" "cuda-cudart-devel-${cuda/./-}"
 sed -i "s/^version = \"\(.*\)\"/version = \"\1+cu${cuda%.*}\"/" "$(dirname "$0")/../pyproject.toml"

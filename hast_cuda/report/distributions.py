@@ -16,7 +16,7 @@ from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.quantized_weight import QuantizedWeight
 from hast_cuda.ops.activations import activate
 from hast_cuda.posttraining import prepare
-from hast_cuda.report.canvas import drawing, label
+from hast_cuda.report.canvas import drawing, label, plain_log_labels
 from hast_cuda.report.document import Picture, Pictures, Section, Text
 from hast_cuda.report.facts import RunFacts
 from hast_cuda.run import load_student
@@ -122,4 +122,5 @@ def _draw(values: Tensor, levels: Sequence[float], title: str, axis_label: str, 
         for level in lines:
             axis.axvline(level, color="C1", linewidth=0.8)
         axis.set(yscale="log", xlabel=axis_label, ylabel="values")
+        plain_log_labels(axis.yaxis)
         axis.set_title(title, fontsize=10)
