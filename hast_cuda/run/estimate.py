@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from hast_cuda.loops.progress import duration
 from hast_cuda.methods import Recipe
-from hast_cuda.run.costs import Sizes
+from hast_cuda.run.costs import SEARCH_IMAGES, Sizes
 from hast_cuda.run.trial import Measured
-from hast_cuda.run.work import SEARCH_IMAGES
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from hast_cuda.methods import Recipe, change
 from hast_cuda.networks.outputs import gathered
 from hast_cuda.ranks import World
 from hast_cuda.run.asked import Asked
-from hast_cuda.run.costs import Costs, Sizes
+from hast_cuda.run.costs import SEARCH_IMAGES, Costs, Sizes
 from hast_cuda.run.fitted import SEEN, images_of
-from hast_cuda.run.work import SEARCH_IMAGES, Work
+from hast_cuda.run.work import Work
 from hast_cuda.synthesis import synthesize
 
 SAMPLE = 64  # images of an evaluation, at most

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hast_cuda.finetune import agreement, output_noise
@@ -13,25 +12,20 @@ from hast_cuda.loops.modes import frozen_copy
 
 
 def unlabelled_figures(
-    teacher: nn.Module,
-    prepared: nn.Module,
-    student: nn.Module,
-    held_out: Tensor | None,
-    classes: int,
-    device: torch.device,
+    teacher: nn.Module, prepared: nn.Module, student: nn.Module, held_out: Tensor | None, classes: int
 ) -> dict[str, Any]:
     """Entries of ``result.json``; None where nothing was held out.
 
     Args:
         teacher: the network that was given.
         prepared: what was made of it before quantization; its layers are those of the student.
-        student: on ``device``.
+        student: on the device that computes.
         held_out: images [N, C, H, W].
         classes: 0 for a network that classifies nothing, whose outputs are compared instead.
-        device: where to compute.
     """
     if held_out is None:
         return {"agreement": None, "signal_to_noise": None}
+    device = next(student.parameters()).device
     images, original = held_out.to(device), frozen_copy(teacher, device)
     return {
         "agreement": agreement(original, student, images) if classes else None,

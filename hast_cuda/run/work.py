@@ -29,6 +29,7 @@ from hast_cuda.nn.table import NOT_QUANTIZED
 from hast_cuda.posttraining import finish, prepare
 from hast_cuda.ranks import World
 from hast_cuda.reconstruction import ReconstructionFile, reconstruct
+from hast_cuda.run.costs import SEARCH_IMAGES
 from hast_cuda.run.directory import RunDirectory, plain
 from hast_cuda.run.figures import student_figures
 from hast_cuda.run.inputs import Bits, check_images, quantize_to
@@ -40,8 +41,6 @@ from hast_cuda.run.student import load_weights, save_student
 from hast_cuda.run.together import open_together
 from hast_cuda.run.unlabelled import unlabelled_figures
 from hast_cuda.synthesis import ImageStore, synthesize
-
-SEARCH_IMAGES = 256  # one batch is enough for the error of a range
 
 
 @dataclass
@@ -267,9 +266,7 @@ class Work:
                     **accuracies,
                     **figures,
                     "integer_biases": biases,
-                    **unlabelled_figures(
-                        self.teacher, self.prepared, self.student, held_out, self.shape.num_classes, self.device
-                    ),
+                    **unlabelled_figures(self.teacher, self.prepared, self.student, held_out, self.shape.num_classes),
                     "activation_quantizers": table.quantized_activations,
                     "full_precision_layers": {row.name: row.note.removeprefix(NOT_QUANTIZED) for row in table.left},
                     "num_held_out": 0 if held_out is None else len(held_out),
