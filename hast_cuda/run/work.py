@@ -68,10 +68,9 @@ class Work:
     """What makes the images while it is trained, if the recipe has one."""
 
     def __post_init__(self) -> None:
-        self.device, bits = self.world.device, self.bits
+        self.device, tuning = self.world.device, self.recipe.finetune
         self.prepared = prepare(self.teacher, self.recipe.posttraining)
-        tuning = self.recipe.finetune
-        self.student = quantize_to(bits, self.prepared, ema=tuning.ema, ste=tuning.ste).to(self.device).eval()
+        self.student = quantize_to(self.bits, self.prepared, ema=tuning.ema, ste=tuning.ste).to(self.device).eval()
         remember(self.student, posttraining=plain(self.recipe.posttraining))
         self.phases = Phases(None)
         self.store = None if self.out is None else ImageStore(self.out / "images")
