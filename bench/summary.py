@@ -8,6 +8,8 @@ from typing import Any
 
 from iteration_tables import line
 
+from hast_cuda.report.words import standard_error
+
 Row = dict[str, Any]
 Documents = Mapping[str, dict[str, Any]]
 NAMES = {
@@ -39,11 +41,6 @@ def minutes(row: Row) -> dict[str, float]:
     return {phase: seconds / 60 for phase, seconds in row["seconds"].items() if phase != "evaluation"}
 
 
-def error(top1: float, count: int) -> float:
-    """Standard error of an accuracy in percent, measured on ``count`` images."""
-    return 100 * (top1 / 100 * (1 - top1 / 100) / count) ** 0.5
-
-
 def methods(documents: Documents) -> list[str]:
     """Top-1 of every method and network, and what the run of HAST took."""
     head = ("network", "bits", "full precision", *WITHOUT_IMAGES, "hast", "points lost", "minutes of hast")
@@ -57,7 +54,7 @@ def methods(documents: Documents) -> list[str]:
             (
                 *(NAMES[name], f"W{bits}A{bits}", f"{full:.1f}"),
                 *(f"{found[method]['quantized']:.1f}" for method in WITHOUT_IMAGES),
-                *(f"{top1:.1f} ± {error(top1, ours['num_test_images']):.1f}", f"{full - top1:.1f}"),
+                *(f"{top1:.1f} ± {standard_error(top1, ours['num_test_images']):.1f}", f"{full - top1:.1f}"),
                 spent,
             )
         )
@@ -78,7 +75,7 @@ def _accuracies(documents: Documents) -> list[tuple[str, str, str, str]]:
         ours = found[name, bits]["hast"]
         beside = ", ".join(f"{m} {found[name, bits][m]['quantized']:.1f}" for m in WITHOUT_IMAGES)
         points = f"{ours['full_precision']:.1f} → {ours['quantized']:.1f} %"
-        spread = f"± {error(ours['quantized'], ours['num_test_images']):.1f}"
+        spread = f"± {standard_error(ours['quantized'], ours['num_test_images']):.1f}"
         rows.append((f"top-1, {NAMES[name]}, W{bits}A{bits}", f"{points} {spread}", beside, "networks-cpu"))
     for bits in (4, 3):
         stem = f"table1-cifar10-w{bits}-small"

@@ -222,6 +222,20 @@ def test_network_that_is_gone(quantized: Path, tmp_path: Path, capsys: pytest.Ca
     assert "weight error" in (tmp_path / "other.md").read_text()
 
 
+def test_classes_of_the_images_that_the_run_names(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    data = ("--data", "digits", "--test-limit", "50")
+    call("quantize", "--model", "digits", "--method", "squant", *data, "--out", tmp_path)
+    call("report", tmp_path)
+    page = tmp_path / "report.md"
+    assert "Of 50 test images." in page.read_text().split("## Classes")[1]
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "data": "gone.npz"}))
+    call("report", tmp_path)
+    assert "## Classes" not in page.read_text()
+    assert "The test images are not there any more, so there are no accuracies by class" in page.read_text()
+
+
 def test_comparison(quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other"
     call("quantize", *OWN, "--method", "squant", "--out", other)
