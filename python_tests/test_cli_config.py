@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 from conftest import Cli
+from test_cli_report import begun
 
 from hast_cuda.cli import help as reader
 from hast_cuda.cli.config import with_config
+from hast_cuda.run.origins import KEY
+from hast_cuda.run.plan import CHOSEN
 
 OPTIONS = reader.options_of("quantize", "hast_cuda.cli.quantize")
 RUN = ("quantize", "--model", "digits", "--device", "cpu", "--method", "squant")
-NUMBERS = ("--num-images", "8", "--synthesis-iterations", "2", "--reconstruction-iterations", "2", "--batch-size", "8")
-FULL = ("quantize", "--model", "digits", "--device", "cpu", *NUMBERS, "--finetune-iterations", "2")
 
 
 def asked(tmp_path: Path, values: dict[str, Any], *given: str) -> list[str]:
@@ -86,8 +87,8 @@ def test_a_file_must_be_there(tmp_path: Path) -> None:
 
 def test_a_run_is_made_again_from_what_it_remembers(hast: Cli, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    first, again, copied, changed = (tmp_path / name for name in ("first", "again", "copied", "changed"))
-    hast(*FULL, "--act-bits", "none", "--seed", "3", "--out", first)
+    first, again, copied = (tmp_path / name for name in ("first", "again", "copied"))
+    hast(*RUN, "--act-bits", "none", "--seed", "3", "--out", first)
     hast("quantize", "--config", first, "--device", "cpu", "--out", again)
     (tmp_path / "mine.json").write_text((first / "config.json").read_text())
     hast("quantize", "--config", tmp_path / "mine.json", "--device", "cpu", "--out", copied)
@@ -96,6 +97,17 @@ def test_a_run_is_made_again_from_what_it_remembers(hast: Cli, tmp_path: Path) -
     assert configs[0]["bits"]["activations"] is None
     weights = [(run / "student.safetensors").read_bytes() for run in (first, again)]
     assert weights[0] == weights[1]
-    hast("synthesize", "--config", first, "--num-images", "5", "--device", "cpu", "--out", changed)
-    made = json.loads((changed / "config.json").read_text())
-    assert (made["synthesis"]["num_images"], made["synthesis"]["iterations"], made["seed"]) == (5, 2, 3)
+
+
+def test_numbers_of_a_run_give_way_to_those_that_are_given(tmp_path: Path) -> None:
+    begun(tmp_path, **{KEY: {}})
+    trusted = ("--config", str(tmp_path), "--model", "networks:tiny")
+    names = (*trusted, "--num-images", "5")
+    assert not any(text.startswith("synthesis.num_images=") for text in with_config(names, OPTIONS))
+    whole = with_config(trusted, OPTIONS)
+    assert any(text.startswith("synthesis.num_images=") for text in whole)
+    assert whole[whole.index("--act-bits") + 1] == "4"
+    images = reader.options_of("synthesize", "hast_cuda.cli.quantize")
+    assert "--act-bits" not in with_config(names, images)
+    left = with_config((*trusted, "--budget", "10%"), OPTIONS)
+    assert not {text.partition("=")[0] for text in left} & set(CHOSEN)

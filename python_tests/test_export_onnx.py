@@ -212,7 +212,7 @@ def test_metadata_says_what_it_is_and_nothing_of_this_machine(case: Maker) -> No
     made = case("relu3", "ort")
     found = {entry.key: entry.value for entry in made.model.metadata_props}
     assert found == {"hast_cuda.form": "ort", "seed": "0"}
-    assert made.model.producer_name == "hast_cuda"
+    assert (made.model.producer_name, made.model.producer_version) == ("hast_cuda", hc.__version__)
     content = made.info.file.read_bytes()
     assert b"site-packages" not in content
     assert str(Path(__file__).parent).encode() not in content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -58,7 +59,8 @@ def _write(run: Path, name: str, found: Any, device: torch.device) -> Path:
     folder = run / "analysis"
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{name}.json", {"environment": environment(device), name: found})
-    print(f"written: {folder / name}.json and .png")
+    drawn = " and .png" if importlib.util.find_spec("matplotlib") else ", and no picture without matplotlib"
+    print(f"written: {folder / name}.json{drawn}")
     return folder / f"{name}.png"
 
 

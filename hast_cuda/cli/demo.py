@@ -41,8 +41,8 @@ def demo(
 ) -> dict[str, Any]:
     """Quantize a small network to 3 bits without its data, and test it on real images.
 
-    The network was trained on scikit-learn's handwritten digits; none of them is used but the held-
-    out ones, at the end, to measure accuracy.
+    The network was trained on scikit-learn's handwritten digits; none of them is used but those held
+    out, at the end, to measure accuracy.
 
     Args:
         out: run directory; delete it to start over.

@@ -65,7 +65,7 @@ def export(
             --placement integer), "pt2" (torch.export program), "pt2-own-ops".
         network: the full-precision network, if it is not the one that the run names.
         data: labelled images to compare on; default: those of the run, or its synthetic images.
-        test_limit: use only this many of them.
+        test_limit: use only this many of them; default: as many as the run has used of its own.
         verify: run the file and compare it with the quantized network.
         latency: time ONNX files, the engine and LiteRT beside the full-precision network in onnxruntime.
         batch: images per timed run.
@@ -77,7 +77,8 @@ def export(
     full, teacher, spec = opened(run, network)
     assert full.model is not None
     student = load_student(teacher, run)
-    images = _images(run, config, data, test_limit, spec) if verify else None
+    limit = test_limit if data is not None or test_limit is not None else config.get("test_limit")
+    images = _images(run, config, data, limit, spec) if verify else None
     posttraining = read_recipe(run).posttraining
     prepared, folder = prepare(teacher, posttraining), run / "exports"
     described = {**_described(config), "posttraining": plain(posttraining)}

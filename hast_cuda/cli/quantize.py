@@ -140,8 +140,9 @@ def print_summary(done: QuantizationResult, *, table: bool) -> None:
     result = done.result
     if table and result["num_test_images"] is not None:
         print(f"top-1 on {result['num_test_images']} test images")
+        trained = result["finetune_iterations"] > 0
         for label, key, note in ACCURACIES:
-            if key in result:
+            if key in result and (trained or key not in ("quantized_last", "quantized_best_epoch")):
                 print(f"  {label:<28}{result[key]:6.2f} %  {note}".rstrip())
     print(done)
 

@@ -178,9 +178,11 @@ def _memory(images: Tensor, spec: InputSpec, source: str) -> Reader:
     """Reader of uint8 [N, C, H, W] held in memory; sizes and channels are checked now."""
     channels = images.shape[1]
     if channels != spec.channels:
+        turned = images.shape[2] == spec.channels  # height, where [N, H, W, C] was expected
+        fix = "transpose [N, C, H, W] with images.transpose(0, 2, 3, 1)" if turned else "convert the images"
         raise ValueError(
-            f"data={source} has {channels} channels, the network takes {spec.channels}: convert "
-            "the images, or give the network they belong to"
+            f"data={source} has {channels} channels, the network takes {spec.channels}: {fix}, or give the "
+            "network they belong to"
         )
     fit(images[:1], spec, source)
     return lambda indices: fit(images[torch.as_tensor(indices)], spec, source)

@@ -14,6 +14,7 @@ from hast_cuda.checks.values import as_path, check_choice, check_image_size, che
 from hast_cuda.exports.grid import float_bytes
 from hast_cuda.exports.marked import mark, require_onnx
 from hast_cuda.exports.records import Exported
+from hast_cuda.files.versions import VERSION
 from hast_cuda.files.whole import replace_file
 
 FORMS = ("ort", "int8", "qdq", "portable", "uint4")
@@ -70,7 +71,7 @@ def save_onnx(
     marked = mark(student, shape, _OPSET[form])
     done, model = rewrite(marked, form), marked.model
     model.ir_version = _IR_VERSION[form]
-    model.producer_name = "hast_cuda"
+    model.producer_name, model.producer_version = "hast_cuda", VERSION
     described = {str(k): str(v) for k, v in (describe or {}).items()}
     model.metadata_props.update({"hast_cuda.form": form, **described})
     if any(node.domain == _ONNXRUNTIME for node in model.graph):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from hast_cuda.files.whole import replace_file
-from hast_cuda.report.document import Document, Facts, Table, Text
+from hast_cuda.report.canvas import themed
+from hast_cuda.report.document import Document, Facts, Picture, Pictures, Table, Text
 from hast_cuda.report.markdown import to_markdown
 from hast_cuda.report.page import to_html
 from hast_cuda.reproduce.drawing import Drawing
@@ -68,28 +70,35 @@ def write_table(
     notes = [*([] if order is None else [order]), *source_notes(outcomes, paper), *divergence_notes(outcomes), READING]
     cells = Table(HEADER, lines_of(outcomes, paper))
     rows = {o.row.name: o.results or o.absent for o in outcomes}
-    text = _write("table", table, cells, notes, rows, setting, seeds)
+    draws: dict[str, Callable[[Path], None]] = {}
     if table in PICTURES and any(outcome.results for outcome in outcomes):
-        PICTURES[table](outcomes, setting.out / f"{table}.png")
-    return text
+        draws[f"{table}.png"] = lambda path: PICTURES[table](outcomes, path)
+    return _write("table", table, cells, notes, rows, setting, seeds, draws)
 
 
 def write_figure(figure: str, drawing: Drawing, setting: Setting, seeds: int) -> str:
     """Write the table of a figure in every format, and its pictures; returns the Markdown."""
     cells = Table(drawing.header, drawing.lines)
-    text = _write(figure, figure, cells, drawing.notes, drawing.data, setting, seeds)
-    for name, draw in drawing.pictures.items():
-        draw(setting.out / name)
-    return text
+    return _write(figure, figure, cells, drawing.notes, drawing.data, setting, seeds, drawing.pictures)
 
 
 def _write(
-    stem: str, table: str, cells: Table, notes: Sequence[str], rows: dict[str, Any], setting: Setting, seeds: int
+    stem: str,
+    table: str,
+    cells: Table,
+    notes: Sequence[str],
+    rows: dict[str, Any],
+    setting: Setting,
+    seeds: int,
+    draws: Mapping[str, Callable[[Path], None]],
 ) -> str:
-    """Each file whole or not at all; empty cells of the CSV are what was not measured."""
+    """Each file whole or not at all; empty cells of the CSV are what was not measured. The page has the pictures."""
+    setting.out.mkdir(parents=True, exist_ok=True)
+    pictures = [_drawn(setting.out / name, draw) for name, draw in draws.items()]
     title, facts = f"{table}: {TABLES[table].title}", facts_of(setting, seeds)
     notes = [*notes, f"Paper: {paper_source()}"]
-    document = Document(title, [Facts(list(facts.items())), cells, *map(Text, notes)], [])
+    shown = [Pictures(pictures)] if pictures else []
+    document = Document(title, [Facts(list(facts.items())), cells, *shown, *map(Text, notes)], [])
     buffer = io.StringIO()
     lines = [cells.header, *([c if c != "-" else "" for c in row] for row in cells.rows)]
     csv.writer(buffer, lineterminator="\n").writerows(lines)
@@ -100,8 +109,15 @@ def _write(
         "csv": buffer.getvalue(),
         "json": json.dumps(raw, indent=1, default=str) + "\n",
     }
-    setting.out.mkdir(parents=True, exist_ok=True)
     for ending, text in texts.items():
         with replace_file(setting.out / f"{stem}.{ending}") as temporary:
             temporary.write_text(text, encoding="utf-8")
     return texts["md"]
+
+
+def _drawn(path: Path, draw: Callable[[Path], None]) -> Picture:
+    """A picture as the file that it is asked for, and beside it as an SVG in the colours of the page."""
+    draw(path)
+    with themed():
+        draw(path.with_suffix(".svg"))
+    return Picture(path.with_suffix(".svg"), path.stem, path.stem)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-import re
 
 from fuzzing.calls import fresh, run
-from hast_cuda.cli import main
+from hast_cuda.cli import CONFIGURED, VERBS
+from hast_cuda.cli import help as reader
 
 _NUMBERS = [
     "",
@@ -64,6 +62,7 @@ LINES = {
     "synthesize": _SMALL,
     "finetune": f"{_TUNED} --images RUN/images",
     "evaluate": f"{_TINY} --data digits --device cpu",
+    "compare": f"{_TINY} --methods rtn --device cpu --out NEW",
     "export": f"RUN {_TINY} --to packed --no-report --no-latency",
     "reproduce": "table1 --dataset cifar10 --bits 3 --budget 1% --out NEW --data nowhere.npz",
     "calibration-set": f"{_TINY} --num-images 8 --iterations 1 --batch-size 8 --device cpu --out NEW",
@@ -107,7 +106,7 @@ def values() -> dict[str, list[str]]:
         ),
         (["", "gpu", "cuda:99", "cuda:-1", "meta", "mps", "cpu:x", "ü"], "device"),
         (["", "%", "x%", "-5%", "nan%", "1e999%", "0%", "101%", "small "], "budget"),
-        (paths, "data images train-data weights run others sensitivity"),
+        (paths, "data images train-data weights run others sensitivity config"),
         (places, "out"),
         (_MODELS, "model"),
         (_NORMS, "normalization"),
@@ -119,12 +118,11 @@ def values() -> dict[str, list[str]]:
 @functools.cache
 def options(verb: str) -> list[str]:
     """Those of a verb that take a value, as its help names them; "" is its positional argument."""
-    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
-        main([*verb.split(), "--help"])
-    found = set(re.findall(r"--([a-z][a-z-]*)", text.getvalue())) - {"help"}
-    switches = {name.removeprefix("no-") for name in found if name.startswith("no-")}
-    named = {name for name in found if name.removeprefix("no-") not in switches}
-    return sorted(named | {""} if verb in POSITIONAL else named)
+    name, module = verb.rsplit(maxsplit=1)[-1], VERBS[verb.split(maxsplit=1)[0]][0]
+    known = reader.options_of(name.replace("-", "_"), f"hast_cuda.cli.{module}")
+    named = {option.name.replace("_", "-") for option in known if option.kind and not option.positional}
+    named |= {""} if verb in POSITIONAL else set()
+    return sorted(named | {"config"} if verb in CONFIGURED else named)
 
 
 def hostile(verb: str) -> list[tuple[str, str]]:
