@@ -27,13 +27,15 @@ from hast_cuda.methods import Recipe, change, recipe
 from hast_cuda.networks.compare import TOLERANCE, apart, where_apart
 from hast_cuda.networks.cut import cut_into_blocks
 from hast_cuda.networks.tracing import CannotMergeError
+from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.layers import quantizers_aside
+from hast_cuda.nn.quantized_weight import QuantizedWeight
+from hast_cuda.posttraining import fold_batch_norms
 
 ONNX = {"auto": "onnx-ort", "integer": "onnx-qdq"}  # by placement
 PLACEMENTS = tuple(ONNX)
 STAGES = ("read", "quantized", "placed", "merged", "cut", "calibrated", "run", "loaded", "onnx", "engine")
 NEAR = 0.3  # error of what an 8-bit block gives, relative to its size
-FAR = 0.5  # the same of a whole network, in which rounding adds up
 SAME = (
     0.95  # correlation of a file's logits with the student's: a code that rounds the other way moves others at 4 bits
 )
@@ -193,12 +195,15 @@ def _near(exact: Tensor, found: Tensor) -> float:
 
 
 def _merged(network: nn.Module, images: Tensor) -> float:
-    """The largest difference of networks whose BatchNorm layers are merged, in both ways."""
+    """The largest difference of networks whose BatchNorm layers are merged, in both ways, or folded."""
     try:
         fused = merge_batch_norms(network, FusedBatchNorm2d).model
     except CannotMergeError:
         return 0.0  # the loops run it as it is, and say so
-    return max(_equal(network, m, images) for m in (fused, BatchStatistics(copy.deepcopy(network), merge=True).model))
+    others = [BatchStatistics(copy.deepcopy(network), merge=True).model]
+    if not any(isinstance(module, QuantizedWeight) for module in network.modules()):
+        others.append(fold_batch_norms(network))
+    return max(_equal(network, m, images) for m in (fused, *others))
 
 
 def _cut(network: nn.Module, images: Tensor) -> float:
@@ -212,25 +217,40 @@ def _cut(network: nn.Module, images: Tensor) -> float:
 
 def _error_of_blocks(network: nn.Module, student: nn.Module, images: Tensor) -> float:
     """The largest error of blocks that are given the same, relative to what they give; of networks in one piece, of
-    the logits; Gone if it is too large."""
+    layers; Gone if it is too large."""
     try:
         pairs = list(zip(cut_into_blocks(network), cut_into_blocks(student), strict=True))
     except CannotMergeError:
-        return _small("the logits", network(images), student(images), FAR)
+        return _error_of_layers(network, student, images)
     if any(exact.name != found.name for exact, found in pairs):
         raise Gone("the quantized network is cut in other places than the original")
     x, largest = images, 0.0
     for exact, found in pairs:
         wanted = exact.network(x.clone())
-        largest = max(largest, _small(f"block {exact.name!r}", wanted, found.network(x.clone()), NEAR))
+        largest = max(largest, _small(f"block {exact.name!r}", wanted, found.network(x.clone())))
         x = wanted
     return largest
 
 
-def _small(what: str, exact: Tensor, found: Tensor, most: float) -> float:
+def _error_of_layers(network: nn.Module, student: nn.Module, images: Tensor) -> float:
+    given: dict[str, Tensor] = {}
+    gave: dict[str, Tensor] = {}
+    layers = {n: m for n, m in student.named_modules() if isinstance(m, (QuantizedWeight, FakeQuantActivation))}
+    hooks = []
+    for name in layers.keys() & dict(network.named_modules()).keys():
+        module = network.get_submodule(name)
+        hooks.append(module.register_forward_pre_hook(lambda _m, x, n=name: given.update({n: x[0].clone()})))  # type: ignore[misc]
+        hooks.append(module.register_forward_hook(lambda _m, _x, y, n=name: gave.update({n: y.clone()})))  # type: ignore[misc]
+    network(images)
+    for hook in hooks:
+        hook.remove()
+    return max(_small(f"layer {name!r}", y, layers[name](given[name])) for name, y in gave.items())
+
+
+def _small(what: str, exact: Tensor, found: Tensor) -> float:
     error = float((exact - found).norm() / exact.norm().clamp(min=1e-30))
-    if not error <= most:
-        raise Gone(f"the error of {what} is {error:.4f} of its size, more than {most}")
+    if not error <= NEAR:
+        raise Gone(f"the error of {what} is {error:.4f} of its size, more than {NEAR}")
     return error
 
 

@@ -181,6 +181,9 @@ def table(document: dict[str, Any]) -> str:
         found = row["placements"]
         cells = [row["family"], row["member"], str(row["side"]), found["auto"]["placement"] or "-"]
         lines.append(f"| {' | '.join([*cells, *(_came_to(found[p], light=row['light']) for p in PLACEMENTS)])} |")
+    known = {row["family"] for row in document["rows"]}
+    missing = sorted(f"{n.family} ({n.member})" for n in FAMILIES if n.family not in known)
+    lines += ["", f"Not tried yet: {', '.join(missing)}."] if missing else []
     return "\n".join(lines) + "\n"
 
 
@@ -188,7 +191,8 @@ def _came_to(found: dict[str, Any], *, light: bool) -> str:
     """A cell: how far, how much was left, and why not farther."""
     if found["refused"]:
         stage, _, why = found["refused"].partition(": ")
-        return f"{stage}: {why.replace('|', '/')}"
+        short = why.replace("|", "/").partition(", and it is no module's")[0].partition('; placement="all"')[0]
+        return f"{stage}: {short}"
     text = "to the 8-bit student" if light else "all"
     return f"{text}; {len(found['left'])} layers stay in full precision" if found["left"] else text
 

