@@ -165,3 +165,9 @@ def test_a_budget_of_time(hast: Cli, first: Path, tmp_path: Path) -> None:
     hast("quantize", *DIGITS, *given, "--out", tmp_path / "timed")
     bits = json.loads((tmp_path / "timed/config.json").read_text())["bits"]["overrides"]
     assert sum(found[name]["seconds"][str(override["weight_bits"])] for name, override in bits.items()) <= budget
+
+
+def test_bits_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "bits").write_text("# ends\nstem.*=8\n\noutput=8/none\n")
+    found = LayerBits(bits=("blocks.*=2/3", f"@{tmp_path / 'bits'}")).overrides(Bits(), None, by_hand=False)
+    assert found == {"blocks.*": Override(2, 3), "stem.*": Override(8, 8), "output": Override(8, None)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -72,7 +72,7 @@ class LayerBits:
 
     bits: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """PATTERN=8/4 (weights/activations), PATTERN=8 (both) or PATTERN=none (full precision), for the modules
-    whose names match; given again for further ones, of which the last match wins."""
+    whose names match; given again for further ones, of which the last match wins. @FILE: a line for each."""
     average_bits: float | None = None
     """Bits per weight on average; every layer gets those that lose least (see --sensitivity)."""
     size: str | None = None
@@ -100,7 +100,7 @@ class LayerBits:
         Raises:
             ValueError: values that cannot be, or do not go together.
         """
-        own = dict(map(parse_bits, self.bits))
+        own = dict(map(parse_bits, _lines(self.bits)))
         asked = [name for name in BUDGETS if getattr(self, name) is not None]
         if not asked:
             for name in ("average_act_bits", "sensitivity"):
@@ -171,6 +171,16 @@ class Measured:
     @property
     def _how(self) -> dict[str, Any]:
         return {"placement": self.bits.placement, "symmetric_weights": self.bits.symmetric_weights}
+
+
+def _lines(given: Sequence[str]) -> Iterator[str]:
+    """The texts, in the place of @FILE its lines but for empty ones and those that begin with #."""
+    for text in given:
+        if text.startswith("@"):
+            lines = map(str.strip, Path(text[1:]).read_text(encoding="utf-8").splitlines())
+            yield from (line for line in lines if line and not line.startswith("#"))
+        else:
+            yield text
 
 
 def parse_bits(text: str) -> tuple[str, Override]:

@@ -71,7 +71,7 @@ def noise_shares(exact: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> di
     """By place, ``|found - exact|^2 / |exact|^2``; ValueError for other places or shapes."""
     if exact.keys() != found.keys() or any(x.shape != found[place].shape for place, x in exact.items()):
         shown = [{place: list(x.shape) for place, x in tensors.items()} for tensors in (exact, found)]
-        raise ValueError(f"the networks give {shown[0]} and {shown[1]}; expected tensors of the same shapes")
+        raise ValueError(f"teacher gives {shown[0]} and student {shown[1]}; expected tensors of the same shapes")
     return {
         place: float((found[place].double() - x.double()).square().sum() / x.double().square().sum().clamp(min=1e-30))
         for place, x in exact.items()

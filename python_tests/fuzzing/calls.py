@@ -49,6 +49,7 @@ EXCLUDED = {
     # hast_cuda.deploy needs numpy alone: it cannot check types as the rest does; test_deploy.py has wrong files
     "of the deployed network": "Engine EngineFile read_file deploy.load",
     "it needs LiteRT, and students of one placement; test_export_litert.py": "save_litert",
+    "it exports in every call; test_allocation.py": "with_engine_seconds",
     "it moves biases of students of one placement; test_export_int8.py": "integer_biases",
 }
 _numbers = itertools.count()
@@ -119,6 +120,12 @@ def _spectrum() -> analysis.Spectrum:
 
 def _layers() -> dict[str, analysis.LayerSensitivity]:
     return {"a": analysis.LayerSensitivity({2: 0.5, 8: 0.0}, {2: 0.5, 8: 0.0}, 10, 20, 30)}
+
+
+@functools.cache
+def _measured() -> dict[str, analysis.LayerSensitivity]:
+    """Of the network ``tiny``."""
+    return hc.sensitivity(tiny(), images(), bits=(2, 8))
 
 
 def _sensitivity() -> Path:
@@ -198,6 +205,8 @@ OWN: dict[str, dict[str, Any]] = {
     "sensitivity": {"bits": (2, 8)},
     "allocate_bits": {"sensitivity": _layers, "average_bits": 4, "size": None},
     "bit_curve": {"sensitivity": _layers, "points": 2},
+    "layers_to_keep": {"sensitivity": _layers, "bits": 2},
+    "allocate_within_drop": {"sensitivity": lambda: dict(_measured()), "max_drop": 100.0, "act_bits": 8},
     "read_sensitivity": {"path": _sensitivity},
     "FakeQuantConv2d": _LAYER,
     "FakeQuantLinear": _LAYER,

@@ -97,12 +97,12 @@ def values() -> dict[str, list[str]]:
             """image-size num-classes num-images iterations synthesis-iterations batch-size seed
             bits reconstruction-iterations finetune-iterations checkpoint-segments weight-bits act-bits first-last-bits
             sum-bits test-limit top threads batch seeds bins batches steps vectors
-            average-bits average-act-bits limit points""",
+            average-bits average-act-bits limit points keep max-drop""",
         ),
         (
             _TEXTS,
             """method preset cuda-graphs precision placement full-precision to dataset methods
-            rows model-args size""",
+            rows model-args size bit-operations time cost""",
         ),
         (["", "gpu", "cuda:99", "cuda:-1", "meta", "mps", "cpu:x", "ü"], "device"),
         (["", "%", "x%", "-5%", "nan%", "1e999%", "0%", "101%", "small "], "budget"),
