@@ -284,7 +284,8 @@ class Work:
             return result
 
         result = self.world.on_first(write)
-        spread_student(self.student, self.world)
+        if self.bits.placement == "integer":
+            spread_student(self.student, self.world)
         return result
 
     def _log(self, record: dict[str, Any]) -> None:
