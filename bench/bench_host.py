@@ -64,8 +64,8 @@ def host(op: str, backward: bool, options: Options) -> Case:
     }
     ours, theirs = (backward_of(call, x, grad) if backward else call for call in calls[op])
     floor = {} if backward else {FLOOR: partial(torch.ops.hast_bench.nothing.default, x, mean, var, 1e-5, None)}
-    name = f"{op}{', forward and backward' if backward else ''}"
-    return Case("host", name, {TORCH: theirs, **floor, HAST: ours}, None)
+    kind = "call, forward and backward" if backward else "call"
+    return Case(kind, op, {TORCH: theirs, **floor, HAST: ours}, None)
 
 
 def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:

@@ -21,7 +21,7 @@ _NOBODY = _Nobody()
 
 
 def apply(function: type[Function], *arguments: Any) -> Any:
-    """``function.apply``; its ``forward`` alone, at half the cost, where no gradient is recorded.
+    """``function.apply``; where no gradient is recorded its ``forward`` alone, without what autograd does around it.
 
     ``forward`` returns before it writes to its context if True is not in ``needs_input_grad``.
     Transforms of torch.func, forward-mode differentiation and torch.compile get the Function.
