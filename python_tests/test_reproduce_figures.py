@@ -212,7 +212,8 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert main(flags) == 0
     assert "| HIL | 2 |" in capsys.readouterr().out
     names = {path.name for path in tmp_path.iterdir()}
-    assert {f"figure4.{e}" for e in ("md", "csv", "html", "json", "png")} <= names
+    assert {f"figure4.{e}" for e in ("md", "csv", "html", "json", "png", "svg")} <= names
+    assert (tmp_path / "figure4.html").read_text().count("<svg") == 1
     assert json.loads((tmp_path / "figure4.json").read_text())["rows"]["IL"]["gamma"] == 0
     assert main([*flags, "--bits", "9"]) == 1
     assert "bits" in capsys.readouterr().err

@@ -59,6 +59,7 @@ def arguments_as(other: Callable[P, Any]) -> Callable[[Callable[..., R]], Callab
             bound.apply_defaults()
             return function(**bound.arguments)
 
+        called.__wrapped__ = other  # whose signature and annotations these are
         return called
 
     return decorate

@@ -246,7 +246,7 @@ OWN: dict[str, dict[str, Any]] = {
     "open": {"path": run},
     "log": {"record": {"a": 1}},
     "RunDirectory.finish": {"result": {"a": 1}},
-    "save": {"batch": _batch},
+    "save": {"batch": _batch, "path": lambda: fresh(".safetensors")},
     "ImageStore.load": {"index": 0},
     "save_student": {"path": lambda: fresh(".safetensors")},
     "export": {"kind": "packed"},
