@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from engine_networks import SHAPE, Residual
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import hast_cuda as hc
@@ -33,6 +33,7 @@ items = st.dictionaries(numbers, st.tuples(st.floats(0, 5), st.integers(0, 10**7
 
 
 @settings(max_examples=60, deadline=None)
+@example([{2: (5e-324, 1), 3: (0.0, 2)}], 1.0)
 @given(st.lists(items, min_size=1, max_size=5), st.floats(0, 1))
 def test_choices_are_the_best(given_items: list[dict[int, tuple[float, int]]], share: float) -> None:
     losses = [{k: loss for k, (loss, _) in item.items()} for item in given_items]

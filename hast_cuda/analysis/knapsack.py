@@ -29,7 +29,7 @@ def choose(losses: Sequence[Mapping[int, float]], costs: Sequence[Mapping[int, i
     unit = math.gcd(*(cost for options in costs for cost in options.values())) or 1
     cost, budget = [costs[item][choice] // unit for item, choice in keys], budget // unit
     loss = np.array([losses[item][choice] for item, choice in keys])
-    loss *= _FINEST / (loss.max() or 1.0)
+    loss = loss / (loss.max() or 1.0) * _FINEST  # in this order: the largest may be the smallest float there is
     one_each = sparse.csr_array(
         (np.ones(len(keys)), ([item for item, _ in keys], range(len(keys)))), (len(losses), len(keys))
     )
