@@ -188,6 +188,8 @@ def _equal(exact: nn.Module, found: nn.Module, images: Tensor) -> float:
 def _near(exact: Tensor, found: Tensor) -> float:
     """Correlation of the logits, each less its mean over the images; Gone if it is less than SAME."""
     a, b = ((x.double() - x.double().mean(0)).flatten() for x in (exact, found))
+    if float(a.norm()) < 1e-6 * float(exact.norm()):  # two iterations made a student that says one thing only
+        a, b = exact.double().flatten(), found.double().flatten()
     likeness = float(F.cosine_similarity(a, b, dim=0))
     if not likeness >= SAME:
         raise Gone(f"the correlation is {likeness:.4f}, less than {SAME}")
