@@ -46,7 +46,7 @@ def made() -> Iterations:
 
 def page(document: dict[str, Any]) -> str:
     render = importlib.import_module("render")
-    result: str = render.render(f"{render.START}{render.END}", [{**HEAD, **document}])
+    result: str = render.render("".join(render.markers("results")), render.all_tables({"": {**HEAD, **document}}))
     return result
 
 

@@ -21,6 +21,7 @@ from hast_cuda.report.distributions import clipped, inputs_of, noisiest
 from hast_cuda.report.layers import layer_rows, relative_error
 from hast_cuda.report.markdown import escape
 from hast_cuda.run import Bits, RunDirectory, load_student
+from hast_cuda.run.summary import standard_error
 
 pytest.importorskip("matplotlib")
 
@@ -85,7 +86,7 @@ def test_a_finished_run(finished: Path, page: Page) -> None:
         ("best seen (chosen by test accuracy)", "quantized_best_epoch"),
     ):
         drop = result[key] - result["full_precision"]
-        error = 100 * (result[key] / 100 * (1 - result[key] / 100) / 40) ** 0.5
+        error = standard_error(result[key], 40)
         assert page.row(label) == [label, f"{result[key]:.2f} ± {error:.2f}", f"{drop:+.2f}"]
     lost = result["full_precision"] - result["quantized"]
     words = f"gains {-lost:.2f}" if lost < 0 else f"loses {lost:.2f}"
@@ -143,7 +144,7 @@ def test_without_labels(finished: Path, tmp_path: Path) -> None:
     assert "the quantized network is far from the original" in page.text
     assert "But 16 images are few to judge by." in page.text
     assert "same class as the original 75.0 %" in page.text
-    assert page.row("same class") == ["same class", "75.00 ± 10.83 %"]
+    assert page.row("same class") == ["same class", f"75.00 ± {standard_error(75, 16):.2f} %"]
     assert "to be given more bits: output 4.5 dB, features.0 20.0 dB." in page.text
     assert page.row("output")[6] == "4.5 dB"
     assert "lowest signal to noise first" in page.text
@@ -232,7 +233,7 @@ def test_the_first_screen_has_size_and_speed_of_the_fastest_export(tmp_path: Pat
         (tmp_path / "exports" / f"{name}.json").write_text(json.dumps(record))
     write_report(tmp_path)
     top = Page(tmp_path / "report.html").text.split("Accuracy")[0]
-    assert "109.0 kB 10.0 % of float" in top
+    assert "size, packed 802 B" in top
     assert "0.125 ms 25 % of float" in top  # of one of four images
 
 

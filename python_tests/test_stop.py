@@ -68,7 +68,7 @@ def interrupted(*, saves: bool, times: int) -> list[BaseException | None]:
     told = []
     with stop_noticed(saves=saves) as stop:
         for _ in range(times):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # to this thread: another one would pass it on later
             told.append(stop.now())
     return told
 

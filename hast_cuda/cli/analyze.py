@@ -20,6 +20,7 @@ from hast_cuda.cli.network import ANY_NETWORK, Network, opened
 from hast_cuda.cli.options import Flat, labelled_images
 from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
 from hast_cuda.files.whole import write_json
+from hast_cuda.report.bits_section import few_bits, kept_at_8
 from hast_cuda.run import RunDirectory, load_student, read_config, read_images
 from hast_cuda.run.directory import environment
 from hast_cuda.run.settings import read_finetune_config
@@ -195,7 +196,7 @@ def sensitivity(
     if time:
         x = images.images[:limit]
         found = analysis.with_engine_seconds(found, teacher, x, act_bits=act_bits, placement=placement)
-    for line in report.kept_at_8(found, keep, report.few_bits(read_config(subject.run))):
+    for line in kept_at_8(found, keep, few_bits(read_config(subject.run))):
         print(line)
     values = {name: asdict(layer) for name, layer in found.items()}
     report.draw_layers(found, _write(subject.run, "sensitivity", values, device))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from pathlib import Path
 
-PACKAGE = str(Path(__file__).parents[1])
+# of decorators, too, which contextlib makes of contexts
+INSIDE = (str(Path(__file__).parents[1]), contextlib.__file__)
 
 
 def warn_caller(message: str, category: type[Warning]) -> None:
     """Warn at the innermost line that is not this package's."""
     frame, level = sys._getframe(1), 2
-    while frame.f_code.co_filename.startswith(PACKAGE) and frame.f_back is not None:
+    while frame.f_code.co_filename.startswith(INSIDE) and frame.f_back is not None:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)

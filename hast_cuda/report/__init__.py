@@ -14,7 +14,6 @@ from hast_cuda.report.analysis_plots import (
     inception_loss,
 )
 from hast_cuda.report.bit_plots import draw_bit_curve, draw_layers
-from hast_cuda.report.bits_section import few_bits, kept_at_8
 from hast_cuda.report.plots import draw_accuracies, draw_images, draw_learning_rate, draw_loss_curves
 from hast_cuda.report.results import ACCURACIES
 from hast_cuda.report.write import Context, write_comparison, write_report
@@ -36,9 +35,7 @@ __all__ = [
     "draw_sensitivity",
     "draw_spectrum",
     "draw_statistics",
-    "few_bits",
     "inception_loss",
-    "kept_at_8",
     "write_comparison",
     "write_report",
 ]

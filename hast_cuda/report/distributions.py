@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.exports.grid import activation_grid, weight_codes
-from hast_cuda.finetune.agreement import logits
+from hast_cuda.networks.outputs import gathered
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.quantized_weight import QuantizedWeight
 from hast_cuda.ops.activations import activate
@@ -79,7 +79,7 @@ def inputs_of(student: nn.Module, images: Tensor, most: int) -> dict[str, tuple[
         for name, module in student.named_modules():
             if isinstance(module, FakeQuantActivation):
                 hooks.enter_context(_watched(module, name, keep))
-        logits(student, images)
+        gathered(student, images)
     return dict(sorted(found.items(), key=lambda item: -clipped(*item[1]))[:most])
 
 

@@ -251,9 +251,8 @@ class Work:
         held_out = None if images is None else self.split(images)[1]
 
         def write() -> dict[str, Any]:
-            biases = None
             table = quantization_table(self.student)
-            figures = student_figures(accuracies, tuned, self.recipe.finetune)
+            figures, biases = student_figures(accuracies, tuned, self.recipe.finetune), None
             if self.bits.placement == "integer":  # before anything is said of the student
                 with self.phases("evaluation"):
                     biases = hold_biases(self.student, self.shape.size)

@@ -97,7 +97,7 @@ def values() -> dict[str, list[str]]:
             """image-size num-classes num-images iterations synthesis-iterations batch-size seed
             bits reconstruction-iterations finetune-iterations checkpoint-segments weight-bits act-bits first-last-bits
             sum-bits test-limit top threads batch seeds bins batches steps vectors
-            average-bits average-act-bits limit points keep max-drop""",
+            average-bits average-act-bits limit points keep max-drop activation-bits""",
         ),
         (
             _TEXTS,
