@@ -36,7 +36,8 @@ def freed_memory_kept() -> Iterator[None]:
 
     Without it the system spends 27 % of a synthesis iteration and 14 % of a fine-tuning iteration of
     MobileNetV2 at 224 x 224 on pages (bench/bench_allocator.py). No effect without glibc, or where
-    ``MALLOC_*`` or ``GLIBC_TUNABLES`` say how it allocates. May be nested, and decorates functions.
+    ``MALLOC_*`` or ``GLIBC_TUNABLES`` say how it allocates. May be nested, and decorates functions: every
+    loop by itself, so that one phase of a run does not hold what another one freed.
 
     Example:
         >>> with freed_memory_kept():

@@ -15,7 +15,6 @@ from hast_cuda.checks.typed import arguments_as, typed
 from hast_cuda.checks.values import as_path, check_choice, check_image_size, check_range
 from hast_cuda.data import Images, InputSpec
 from hast_cuda.data.loaders import Labelled, Loader, as_image_set, as_images
-from hast_cuda.loops.allocator import freed_memory_kept
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.modes import with_gradients
 from hast_cuda.loops.progress import progress_shown
@@ -36,7 +35,6 @@ from hast_cuda.run.work import Work
 
 @typed
 @with_gradients
-@freed_memory_kept()
 def zero_shot_quantize(
     teacher: nn.Module,
     shape: InputSpec | tuple[int, int, int],

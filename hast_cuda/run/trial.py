@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from hast_cuda.data import Images, ImageSet, evaluate
 from hast_cuda.finetune.batches import held_out_count
-from hast_cuda.loops.allocator import freed_memory_kept
 from hast_cuda.loops.execution import convolution_rules
 from hast_cuda.loops.modes import eval_mode
 from hast_cuda.loops.progress import progress_shown
@@ -84,7 +83,6 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-@freed_memory_kept()
 def measure(asked: Asked, recipe: Recipe, sizes: Sizes) -> Measured:
     """Time a small run of ``asked`` in memory, with the batches of ``recipe``.
 
