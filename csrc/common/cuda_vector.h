@@ -25,7 +25,8 @@ __device__ __forceinline__ void store_packed(T* target, const Packed<T, kSize>& 
 // Sends for what a thread will load first, before it makes the constants that it needs for that:
 // they take as long as the trip to memory. Does nothing for null.
 template <typename T>
-__device__ __forceinline__ void prefetch(const T* base, int64_t offset) {
+__device__ __forceinline__ void prefetch([[maybe_unused]] const T* base,
+                                         [[maybe_unused]] int64_t offset) {
 #ifdef __CUDA_ARCH__
   if (base) asm volatile("prefetch.global.L2 [%0];" ::"l"(base + offset));
 #endif
