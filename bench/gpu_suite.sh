@@ -186,8 +186,9 @@ if wants memory; then
 fi
 
 if wants kernels || wants benches || wants step; then
-  printf '<!-- results: start -->\n<!-- results: end -->\n' >"$work/page.md"
-  step render 5 "$PYTHON" bench/render.py --results "$OUT" --page "$work/page.md"
+  mkdir -p "$work/docs"
+  printf '<!-- results: start -->\n<!-- results: end -->\n' >"$work/docs/benchmarks-history.md"
+  step render 5 "$PYTHON" bench/render.py --results "$OUT" --docs "$work/docs" --parts results
 fi
 
 if wants demo; then

@@ -130,9 +130,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     flags = parser.parse_args()
     documents = read_results(flags.results)
-    for part, (name, lines) in PARTS.items():
+    for part in flags.parts:
+        name, lines = PARTS[part]
         path = flags.docs / name
         path.write_text(render(path.read_text(encoding="utf-8"), lines(documents), part), encoding="utf-8")
 

@@ -7,12 +7,13 @@ every case the counters must be zero again. The results grow in OUT/smoke.json.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import torch
 from gpu_cases import CUDA, OP_CASES, Inputs, OpCase, counters_left
+
+from hast_cuda.files.whole import write_json
 
 EXACT = {"fake_quantize", "fake_quantize-channels_last", "fake_quantize_weights", "quantize_activation-tracking"}
 FLOAT_ONLY = {"soft_round_weights"}
@@ -74,7 +75,7 @@ def main() -> int:
                 except RuntimeError as error:
                     wrong = f"{type(error).__name__}: {error}"
                 rows.append({"op": case.name, "dtype": str(dtype), "layout": layout, "wrong": wrong})
-                (flags.out / "smoke.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+                write_json(flags.out / "smoke.json", rows)
                 if wrong:
                     print(f"FAILED {case.name}, {dtype}, {layout}: {wrong}", flush=True)
     bad = sum(row["wrong"] is not None for row in rows)

@@ -19,6 +19,7 @@ from gpu_cases import CUDA, OP_CASES, Inputs, OpCase, copies, counters_left
 from torch import Tensor
 
 import hast_cuda as hc
+from hast_cuda.files.whole import write_json
 
 # Channels-last and planes; blocks per channel from 1 to over a hundred.
 MAPS = [(2, 3, 5, 7), (256, 16, 32, 32), (64, 128, 8, 8), (1, 512, 7, 7), (16, 64, 56, 56), (32, 256, 14, 14)]
@@ -106,7 +107,7 @@ def main() -> int:
     def write() -> None:
         report["differing"] = sum(int(w) for w in wrong)
         report["counters_left"] = counters_left()
-        (flags.out / "stress.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(flags.out / "stress.json", report)
 
     while report["replays"] < flags.replays:
         for _ in range(min(CHUNK, flags.replays - report["replays"])):

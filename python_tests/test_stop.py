@@ -28,9 +28,12 @@ LONG = change(RECIPE, {"finetune.iterations": 9, "finetune.evaluations": 1, "fin
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
+    """As in a terminal: a job in the background ignores SIGINT. Every test leaves them as they were."""
+    own = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    signal.signal(signal.SIGINT, own)
 
 
 def signalled(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:
@@ -69,6 +72,14 @@ def interrupted(told: list[BaseException | None], *, saves: bool, times: int) ->
         for _ in range(times):
             signal.raise_signal(signal.SIGINT)  # to this thread: another one would pass it on later
             told.append(stop.now())
+
+
+def test_what_is_ignored_stays_so() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    told: list[BaseException | None] = []
+    interrupted(told, saves=True, times=3)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert told == [None, None, None]
 
 
 def test_a_second_signal_acts_at_once_and_so_does_one_where_nothing_can_be_saved() -> None:

@@ -27,11 +27,14 @@ class Stop:
 def stop_noticed(*, saves: bool) -> Iterator[Stop]:
     """Inside, the first SIGINT or SIGTERM is noted in what is given; a second one ends the process as ever.
 
+    What the process ignores (SIGINT of a job in the background) it goes on ignoring.
+
     Args:
         saves: False, and in every thread but the main one: signals do what they do otherwise.
     """
     stop = Stop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
     ours = saves and threading.current_thread() is threading.main_thread() and None not in before.values()
 
     def put_back() -> None:
