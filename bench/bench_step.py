@@ -4,7 +4,7 @@ ResNet-20 on batches of CIFAR's size, or --networks on photographs of 224 x 224;
 activations, frozen ranges. The convolutions are what no fusion removes; what an implementation takes
 beyond them is its own. On CUDA hast_cuda replays its iteration as a CUDA graph, as the loops do.
 
-    python bench/bench_step.py --networks mobilenetv1 mobilenetv2 --threads 1 2 --out bench/results
+    python bench/bench_step.py --networks mobilenetv2 --threads 1 2 --out bench/results
 """
 
 from __future__ import annotations

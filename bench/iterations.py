@@ -60,7 +60,6 @@ IMAGENET = Setting("ResNet-18", "resnet18", 16, 224, stacked=False)
 SETTINGS = {
     "resnet20": CIFAR,
     "resnet18": IMAGENET,
-    "mobilenetv1": Setting("MobileNetV1", "mobilenet_w1", 8, 224, stacked=False),
     "mobilenetv2": Setting("MobileNetV2", "mobilenetv2_w1", 8, 224, stacked=False),
 }
 
