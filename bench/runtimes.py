@@ -104,9 +104,14 @@ class Files:
         prepared = path.with_suffix(".prepared.onnx")
         quant_pre_process(str(self.plain()), str(prepared), skip_symbolic_shape=True)
         quantize_static(
-            str(prepared), str(path), Noise(), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        )  # fmt: skip
+            str(prepared),
+            str(path),
+            Noise(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
 
 
 def multiplications(file: EngineFile) -> int:

@@ -100,8 +100,12 @@ def test_parsed() -> None:
     assert parse_bits("a=b=8/4") == ("a=b", Override(8, 4))
     assert parse_bits("*=none/3") == ("*", Override(None, 3))
     assert [parse_size(text) for text in ("120KB", "1.5 MB", "96KiB", "7b", "1MiB")] == [
-        120_000, 1_500_000, 98_304, 7, 2**20,
-    ]  # fmt: skip
+        120_000,
+        1_500_000,
+        98_304,
+        7,
+        2**20,
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "KB", "-1KB", "1e3KB", "4", "4GB", "4iB", "1.KB", "9" * 30 + "B"])

@@ -44,8 +44,9 @@ def test_one_layer_is_quantized_and_no_other(symmetric: bool) -> None:
     before = copy.deepcopy(network.state_dict())
     flags = {"search": False, "symmetric_weights": symmetric}
     found = hc.sensitivity(network, x, bits=(3,), placement="all", **flags)
-    student = hc.quantize(network, 3, None, overrides={"features.0": hc.Override(), "output": hc.Override()},
-                          symmetric_weights=symmetric)  # fmt: skip
+    student = hc.quantize(
+        network, 3, None, overrides={"features.0": hc.Override(), "output": hc.Override()}, symmetric_weights=symmetric
+    )
     assert found["features.3"].weights[3] == pytest.approx(agreement(network, student, x).divergence, rel=1e-5)
     acts = hc.calibrate(hc.quantize(network, 8, 3, placement="all"), [x])
     for layer in (m for m in acts.modules() if isinstance(m, QuantizedWeight)):

@@ -63,6 +63,12 @@ def save_litert(
         temporary.write_bytes(data)
     nodes = Counter(graph.model.operators)
     return Exported(
-        "litert", path, len(data), float_bytes(student), 8.0, dict(nodes), sum(nodes[op] for op in _INTEGER),
+        "litert",
+        path,
+        len(data),
+        float_bytes(student),
+        8.0,
+        dict(nodes),
+        sum(nodes[op] for op in _INTEGER),
         rounded_layers=graph.rounded,
-    )  # fmt: skip
+    )

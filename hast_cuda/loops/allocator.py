@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,9 +26,10 @@ def _glibc() -> Any:
 
 
 class _Depth:
-    """How many of the loops that keep memory run inside each other."""
+    """How many of the loops that keep memory run, inside each other or in several threads."""
 
     now = 0
+    lock = threading.Lock()
 
 
 @contextmanager
@@ -44,15 +46,17 @@ def freed_memory_kept() -> Iterator[None]:
         ...     pass
     """
     libc = _glibc()
-    _Depth.now += 1
-    try:
+    with _Depth.lock:
+        _Depth.now += 1
         if libc is not None and _Depth.now == 1:
             for parameter, kept, _ in RULES:
                 libc.mallopt(parameter, kept)
+    try:
         yield
     finally:
-        _Depth.now -= 1
-        if libc is not None and _Depth.now == 0:
-            for parameter, _, usual in RULES:
-                libc.mallopt(parameter, usual)
-            libc.malloc_trim(0)
+        with _Depth.lock:
+            _Depth.now -= 1
+            if libc is not None and _Depth.now == 0:
+                for parameter, _, usual in RULES:
+                    libc.mallopt(parameter, usual)
+                libc.malloc_trim(0)

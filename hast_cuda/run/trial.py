@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hast_cuda.data import Images, ImageSet, evaluate
 from hast_cuda.finetune.batches import held_out_count
 from hast_cuda.loops.execution import convolution_rules
-from hast_cuda.loops.modes import eval_mode
+from hast_cuda.loops.modes import eval_mode, frozen_copy
 from hast_cuda.loops.progress import progress_shown
 from hast_cuda.methods import Recipe, change
 from hast_cuda.networks.outputs import gathered
@@ -130,13 +130,15 @@ class _Trial:
     def _pass(self, network: nn.Module) -> float:
         """Seconds of an image in an evaluation."""
         size, began = min(len(self.sample), self.asked.evaluation_batch), 0.0
+        if not self.asked.shape.num_classes:  # evaluate() puts the network back where it was
+            network = frozen_copy(network, self.device)
         for again in range(1 + PASSES):
             if again == 1:  # the first one allocates
                 began = now(self.device)
             if self.asked.shape.num_classes:
                 evaluate(network, self.sample, batch_size=size, device=self.device)
             else:
-                gathered(network.to(self.device), self.sample.images.to(self.device))  # type: ignore[union-attr]
+                gathered(network, self.sample.images.to(self.device))  # type: ignore[union-attr]
         return (now(self.device) - began) / (PASSES * len(self.sample))
 
     def _worth(self, passes: int) -> int:

@@ -60,7 +60,15 @@ def tiny() -> tuple[Content, Tensors]:
         step("convert", "quantize", [0], 1),
         convolution("layer.conv1", [1], 2, 3, 3, padding=[1, 1, 1, 1], activation=relu),
         convolution(
-            "layer.conv2", [2], 3, 3, 8, padding=[0, 1, 4, 3], dilation=[2, 2], groups=2, residual=2,
+            "layer.conv2",
+            [2],
+            3,
+            3,
+            8,
+            padding=[0, 1, 4, 3],
+            dilation=[2, 2],
+            groups=2,
+            residual=2,
             activation={"kind": "leaky_relu", "a": 0.125},
         ),
         step("gather", "narrow", [3], 4, channels=[0, -1, 3, 2, -1, 1], stride=[2, 2]),
@@ -70,7 +78,7 @@ def tiny() -> tuple[Content, Tensors]:
         step("multiply", "excite", [6, 7], 8, {"kind": "hard_sigmoid", "a": 0.25, "b": 0.5}),
         step("add", "plus", [8, 6], 9, {"kind": "silu"}),
         convolution("fc", [9], 10, 4, None),
-    ]  # fmt: skip
+    ]
     content = {
         "input": {"channels": 3, "height": 8, "width": 8, "mean": [0.5, 0.25, 0.125], "std": [0.25, 0.5, 1]},
         "classes": ["cat", "dog", "größer 😀"],
