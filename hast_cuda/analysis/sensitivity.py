@@ -20,6 +20,7 @@ from hast_cuda.loops.progress import Progress
 from hast_cuda.networks.outputs import gathered, noise_shares
 from hast_cuda.nn import FakeQuantActivation, calibrate, quantization_table, quantize, shrink_ranges
 from hast_cuda.nn.around import around
+from hast_cuda.nn.calibrate import SEARCH_IMAGES
 from hast_cuda.nn.layers import quantizers_aside
 from hast_cuda.nn.quantized_weight import QuantizedWeight, quantized_weights
 from hast_cuda.reconstruction.rounding import search_weight_range
@@ -27,7 +28,6 @@ from hast_cuda.reconstruction.rounding import search_weight_range
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 BATCH = 64
 LARGEST = 2**62  # of a count
-SEARCH_IMAGES = 256  # of a range; as many as a run takes
 _Group = tuple[tuple[str, ...], list[FakeQuantActivation]]  # other names, and all quantizers
 _Ranges = dict[int, dict[nn.Module, Tensor]]  # by width and quantizer
 BY_WIDTH = ("weights", "activations", "second_order", "seconds")  # fields with a number for every width

@@ -15,6 +15,7 @@ from hast_cuda.checks.values import as_device, check_images, check_range
 from hast_cuda.finetune.agreement import logits, parts
 from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.nn import Override, calibrate, quantize, shrink_ranges
+from hast_cuda.nn.calibrate import SEARCH_IMAGES
 from hast_cuda.reconstruction.rounding import search_weight_ranges
 
 
@@ -77,7 +78,7 @@ def allocate_within_drop(
         student = quantize(frozen, 8, act_bits, overrides=chosen(index), **how).eval()  # type: ignore[arg-type]
         search_weight_ranges(student)
         if act_bits is not None:
-            shrink_ranges(calibrate(student, own.split(64)), own[:256])
+            shrink_ranges(calibrate(student, own.split(64)), own[:SEARCH_IMAGES])
         return 100 * float((logits(student, judged).argmax(1) != expected).double().mean())
 
     best = bisect_left(range(len(curve)), True, key=lambda index: lost(index) <= max_drop)

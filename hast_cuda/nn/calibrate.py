@@ -20,6 +20,8 @@ from hast_cuda.nn.uses import own_weights_only
 from hast_cuda.ops import fake_quantize, new_range_state
 from hast_cuda.ops.reference import activate
 
+SEARCH_IMAGES = 256  # one batch is enough for the error of a range
+
 
 @typed
 def activation_quantizers(model: nn.Module) -> dict[str, FakeQuantActivation]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from hast_cuda.finetune.agreement import CROPS
 from hast_cuda.finetune.batches import held_out_count
 from hast_cuda.methods import Recipe
+from hast_cuda.nn.calibrate import SEARCH_IMAGES
 
-SEARCH_IMAGES = 256  # one batch is enough for the error of a range
 PHASES = ("synthesis", "calibration", "range search", "reconstruction", "finetuning", "evaluation")
 
 

@@ -25,11 +25,11 @@ from hast_cuda.loops.memory import explained_memory
 from hast_cuda.methods import Recipe
 from hast_cuda.networks.origin import remember
 from hast_cuda.nn import quantization_table, shrink_ranges
+from hast_cuda.nn.calibrate import SEARCH_IMAGES
 from hast_cuda.nn.table import NOT_QUANTIZED
 from hast_cuda.posttraining import finish, prepare
 from hast_cuda.ranks import World
 from hast_cuda.reconstruction import ReconstructionFile, reconstruct
-from hast_cuda.run.costs import SEARCH_IMAGES
 from hast_cuda.run.directory import RunDirectory, plain
 from hast_cuda.run.figures import student_figures
 from hast_cuda.run.inputs import Bits, check_images, quantize_to
