@@ -156,7 +156,7 @@ def test_width_0_uses_every_quantizers_own_bits(placement: str) -> None:
     network, x = build("resnet20", torch.float32)
     uppers = []
     for bits in (2, 4):
-        model = batch_norm_ranges(hc.quantize(network, 4, bits, placement=placement), 0)
+        model = batch_norm_ranges(hc.quantize(network, 4, bits, placement=placement, sum_bits=bits), 0)
         uppers.append([upper for _, upper in ranges(model).values()])
         assert torch.isfinite(model(x)).all()
     assert all(low < high for low, high in zip(*uppers, strict=True))

@@ -91,7 +91,7 @@ class Case:
 
 _SETTINGS = {
     "relu3": {"weight_bits": 3, "act_bits": 3},
-    "all4": {"weight_bits": 4, "act_bits": 4, "placement": "all"},
+    "all4": {"weight_bits": 4, "act_bits": 4, "placement": "all", "sum_bits": 4},
     "mixed": {"weight_bits": 4, "act_bits": 2, "overrides": {"stem*": hc.Override(8, 8), "output": hc.Override()}},
 }
 Maker = Callable[[str, str], Case]

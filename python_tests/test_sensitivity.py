@@ -48,7 +48,7 @@ def test_one_layer_is_quantized_and_no_other(symmetric: bool) -> None:
         network, 3, None, overrides={"features.0": hc.Override(), "output": hc.Override()}, symmetric_weights=symmetric
     )
     assert found["features.3"].weights[3] == pytest.approx(agreement(network, student, x).divergence, rel=1e-5)
-    acts = hc.calibrate(hc.quantize(network, 8, 3, placement="all"), [x])
+    acts = hc.calibrate(hc.quantize(network, 8, 3, placement="all", sum_bits=3), [x])
     for layer in (m for m in acts.modules() if isinstance(m, QuantizedWeight)):
         layer.cached_weight = layer.weight
     acts.features[3].input_quantizer = acts.output.input_quantizer = None

@@ -19,6 +19,7 @@ from hast_cuda.nn.placement import PLACEMENTS, suitable_placement
 from hast_cuda.nn.table import NOT_QUANTIZED, QuantizationTable
 from hast_cuda.nn.uses import Uses
 from hast_cuda.nn.walk import Walk
+from hast_cuda.nn.wide_inputs import wide_inputs
 from hast_cuda.ops.update_range import EMA
 
 
@@ -49,8 +50,8 @@ def quantize(
         act_bits: 2 to 8, or None for weights only.
         placement: "auto" is "relu" or "all", see :func:`hast_cuda.nn.suitable_placement`; "relu"
             quantizes the outputs of ReLU and ReLU6 modules (the published code); "all"
-            quantizes the input of every convolution and linear layer: image, pooled features,
-            linear-bottleneck outputs and any activation function (the published claim); "integer"
+            quantizes the input of every convolution and linear layer: any activation function,
+            linear-bottleneck outputs, and with ``sum_bits`` image and pooled features; "integer"
             quantizes every tensor that an integer runtime stores: the outputs of activations, and
             with ``sum_bits`` the image, pooled features, and whatever enters or leaves a sum, a
             concatenation, a pool or another layer without an activation. Inputs of a concatenation
@@ -60,7 +61,8 @@ def quantize(
         ema: range tracking, "corrected" or "released".
         ste: activation gradient, "identity" or "clipped".
         zero_point: weight zero point, "integer" or "real".
-        sum_bits: 2 to 8, of what placement "integer" quantizes beside activations.
+        sum_bits: 2 to 8, of what placement "integer" quantizes beside activations, and of images and
+            pooled features under "all".
         first_last_bits: 2 to 8, of the weights and inputs of the first and the last layer, in every
             placement; ``overrides`` come after it. None: like the rest.
         symmetric_weights: weights have zero point 0, which some integer runtimes ask for, on a grid
@@ -114,6 +116,7 @@ def quantize(
         sum_bits,
         symmetric_weights,
         uses.shared,
+        wide_inputs(model) if placement == "all" else (),
     )
     if placement == "integer":
         walk.find_outputs(student)

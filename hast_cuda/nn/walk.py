@@ -46,6 +46,8 @@ class Walk:
     symmetric_weights: bool = False
     shared: Container[nn.Module] = ()
     """Layers whose weights something else reads too."""
+    wide: Container[str] = ()
+    """Layers whose inputs have ``sum_bits`` under placement "all"."""
     sites: Sites = field(default_factory=Sites)
     outputs: dict[str, FakeQuantActivation] = field(default_factory=dict)
     """What goes behind modules, beside what takes the place of ReLU."""
@@ -184,7 +186,7 @@ class Walk:
         if bits.input_bits is not None:
             return bits.input_bits
         if self.placement == "all":
-            return bits.act_bits
+            return None if bits.act_bits is None else self.site_bits(name, activation=name not in self.wide)
         site = self.sites.inputs.get(name)
         return None if site is None else self.site_bits(name, activation=site)
 
