@@ -1,4 +1,4 @@
-"""Images and pooled features keep 8 bits where the inputs of layers are quantized."""
+"""What no activation function gave keeps 8 bits where the inputs of layers are quantized."""
 
 from __future__ import annotations
 
@@ -28,6 +28,24 @@ class Functional(nn.Module):
         return self.output(F.adaptive_avg_pool2d(y, 1).flatten(1))
 
 
+class Bottlenecks(nn.Module):
+    """A layer behind each thing that can stand between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+        for name in ("linear", "total", "swish", "joined", "scaled"):
+            self.add_module(name, nn.Conv2d(16 if name == "joined" else 8, 8, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        y = self.norm(self.linear(x))
+        y = y + self.norm(self.total(x + y))
+        y = self.swish(y * torch.sigmoid(y))
+        y = self.joined(torch.cat((y, F.silu(y)), 1))
+        return self.scaled(y.mul(2)).mean((2, 3))
+
+
 class Branching(Functional):
     """The same, in a way that torch.fx cannot follow."""
 
@@ -45,6 +63,10 @@ def test_images_and_means_have_eight_bits() -> None:
     eight = {"stem": 8, "side": 8, "gate": 8, "output": 8}
     assert _widths(Functional()) == {**eight, "body": 3, "narrow": 3}
     assert _widths(Functional(), sum_bits=5) == {**dict.fromkeys(eight, 5), "body": 3, "narrow": 3}
+
+
+def test_what_no_activation_gave_is_wide() -> None:
+    assert wide_inputs(Bottlenecks()) == {"stem", "total", "scaled"}
 
 
 def test_without_a_graph_few_channels_are_an_image() -> None:

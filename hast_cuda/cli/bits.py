@@ -44,7 +44,7 @@ class Widths:
     "integer" (all that an integer runtime stores: inputs and outputs of sums, concatenations and pools, too) or
     "auto" ("relu" if that reaches every activation, else "all")."""
     sum_bits: int = 8
-    """Of what "integer" quantizes beside activations, and of images and pooled features under "all", 2 to 8."""
+    """Of what "integer" quantizes beside activations, and of what no activation gave under "all", 2 to 8."""
     first_last_bits: int | None = None
     """Of weights and inputs of the first and the last layer, e.g. 8; the paper quantizes them like the rest."""
     symmetric_weights: bool = False

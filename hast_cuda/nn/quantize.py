@@ -50,8 +50,8 @@ def quantize(
         act_bits: 2 to 8, or None for weights only.
         placement: "auto" is "relu" or "all", see :func:`hast_cuda.nn.suitable_placement`; "relu"
             quantizes the outputs of ReLU and ReLU6 modules (the published code); "all"
-            quantizes the input of every convolution and linear layer: any activation function,
-            linear-bottleneck outputs, and with ``sum_bits`` image and pooled features; "integer"
+            quantizes the input of every convolution and linear layer: outputs of activation
+            functions, and with ``sum_bits`` images, pooled features, linear bottlenecks and sums; "integer"
             quantizes every tensor that an integer runtime stores: the outputs of activations, and
             with ``sum_bits`` the image, pooled features, and whatever enters or leaves a sum, a
             concatenation, a pool or another layer without an activation. Inputs of a concatenation
@@ -61,8 +61,8 @@ def quantize(
         ema: range tracking, "corrected" or "released".
         ste: activation gradient, "identity" or "clipped".
         zero_point: weight zero point, "integer" or "real".
-        sum_bits: 2 to 8, of what placement "integer" quantizes beside activations, and of images and
-            pooled features under "all".
+        sum_bits: 2 to 8, of what placement "integer" quantizes beside activations, and of what no
+            activation function gave under "all".
         first_last_bits: 2 to 8, of the weights and inputs of the first and the last layer, in every
             placement; ``overrides`` come after it. None: like the rest.
         symmetric_weights: weights have zero point 0, which some integer runtimes ask for, on a grid

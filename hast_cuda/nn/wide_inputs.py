@@ -1,20 +1,22 @@
-"""Layer inputs that placement "all" leaves at 8 bits: images and pooled features."""
+"""Layer inputs that placement "all" leaves at 8 bits: what no activation function gave."""
 
 from __future__ import annotations
 
 from torch import fx, nn
 
-from hast_cuda.nn.integer_values import AFFINE, IMAGE, LAYER, POOL, Values
+from hast_cuda.networks.tracing import ADD, ADD_METHODS
+from hast_cuda.nn.integer_values import AFFINE, IMAGE, LAYER, POOL, SUM, Values
 
 _COLOURS = 4  # no map inside a network has so few channels
 
 
 def wide_inputs(model: nn.Module) -> set[str]:
-    """Names of the layers that read an image, or features that a pooling averaged.
+    """Names of the layers that read an image, pooled features, a linear bottleneck or a residual sum.
 
-    An image has 256 levels from the start and the mean of 49 numbers of 4 bits has ten: at the
-    bits of activations these two would lose more than all the rest. Where torch.fx cannot follow the network, they
-    are the convolutions of at most four input channels.
+    An image has 256 levels from the start, the mean of 49 numbers of 4 bits has ten bits, and a sum
+    carries what every later block adds to: at the bits of activations these would lose more than all
+    the rest. Where ReLU is a module, the published placement leaves them as they are. Where torch.fx cannot
+    follow the network, the convolutions of at most four input channels.
     """
     try:
         values = Values(model)
@@ -29,11 +31,12 @@ def wide_inputs(model: nn.Module) -> set[str]:
 
 
 def _is_wide(values: Values, node: fx.Node) -> bool:
-    """Whether all that ``node`` is made of are images, normalised or not, or means."""
+    """Whether no activation function gave any part of ``node``: a product is one, x * sigmoid(x)."""
     for root in values.roots(node):
-        if values.kinds[root] == AFFINE:
+        kind = values.kinds[root]
+        if kind == AFFINE:
             if not _is_wide(values, values.inputs(root)[0]):
                 return False
-        elif values.kinds[root] not in (IMAGE, POOL):
+        elif kind not in (IMAGE, POOL, LAYER) and not (kind == SUM and root.target in (*ADD, *ADD_METHODS)):
             return False
     return True

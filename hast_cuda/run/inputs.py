@@ -40,8 +40,8 @@ class Bits:
     overrides: Mapping[str, Override] = field(default_factory=dict)
     """Other bits for the layers that match a pattern; the last match wins."""
     sums: int = field(default=8, metadata=LATER)
-    """Of what placement "integer" quantizes beside activations, and of images and pooled features under
-    "all", 2 to 8."""
+    """Of what placement "integer" quantizes beside activations, and of what no activation function
+    gave under "all", 2 to 8."""
     symmetric_weights: bool = field(default=False, metadata=LATER)
     """Zero point 0 for weights."""
 
