@@ -241,8 +241,8 @@ def _error_of_layers(network: nn.Module, student: nn.Module, images: Tensor) -> 
     hooks = []
     for name in layers.keys() & dict(network.named_modules()).keys():
         module = network.get_submodule(name)
-        hooks.append(module.register_forward_pre_hook(lambda _m, x, n=name: given.update({n: x[0].clone()})))  # type: ignore[misc]
-        hooks.append(module.register_forward_hook(lambda _m, _x, y, n=name: gave.update({n: y.clone()})))  # type: ignore[misc]
+        hooks.append(module.register_forward_pre_hook(lambda _m, x, n=name: given.update({n: x[0].clone()})))
+        hooks.append(module.register_forward_hook(lambda _m, _x, y, n=name: gave.update({n: y.clone()})))
     network(images)
     for hook in hooks:
         hook.remove()
@@ -266,7 +266,8 @@ def _gain(metrics: Path) -> float:
     losses = [v for r in records for k, v in r.items() if isinstance(v, float) and "loss" in k]
     if not losses or not all(map(math.isfinite, losses)):
         raise Gone(f"losses are not finite: {losses}")
-    return sum(r["after"] for r in blocks) / max(sum(r["before"] for r in blocks), 1e-30)
+    before, after = (float(sum(r[when] for r in blocks)) for when in ("before", "after"))
+    return after / max(before, 1e-30)
 
 
 class _Witness(TorchFunctionMode):
@@ -299,7 +300,8 @@ class _Witness(TorchFunctionMode):
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.full: dict[int, Tensor] = {}  # what a function gave and no quantizer has rounded; kept alive
-        self.entered, self.wrong, self.layer = 0, [], ""
+        self.entered, self.layer = 0, ""
+        self.wrong: list[str] = []
         self.hooks = [m.register_forward_pre_hook(self._at(n)) for n, m in student.named_modules() if n]
 
     def _at(self, name: str) -> Callable[..., None]:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from cuda_timing import Candidate
 from harness import Options
-from timing import Absent, Candidate
+from timing import Absent
 from torch import Tensor, nn
 
 from hast_cuda.ops import reference
@@ -93,14 +94,14 @@ def brevitas_weight(weight: Tensor) -> Callable[[], Tensor]:
     from brevitas.quant import ShiftedUint8WeightPerChannelFloat  # noqa: PLC0415
 
     outputs, inputs = weight.shape[:2]
-    settings = {"bias": False, "weight_quant": ShiftedUint8WeightPerChannelFloat, "weight_bit_width": 4}
+    settings: dict[str, Any] = {"bias": False, "weight_quant": ShiftedUint8WeightPerChannelFloat, "weight_bit_width": 4}
     layer = (
         QuantLinear(inputs, outputs, **settings)
         if weight.dim() == 2
         else QuantConv2d(inputs, outputs, tuple(weight.shape[2:]), **settings)
     ).to(weight.device)
     layer.weight.data.copy_(weight)
-    return lambda: layer.quant_weight().value  # type: ignore[no-any-return]
+    return lambda: layer.quant_weight().value
 
 
 def no_such_op() -> dict[str, Candidate | Absent]:

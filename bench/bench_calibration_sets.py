@@ -26,7 +26,8 @@ from provenance import device_label, provenance
 from torch import Tensor, nn
 
 from hast_cuda.calibration import calibration_set, to_normalized
-from hast_cuda.cli.options import find, labelled_images
+from hast_cuda.cli.network import find
+from hast_cuda.cli.options import labelled_images
 from hast_cuda.data import Images, ImageSet, InputSpec, load_images
 from hast_cuda.exports.verify import onnx_network, plain_onnx
 from hast_cuda.teachers import input_spec, load_teacher

@@ -20,7 +20,7 @@ from torch import nn
 from hast_cuda.analysis import statistic_gaps
 from hast_cuda.calibration import to_normalized, to_pixels
 from hast_cuda.calibration.make import default_config
-from hast_cuda.cli.options import find
+from hast_cuda.cli.network import find
 from hast_cuda.data import InputSpec
 from hast_cuda.synthesis import SynthesisConfig, synthesize
 from hast_cuda.teachers import input_spec, load_teacher

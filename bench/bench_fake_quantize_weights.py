@@ -74,7 +74,7 @@ def fixed(name: str, options: Options) -> Case:
         "eager": lambda: eager(*tensors),
         HAST: lambda: hc.fake_quantize_weights(tensors, bits, ranges=grids),
         "one call per layer": lambda: [
-            hc.fake_quantize(w, *ends, BITS, 0) for w, ends in zip(tensors, grids, strict=True)
+            hc.fake_quantize(w, ends[0], ends[1], BITS, 0) for w, ends in zip(tensors, grids, strict=True)
         ],
         **compiled(eager, lambda f: f(*tensors), options),
     }

@@ -13,8 +13,8 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from cuda_timing import Candidate
 from harness import HAST, Case, CaseMaker, Options, run
-from timing import Candidate
 
 import hast_cuda as hc
 

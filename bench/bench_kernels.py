@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from functools import partial
 
 import torch
+from cuda_timing import Candidate
 from harness import HAST, Case, CaseMaker, Options, run
 from shapes import Shape, label
-from timing import Candidate
 
 import hast_cuda as hc
 from hast_cuda.ops import reference
@@ -65,8 +65,8 @@ def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
     large = [
         (kind, given) for rank in zip(*KINDS.values(), strict=True) for kind, given in zip(KINDS, rank, strict=True)
     ]
-    for kind, given in [*(large if options.large else []), *ragged]:
-        yield f"{kind} {name_of(*given)}", partial(kernel, kind, *given, options)
+    for kind, (shape, dtype, last) in [*(large if options.large else []), *ragged]:
+        yield f"{kind} {name_of(shape, dtype, last)}", partial(kernel, kind, shape, dtype, last, options)
 
 
 if __name__ == "__main__":

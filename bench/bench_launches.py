@@ -75,7 +75,8 @@ def count(iteration: Call) -> LaunchCounter:
     """The second call's, on fake tensors: the first makes the state of the optimizer."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         iteration()
-        with LaunchCounter() as counter:
+        counter = LaunchCounter()
+        with counter:
             iteration()
     return counter
 

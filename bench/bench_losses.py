@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from baselines import compiled, no_such_op
+from cuda_timing import Candidate
 from harness import HAST, Case, CaseMaker, Options, run
-from timing import Absent, Candidate
+from timing import Absent
 from torch import Tensor
 
 import hast_cuda as hc
@@ -17,7 +19,7 @@ from hast_cuda.ops import reference
 
 SHAPES = [(256, 10), (256, 100), (16, 1000)]
 TEMPERATURE, EXPONENT = 20.0, 2.0
-RULE = {"patience": 50, "factor": 0.1, "threshold": 1e-4, "minimum": 1e-4}
+RULE: dict[str, Any] = {"patience": 50, "factor": 0.1, "threshold": 1e-4, "minimum": 1e-4}
 NATIVE: dict[str, Candidate | Absent] = {"native": Absent("torch has no such op")}
 
 

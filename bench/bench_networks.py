@@ -28,7 +28,8 @@ from hast_cuda.data import ImageSet, load_images
 from hast_cuda.methods import change, recipe
 from hast_cuda.methods.budget import apply_budget
 from hast_cuda.methods.recipe import dataset_like
-from hast_cuda.run import Bits, image_store, zero_shot_quantize
+from hast_cuda.run import Bits, zero_shot_quantize
+from hast_cuda.run.settings import image_store
 from hast_cuda.teachers import input_spec, load_teacher
 
 SCHEMA = 1

@@ -187,8 +187,8 @@ def main() -> None:
 
     whole = launch(flags, 1, flags.batch)
     rows = [row(flags, ranks, whole) for ranks in flags.ranks]
-    for found in rows:
-        print(json.dumps(found))
+    for line in rows:
+        print(json.dumps(line))
     budget = {k: v for k, v in vars(flags).items() if k not in ("device", "out", "worker")}
     document = {
         "schema": SCHEMA,

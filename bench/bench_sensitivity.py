@@ -31,10 +31,10 @@ import hast_cuda as hc
 from hast_cuda.analysis import LayerSensitivity
 from hast_cuda.analysis.sensitivity import WIDTHS
 from hast_cuda.calibration.make import default_config
-from hast_cuda.cli.options import find
+from hast_cuda.cli.network import find
 from hast_cuda.finetune import agreement
 from hast_cuda.reconstruction.rounding import search_weight_ranges
-from hast_cuda.run import image_store
+from hast_cuda.run.settings import image_store
 from hast_cuda.synthesis import synthesize
 from hast_cuda.teachers import input_spec
 
@@ -78,7 +78,7 @@ def measure(subject: Subject, widths: Sequence[int], device: torch.device) -> di
     """Correlations by kind and width, and what the choices cost on other real images."""
     teacher = subject.teacher.to(device)
     images = {"synthetic": subject.synthetic, "real": next(subject.real)[0]}
-    how = {"placement": subject.placement, "device": device, "bits": widths}
+    how: dict[str, Any] = {"placement": subject.placement, "device": device, "bits": widths}
     found = {n: hc.sensitivity(teacher, x, **how) for n, x in images.items()}
     unseen = next(subject.real)[0].to(device)
     return {

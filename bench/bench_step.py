@@ -16,10 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from cuda_timing import Candidate
 from harness import HAST, SCHEMA, Case, Options, options_of, parser, row
 from iterations import ALIGNED, DIRECT, SETTINGS, Call, Iterations
 from provenance import device_label, keep_freed_memory, provenance
-from timing import Absent, Candidate, Settings, Timing, measure
+from timing import Absent, Settings, Timing, measure
 
 from hast_cuda.loops.execution import Execution, convolution_rules
 

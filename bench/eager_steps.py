@@ -140,7 +140,7 @@ class EagerSynthesis:
         for layer in self.layers:
             layer.register_forward_pre_hook(self._record)
         self.losses: Losses = self._losses  # may be replaced by its compiled form
-        rules = {"foreach": False} if wasteful else {"fused": True}
+        rules: dict[str, Any] = {"foreach": False} if wasteful else {"fused": True}
         on_cuda = images.device.type == "cuda"  # where the count of steps then stays too
         self.optimizer = torch.optim.Adam([self.images], lr=config.learning_rate, capturable=on_cuda, **rules)
 
@@ -213,7 +213,7 @@ class EagerFinetune:
         self.maps = [self._watch(network, layers) for network in (self.teacher, self.student)]
         self.losses: Losses = self._losses  # may be replaced by its compiled form,
         self.quantized: Callable[[], list[Tensor]] = self._quantized  # and so may this
-        rules = {"foreach": False} if wasteful else {"fused": True}
+        rules: dict[str, Any] = {"foreach": False} if wasteful else {"fused": True}
         self.optimizer = torch.optim.SGD(
             self.parameters,
             lr=config.learning_rate,
@@ -273,7 +273,7 @@ class EagerFinetune:
 
     def _run(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # The gradient of a weight is that of its quantized form, which both passes share as a leaf.
-        leaves = {id(p): p for p in self.parameters}
+        leaves: dict[int, Tensor] = {id(p): p for p in self.parameters}
         for layer, weight in zip(self.layers, self.quantized(), strict=True):
             leaves[id(layer.weight)] = layer.quantized = weight.requires_grad_()
         wanted = list(leaves.values())

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from cuda_timing import Candidate
 from provenance import device_label, keep_freed_memory, provenance
-from timing import COPY, Absent, Candidate, Settings, Timing, measure
+from timing import COPY, Absent, Settings, Timing, measure
 
 SCHEMA = 1
 HAST = "hast_cuda"

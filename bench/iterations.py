@@ -150,7 +150,8 @@ class Iterations:
 
     def convolutions(self, iteration: Call) -> Call:
         """Only the convolutions of ``iteration`` and their gradients, on random tensors."""
-        with _Convolutions() as found:
+        found = _Convolutions()
+        with found:
             iteration()
         return found.replay(self.device)
 
@@ -173,7 +174,7 @@ class _Convolutions(TorchDispatchMode):
     """Notes every convolution and every gradient of one."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[_Convolution] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:

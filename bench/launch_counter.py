@@ -89,7 +89,7 @@ class LaunchCounter(TorchDispatchMode):
     """Counts while it is active: ``launches``, ``bytes`` and both per operator."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.by_operator: Counter[str] = Counter()
         self.bytes_by_operator: Counter[str] = Counter()
 

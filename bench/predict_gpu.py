@@ -224,8 +224,20 @@ def predict(job: Job, kernel: Kernel) -> Prediction:
     }
     why = max(limits, key=lambda name: limits[name])
     last = TRIP + (1 + -(-work.splits // TOGETHER)) * NEAR_TRIP if work.splits else 0.0
-    times = [round(1e6 * value, 1) for value in (*limits.values(), last, LAUNCH + limits[why] + last)]
-    return Prediction(kernel.name, job.case, moved, instructions, kernel.blocks, *times, why)
+    memory, issue, waiting = (round(1e6 * seconds, 1) for seconds in limits.values())
+    return Prediction(
+        kernel.name,
+        job.case,
+        moved,
+        instructions,
+        kernel.blocks,
+        memory,
+        issue,
+        waiting,
+        last_block=round(1e6 * last, 1),
+        time=round(1e6 * (LAUNCH + limits[why] + last), 1),
+        why=why,
+    )
 
 
 def instantiation(found: Sequence[Kernel], job: Job) -> Kernel:

@@ -8,7 +8,7 @@ from typing import Any
 
 from iteration_tables import line
 
-from hast_cuda.report.words import standard_error
+from hast_cuda.run.summary import standard_error
 
 Row = dict[str, Any]
 Documents = Mapping[str, dict[str, Any]]

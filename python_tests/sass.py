@@ -65,7 +65,8 @@ class Kernel:
     @property
     def element(self) -> str:
         """Type of the data."""
-        return next(word for word in re.findall(r"\w+", self.name) if word in BYTES)
+        words: list[str] = re.findall(r"\w+", self.name)
+        return next(word for word in words if word in BYTES)
 
     @property
     def vector_bits(self) -> int:
@@ -152,9 +153,9 @@ def _short(demangled: str) -> str:
 def kernels(tool: str, module: Path, architecture: str) -> list[Kernel]:
     """Every kernel in ``module`` for ``architecture``."""
     only = ["-arch", architecture, str(module)]
-    usage = {
-        name: [int(n) for n in numbers]
-        for name, *numbers in re.findall(
+    usage: dict[str, tuple[int, int, int, int]] = {
+        name: (int(registers), int(stack), int(shared), int(local))
+        for name, registers, stack, shared, local in re.findall(
             r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", _run([tool, "-res-usage", *only])
         )
     }
