@@ -21,7 +21,7 @@ from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.networks.blocks import feature_layers
-from hast_cuda.networks.head import find_head
+from hast_cuda.networks.ends import find_head
 from hast_cuda.nn import freeze_ranges
 from hast_cuda.synthesis import SynthesisConfig
 from hast_cuda.synthesis.objective import make_objective

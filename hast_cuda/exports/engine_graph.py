@@ -8,9 +8,18 @@ import numpy as np
 import onnx_ir as ir
 
 from hast_cuda.exports.editing import Array, attribute, constant_of
-from hast_cuda.exports.engine_activations import ACTIVATIONS, activation_of
-from hast_cuda.exports.engine_layers import channel_constant, layer_of, linear, per_channel, users_of_marker, window_of
-from hast_cuda.exports.engine_pools import MEANS, pooled
+from hast_cuda.exports.engine_layers import (
+    ACTIVATIONS,
+    MEANS,
+    activation_of,
+    channel_constant,
+    layer_of,
+    linear,
+    per_channel,
+    pooled,
+    users_of_marker,
+    window_of,
+)
 from hast_cuda.exports.engine_steps import (
     ADD,
     CONCATENATE,

@@ -20,7 +20,7 @@ from hast_cuda.exports.editing import Array, attribute, attributes_of, constant_
 from hast_cuda.exports.folded import Layer, batch_norm, is_marker, shift_name
 from hast_cuda.exports.grid import Affine
 from hast_cuda.exports.marked import QUANTIZE
-from hast_cuda.exports.qlinear import Products, requantized
+from hast_cuda.exports.requantize import Products, requantized
 
 _CONTRIB = "com.microsoft"
 _NOT_READ, _NOT_WRITTEN = "its input is not quantized", "its output is not quantized"

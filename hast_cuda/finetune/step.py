@@ -12,7 +12,7 @@ from hast_cuda.finetune.objective import TERMS, loss_terms, loss_weights
 from hast_cuda.finetune.optimizer import InundatedSGD, make_optimizer
 from hast_cuda.loops.execution import Execution
 from hast_cuda.merged.followed import follow
-from hast_cuda.networks.head import Head
+from hast_cuda.networks.ends import Head
 from hast_cuda.nn import quantized_once
 
 Gradients = list[Tensor | None]

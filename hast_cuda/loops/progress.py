@@ -1,4 +1,4 @@
-"""Progress of a loop: a bar in a terminal or a notebook, elsewhere a line a minute; both on stderr."""
+"""Progress of a loop: a bar in a terminal or a notebook, elsewhere a line a minute, both on stderr; lines of a log."""
 
 from __future__ import annotations
 
@@ -125,3 +125,14 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._shown is not None:
             self._shown.close()
+
+
+MOST_LINES = 2000  # of a phase, at every multiple of the interval
+
+
+def log_interval(total: int, shortest: int) -> int:
+    """Iterations between two lines of a log of ``total`` iterations, all batches together.
+
+    A multiple of ``shortest``, the interval of short phases: how often the loop reads the device.
+    """
+    return shortest * max(1, -(-total // (shortest * MOST_LINES)))

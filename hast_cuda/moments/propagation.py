@@ -13,8 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.moments.distribution import Distribution, concatenate
 from hast_cuda.moments.mapped_distribution import mapped
-from hast_cuda.networks.output_moments import output_moments
-from hast_cuda.networks.statistics import has_running_statistics, is_plain_batch_norm
+from hast_cuda.networks.statistics import has_running_statistics, is_plain_batch_norm, output_moments
 from hast_cuda.networks.taps import Tap
 from hast_cuda.networks.tracing import ADD, ADD_METHODS, trace
 from hast_cuda.nn.activation import FakeQuantActivation
@@ -87,7 +86,7 @@ def input_distributions(model: nn.Module) -> dict[str, list[Known]]:
     """Distribution of the first input of every module call, by module name; None where unknown.
 
     BatchNorm gives N(beta, gamma^2); a convolution or linear layer gives what it remembers
-    (:func:`hast_cuda.networks.output_moments.output_moments`); sums, activation functions, pooling,
+    (:func:`hast_cuda.networks.statistics.output_moments`); sums, activation functions, pooling,
     flattening, dropout, concatenation, slices of positions and channels of zeros are followed. The
     image is N(0, 1).
 

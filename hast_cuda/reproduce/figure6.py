@@ -18,7 +18,7 @@ from hast_cuda.report.words import number
 from hast_cuda.reproduce.drawing import Drawing, Say
 from hast_cuda.reproduce.runner import Setting, recipe_of, run_folder, run_seed
 from hast_cuda.reproduce.tables import Row
-from hast_cuda.run.shown import labels_for
+from hast_cuda.run.settings import labels_for
 
 POINTS = 10  # measurements along the fine-tuning, besides its start
 BATCH, BATCHES = 64, 4  # images per gradient, gradients per measurement

@@ -13,8 +13,7 @@ from hast_cuda.data import Images, InputSpec
 from hast_cuda.methods import Recipe
 from hast_cuda.methods.recipe import needing_classes
 from hast_cuda.networks import require_batch_norm
-from hast_cuda.networks.ends import end_layers
-from hast_cuda.networks.head import find_head
+from hast_cuda.networks.ends import end_layers, find_head
 from hast_cuda.networks.shape import infer_shape
 from hast_cuda.networks.statistics import require_trained
 from hast_cuda.nn import Override, quantize, suitable_placement

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.data import Images, ImageSet
-from hast_cuda.files.fingerprint import fingerprint
+from hast_cuda.files.tensors import fingerprint
 
 KEY = "fingerprints"  # in config.json; runs of earlier versions lack it
 WORDS = {

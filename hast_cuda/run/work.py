@@ -31,15 +31,13 @@ from hast_cuda.posttraining import finish, prepare
 from hast_cuda.ranks import World
 from hast_cuda.reconstruction import ReconstructionFile, reconstruct
 from hast_cuda.run.directory import RunDirectory, plain
-from hast_cuda.run.figures import student_figures
 from hast_cuda.run.inputs import Bits, check_images, quantize_to
-from hast_cuda.run.integer_biases import hold_biases
 from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.phases import Phases
-from hast_cuda.run.shown import labels_for, shown
+from hast_cuda.run.results import hold_biases, student_figures, unlabelled_figures
+from hast_cuda.run.settings import labels_for, shown
 from hast_cuda.run.student import load_weights, save_student
 from hast_cuda.run.together import open_together
-from hast_cuda.run.unlabelled import unlabelled_figures
 from hast_cuda.synthesis import ImageStore, synthesize
 
 
