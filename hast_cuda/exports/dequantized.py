@@ -151,8 +151,7 @@ _LARGEST_CODE = 255
 def quantized_pair(editor: Editor, marker: ir.Node, affine: Affine) -> None:
     """``Clip -> QuantizeLinear -> DequantizeLinear`` in place of a marker; ReLU and ReLU6 go into the Clip.
 
-    Raises:
-        ValueError: the range does not contain 0, for which uint8 needs a code.
+    ValueError: the range does not contain 0, for which uint8 needs a code.
     """
     name, x = attribute(marker, "name", ""), marker.inputs[0]
     assert x is not None

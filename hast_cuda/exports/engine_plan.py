@@ -32,11 +32,7 @@ _LARGEST_SUM = 2**31 - 1
 
 
 def plan(marked: MarkedModel, shape: Shape) -> Plan:
-    """The steps of a marked student for images of ``shape``.
-
-    Raises:
-        ValueError: naming a layer or a node of the graph that the engine cannot run.
-    """
+    """The steps of a marked student for images of ``shape``; ValueError names what the engine cannot run."""
     found = simple_steps(marked, shape)
     fuse(found)
     _read_floats(found)

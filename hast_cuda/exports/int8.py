@@ -62,12 +62,7 @@ class Int8Rewriter(CodeGraph):
     _layer_of: dict[ir.Value, Layer] = field(default_factory=dict)
 
     def rewrite(self) -> None:
-        """Every marker of the graph.
-
-        Raises:
-            ValueError: layers that would compute in float, with their names; a quantizer whose range does not
-                contain 0.
-        """
+        """Every marker; ValueError: layers that would compute in float, a quantizer whose range does not contain 0."""
         self._layer_of = {layer.output: layer for layer in self.layers.values() if layer.plain}
         for marker in [node for node in self.editor.graph if is_marker(node, QUANTIZE)]:
             self._quantizer(marker)

@@ -51,11 +51,7 @@ class LitertGraph:
     _tensors: dict[Value, int] = field(default_factory=dict)
 
     def write(self) -> None:
-        """Every step.
-
-        Raises:
-            ValueError: one that int8 cannot compute, with its name.
-        """
+        """Every step; ValueError names one that int8 cannot compute."""
         channels, rows, columns = self.plan.images.shape
         self.images = self.model.tensor("images", (1, rows, columns, channels), np.float32)
         self._tensors[self.plan.images] = self.images

@@ -61,9 +61,7 @@ def require_onnx() -> None:
 def mark(student: nn.Module, shape: tuple[int, int, int], opset: int) -> MarkedModel:
     """Translate ``student``, in eval mode, for images [batch, *shape] with shape (C, H, W).
 
-    Raises:
-        ValueError: nothing is quantized, a range is not frozen, a grid that cannot be stored, a
-            network that torch.onnx cannot translate (with its reason).
+    ValueError: nothing is quantized, a range that is not frozen, a grid that cannot be stored, or torch.onnx's reason.
     """
     weights: dict[str, WeightCodes] = {}
     activations: dict[str, Affine] = {}

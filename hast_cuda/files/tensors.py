@@ -36,16 +36,9 @@ class DamagedFileError(ValueError):
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, text: str | None = None
 ) -> None:
-    """Write contiguous ``tensors`` and their checksum, whole or not at all.
+    """Write contiguous ``tensors`` that share no memory and their checksum, whole or not at all.
 
-    Args:
-        path: of the file; its directory exists.
-        tensors: none shares memory with another.
-        metadata: of the file.
-        text: what the checksum covers beside the tensors; default the metadata.
-
-    Raises:
-        ValueError: metadata with the name of the checksum. OSError: no space, or no right to write.
+    ``text``: what the checksum covers beside the tensors; default the metadata, which has no entry of its name.
     """
     metadata = dict(metadata or {})
     if CHECKSUM in metadata:
@@ -60,18 +53,10 @@ def save_tensors(
 def load_tensors(
     path: Path, *, text: Callable[[Mapping[str, str]], str] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors on the CPU and metadata of a file, compared with its checksum.
+    """Tensors on the CPU and metadata of a file, compared with its checksum over ``text`` of the metadata and tensors.
 
-    A file without a checksum, of an earlier version or another program, is read as it is.
-
-    Args:
-        path: of the file.
-        text: what the checksum covers beside the tensors, from the metadata; the checksum must be
-            there. Default: as :func:`save_tensors`.
-
-    Raises:
-        DamagedFileError: cut short, changed, or no safetensors file; says why without naming it.
-        OSError: it cannot be read.
+    A file without a checksum, of an earlier version or another program, is read as it is, unless ``text`` is given.
+    DamagedFileError: cut short, changed, or no safetensors file; says why without naming it.
     """
     metadata = read_metadata(path)
     try:
@@ -88,22 +73,14 @@ def load_tensors(
 
 
 def restore(network: nn.Module, tensors: Mapping[str, Tensor], *, strict: bool = True, assign: bool = False) -> None:
-    """Load what a file holds of ``network`` itself; some layers ask for the version that no tensor tells.
-
-    Raises:
-        RuntimeError: names or shapes do not fit.
-    """
+    """Load what a file holds of ``network`` itself; some layers ask for the version that no tensor tells."""
     described = OrderedDict(tensors)
     described._metadata = getattr(network.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
     network.load_state_dict(described, strict=strict, assign=assign)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Metadata of a safetensors file; its sizes are compared with the file's first.
-
-    Raises:
-        DamagedFileError: cut short, or no safetensors file. OSError: it cannot be read.
-    """
+    """Metadata of a safetensors file, its sizes compared with the file's first; DamagedFileError if it is none."""
     whole = path.stat().st_size
     with path.open("rb") as file:
         size = int.from_bytes(file.read(_LENGTH), "little")

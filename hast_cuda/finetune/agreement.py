@@ -51,15 +51,11 @@ def verdict(same_class: float) -> str:
 
 
 class HeldOutImages:
-    """Images that no step sees, and what the teacher says about them and about parts of them.
+    """Images [N, C, H, W] that no step sees, and what the teacher says about them and about parts of them.
 
     Synthetic images are easy: students whose divergence on real ones differs by half are level on
     them. Of a part, less than training ever cuts, the teacher itself is unsure, as it is on many real
     images, and students differ as they do there.
-
-    Args:
-        teacher: full-precision network, on the device of ``images``.
-        images: [N, C, H, W], normalised.
     """
 
     def __init__(self, teacher: nn.Module, images: Tensor) -> None:

@@ -123,15 +123,11 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def class_activation_map(feature: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
-    """``ReLU(sum_k alpha_k A_k)`` of each image's class, [N, positions].
+    """``ReLU(sum_k alpha_k A_k)``, [N, positions], of the map A [N, K, ...] and the classes ``chosen`` [N, classes].
 
     ``alpha_k``, the mean over space of ``d y_c / d A_k``, is ``w_ck / positions`` where the logits
-    are ``y = W mean(A) + b``: no second backward pass, and gradients of every order.
-
-    Args:
-        feature: the map A, [N, K, ...].
-        weight: W [classes, K].
-        chosen: probabilities [N, classes], 1 for the class: the maps are those of ``sum_c p_c y_c``.
+    are ``y = W mean(A) + b``: no second backward pass, and gradients of every order. Of probabilities
+    the maps are those of ``sum_c p_c y_c``.
     """
     wide = arithmetic_dtype(feature.dtype)
     maps = feature.to(wide).flatten(2)

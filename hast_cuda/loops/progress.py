@@ -94,15 +94,7 @@ def _redraws() -> bool:
 
 
 class Progress:
-    """Of one loop.
-
-    Args:
-        name: of the loop.
-        total: steps.
-        done: how many of them an earlier attempt made.
-        quiet: nothing is shown; for all processes but the first.
-        leave: whether a bar stays when the loop is over.
-    """
+    """Of ``total`` steps of one loop, ``done`` of them by an earlier attempt; nothing is shown if ``quiet``."""
 
     def __init__(self, name: str, total: int, *, done: int = 0, quiet: bool = False, leave: bool = True) -> None:
         how = _how.get()

@@ -88,11 +88,7 @@ def input_distributions(model: nn.Module) -> dict[str, list[Known]]:
     BatchNorm gives N(beta, gamma^2); a convolution or linear layer gives what it remembers
     (:func:`hast_cuda.networks.statistics.output_moments`); sums, activation functions, pooling,
     flattening, dropout, concatenation, slices of positions and channels of zeros are followed. The
-    image is N(0, 1).
-
-    Raises:
-        CannotMergeError: torch.fx cannot follow the network.
-        ValueError: a BatchNorm that does more, such as an activation of its own.
+    image is N(0, 1). CannotMergeError: torch.fx cannot follow the network. ValueError: a BatchNorm that does more.
     """
     traced, _ = trace(model)
     modules = dict(traced.named_modules())

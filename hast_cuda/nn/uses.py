@@ -23,10 +23,8 @@ _LAYERS = {F.conv2d, torch.conv2d, F.linear, F.conv_transpose2d}
 class Uses:
     """What is found by looking; of a network that torch.fx cannot follow, what its registrations tell.
 
-    Attributes:
-        shared: layers whose weight something else reads, which would go on reading it unquantized.
-        activations: how often forward calls an activation function.
-        layers: how often it calls a convolution, or the like, as a function.
+    ``shared``: layers whose weight something else reads, unquantized; ``activations``: how often forward calls an
+    activation function; ``layers``: how often a convolution, or the like, as a function.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -152,13 +152,7 @@ _LEFT_OUT = ("metadata", "style")  # a style element would hold for the whole pa
 
 
 def inline_svg(path: Path, prefix: str, alt: str) -> str:
-    """The ``<svg>`` element of a file.
-
-    Args:
-        path: written by :func:`hast_cuda.report.canvas.drawing`.
-        prefix: of every id, different for each picture of a page.
-        alt: what the picture shows, for those who do not see it.
-    """
+    """The ``<svg>`` element of a file of :func:`hast_cuda.report.canvas.drawing`; ``prefix`` makes its ids its own."""
     root = ET.parse(path).getroot()
     for parent in root.iter():
         for child in [c for c in parent if _local(c.tag) in _LEFT_OUT]:

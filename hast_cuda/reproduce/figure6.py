@@ -95,11 +95,7 @@ def measure_figure6(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
 
 
 def pair_of(name: str, recipe: Recipe) -> str:
-    """Which two losses a recipe trains with: CE and KL, or FA and KL.
-
-    Raises:
-        ValueError: other losses, or images that nobody keeps.
-    """
+    """Which two losses a recipe trains with, CE and KL or FA and KL; ValueError: others, or images not kept."""
     tuning = recipe.finetune
     if recipe.images != "synthetic":
         raise ValueError(f'figure6 measures on optimised images; those of {name} are "{recipe.images}"')

@@ -28,10 +28,7 @@ def fingerprints(
 ) -> dict[str, str | None]:
     """Fingerprints of network, images and test images, None of what was not given.
 
-    Args:
-        teacher: its state dict counts.
-        images: those that the student is trained on, where they were given.
-        test: all labels, the normalisation and at most 64 images, evenly spaced, count.
+    Of the test images all labels, the normalisation and at most 64, evenly spaced, count.
     """
     network = _tensors(teacher)
     given = None if images is None else {"images": images.images, "labels": images.labels}

@@ -48,20 +48,11 @@ def make_plan(
     student: bool = True,
     estimate: bool = False,
 ) -> Plan:
-    """The same on every process; rank 0 finds it.
+    """The same on every process; rank 0 finds it. ``changes`` stay whatever the budget.
 
-    Args:
-        asked: the run, with ``changes``.
-        budget: "full", "small", "N%" or a time; None: the numbers of the directory if there is one,
-            all numbers of a recipe that was given, and of a preset the full ones on a GPU, what
-            fits :data:`ON_A_CPU` on a CPU.
-        changes: values that stay whatever the budget, by dotted name.
-        named: whether the recipe is a preset, of which nobody chose the numbers.
-        student: False where only images are made.
-        estimate: measure in any case.
-
-    Raises:
-        ValueError: an unknown budget, or a time in which nothing sensible fits.
+    Without a budget: the numbers of the directory if there is one, all numbers of a recipe that was given, and of a
+    preset (``named``) the full ones on a GPU, what fits :data:`ON_A_CPU` on a CPU. Without ``student`` only images are
+    made; ``estimate`` measures in any case. ValueError: an unknown budget, or a time in which nothing sensible fits.
     """
     if budget is not None:
         seconds_of(budget)

@@ -72,13 +72,7 @@ def _check(right: bool, path: Path, name: str, value: Any, allowed: str) -> None
 def student_figures(
     before: Mapping[str, float | None], tuned: FinetuneResult, config: FinetuneConfig
 ) -> dict[str, Any]:
-    """Top-1 of the student that is kept, of the last one and of the best one, and which is kept.
-
-    Args:
-        before: accuracies on the way to fine-tuning, None without test images.
-        tuned: what fine-tuning saw; nothing if there was none.
-        config: of fine-tuning.
-    """
+    """Top-1 of the student that is kept, of the last one and of the best one, and which is kept."""
     start = before.get("reconstructed", before["start_of_finetuning"])
     seen: dict[int, float | None] = {0: start, **dict(tuned.accuracies)}
     kept = config.iterations if tuned.kept_iteration is None else tuned.kept_iteration
@@ -94,14 +88,9 @@ def student_figures(
 def unlabelled_figures(
     teacher: nn.Module, prepared: nn.Module, student: nn.Module, held_out: Tensor | None, classes: int
 ) -> dict[str, Any]:
-    """Entries of ``result.json``; None where nothing was held out.
+    """Entries of ``result.json``, of images [N, C, H, W] held out; None where nothing was held out.
 
-    Args:
-        teacher: the network that was given.
-        prepared: what was made of it before quantization; its layers are those of the student.
-        student: on the device that computes.
-        held_out: images [N, C, H, W].
-        classes: 0 for a network that classifies nothing, whose outputs are compared instead.
+    A network without ``classes`` (0) is compared by its outputs.
     """
     if held_out is None:
         return {"agreement": None, "signal_to_noise": None}

@@ -41,15 +41,6 @@ def require_same_function(
 
     Two images of noise pass the network that was given, the one that its BatchNorm layers were folded or balanced
     in, those that the loops merge, and the student with its quantizers set aside; in float32, without training.
-
-    Args:
-        teacher: the network that was given.
-        prepared: what was made of it before quantization.
-        student: what was quantized; not calibrated yet.
-        recipe: what will be done.
-        shape: of the images, with the number of classes.
-        execution: whether layers are merged.
-        device: where the student is.
     """
     given = frozen_copy(teacher, device)
     x = torch.randn(_IMAGES, *shape.size, generator=generator(0, "same function")).to(device)
