@@ -13,11 +13,11 @@ from hast_cuda.methods import Recipe, change
 from hast_cuda.methods.budget import apply_budget, seconds_of
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.ranks import World
-from hast_cuda.run.asked import Asked
 from hast_cuda.run.costs import Sizes
 from hast_cuda.run.estimate import Estimate, estimated
-from hast_cuda.run.fitted import BATCH, BLOCKS, IMAGES, ITERATIONS, STEPS, Fit, free_numbers, rounded_up
+from hast_cuda.run.fitted import BATCH, BLOCKS, IMAGES, ITERATIONS, STEPS, Fit, free_numbers, rounded_up, value_of
 from hast_cuda.run.fitted import with_small_batches as small_batches
+from hast_cuda.run.inputs import Asked
 from hast_cuda.run.trial import measure
 
 ON_A_CPU = "10m"  # without a word about it
@@ -66,16 +66,12 @@ def make_plan(
 
     def find() -> tuple[Plan, dict[str, Any]]:
         plan = maker(budget, named=named, estimate=estimate)
-        return plan, {name: v for name in CHOSEN if (v := _value(plan.recipe, name)) != _value(asked.recipe, name)}
+        found = {name: value_of(plan.recipe, name) for name in CHOSEN}
+        return plan, {name: value for name, value in found.items() if value != value_of(asked.recipe, name)}
 
     plan, numbers = asked.world.on_first(find)
     # the rest is each process's own, so that what differs is refused and not replaced
     return replace(plan, recipe=change(asked.recipe, numbers))
-
-
-def _value(recipe: Recipe, name: str) -> Any:
-    section, _, field = name.partition(".")
-    return getattr(getattr(recipe, section), field)
 
 
 @dataclass(frozen=True)

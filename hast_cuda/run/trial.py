@@ -20,9 +20,9 @@ from hast_cuda.methods import Recipe, change
 from hast_cuda.networks.outputs import gathered
 from hast_cuda.nn.calibrate import SEARCH_IMAGES
 from hast_cuda.ranks import World
-from hast_cuda.run.asked import Asked
 from hast_cuda.run.costs import Costs, Sizes
 from hast_cuda.run.fitted import SEEN, images_of
+from hast_cuda.run.inputs import Asked
 from hast_cuda.run.work import Work
 from hast_cuda.synthesis import synthesize
 
@@ -153,7 +153,7 @@ class _Trial:
             where: dict[str, Any] = {"device": self.device, "seed": asked.seed, "execution": asked.execution}
             synthesize(asked.teacher, asked.shape, self.recipe.synthesis, **where)
             return self._synthesis(Costs(original=self.original), now(self.device) - began)
-        work = self.asked.work(self.recipe, {})
+        work = Work.of(self.asked, self.recipe)
         images = work.make_images(self.asked.images and _some(self.asked.images, self.size))
         found = Costs(original=self.original)
         if self.watch.ticks["synthesis"]:
