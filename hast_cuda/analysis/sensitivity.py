@@ -16,6 +16,7 @@ from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.checks.values import as_device, as_path, check_images, check_range, check_values, explained_forward
 from hast_cuda.files.json_values import read_object
 from hast_cuda.finetune.agreement import divergence
+from hast_cuda.loops.modes import hooked
 from hast_cuda.loops.progress import Progress
 from hast_cuda.networks.outputs import gathered, noise_shares
 from hast_cuda.nn import FakeQuantActivation, calibrate, quantization_table, quantize, shrink_ranges
@@ -254,13 +255,9 @@ class _Parts:
             more = output.numel() * module.weight[0].numel() if isinstance(module, QuantizedWeight) else args[0].numel()
             counts[module] = counts.get(module, 0) + more
 
-        handles = [m.register_forward_hook(count) for m in (*self.layers.values(), *self.quantizers)]
-        try:
-            with explained_forward("images", image):
-                self.model(image)
-        finally:
-            for handle in handles:
-                handle.remove()
+        counted = (*self.layers.values(), *self.quantizers)
+        with hooked(m.register_forward_hook(count) for m in counted), explained_forward("images", image):
+            self.model(image)
         return counts
 
 

@@ -56,18 +56,14 @@ def _read_floats(found: Plan) -> None:
         grid, weights, window = step.inputs[0].grid, step.weights, step.window
         if grid is None or weights is None or window is None:
             continue
-        fits = _largest_sum(weights, grid) <= _LARGEST_SUM and (weights.bits is not None or _depthwise(step))
+        depthwise = 1 < step.groups == step.inputs[0].shape[0] == step.output.shape[0]  # its float weights read codes
+        fits = _largest_sum(weights, grid) <= _LARGEST_SUM and (weights.bits is not None or depthwise)
         if (any(window.padding) and not grid.contains_zero) or not fits:
             read_floats(found, step)
     if found.output.grid is not None:
         made = Value(f"{found.output.name}.float", found.output.shape)
         found.steps.append(Step(CONVERT, made.name, [found.output], made))
         found.output = made
-
-
-def _depthwise(step: Step) -> bool:
-    """Every channel by itself: its float weights read codes."""
-    return 1 < step.groups == step.inputs[0].shape[0] == step.output.shape[0]
 
 
 def _largest_sum(weights: Weights, grid: Affine) -> int:

@@ -101,7 +101,7 @@ def translate(network: nn.Module, shape: tuple[int, int, int], opset: int) -> ir
                 opset_version=opset,
                 verbose=False,
                 input_names=[INPUT],
-                output_names=_output_names(network(example)),
+                output_names=[place.replace(".", "_") or OUTPUT for place in output_tensors(network(example))],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
     except Exception as error:  # whatever the exporter and the network's own code raise
@@ -109,11 +109,6 @@ def translate(network: nn.Module, shape: tuple[int, int, int], opset: int) -> ir
     assert program is not None
     model: ir.Model = program.model
     return model
-
-
-def _output_names(output: Any) -> list[str]:
-    """Of the graph's outputs: "logits", or the places of several tensors."""
-    return [place.replace(".", "_") if place else OUTPUT for place in output_tensors(output)]
 
 
 def _reason(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_images, explained_forward
-from hast_cuda.loops.modes import eval_mode
+from hast_cuda.loops.modes import eval_mode, hooked
 from hast_cuda.nn.quantized_weight import QuantizedWeight
 
 CHUNK = 64  # images per forward pass
@@ -64,14 +64,10 @@ def layer_signal_to_noise(teacher: nn.Module, student: nn.Module, images: Tensor
 
     handles = [originals[name].register_forward_hook(keep(name)) for name in layers]
     handles += [module.register_forward_hook(compare(name)) for name, module in layers.items()]
-    try:
-        with eval_mode(teacher), eval_mode(student), explained_forward("images", images):
-            for part in images.split(CHUNK):
-                teacher(part)
-                student(part)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), eval_mode(teacher), eval_mode(student), explained_forward("images", images):
+        for part in images.split(CHUNK):
+            teacher(part)
+            student(part)
     return {name: _decibels(*pair) for name, pair in sums.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.loops.modes import eval_mode
+from hast_cuda.loops.modes import eval_mode, hooked
 from hast_cuda.loops.seeding import generator
 
 
@@ -36,14 +36,9 @@ def end_layers(model: nn.Module, size: tuple[int, int, int]) -> tuple[str, str]:
         return lambda *_: called.append(name)
 
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    handles = [module.register_forward_pre_hook(note(name)) for name, module in layers]
-    try:
-        with eval_mode(model):
-            device = next((p.device for p in model.parameters()), None)
-            model(torch.zeros(1, *size, device=device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    device = next((p.device for p in model.parameters()), None)
+    with hooked(module.register_forward_pre_hook(note(name)) for name, module in layers), eval_mode(model):
+        model(torch.zeros(1, *size, device=device))
     if not called:
         raise ValueError("the network calls no Conv2d or Linear layer")
     return called[0], called[-1]
@@ -112,12 +107,8 @@ def find_head(model: nn.Module, shape: tuple[int, int, int]) -> Head:
     noise = noise.to(next(model.parameters(), noise))
     seen = _Seen()
     handles = [m.register_forward_hook(partial(seen.note, name)) for name, m in model.named_modules() if name]
-    try:
-        with eval_mode(model):
-            logits = model(noise)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), eval_mode(model):
+        logits = model(noise)
     if not seen.layers:
         raise _other_end("it calls no layer with a weight")
     name, x, output = seen.layers[-1]

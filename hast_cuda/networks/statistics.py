@@ -41,15 +41,11 @@ def is_patched(module: nn.Module) -> bool:
 def has_own_forward(layer: nn.Conv2d | nn.Linear) -> bool:
     """Whether a call of ``layer`` is anything else than that of its plain class."""
     kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
-    if _full_name(type(layer)) in _PLAIN:
+    if f"{type(layer).__module__}.{type(layer).__qualname__}" in _PLAIN:
         return is_patched(layer)
     return is_patched(layer) or any(
         getattr(type(layer), n) is not getattr(kind, n) for n in _CALLED if hasattr(kind, n)
     )
-
-
-def _full_name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def is_plain_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:

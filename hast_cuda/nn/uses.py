@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from hast_cuda.loops.modes import hooked
 from hast_cuda.networks.statistics import has_own_forward
 from hast_cuda.networks.tracing import CannotMergeError, trace
 from hast_cuda.nn.quantized_weight import QuantizedWeight
@@ -106,11 +107,7 @@ def own_weights_only(model: nn.Module) -> Iterator[None]:
     Its quantized weights are cached (:func:`hast_cuda.nn.layers.quantized_once`).
     """
     witness = _Witness(model)
-    try:
-        with witness:
-            yield
-    finally:
-        for handle in witness.handles:
-            handle.remove()
+    with hooked(witness.handles), witness:
+        yield
     if witness.wrong is not None:
         raise ValueError(witness.wrong)

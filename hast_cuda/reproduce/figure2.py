@@ -78,15 +78,11 @@ def measure_figure2(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
             say(f"{row.name}, seed {seed}")
             done = run_seed(row, chosen, setting, seed)
             assert done.images is not None
-            pairs = list(_pairs(done.images.images, done.images.labels))
+            pairs = list(done.images.batches(BATCH))
             seen.own.append(_judge(done.student, pairs, setting))
             seen.taught.append(_judge(setting.teacher, pairs, setting).difficulty)
             seen.test.append(_judge(done.student, setting.test.batches(BATCH), setting))
     return _drawing(found, absent, hard)
-
-
-def _pairs(images: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    return zip(images.split(BATCH), labels.split(BATCH), strict=True)
 
 
 def _judge(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], setting: Setting) -> Judged:

@@ -52,8 +52,7 @@ def measure_figure4(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
             say(f"{row.name}, seed {seed}")
             made, _ = images_for(chosen, setting, seed)
             assert made is not None
-            pairs = zip(made.images.split(BATCH), made.labels.split(BATCH), strict=True)
-            found.append(judge(setting.teacher, pairs, device=setting.device).difficulty)
+            found.append(judge(setting.teacher, made.batches(BATCH), device=setting.device).difficulty)
         difficulty = torch.cat(found).double()
         gamma = chosen.synthesis.difficulty_exponent
         # A float32 probability below 2^-24 leaves a difficulty of 1, and a loss without end.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hast_cuda.checks.values import explained_forward
 from hast_cuda.data import InputSpec
 from hast_cuda.loops.execution import Execution, convolution_rules
-from hast_cuda.loops.modes import copied, frozen_copy
+from hast_cuda.loops.modes import copied, frozen_copy, hooked
 from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics, FusedBatchNorm2d, merge_batch_norms
 from hast_cuda.methods import Recipe
@@ -141,11 +141,8 @@ def _own_precision(given: nn.Module) -> Iterator[None]:
         return note
 
     handles = [module.register_forward_pre_hook(look(name)) for name, module in given.named_modules() if name]
-    try:
+    with hooked(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     if switched:
         raise ValueError(
             f"the network has torch.autocast in its forward, in front of {switched[0]!r}: take it out, and choose "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hast_cuda.data import Images, ImageSet, evaluate
 from hast_cuda.finetune.batches import held_out_count
 from hast_cuda.loops.execution import convolution_rules
-from hast_cuda.loops.modes import eval_mode, frozen_copy
+from hast_cuda.loops.modes import eval_mode, frozen_copy, hooked
 from hast_cuda.loops.progress import progress_shown
 from hast_cuda.methods import Recipe, change
 from hast_cuda.networks.outputs import gathered
@@ -228,14 +228,9 @@ def _largest_map(asked: Asked) -> int:
         if isinstance(output, Tensor):
             largest = max(largest, output.numel() * output.element_size())
 
-    handles = [module.register_forward_hook(see) for module in asked.teacher.modules()]
-    parameter = next(asked.teacher.parameters())
-    try:
-        with torch.no_grad(), eval_mode(asked.teacher):
-            asked.teacher(torch.zeros(1, *asked.shape.size, device=parameter.device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    parameter, hooks = next(asked.teacher.parameters()), (m.register_forward_hook(see) for m in asked.teacher.modules())
+    with hooked(hooks), torch.no_grad(), eval_mode(asked.teacher):
+        asked.teacher(torch.zeros(1, *asked.shape.size, device=parameter.device))
     return largest
 
 
