@@ -24,8 +24,7 @@ from hast_cuda.cli import main
 from hast_cuda.data import Images
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.batches import StoredBatches
-from hast_cuda.finetune.replay import ReplayedStep
-from hast_cuda.finetune.step import FinetuneStep
+from hast_cuda.finetune.step import FinetuneStep, ReplayedStep
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.methods import Recipe, change

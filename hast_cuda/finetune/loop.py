@@ -17,8 +17,7 @@ from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.objective import TERMS
 from hast_cuda.finetune.optimizer import WeightAverage
 from hast_cuda.finetune.processes import agree_on_steps, check_equal, resume, spread_student
-from hast_cuda.finetune.replay import ReplayedStep
-from hast_cuda.finetune.step import FinetuneStep
+from hast_cuda.finetune.step import FinetuneStep, ReplayedStep
 from hast_cuda.finetune.watch import Evaluate, Log, Watch
 from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops.allocator import freed_memory_kept

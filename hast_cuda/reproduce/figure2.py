@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from hast_cuda import report
 from hast_cuda.analysis import Judged, difficulty_histogram, error_by_difficulty, judge
 from hast_cuda.report.words import number
-from hast_cuda.reproduce.drawing import Drawing, Say
-from hast_cuda.reproduce.runner import Setting, missing, recipe_of, run_seed
+from hast_cuda.reproduce.runner import Drawing, Say, Setting, missing, recipe_of, run_seed
 from hast_cuda.reproduce.tables import Row
 
 BATCH = 256

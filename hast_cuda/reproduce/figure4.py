@@ -10,8 +10,7 @@ import torch
 from hast_cuda import report
 from hast_cuda.analysis import judge
 from hast_cuda.report.words import number
-from hast_cuda.reproduce.drawing import Drawing, Say
-from hast_cuda.reproduce.runner import Setting, images_for, recipe_of
+from hast_cuda.reproduce.runner import Drawing, Say, Setting, images_for, recipe_of
 from hast_cuda.reproduce.tables import Row
 
 BATCH = 256

@@ -15,8 +15,7 @@ from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.methods import Recipe, change
 from hast_cuda.report.words import number
-from hast_cuda.reproduce.drawing import Drawing, Say
-from hast_cuda.reproduce.runner import Setting, recipe_of, run_folder, run_seed
+from hast_cuda.reproduce.runner import Drawing, Say, Setting, recipe_of, run_folder, run_seed
 from hast_cuda.reproduce.tables import Row
 from hast_cuda.run.settings import labels_for
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hast_cuda import report
-from hast_cuda.reproduce.drawing import Measure
 from hast_cuda.reproduce.figure2 import measure_figure2
 from hast_cuda.reproduce.figure4 import measure_figure4
 from hast_cuda.reproduce.figure6 import measure_figure6
-from hast_cuda.reproduce.runner import Outcome
+from hast_cuda.reproduce.runner import Measure, Outcome
 
 
 def draw_figure5(outcomes: Sequence[Outcome], path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hast_cuda.loops.progress import duration
 from hast_cuda.methods import Recipe
 from hast_cuda.nn.calibrate import SEARCH_IMAGES
-from hast_cuda.run.costs import Sizes
+from hast_cuda.run.fitted import Sizes
 from hast_cuda.run.trial import Measured
 
 

@@ -13,9 +13,19 @@ from hast_cuda.methods import Recipe, change
 from hast_cuda.methods.budget import apply_budget, seconds_of
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.ranks import World
-from hast_cuda.run.costs import Sizes
 from hast_cuda.run.estimate import Estimate, estimated
-from hast_cuda.run.fitted import BATCH, BLOCKS, IMAGES, ITERATIONS, STEPS, Fit, free_numbers, rounded_up, value_of
+from hast_cuda.run.fitted import (
+    BATCH,
+    BLOCKS,
+    IMAGES,
+    ITERATIONS,
+    STEPS,
+    Fit,
+    Sizes,
+    free_numbers,
+    rounded_up,
+    value_of,
+)
 from hast_cuda.run.fitted import with_small_batches as small_batches
 from hast_cuda.run.inputs import Asked
 from hast_cuda.run.trial import measure

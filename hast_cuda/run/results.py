@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hast_cuda.exports import integer_biases
 from hast_cuda.files.json_values import read_object
 from hast_cuda.finetune import FinetuneConfig, FinetuneResult, agreement, output_noise
-from hast_cuda.finetune.layer_noise import layer_signal_to_noise
+from hast_cuda.finetune.agreement import layer_signal_to_noise
 from hast_cuda.loops.modes import frozen_copy
 from hast_cuda.loops.warn import warn_caller
 

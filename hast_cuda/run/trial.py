@@ -20,8 +20,7 @@ from hast_cuda.methods import Recipe, change
 from hast_cuda.networks.outputs import gathered
 from hast_cuda.nn.calibrate import SEARCH_IMAGES
 from hast_cuda.ranks import World
-from hast_cuda.run.costs import Costs, Sizes
-from hast_cuda.run.fitted import SEEN, images_of
+from hast_cuda.run.fitted import SEEN, Costs, Sizes, images_of
 from hast_cuda.run.inputs import Asked
 from hast_cuda.run.work import Work
 from hast_cuda.synthesis import synthesize
