@@ -26,6 +26,7 @@ from hast_cuda.networks.outputs import output_tensors
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.around import around, in_order
+from hast_cuda.ops.activations import activate
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -159,18 +160,11 @@ class _MarkedLinear(nn.Linear):
 _MARKED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: _MarkedConv2d, nn.Linear: _MarkedLinear}
 
 
-def activated(x: Tensor, activation: str | None) -> Tensor:
-    """The activation that a quantizer holds, in torch's own ops."""
-    if activation is None:
-        return x
-    return F.relu(x) if activation == "relu" else F.relu6(x)
-
-
 class _MarkedActivation(nn.Module):
     def __init__(self, source: FakeQuantActivation, name: str) -> None:
         super().__init__()
         self.activation, self.marker, self.inplace = source.activation, name, source.inplace
 
     def forward(self, x: Tensor) -> Tensor:
-        y = _symbol(QUANTIZE, activated(x, self.activation), self.marker)
+        y = _symbol(QUANTIZE, activate(x, self.activation), self.marker)
         return x.copy_(y) if self.inplace else y

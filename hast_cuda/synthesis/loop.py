@@ -22,8 +22,8 @@ from hast_cuda.synthesis import batches as _batches
 from hast_cuda.synthesis.batches import Log
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.draws import draw_labels, draw_targets
-from hast_cuda.synthesis.grown import check_source
 from hast_cuda.synthesis.objective import make_objective
+from hast_cuda.synthesis.source import check_source
 from hast_cuda.synthesis.step import SynthesisStep
 from hast_cuda.synthesis.store import ImageStore
 from hast_cuda.synthesis.swing import Swing
