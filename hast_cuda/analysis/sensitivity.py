@@ -123,7 +123,9 @@ def sensitivity(
         _checks.bit_width("bits", width)
     where, both = as_device(device), {"placement": placement, "symmetric_weights": symmetric_weights}
     copied = quantize(teacher, 8, _ACTIVATIONS, sum_bits=_SUMS, **both).to(where)  # type: ignore[arg-type]
-    return _Parts(copied, search=search).measure(images.to(where), sorted(set(bits)))
+    parts = _Parts(copied, search=search)
+    with quantizers_aside(copied):
+        return parts.measure(images.to(where), sorted(set(bits)))
 
 
 @typed
@@ -173,10 +175,6 @@ class _Parts:
         self.sums = {q: q.bits == _SUMS for q in self.quantizers}
 
     def measure(self, images: Tensor, widths: Sequence[int]) -> dict[str, LayerSensitivity]:
-        with quantizers_aside(self.model):
-            return self._measured(images, widths)
-
-    def _measured(self, images: Tensor, widths: Sequence[int]) -> dict[str, LayerSensitivity]:
         ranges = self._calibrated(images, widths)
         expected, counts = gathered(self.model, images), self._counts(images[:1])
         curvature = weight_curvature(self.model, self.layers, images)

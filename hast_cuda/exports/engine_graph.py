@@ -47,19 +47,17 @@ _SMALLEST_STEP = float(np.finfo(np.float32).tiny)  # its reciprocal is finite
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 
-def simple_steps(marked: MarkedModel, shape: Shape) -> Plan:
-    """A plan in which nothing is fused yet; ValueError naming what the engine does not have."""
-    return _Reader(marked, shape).read()
-
-
 @dataclass
-class _Reader:
+class GraphReader:
+    """Makes a plan in which nothing is fused yet."""
+
     marked: MarkedModel
     shape: Shape
     steps: list[Step] = field(default_factory=list)
     views: dict[ir.Value, View] = field(default_factory=dict)
 
     def read(self) -> Plan:
+        """The plan; ValueError naming what the engine does not have."""
         graph = self.marked.model.graph
         if len(graph.outputs) != 1:
             raise ValueError(f"the network gives {len(graph.outputs)} tensors; the engine gives [images, classes]")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hast_cuda.exports.engine_affine import AFFINE_RULES
-from hast_cuda.exports.engine_graph import simple_steps
+from hast_cuda.exports.engine_graph import GraphReader
 from hast_cuda.exports.engine_steps import (
     ADD,
     AVERAGE_POOL,
@@ -33,7 +33,7 @@ _LARGEST_SUM = 2**31 - 1
 
 def plan(marked: MarkedModel, shape: Shape) -> Plan:
     """The steps of a marked student for images of ``shape``; ValueError names what the engine cannot run."""
-    found = simple_steps(marked, shape)
+    found = GraphReader(marked, shape).read()
     fuse(found)
     _read_floats(found)
     for step in found.steps:
