@@ -53,13 +53,7 @@ def measure_figure2(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
 
     Difficulty ``1 - p_y`` (Eq. 7) is measured under the full-precision network; that of the
     training images under the student that was trained on them, too. Images of several seeds are
-    counted together.
-
-    Args:
-        rows: methods that keep the images they train on.
-        setting: of the runs.
-        seeds: of each row.
-        say: told what is done.
+    counted together; rows that keep none are left out.
     """
     hard = judge(setting.teacher, setting.test.batches(BATCH), device=setting.device)
     found: dict[str, _Seen] = {}

@@ -28,15 +28,7 @@ def measure_figure4(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
 
     Nothing is fine-tuned. Difficulty, cross entropy and loss are those of the finished images under
     the full-precision network, without crops; images of several seeds are counted together.
-
-    Args:
-        rows: whose recipes optimise noise.
-        setting: of the runs.
-        seeds: of each row's images.
-        say: told what is done.
-
-    Raises:
-        ValueError: a row whose images are not optimised noise.
+    ValueError: a row whose images are not optimised noise.
     """
     exponents: dict[str, float] = {}
     marks: dict[str, float] = {}

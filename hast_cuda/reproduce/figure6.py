@@ -35,16 +35,7 @@ def measure_figure6(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
     (a) Each row is fine-tuned from its calibrated student, and measured at the start and ten times
     on the way: the mean cosine over four batches of 64 of its images, not cropped. Several seeds
     are averaged. (b) Eigenvalues of the Hessians of CE, KL and FA of the last row's student, first
-    seed, one batch (:func:`hast_cuda.analysis.hessian_spectrum`).
-
-    Args:
-        rows: with KL and one of CE and FA, on images that are kept.
-        setting: of the runs.
-        seeds: of each row.
-        say: told what is done.
-
-    Raises:
-        ValueError: a row with other losses, or with images that are not kept.
+    seed, one batch (:func:`hast_cuda.analysis.hessian_spectrum`). ValueError: see :func:`pair_of`.
     """
     pairs = {row.name: pair_of(row.name, recipe_of(row, setting)) for row in rows}
     curves: dict[str, list[float]] = {}

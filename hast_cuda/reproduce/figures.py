@@ -15,12 +15,7 @@ from hast_cuda.reproduce.runner import Measure, Outcome
 def draw_figure5(outcomes: Sequence[Outcome], path: Path) -> None:
     """Top-1 of the quantized network against the value that each row sweeps, the first that it changes.
 
-    Args:
-        outcomes: of rows of figure5; those without results are left out.
-        path: of the PNG file.
-
-    Raises:
-        ValueError: no outcome, or a row that changes nothing. ImportError: no matplotlib.
+    Rows without results are left out; ValueError: a row that changes nothing, or no outcome.
     """
     sweeps: dict[str, dict[float, list[float]]] = {}
     for outcome in outcomes:
