@@ -1,9 +1,8 @@
-"""What a run directory says about the run: its settings, the images that it trained on, from where it goes on."""
+"""What a run directory says about the run: its settings and the images that it trained on."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,14 +15,12 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_range
 from hast_cuda.data import Images
 from hast_cuda.files.json_values import read_object
-from hast_cuda.files.tensors import read_metadata
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.generator import GeneratorConfig
 from hast_cuda.loops.low_pass import low_pass
 from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import PostTrainingConfig
 from hast_cuda.reconstruction import ReconstructionConfig
-from hast_cuda.run.directory import RunDirectory
 from hast_cuda.run.origins import KEY
 from hast_cuda.synthesis import ImageStore, SynthesisConfig
 
@@ -197,23 +194,6 @@ def read_first_images(run: Path | str, count: int) -> Images | None:
         return None
     pixels, labels = (torch.cat([getattr(b, n) for b in found]) for n in ("images", "labels"))
     return _shown(Images(pixels[:count], labels[:count]), run)
-
-
-def goes_on(run: Path) -> str:
-    """What the same command would begin with, in words."""
-    if not (run / "config.json").exists():
-        return "nothing was kept yet, the same command begins anew"
-    found = RunDirectory.open(run)
-    if found.result() is not None:
-        return f"{run} is finished, the same command gives its result"
-    if found.checkpoint.exists():
-        step = read_metadata(found.checkpoint).get("iteration", "0")
-        return f"the same command goes on at step {step} of fine-tuning"
-    if found.reconstruction.exists():
-        blocks = len(json.loads(read_metadata(found.reconstruction).get("done", "[]")))
-        return f"the same command goes on after block {blocks} of reconstruction"
-    batches = len(image_store(run).finished())
-    return f"the same command goes on with batch {batches} of images, those before it are kept"
 
 
 def shown(images: Images, config: FinetuneConfig) -> Images:
