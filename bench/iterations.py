@@ -17,8 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import hast_cuda as hc
 from hast_cuda.finetune.batches import StoredBatch
 from hast_cuda.finetune.config import FinetuneConfig
-from hast_cuda.finetune.replay import ReplayedStep
-from hast_cuda.finetune.step import FinetuneStep
+from hast_cuda.finetune.step import FinetuneStep, ReplayedStep
 from hast_cuda.loops.crops import CropStream, resize_crops
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard

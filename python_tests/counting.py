@@ -14,14 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.batches import StoredBatch
-from hast_cuda.finetune.replay import ReplayedStep
-from hast_cuda.finetune.step import FinetuneStep
+from hast_cuda.finetune.step import FinetuneStep, ReplayedStep
 from hast_cuda.loops.crops import resize_crops
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.networks.blocks import feature_layers
-from hast_cuda.networks.head import find_head
+from hast_cuda.networks.ends import find_head
 from hast_cuda.nn import freeze_ranges
 from hast_cuda.synthesis import SynthesisConfig
 from hast_cuda.synthesis.objective import make_objective

@@ -15,7 +15,7 @@ from test_method_runs import SHAPE
 from test_run import real_images
 
 from hast_cuda.files.tensors import load_tensors, save_tensors
-from hast_cuda.finetune.replay import ReplayedStep
+from hast_cuda.finetune.step import ReplayedStep
 from hast_cuda.loops import memory
 from hast_cuda.loops.memory import MemoryFigures
 from hast_cuda.methods import change

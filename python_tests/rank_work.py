@@ -24,12 +24,11 @@ from hast_cuda.cli import main
 from hast_cuda.data import Images
 from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.batches import StoredBatches
-from hast_cuda.finetune.replay import ReplayedStep
-from hast_cuda.finetune.step import FinetuneStep
+from hast_cuda.finetune.step import FinetuneStep, ReplayedStep
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.methods import Recipe, change
-from hast_cuda.networks.head import Head
+from hast_cuda.networks.ends import Head
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks import launch as ranks
 from hast_cuda.reconstruction import ReconstructionConfig, reconstruct

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda.moments import batch_norm_ranges
-from hast_cuda.networks.output_moments import output_moments, set_output_moments
+from hast_cuda.networks.statistics import output_moments, set_output_moments
 from hast_cuda.posttraining import absorb_biases, correct_biases, fold_batch_norms, squant
 
 

@@ -12,7 +12,6 @@ from hast_cuda import methods
 from hast_cuda.data import InputSpec
 from hast_cuda.methods import change
 from hast_cuda.methods.budget import apply_budget, seconds_of
-from hast_cuda.run.costs import Costs, Sizes
 from hast_cuda.run.fitted import (
     BLOCKS,
     IMAGES,
@@ -20,7 +19,9 @@ from hast_cuda.run.fitted import (
     LEAST,
     SHARES,
     STEPS,
+    Costs,
     Fit,
+    Sizes,
     free_numbers,
     rounded_up,
     value_of,

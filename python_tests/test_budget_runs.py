@@ -22,9 +22,8 @@ from hast_cuda.methods import change
 from hast_cuda.ranks import World
 from hast_cuda.reconstruction import ReconstructionConfig
 from hast_cuda.run import Bits, estimate, plan, read_config, read_recipe, trial, zero_shot_quantize
-from hast_cuda.run.asked import Asked
-from hast_cuda.run.costs import Costs
-from hast_cuda.run.fitted import value_of
+from hast_cuda.run.fitted import Costs, value_of
+from hast_cuda.run.inputs import Asked
 from hast_cuda.run.trial import Measured
 
 SHAPE = InputSpec(CHANNELS, SIZE, SIZE, CLASSES)

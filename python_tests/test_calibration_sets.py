@@ -27,7 +27,7 @@ from hast_cuda.calibration.tfrecord import crc32c
 from hast_cuda.calibration.written import write_images
 from hast_cuda.cli import main
 from hast_cuda.data import Images, InputSpec, load_images
-from hast_cuda.files.fingerprint import fingerprint
+from hast_cuda.files.tensors import fingerprint
 from hast_cuda.run import RunDirectory
 from hast_cuda.synthesis import ImageStore
 

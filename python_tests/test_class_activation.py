@@ -13,8 +13,7 @@ from torch import Tensor, nn
 import hast_cuda as hc
 from hast_cuda.analysis import StudentLosses, gradient_cosines
 from hast_cuda.finetune import FinetuneConfig, finetune
-from hast_cuda.finetune.class_activation import class_activation_map
-from hast_cuda.finetune.objective import easy_label_loss, label_loss
+from hast_cuda.finetune.objective import class_activation_map, easy_label_loss, label_loss
 from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.methods import change, recipe
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hast_cuda.data.class_names import class_names
+from hast_cuda.data.input_spec import class_names
 
 
 @pytest.mark.parametrize(

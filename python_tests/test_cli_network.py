@@ -17,7 +17,7 @@ from test_cli import DATA, DIGITS, OWN, SMALL, TUNING
 
 from hast_cuda.cli import FIRST_STEPS, TOGETHER, VERBS, main, verb
 from hast_cuda.cli.command import command_of
-from hast_cuda.files.fingerprint import file_digest
+from hast_cuda.files.tensors import file_digest
 from hast_cuda.files.versions import VERSION
 from hast_cuda.teachers import build_network
 

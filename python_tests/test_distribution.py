@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hast_cuda.moments.distribution import Distribution, clipped_moments, concatenate
 from hast_cuda.moments.mapped_distribution import mapped
 from hast_cuda.moments.propagation import input_distributions
-from hast_cuda.networks.output_moments import set_output_moments
+from hast_cuda.networks.statistics import set_output_moments
 
 
 def gaussian(*parameters: tuple[float, float]) -> Distribution:

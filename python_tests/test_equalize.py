@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda.networks.layer_graph import LayerGraph
-from hast_cuda.networks.output_moments import output_moments
+from hast_cuda.networks.statistics import output_moments
 from hast_cuda.posttraining import equalize, fold_batch_norms, replace_relu6
 
 

@@ -18,7 +18,7 @@ from hast_cuda.exports.grid import Affine
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-qlinear = pytest.importorskip("hast_cuda.exports.qlinear")
+qlinear = pytest.importorskip("hast_cuda.exports.requantize")
 
 
 FLOAT = {"QuantizeLinear": 1, "Cast": 1, "Mul": 1, "Add": 1}  # the images; the classifier's scale and bias

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig, finetune
-from hast_cuda.finetune.average import WeightAverage
 from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
+from hast_cuda.finetune.optimizer import WeightAverage
 
 pytestmark = pytest.mark.usefixtures("exact")
 CONFIG = FinetuneConfig(iterations=6, batch_size=8, learning_rate=1e-3, optimizer="adamw", evaluations=6)

@@ -14,7 +14,7 @@ import hast_cuda as hc
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.loops.execution import Execution
-from hast_cuda.networks.head import Head
+from hast_cuda.networks.ends import Head
 
 LAYERS, FEATURE = ["features.1", "features.4"], "features.5"
 CONFIG = FinetuneConfig(learning_rate=1e-5, weight_decay=0.0, perturbation=0.05)

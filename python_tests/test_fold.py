@@ -11,7 +11,7 @@ from networks import Branching, DoubledNorm, same_state, snapshot
 from torch import nn
 
 import hast_cuda as hc
-from hast_cuda.networks.output_moments import output_moments
+from hast_cuda.networks.statistics import output_moments
 from hast_cuda.posttraining import fold_batch_norms, replace_relu6
 
 REMAINING = {"resnet20": [], "inverted": [], "odd": ["first_norm", "norms.4", "norms.5"]}

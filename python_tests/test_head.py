@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from hast_cuda.methods import change, recipe
-from hast_cuda.networks.head import Head, find_head
+from hast_cuda.networks.ends import Head, find_head
 from hast_cuda.run import zero_shot_quantize
 
 SHAPE = (CHANNELS, SIZE, SIZE)

@@ -37,7 +37,7 @@ from hast_cuda.reconstruction import ReconstructionConfig, reconstruct
 from hast_cuda.report import write_report
 from hast_cuda.report.layers import layer_rows
 from hast_cuda.run import Bits, load_student, zero_shot_quantize
-from hast_cuda.run.integer_biases import hold_biases
+from hast_cuda.run.results import hold_biases
 
 pytestmark = pytest.mark.filterwarnings("ignore:no image reached")  # of units that leave their modules unused
 

@@ -8,8 +8,7 @@ from edge_networks import small_recipe
 from networks import pictures, tiny
 
 import hast_cuda as hc
-from hast_cuda.finetune.agreement import verdict
-from hast_cuda.finetune.layer_noise import layer_signal_to_noise
+from hast_cuda.finetune.agreement import layer_signal_to_noise, verdict
 
 
 def test_decibels_of_every_layer() -> None:

@@ -13,7 +13,7 @@ from networks import CHANNELS, CLASSES, SIZE, tiny
 
 from hast_cuda.data import InputSpec
 from hast_cuda.finetune.loop import LOG_EVERY
-from hast_cuda.loops.log_interval import MOST_LINES, log_interval
+from hast_cuda.loops.progress import MOST_LINES, log_interval
 from hast_cuda.run import TensorBoardLog
 from hast_cuda.synthesis import SynthesisConfig, synthesize
 
@@ -99,7 +99,7 @@ def test_the_interval_of_the_log(total: int, interval: int) -> None:
 
 
 def test_long_phases_log_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hast_cuda.loops.log_interval.MOST_LINES", 3)
+    monkeypatch.setattr("hast_cuda.loops.progress.MOST_LINES", 3)
     monkeypatch.setattr("hast_cuda.finetune.loop.LOG_EVERY", 2)
     monkeypatch.setattr("hast_cuda.synthesis.loop.LOG_EVERY", 2)
     run_loop("fine-tuning", tiny(), SHAPE, tmp_path, 19)
@@ -113,7 +113,7 @@ def test_long_phases_log_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_what_is_not_logged_is_still_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that is not finite ends the run at the next look at the device, logged or not."""
-    monkeypatch.setattr("hast_cuda.loops.log_interval.MOST_LINES", 1)
+    monkeypatch.setattr("hast_cuda.loops.progress.MOST_LINES", 1)
     monkeypatch.setattr("hast_cuda.synthesis.loop.LOG_EVERY", 2)
     network = tiny()
     network.output.bias.data[0] = torch.nan

@@ -14,7 +14,7 @@ from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.loops.execution import Execution
 from hast_cuda.merged import BatchStatistics, FusedBatchNorm2d, merge_batch_norms
 from hast_cuda.networks.blocks import feature_layers
-from hast_cuda.networks.head import find_head
+from hast_cuda.networks.ends import find_head
 
 pytestmark = pytest.mark.filterwarnings("ignore:calls of functions such as F.relu")  # Odd has them
 

@@ -10,7 +10,7 @@ import torch
 from networks import same_state, snapshot
 from test_run import RECIPE, run
 
-from hast_cuda.finetune import replay
+from hast_cuda.finetune import step as replay
 from hast_cuda.loops import memory
 from hast_cuda.loops.memory import MemoryFigures, explained_memory, fitting_batch
 from hast_cuda.run import work

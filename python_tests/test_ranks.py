@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hast_cuda import methods
 from hast_cuda.cli import main
-from hast_cuda.files.fingerprint import fingerprint
+from hast_cuda.files.tensors import fingerprint
 
 SCRIPT = Path(__file__).with_name("rank_server.py")
 ALONE, MOST = 1, 3

@@ -21,7 +21,7 @@ from hast_cuda.finetune import loop
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.loops.stop import stop_noticed
 from hast_cuda.methods import change
-from hast_cuda.run.resumed import goes_on
+from hast_cuda.run.directory import goes_on
 
 LONG = change(RECIPE, {"finetune.iterations": 9, "finetune.evaluations": 1, "finetune.average": 0.9})
 

@@ -9,13 +9,13 @@ from hast_cuda.analysis.difficulty import ErrorRates as ErrorRates
 from hast_cuda.analysis.difficulty import Histogram as Histogram
 from hast_cuda.analysis.difficulty import Judged as Judged
 from hast_cuda.analysis.difficulty import difficulty_histogram, error_by_difficulty, judge
-from hast_cuda.analysis.double_backward import NotTwiceDifferentiableError as NotTwiceDifferentiableError
-from hast_cuda.analysis.double_backward import require_double_backward as require_double_backward
 from hast_cuda.analysis.engine_times import with_engine_seconds
 from hast_cuda.analysis.gradients import cosine as cosine
 from hast_cuda.analysis.gradients import flat_gradient as flat_gradient
 from hast_cuda.analysis.gradients import gradient_cosines
 from hast_cuda.analysis.hessian import Hessian
+from hast_cuda.analysis.hessian import NotTwiceDifferentiableError as NotTwiceDifferentiableError
+from hast_cuda.analysis.hessian import require_double_backward as require_double_backward
 from hast_cuda.analysis.image_statistics import StatisticGap as StatisticGap
 from hast_cuda.analysis.image_statistics import reestimate_batch_norms, statistic_gaps
 from hast_cuda.analysis.kept_layers import KeptLayer as KeptLayer

@@ -104,7 +104,8 @@ def allocate_bits(
     chosen = allocate_weights(weights, budget_name, budget, widths).widths
     activations = {name: layer for name, layer in sensitivity.items() if layer.activations}
     if average_act_bits is None:
-        acts: dict[str, int | None] = {n: _fixed(layer, act_bits, sum_bits) for n, layer in activations.items()}
+        both = None if act_bits is None else max(act_bits, sum_bits)
+        acts: dict[str, int | None] = {name: both if layer.sums else act_bits for name, layer in activations.items()}
     else:
         acts = dict(_on_average("average_act_bits", average_act_bits, activations, widths))
     acts |= {other: bits for name, bits in acts.items() for other in activations[name].joined}
@@ -233,7 +234,3 @@ def _allocation(weights: Layers, widths: dict[str, int]) -> Allocation:
         sum(layer.multiplications * width for layer, width in layers),
         sum(layer.seconds[w] for layer, w in layers) if all(w in layer.seconds for layer, w in layers) else None,
     )
-
-
-def _fixed(layer: LayerSensitivity, act_bits: int | None, sum_bits: int) -> int | None:
-    return act_bits if act_bits is None or not layer.sums else max(act_bits, sum_bits)

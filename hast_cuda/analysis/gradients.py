@@ -14,7 +14,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, check_images, check_values, explained_forward
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.objective import loss_terms
-from hast_cuda.loops.modes import copied
+from hast_cuda.loops.modes import copied, frozen_copy
 from hast_cuda.merged.followed import Followed, follow
 from hast_cuda.networks import feature_layers
 from hast_cuda.nn import quantized_once
@@ -106,9 +106,8 @@ def copied_pair(
     teacher: nn.Module, student: nn.Module, layers: list[str] | None, device: torch.device
 ) -> tuple[nn.Module, nn.Module, list[str]]:
     """Copies in eval mode, of which the student's has gradients, and the layers to align at."""
-    check_values("teacher", teacher)
     check_values("student", student)
-    frozen = copied(teacher).to(device).eval().requires_grad_(False)
+    frozen = frozen_copy(teacher, device)
     tuned = copied(student).to(device).eval().requires_grad_(True)
     layers = layers or feature_layers(frozen)
     if not layers:

@@ -12,15 +12,9 @@ _FINEST = 1e6  # the largest loss for the solver, which stops at a gap of 1e-6
 
 
 def choose(losses: Sequence[Mapping[int, float]], costs: Sequence[Mapping[int, int]], budget: int) -> list[int]:
-    """The choice of every item (the multiple-choice knapsack problem).
+    """The choice of every item (the multiple-choice knapsack problem), by loss and whole cost of each choice.
 
-    Args:
-        losses: of each item, loss by choice; at least 0.
-        costs: of each item, whole cost by the same choices; at least 0.
-        budget: the most that the chosen costs may add up to; at least the sum of the smallest.
-
-    Raises:
-        ImportError: no scipy. RuntimeError: the solver gives up.
+    ``budget`` is at least the sum of the smallest costs. ImportError: no scipy. RuntimeError: the solver gives up.
     """
     if not losses:
         return []

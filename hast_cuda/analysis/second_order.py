@@ -21,15 +21,8 @@ def weight_curvature(model: nn.Module, layers: Mapping[str, Any], images: Tensor
     Fisher's: half of the mean square of the gradient of a class that the network itself draws. Any other
     network's is the squared distance of its outputs as a share of their squares, with random signs in the place
     of classes. What moves are many weights by rounding errors that do not know each other, so that the products
-    of different ones, which are left out, cancel.
-
-    Args:
-        model: computes in full precision with the ``cached_weight`` of ``layers``, which are put back.
-        layers: by name.
-        images: [N, C, H, W] on its device.
-
-    Raises:
-        ValueError: a network without gradients for its weights.
+    of different ones, which are left out, cancel. ``model`` computes with the ``cached_weight`` of ``layers``, which
+    are put back. ValueError: a network without gradients for its weights.
     """
     kept = {name: layer.cached_weight for name, layer in layers.items()}
     sums = {name: torch.zeros_like(layer.weight, dtype=torch.float64) for name, layer in layers.items()}

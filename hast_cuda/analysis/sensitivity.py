@@ -16,6 +16,7 @@ from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.checks.values import as_device, as_path, check_images, check_range, check_values, explained_forward
 from hast_cuda.files.json_values import read_object
 from hast_cuda.finetune.agreement import divergence
+from hast_cuda.loops.modes import hooked
 from hast_cuda.loops.progress import Progress
 from hast_cuda.networks.outputs import gathered, noise_shares
 from hast_cuda.nn import FakeQuantActivation, calibrate, quantization_table, quantize, shrink_ranges
@@ -122,7 +123,9 @@ def sensitivity(
         _checks.bit_width("bits", width)
     where, both = as_device(device), {"placement": placement, "symmetric_weights": symmetric_weights}
     copied = quantize(teacher, 8, _ACTIVATIONS, sum_bits=_SUMS, **both).to(where)  # type: ignore[arg-type]
-    return _Parts(copied, search=search).measure(images.to(where), sorted(set(bits)))
+    parts = _Parts(copied, search=search)
+    with quantizers_aside(copied):
+        return parts.measure(images.to(where), sorted(set(bits)))
 
 
 @typed
@@ -172,10 +175,6 @@ class _Parts:
         self.sums = {q: q.bits == _SUMS for q in self.quantizers}
 
     def measure(self, images: Tensor, widths: Sequence[int]) -> dict[str, LayerSensitivity]:
-        with quantizers_aside(self.model):
-            return self._measured(images, widths)
-
-    def _measured(self, images: Tensor, widths: Sequence[int]) -> dict[str, LayerSensitivity]:
         ranges = self._calibrated(images, widths)
         expected, counts = gathered(self.model, images), self._counts(images[:1])
         curvature = weight_curvature(self.model, self.layers, images)
@@ -254,13 +253,9 @@ class _Parts:
             more = output.numel() * module.weight[0].numel() if isinstance(module, QuantizedWeight) else args[0].numel()
             counts[module] = counts.get(module, 0) + more
 
-        handles = [m.register_forward_hook(count) for m in (*self.layers.values(), *self.quantizers)]
-        try:
-            with explained_forward("images", image):
-                self.model(image)
-        finally:
-            for handle in handles:
-                handle.remove()
+        counted = (*self.layers.values(), *self.quantizers)
+        with hooked(m.register_forward_hook(count) for m in counted), explained_forward("images", image):
+            self.model(image)
         return counts
 
 

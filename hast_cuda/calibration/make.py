@@ -17,7 +17,7 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_choice, check_json, check_range
 from hast_cuda.data import Images, InputSpec
 from hast_cuda.data.input_spec import parse_normalization
-from hast_cuda.files.fingerprint import fingerprint
+from hast_cuda.files.tensors import fingerprint
 from hast_cuda.files.versions import VERSION
 from hast_cuda.files.whole import write_json
 from hast_cuda.loops.execution import Execution

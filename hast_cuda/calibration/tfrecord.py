@@ -14,13 +14,7 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def write_tfrecord(path: Path, images: Bytes, labels: Sequence[int] | None) -> None:
-    """One record per image: ``image`` (raw bytes), ``height``, ``width``, ``channels`` and, of a class, ``label``.
-
-    Args:
-        path: of the file.
-        images: uint8 [N, H, W, C].
-        labels: of each, at least 0.
-    """
+    """A record per image of uint8 [N, H, W, C]: ``image`` (bytes), ``height``, ``width``, ``channels``, ``label``."""
     sizes = dict(zip(("height", "width", "channels"), images.shape[1:], strict=True))
     numbers = [sizes if labels is None else {**sizes, "label": label} for label in labels or [0] * len(images)]
     records = [example(image.tobytes(), own) for image, own in zip(images, numbers, strict=True)]

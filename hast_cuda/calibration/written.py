@@ -86,11 +86,7 @@ WRITERS: dict[str, Callable[[Path, Content], None]] = {
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder that becomes ``path`` on success and vanishes on failure.
-
-    Raises:
-        FileExistsError: something is at ``path``.
-    """
+    """Yield a folder that becomes ``path``, where nothing may be yet, on success and vanishes on failure."""
     if path.exists():
         raise FileExistsError(f"{path} is there already: give another folder, or remove it")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -59,17 +59,11 @@ def as_device(value: Any, name: str = "device", *, meta: bool = False, auto: boo
     return device
 
 
-def check_most(name: str, value: float, most: float) -> None:
-    """``value`` is at most ``most``: what is beyond has no memory, or no end."""
-    if value > most:
-        raise ValueError(f"{name} is {value}; allowed: at most {most}")
-
-
 def check_positive(name: str, value: float, *, most: float = math.inf) -> None:
-    """``value`` is finite, > 0 and at most ``most``."""
+    """``value`` is finite, > 0 and at most ``most``: what is beyond has no memory, or no end."""
     check_number(name, value)
-    if math.isfinite(value):
-        check_most(name, value, most)
+    if math.isfinite(value) and value > most:
+        raise ValueError(f"{name} is {value}; allowed: at most {most}")
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} is {value}; it must be greater than 0")
 

@@ -152,7 +152,7 @@ def _goes_on(name: str, arguments: Sequence[str]) -> str:
     ]
     if name not in TOGETHER or (name == "reproduce" or not (given or name == "demo")):
         return "the same command goes on with what was not finished" if name == "reproduce" else "nothing was kept"
-    found: str = importlib.import_module("hast_cuda.run.resumed").goes_on(Path(given[-1] if given else "runs/demo"))
+    found: str = importlib.import_module("hast_cuda.run.directory").goes_on(Path(given[-1] if given else "runs/demo"))
     return found
 
 

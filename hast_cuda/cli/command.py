@@ -16,9 +16,8 @@ from hast_cuda.methods import PRESETS, Recipe, available
 from hast_cuda.methods import recipe as recipe_of
 from hast_cuda.methods.recipe import SECTIONS, dataset_like
 from hast_cuda.run import read_config, read_recipe
-from hast_cuda.run.costs import Sizes
 from hast_cuda.run.directory import plain
-from hast_cuda.run.fitted import free_numbers
+from hast_cuda.run.fitted import Sizes, free_numbers
 from hast_cuda.run.settings import image_folder, read_synthesis_config
 
 

@@ -15,7 +15,7 @@ from hast_cuda.cli.network import ANY_NETWORK, Network, opened
 from hast_cuda.cli.options import Flat, labelled_images
 from hast_cuda.cli.report import write_page
 from hast_cuda.data import InputSpec
-from hast_cuda.data.class_names import class_names
+from hast_cuda.data.input_spec import class_names
 from hast_cuda.exports.formats import AnyImages, export_network
 from hast_cuda.exports.records import Exported
 from hast_cuda.exports.verify import measure, plain_onnx, require_onnxruntime

@@ -14,7 +14,7 @@ from torch import nn
 from hast_cuda.checks.typed import LATER, check_fields
 from hast_cuda.checks.values import LARGEST_CLASSES, check_range
 from hast_cuda.data import InputSpec
-from hast_cuda.files.fingerprint import file_digest
+from hast_cuda.files.tensors import file_digest
 from hast_cuda.run import read_config
 from hast_cuda.run.directory import plain
 from hast_cuda.run.origins import DIGEST, check_network

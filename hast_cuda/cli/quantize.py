@@ -21,7 +21,7 @@ from hast_cuda.nn import quantization_table
 from hast_cuda.ranks import World
 from hast_cuda.report import ACCURACIES
 from hast_cuda.run import QuantizationResult, estimate, load_student, zero_shot_quantize
-from hast_cuda.run.asked import Asked
+from hast_cuda.run.inputs import Asked
 from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.plan import make_plan, told
 from hast_cuda.run.settings import image_store, name_for

@@ -12,7 +12,7 @@ from hast_cuda.cli.command import command_of, shell
 from hast_cuda.cli.network import ANY_NETWORK, Network, network_of, opened
 from hast_cuda.cli.options import Flat, labelled_images
 from hast_cuda.data import ImageSet, InputSpec
-from hast_cuda.data.class_names import class_names
+from hast_cuda.data.input_spec import class_names
 from hast_cuda.report import Context, write_comparison, write_report
 from hast_cuda.report.facts import RunFacts, read_facts
 from hast_cuda.report.words import network_name

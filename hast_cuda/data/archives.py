@@ -26,13 +26,9 @@ _NUMPY = b"\x93NUMPY"
 
 
 def npz_arrays(path: Path) -> tuple[Tensor, Tensor]:
-    """uint8 [N, C, H, W] and int64 [N] of an .npz file.
+    """uint8 [N, C, H, W] and int64 [N] of an .npz file; ValueError: other arrays, or sizes that do not fit the file.
 
     Nothing is unpickled or extracted, and names lead nowhere: only the two entries are read.
-
-    Raises:
-        ValueError: no archive, other arrays, sizes that do not fit the file or are over
-            ``LARGEST``.
     """
     with _explained(path):
         with path.open("rb") as file:

@@ -17,15 +17,9 @@ Split = Literal["train", "test"]
 
 
 def load_digit_images(split: Split) -> tuple[Tensor, Tensor]:
-    """The fixed stratified split: 1,197 images to train on, 600 (60 per digit) held out.
+    """The fixed stratified split: uint8 [N, 1, 8, 8] of 0 to 16 and int64 [N]; 1,197 to train on, 600 held out.
 
-    Returns:
-        images: uint8 [N, 1, 8, 8], pixels 0..16.
-        labels: int64 [N], 0..9.
-
-    Raises:
-        ImportError: scikit-learn is not installed.
-        ValueError: ``split`` is neither "train" nor "test".
+    ImportError: scikit-learn is not installed. ValueError: another split.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split={split!r}: the digits have the splits 'train' and 'test'")

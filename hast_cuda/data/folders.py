@@ -51,13 +51,10 @@ def is_cifar_folder(path: Path) -> bool:
 
 
 def cifar_folder(path: Path, spec: InputSpec, split: str) -> tuple[Tensor, Tensor]:
-    """CIFAR-10 or CIFAR-100 as uint8 [N, 3, 32, 32] and int64 [N].
+    """CIFAR-10 or CIFAR-100 as uint8 [N, 3, 32, 32] and int64 [N]; ValueError: not the published files, or both sets.
 
     CIFAR's files are pickles. torchvision compares the MD5 of each with the published one before
     it opens it, so no other pickle is ever loaded.
-
-    Raises:
-        ValueError: files missing or not the published ones; both data sets and no way to choose.
     """
     root = path.parent if path.name in _CIFAR else path
     names = [path.name] if path.name in _CIFAR else [n for n in _CIFAR if (path / n).is_dir()]
@@ -92,11 +89,8 @@ def cifar_folder(path: Path, spec: InputSpec, split: str) -> tuple[Tensor, Tenso
 def image_folder(path: Path, spec: InputSpec, split: str) -> tuple[Callable[[Sequence[int]], Tensor], Tensor]:
     """Reader (indices -> uint8 [B, C, H, W]) and labels int64 [N]; images are opened when read.
 
-    Folders named by numbers have these as labels; others count in sorted order, and there must be
-    one per class of the network.
-
-    Raises:
-        ValueError: no class folders, an empty one, or another number than the network's classes.
+    Folders named by numbers have these as labels; others count in sorted order. ValueError: no class folders, an
+    empty one, or another number than the network's classes.
     """
     named = [path / name for name in _SPLIT_FOLDERS[split] if (path / name).is_dir()]
     root = named[0] if named else path

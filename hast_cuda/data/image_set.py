@@ -189,11 +189,7 @@ def _memory(images: Tensor, spec: InputSpec, source: str) -> Reader:
 
 
 def fit(images: Tensor, spec: InputSpec, source: str) -> Tensor:
-    """uint8 [..., H, W] -> uint8 [..., spec.height, spec.width].
-
-    Raises:
-        ValueError: another size than the network's and ``spec.resize`` is None.
-    """
+    """uint8 [..., H, W] as [..., spec.height, spec.width]; ValueError: another size, and ``spec.resize`` is None."""
     height, width = images.shape[-2:]
     if (height, width) == (spec.height, spec.width):
         return images

@@ -13,7 +13,7 @@ from hast_cuda.exports.dequantized import add_bias
 from hast_cuda.exports.editing import Editor, attribute, attributes_of, constant_of
 from hast_cuda.exports.folded import Layer
 from hast_cuda.exports.grid import Affine
-from hast_cuda.exports.qlinear import Requantized, unsigned
+from hast_cuda.exports.requantize import Requantized, unsigned
 
 # Codes pass through these as they are (a maximum of codes is the code of the maximum).
 PASSING = ("Identity", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather")

@@ -41,7 +41,10 @@ def _as_hard_sigmoid(plan: Plan) -> bool:
         if step.op != CONVOLUTION or step.activation is None or step.residual is not None:
             continue
         uniform = _uniform(step)
-        if uniform is None or not _is_clip(step.activation, 0.0, 1.0):
+        given = step.activation
+        if uniform is None or given.kind != "clip" or given.a is None or given.b is None:
+            continue
+        if abs(given.a) >= _CLOSE or abs(given.b - 1) >= _CLOSE:
             continue
         step.op, step.activation = CONVERT, Activation("hard_sigmoid", *uniform)
         step.weights, step.window, step.groups = None, None, 1
@@ -110,9 +113,3 @@ def _scaled(clip: Activation, step: Step) -> Activation | None:
     factor, shift = uniform
     a, b = (None if end is None else factor * end + shift for end in (clip.a, clip.b))
     return Activation("clip", a, b)
-
-
-def _is_clip(given: Activation, low: float, high: float) -> bool:
-    """Whether it clips to these ends."""
-    ends = given.kind == "clip" and given.a is not None and given.b is not None
-    return ends and abs((given.a or 0.0) - low) < _CLOSE and abs((given.b or 0.0) - high) < _CLOSE

@@ -8,9 +8,18 @@ import numpy as np
 import onnx_ir as ir
 
 from hast_cuda.exports.editing import Array, attribute, constant_of
-from hast_cuda.exports.engine_activations import ACTIVATIONS, activation_of
-from hast_cuda.exports.engine_layers import channel_constant, layer_of, linear, per_channel, users_of_marker, window_of
-from hast_cuda.exports.engine_pools import MEANS, pooled
+from hast_cuda.exports.engine_layers import (
+    ACTIVATIONS,
+    MEANS,
+    activation_of,
+    channel_constant,
+    layer_of,
+    linear,
+    per_channel,
+    pooled,
+    users_of_marker,
+    window_of,
+)
 from hast_cuda.exports.engine_steps import (
     ADD,
     CONCATENATE,
@@ -38,19 +47,17 @@ _SMALLEST_STEP = float(np.finfo(np.float32).tiny)  # its reciprocal is finite
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 
-def simple_steps(marked: MarkedModel, shape: Shape) -> Plan:
-    """A plan in which nothing is fused yet; ValueError naming what the engine does not have."""
-    return _Reader(marked, shape).read()
-
-
 @dataclass
-class _Reader:
+class GraphReader:
+    """Makes a plan in which nothing is fused yet."""
+
     marked: MarkedModel
     shape: Shape
     steps: list[Step] = field(default_factory=list)
     views: dict[ir.Value, View] = field(default_factory=dict)
 
     def read(self) -> Plan:
+        """The plan; ValueError naming what the engine does not have."""
         graph = self.marked.model.graph
         if len(graph.outputs) != 1:
             raise ValueError(f"the network gives {len(graph.outputs)} tensors; the engine gives [images, classes]")

@@ -153,14 +153,10 @@ class Plan:
         found[self.output] += 1
         return found
 
-    def producers(self) -> dict[Value, Step]:
-        """The step that makes each value but the images."""
-        return {step.output: step for step in self.steps}
-
     def makers(self) -> dict[Value, Step]:
         """The steps that make floats which are read once."""
         uses = self.uses()
-        return {v: step for v, step in self.producers().items() if uses[v] == 1 and v.grid is None}
+        return {step.output: step for step in self.steps if uses[step.output] == 1 and step.output.grid is None}
 
     def values(self) -> list[Value]:
         """The images, and what each step makes."""

@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 import ml_dtypes
 import numpy as np
 
-from hast_cuda.exports.dequantized import clipped_quantizer, float_layer, quantize_after_pooling
+from hast_cuda.exports.dequantized import (
+    clipped_quantizer,
+    dequantized_layer,
+    float_layer,
+    quantize_after_pooling,
+    quantized_pair,
+)
 from hast_cuda.exports.editing import Editor
 from hast_cuda.exports.folded import Layer, is_marker, quantized_layers
 from hast_cuda.exports.int8 import Int8Rewriter, Move
 from hast_cuda.exports.integer import IntegerRewriter
 from hast_cuda.exports.marked import INPUT, OUTPUT, QUANTIZE, MarkedModel
-from hast_cuda.exports.qdq import dequantized_layer, quantized_pair
 
 _INT8, _UINT8, _UINT4 = (np.dtype(kind) for kind in (np.int8, np.uint8, ml_dtypes.uint4))
 

@@ -88,9 +88,7 @@ class WeightCodes:
 def weight_codes(layer: QuantizedWeight, name: str = "") -> WeightCodes:
     """Codes of ``layer.quantized_weight()``, on the CPU.
 
-    Raises:
-        ValueError: ``zero_point="real"``, whose grid no integer format can store; weights that are
-            not finite.
+    ValueError: ``zero_point="real"``, whose grid no integer format can store; weights that are not finite.
     """
     if layer.zero_point == "real":
         raise ValueError(

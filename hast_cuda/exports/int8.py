@@ -20,7 +20,7 @@ from hast_cuda.exports.editing import Array, attribute, attributes_of, constant_
 from hast_cuda.exports.folded import Layer, batch_norm, is_marker, shift_name
 from hast_cuda.exports.grid import Affine
 from hast_cuda.exports.marked import QUANTIZE
-from hast_cuda.exports.qlinear import Products, requantized
+from hast_cuda.exports.requantize import Products, requantized
 
 _CONTRIB = "com.microsoft"
 _NOT_READ, _NOT_WRITTEN = "its input is not quantized", "its output is not quantized"
@@ -62,12 +62,7 @@ class Int8Rewriter(CodeGraph):
     _layer_of: dict[ir.Value, Layer] = field(default_factory=dict)
 
     def rewrite(self) -> None:
-        """Every marker of the graph.
-
-        Raises:
-            ValueError: layers that would compute in float, with their names; a quantizer whose range does not
-                contain 0.
-        """
+        """Every marker; ValueError: layers that would compute in float, a quantizer whose range does not contain 0."""
         self._layer_of = {layer.output: layer for layer in self.layers.values() if layer.plain}
         for marker in [node for node in self.editor.graph if is_marker(node, QUANTIZE)]:
             self._quantizer(marker)

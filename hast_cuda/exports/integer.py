@@ -24,7 +24,7 @@ from hast_cuda.exports.editing import attribute, attributes_of, only_consumer
 from hast_cuda.exports.folded import Layer, is_marker
 from hast_cuda.exports.grid import Affine
 from hast_cuda.exports.marked import QUANTIZE
-from hast_cuda.exports.qlinear import Products, requantized
+from hast_cuda.exports.requantize import Products, requantized
 
 
 @dataclass

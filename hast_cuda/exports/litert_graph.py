@@ -3,7 +3,7 @@
 TFLite has int8 alone, whose operators round and saturate at 127: a code c of n bits becomes
 ``c + 127 - (2^n - 1)``, so that the largest code is where int8 ends and no operator is needed to
 clip there. ReLU, which every operator can have, clips at zero. Biases, weights and scales are those
-of the form "int8" (``exports/qlinear.py``).
+of the form "int8" (``exports/requantize.py``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hast_cuda.exports.engine_steps import (
     Window,
 )
 from hast_cuda.exports.grid import Affine
-from hast_cuda.exports.qlinear import Products, requantized
+from hast_cuda.exports.requantize import Products, requantized
 from hast_cuda.exports.tflite_model import Quantization, TfliteModel
 
 _LOWEST_INT8 = -128
@@ -51,11 +51,7 @@ class LitertGraph:
     _tensors: dict[Value, int] = field(default_factory=dict)
 
     def write(self) -> None:
-        """Every step.
-
-        Raises:
-            ValueError: one that int8 cannot compute, with its name.
-        """
+        """Every step; ValueError names one that int8 cannot compute."""
         channels, rows, columns = self.plan.images.shape
         self.images = self.model.tensor("images", (1, rows, columns, channels), np.float32)
         self._tensors[self.plan.images] = self.images

@@ -26,6 +26,7 @@ from hast_cuda.networks.outputs import output_tensors
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.around import around, in_order
+from hast_cuda.ops.activations import activate
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -61,9 +62,7 @@ def require_onnx() -> None:
 def mark(student: nn.Module, shape: tuple[int, int, int], opset: int) -> MarkedModel:
     """Translate ``student``, in eval mode, for images [batch, *shape] with shape (C, H, W).
 
-    Raises:
-        ValueError: nothing is quantized, a range is not frozen, a grid that cannot be stored, a
-            network that torch.onnx cannot translate (with its reason).
+    ValueError: nothing is quantized, a range that is not frozen, a grid that cannot be stored, or torch.onnx's reason.
     """
     weights: dict[str, WeightCodes] = {}
     activations: dict[str, Affine] = {}
@@ -103,7 +102,7 @@ def translate(network: nn.Module, shape: tuple[int, int, int], opset: int) -> ir
                 opset_version=opset,
                 verbose=False,
                 input_names=[INPUT],
-                output_names=_output_names(network(example)),
+                output_names=[place.replace(".", "_") or OUTPUT for place in output_tensors(network(example))],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
     except Exception as error:  # whatever the exporter and the network's own code raise
@@ -111,11 +110,6 @@ def translate(network: nn.Module, shape: tuple[int, int, int], opset: int) -> ir
     assert program is not None
     model: ir.Model = program.model
     return model
-
-
-def _output_names(output: Any) -> list[str]:
-    """Of the graph's outputs: "logits", or the places of several tensors."""
-    return [place.replace(".", "_") if place else OUTPUT for place in output_tensors(output)]
 
 
 def _reason(error: BaseException) -> str:
@@ -166,18 +160,11 @@ class _MarkedLinear(nn.Linear):
 _MARKED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: _MarkedConv2d, nn.Linear: _MarkedLinear}
 
 
-def activated(x: Tensor, activation: str | None) -> Tensor:
-    """The activation that a quantizer holds, in torch's own ops."""
-    if activation is None:
-        return x
-    return F.relu(x) if activation == "relu" else F.relu6(x)
-
-
 class _MarkedActivation(nn.Module):
     def __init__(self, source: FakeQuantActivation, name: str) -> None:
         super().__init__()
         self.activation, self.marker, self.inplace = source.activation, name, source.inplace
 
     def forward(self, x: Tensor) -> Tensor:
-        y = _symbol(QUANTIZE, activated(x, self.activation), self.marker)
+        y = _symbol(QUANTIZE, activate(x, self.activation), self.marker)
         return x.copy_(y) if self.inplace else y

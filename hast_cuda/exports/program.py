@@ -13,12 +13,12 @@ from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import LARGEST_IMAGE, check_values
 from hast_cuda.exports.float_network import output_path, plain_copy
 from hast_cuda.exports.grid import activation_grid
-from hast_cuda.exports.marked import activated
 from hast_cuda.exports.placement import QuantizedLayer
 from hast_cuda.files.whole import replace_file
 from hast_cuda.loops.modes import copied
 from hast_cuda.nn import FakeQuantActivation, activation_quantizers
 from hast_cuda.nn.around import QuantizedOutput, around, in_order
+from hast_cuda.ops.activations import activate
 from hast_cuda.ops.reference import arithmetic_dtype, quantizer_parameters
 
 _EXAMPLES = 2  # images to trace with: a batch of 1 would become a constant
@@ -114,7 +114,7 @@ class PlainQuantizer(nn.Module):
         """Any shape -> same; computed in float32, or float64 for float64."""
         if arithmetic_dtype(x.dtype) != self.arithmetic:  # while tracing: no part of a program
             raise TypeError(f"activations are {x.dtype}, but the network's parameters need {self.arithmetic}")
-        y = activated(x.to(self.arithmetic), self.activation)
+        y = activate(x.to(self.arithmetic), self.activation)
         codes = torch.round(self.scale * y - self.zero).clamp(self.low, self.high)
         y = ((codes + self.zero) / self.scale).to(x.dtype)
         return x.copy_(y) if self.inplace else y

@@ -12,16 +12,7 @@ LARGEST = 2**64  # of whole numbers: seeds have 64 bits
 
 
 def read_object(path: Path, fix: str) -> dict[str, Any]:
-    """The JSON object of a file.
-
-    Args:
-        path: of the file.
-        fix: what to do about a broken one, for the message.
-
-    Raises:
-        ValueError: no object, too long or too deep, or NaN, infinity or an absurd number in it.
-        OSError: it cannot be read.
-    """
+    """The JSON object of a file; ValueError, with how to ``fix`` it: none, too long or deep, NaN or absurd numbers."""
     size = path.stat().st_size
     if size > LONGEST:
         message = f"{path} has {size} bytes, more than the {LONGEST} that such a file may have"
@@ -36,16 +27,7 @@ def read_object(path: Path, fix: str) -> dict[str, Any]:
 
 
 def parse(text: str, *, finite: bool = True) -> Any:
-    """The value of a JSON text.
-
-    Args:
-        text: one value.
-        finite: False allows NaN, Infinity and -Infinity, as ``json.dumps`` writes them.
-
-    Raises:
-        json.JSONDecodeError, a ValueError: no JSON. ValueError: too deep, or an absurd number in
-            it.
-    """
+    """The value of a JSON text, with NaN and infinities where not ``finite``; ValueError: too deep, absurd numbers."""
     constants = _finite if finite else float
     try:
         return json.loads(text, parse_constant=constants, parse_float=_finite, parse_int=_whole)

@@ -40,9 +40,7 @@ def check_pickles(path: Path) -> None:
 def _check(file: IO[bytes], largest: int | None) -> int | None:
     """Read one pickle, and give its last number; ValueError for what no state dict needs.
 
-    Args:
-        file: where it starts.
-        largest: number that may be in it: in the old format, how large the tensors are that follow.
+    ``largest``: number that may be in it: in the old format, how large the tensors are that follow.
     """
     last = None
     for code, value, _ in pickletools.genops(file):

@@ -13,6 +13,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -35,16 +36,9 @@ class DamagedFileError(ValueError):
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, text: str | None = None
 ) -> None:
-    """Write contiguous ``tensors`` and their checksum, whole or not at all.
+    """Write contiguous ``tensors`` that share no memory and their checksum, whole or not at all.
 
-    Args:
-        path: of the file; its directory exists.
-        tensors: none shares memory with another.
-        metadata: of the file.
-        text: what the checksum covers beside the tensors; default the metadata.
-
-    Raises:
-        ValueError: metadata with the name of the checksum. OSError: no space, or no right to write.
+    ``text``: what the checksum covers beside the tensors; default the metadata, which has no entry of its name.
     """
     metadata = dict(metadata or {})
     if CHECKSUM in metadata:
@@ -59,18 +53,10 @@ def save_tensors(
 def load_tensors(
     path: Path, *, text: Callable[[Mapping[str, str]], str] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors on the CPU and metadata of a file, compared with its checksum.
+    """Tensors on the CPU and metadata of a file, compared with its checksum over ``text`` of the metadata and tensors.
 
-    A file without a checksum, of an earlier version or another program, is read as it is.
-
-    Args:
-        path: of the file.
-        text: what the checksum covers beside the tensors, from the metadata; the checksum must be
-            there. Default: as :func:`save_tensors`.
-
-    Raises:
-        DamagedFileError: cut short, changed, or no safetensors file; says why without naming it.
-        OSError: it cannot be read.
+    A file without a checksum, of an earlier version or another program, is read as it is, unless ``text`` is given.
+    DamagedFileError: cut short, changed, or no safetensors file; says why without naming it.
     """
     metadata = read_metadata(path)
     try:
@@ -87,22 +73,14 @@ def load_tensors(
 
 
 def restore(network: nn.Module, tensors: Mapping[str, Tensor], *, strict: bool = True, assign: bool = False) -> None:
-    """Load what a file holds of ``network`` itself; some layers ask for the version that no tensor tells.
-
-    Raises:
-        RuntimeError: names or shapes do not fit.
-    """
+    """Load what a file holds of ``network`` itself; some layers ask for the version that no tensor tells."""
     described = OrderedDict(tensors)
     described._metadata = getattr(network.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
     network.load_state_dict(described, strict=strict, assign=assign)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Metadata of a safetensors file; its sizes are compared with the file's first.
-
-    Raises:
-        DamagedFileError: cut short, or no safetensors file. OSError: it cannot be read.
-    """
+    """Metadata of a safetensors file, its sizes compared with the file's first; DamagedFileError if it is none."""
     whole = path.stat().st_size
     with path.open("rb") as file:
         size = int.from_bytes(file.read(_LENGTH), "little")
@@ -143,3 +121,23 @@ def _order_metadata(path: Path) -> None:
         assert len(data) <= size  # the same characters; the rest was padding
         file.seek(_LENGTH)
         file.write(data.ljust(size))
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits that depend on names, shapes, dtypes and every bit."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        # Any: numpy's arrays are buffers, which its types do not say
+        data: Any = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        digest.update(data)
+    return digest.hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()

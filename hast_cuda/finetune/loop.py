@@ -11,26 +11,24 @@ from torch import Tensor, nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_trainable
 from hast_cuda.finetune.agreement import HeldOutImages
-from hast_cuda.finetune.average import WeightAverage
 from hast_cuda.finetune.batches import Batches, hold_out, make_batches
 from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.objective import TERMS
+from hast_cuda.finetune.optimizer import WeightAverage
 from hast_cuda.finetune.processes import agree_on_steps, check_equal, resume, spread_student
-from hast_cuda.finetune.replay import ReplayedStep
-from hast_cuda.finetune.step import FinetuneStep
+from hast_cuda.finetune.step import FinetuneStep, ReplayedStep
 from hast_cuda.finetune.watch import Evaluate, Log, Watch
 from hast_cuda.generator.trainer import GeneratorTrainer
 from hast_cuda.loops.allocator import freed_memory_kept
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.finite import FiniteGuard
-from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy, with_gradients
-from hast_cuda.loops.progress import Progress
+from hast_cuda.loops.progress import Progress, log_interval
 from hast_cuda.loops.stop import stop_noticed
 from hast_cuda.networks.blocks import feature_layers
-from hast_cuda.networks.head import find_head
+from hast_cuda.networks.ends import find_head
 from hast_cuda.ranks import World
 from hast_cuda.ranks.world import world_on
 

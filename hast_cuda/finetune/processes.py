@@ -8,8 +8,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.files.fingerprint import fingerprint
-from hast_cuda.files.tensors import restore
+from hast_cuda.files.tensors import fingerprint, restore
 from hast_cuda.finetune.batches import Batches
 from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
 from hast_cuda.finetune.config import FinetuneConfig

@@ -1,4 +1,4 @@
-"""One step of fine-tuning: clean loss, perturbation, perturbed loss, update (Eq. 10-12)."""
+"""One step of fine-tuning: clean loss, perturbation, perturbed loss, update (Eq. 10-12), replayed as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.finetune.batches import Batch
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.objective import TERMS, loss_terms, loss_weights
 from hast_cuda.finetune.optimizer import InundatedSGD, make_optimizer
+from hast_cuda.finetune.processes import GradientSums
 from hast_cuda.loops.execution import Execution
+from hast_cuda.loops.finite import FiniteGuard
+from hast_cuda.loops.graphs import Replayed
 from hast_cuda.merged.followed import follow
-from hast_cuda.networks.head import Head
+from hast_cuda.networks.ends import Head
 from hast_cuda.nn import quantized_once
+from hast_cuda.ranks import World
 
 Gradients = list[Tensor | None]
 
@@ -153,3 +158,53 @@ def _sum(first: Gradients, second: Gradients) -> Gradients:
     if pairs:
         torch._foreach_add_([a for a, _ in pairs], [b for _, b in pairs])
     return [b if a is None else a for a, b in zip(first, second, strict=True)]
+
+
+class ReplayedStep:
+    """Takes ``step`` on batches that stay in place; ``guard`` sees the loss.
+
+    A batch that comes again is replayed. With several processes a step is two graphs: inside one
+    nothing may wait for another process. :attr:`terms` are the last clean loss's, unweighted.
+    """
+
+    def __init__(self, step: FinetuneStep, guard: FiniteGuard, world: World | None = None) -> None:
+        self.step, self.guard, self.sums = step, guard, None
+        count = len(loss_weights(step.config))
+        self.terms = tuple(torch.zeros((), device=step.rate.device) for _ in range(count))
+        if world is not None and world.size > 1:
+            self.sums = GradientSums(step.parameters, count, world)
+            self.terms = self.sums.terms
+        self._graphs: dict[Batch, list[Replayed]] = {}
+
+    def __call__(self, batch: Batch) -> None:
+        """One step on ``batch``."""
+        if batch not in self._graphs:
+            self._graphs[batch] = self._make_graphs(batch)
+        first, *rest = self._graphs[batch]
+        first()
+        if self.sums is not None:
+            self.sums.reduce()
+        for part in rest:
+            part()
+
+    def _make_graphs(self, batch: Batch) -> list[Replayed]:
+        def differentiate() -> None:
+            images, labels = batch.read()
+            images = self.step.execution.images(images)
+            terms = self.step.differentiate(images, labels, batch.share)
+            if self.sums is not None:
+                self.sums.put(terms, batch.share)
+            else:
+                torch._foreach_copy_(list(self.terms), list(terms))
+
+        def update() -> None:
+            self.step.update()
+            self.guard.observe(sum(self.terms[1:], self.terms[0]))
+
+        def whole() -> None:
+            differentiate()
+            update()
+
+        parts = [whole] if self.sums is None else [differentiate, update]
+        mode = self.step.execution.cuda_graphs
+        return [Replayed(part, self.step.rate.device, mode) for part in parts]

@@ -35,16 +35,8 @@ SLOWER = 1 / 4  # of the rate, after each restart; a power of 2, so that nothing
 class Watch:
     """What rank 0 finds out about a student, in the ``state`` of every rank.
 
-    Args:
-        student: as it is trained.
-        state: of the run so far.
-        held_out: images to compare the student on; None: it is not compared.
-        best: whether the closest student is remembered.
-        restarts: how often training may begin again.
-        evaluate: test top-1 in percent; None: there are no test images.
-        save: writes the state.
-        log: gets what was found.
-        world: of which rank 0 looks.
+    Test top-1 by ``evaluate``, and how it compares with its teacher on images held out, where they are given; with
+    ``best`` the closest student is remembered, and training may begin again ``restarts`` times.
     """
 
     def __init__(

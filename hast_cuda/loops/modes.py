@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hast_cuda.checks.values import check_values
 
@@ -57,6 +58,17 @@ def _with_graph(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (list, tuple, dict)):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _with_graph(item)
+
+
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Hooks that are there inside, and gone after, also after an error."""
+    there = list(handles)
+    try:
+        yield
+    finally:
+        for handle in there:
+            handle.remove()
 
 
 @contextmanager

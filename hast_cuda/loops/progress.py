@@ -1,4 +1,4 @@
-"""Progress of a loop: a bar in a terminal or a notebook, elsewhere a line a minute; both on stderr."""
+"""Progress of a loop: a bar in a terminal or a notebook, elsewhere a line a minute, both on stderr; lines of a log."""
 
 from __future__ import annotations
 
@@ -94,15 +94,7 @@ def _redraws() -> bool:
 
 
 class Progress:
-    """Of one loop.
-
-    Args:
-        name: of the loop.
-        total: steps.
-        done: how many of them an earlier attempt made.
-        quiet: nothing is shown; for all processes but the first.
-        leave: whether a bar stays when the loop is over.
-    """
+    """Of ``total`` steps of one loop, ``done`` of them by an earlier attempt; nothing is shown if ``quiet``."""
 
     def __init__(self, name: str, total: int, *, done: int = 0, quiet: bool = False, leave: bool = True) -> None:
         how = _how.get()
@@ -125,3 +117,14 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._shown is not None:
             self._shown.close()
+
+
+MOST_LINES = 2000  # of a phase, at every multiple of the interval
+
+
+def log_interval(total: int, shortest: int) -> int:
+    """Iterations between two lines of a log of ``total`` iterations, all batches together.
+
+    A multiple of ``shortest``, the interval of short phases: how often the loop reads the device.
+    """
+    return shortest * max(1, -(-total // (shortest * MOST_LINES)))

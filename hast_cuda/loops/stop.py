@@ -27,10 +27,8 @@ class Stop:
 def stop_noticed(*, saves: bool) -> Iterator[Stop]:
     """Inside, the first SIGINT or SIGTERM is noted in what is given; a second one ends the process as ever.
 
-    What the process ignores (SIGINT of a job in the background) it goes on ignoring.
-
-    Args:
-        saves: False, and in every thread but the main one: signals do what they do otherwise.
+    What the process ignores (SIGINT of a job in the background) it goes on ignoring. Without ``saves``, and in
+    every thread but the main one, signals do what they do otherwise.
     """
     stop = Stop()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -113,17 +113,12 @@ class Followed:
     def _vectors(self, maps: list[Tensor]) -> list[tuple[Tensor, int]]:
         """(vector, positions) of every layer; ``maps`` are those that no module summed itself."""
         own: dict[nn.Module, tuple[Tensor, int]] = {m: m.take() for m in self._fused()}
-        found = zip(channel_attentions(maps), map(positions_of, maps), strict=True)
+        found = zip(channel_attentions(maps), (m[0, 0].numel() for m in maps), strict=True)
         return self._in_order(own, found)
 
     def remove(self) -> None:
         """Take the hooks out of the network."""
         self.tap.remove()
-
-
-def positions_of(feature: Tensor) -> int:
-    """Elements per image and channel of a map [N, C, ...]."""
-    return feature[0, 0].numel()
 
 
 def _spatial(feature: Tensor) -> Tensor:

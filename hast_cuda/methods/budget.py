@@ -30,11 +30,7 @@ MOST_SECONDS = 3.2e9  # a hundred years
 
 
 def seconds_of(budget: str) -> float | None:
-    """Seconds of a budget that is a time ("90s", "10m", "2h"), None of another.
-
-    Raises:
-        ValueError: it is none of those that there are.
-    """
+    """Seconds of a budget that is a time ("90s", "10m", "2h"), None of another; ValueError if it is none at all."""
     share = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(%|[smhd])", budget)
     if budget in ("full", "small"):
         return None
@@ -48,17 +44,10 @@ def seconds_of(budget: str) -> float | None:
 
 
 def apply_budget(recipe: Recipe, budget: str, dataset: str = "cifar10") -> Recipe:
-    """``recipe`` at a budget that needs no clock.
+    """``recipe`` at a budget that needs no clock; ValueError: another text, or a time.
 
-    Args:
-        recipe: of a method, at its published budget.
-        budget: "full" leaves it; "small" sets images, iterations and batch size to those of
-            :data:`SMALL` where they are larger, the same for every method; "N%" scales images and
-            iterations.
-        dataset: of the recipe; "imagenet" has a small budget of its own, :data:`SMALL_PHOTOGRAPHS`.
-
-    Raises:
-        ValueError: another text, or a time.
+    "full" leaves it; "small" sets images, iterations and batch size to :data:`SMALL` where they are larger
+    (:data:`SMALL_PHOTOGRAPHS` of "imagenet"), the same for every method; "N%" scales images and iterations.
     """
     if seconds_of(budget) is not None:
         raise ValueError(f'budget is {budget!r}, a time; allowed here: "full", "small", or a share such as "10%"')

@@ -13,8 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hast_cuda.moments.distribution import Distribution, concatenate
 from hast_cuda.moments.mapped_distribution import mapped
-from hast_cuda.networks.output_moments import output_moments
-from hast_cuda.networks.statistics import has_running_statistics, is_plain_batch_norm
+from hast_cuda.networks.statistics import has_running_statistics, is_plain_batch_norm, output_moments
 from hast_cuda.networks.taps import Tap
 from hast_cuda.networks.tracing import ADD, ADD_METHODS, trace
 from hast_cuda.nn.activation import FakeQuantActivation
@@ -32,7 +31,7 @@ _KEEPING_MODULES = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
 )
-_KEEPING_FUNCTIONS: tuple[Callable[..., Any], ...] = (
+_KEEPING: tuple[Callable[..., Any] | str, ...] = (
     F.dropout,
     F.dropout2d,
     F.max_pool2d,
@@ -41,6 +40,9 @@ _KEEPING_FUNCTIONS: tuple[Callable[..., Any], ...] = (
     F.adaptive_max_pool2d,
     torch.max_pool2d,
     torch.clone,
+    "contiguous",
+    "clone",
+    "detach",
 )
 _ELEMENTWISE_MODULES = (
     nn.LeakyReLU,
@@ -57,7 +59,7 @@ _ELEMENTWISE_MODULES = (
     nn.Sigmoid,
     nn.Tanh,
 )
-_ELEMENTWISE_FUNCTIONS: tuple[Callable[..., Any], ...] = (
+_ELEMENTWISE: tuple[Callable[..., Any] | str, ...] = (
     F.leaky_relu,
     F.elu,
     F.celu,
@@ -73,9 +75,9 @@ _ELEMENTWISE_FUNCTIONS: tuple[Callable[..., Any], ...] = (
     F.tanh,
     torch.sigmoid,
     torch.tanh,
+    "sigmoid",
+    "tanh",
 )
-_ELEMENTWISE_METHODS = ("sigmoid", "tanh")
-_KEEPING_METHODS = ("contiguous", "clone", "detach")
 _RESHAPES = (torch.reshape, "view", "reshape")
 _FLATTENS = (torch.flatten, "flatten")
 _MEANS = (torch.mean, "mean")
@@ -87,13 +89,9 @@ def input_distributions(model: nn.Module) -> dict[str, list[Known]]:
     """Distribution of the first input of every module call, by module name; None where unknown.
 
     BatchNorm gives N(beta, gamma^2); a convolution or linear layer gives what it remembers
-    (:func:`hast_cuda.networks.output_moments.output_moments`); sums, activation functions, pooling,
+    (:func:`hast_cuda.networks.statistics.output_moments`); sums, activation functions, pooling,
     flattening, dropout, concatenation, slices of positions and channels of zeros are followed. The
-    image is N(0, 1).
-
-    Raises:
-        CannotMergeError: torch.fx cannot follow the network.
-        ValueError: a BatchNorm that does more, such as an activation of its own.
+    image is N(0, 1). CannotMergeError: torch.fx cannot follow the network. ValueError: a BatchNorm that does more.
     """
     traced, _ = trace(model)
     modules = dict(traced.named_modules())
@@ -112,10 +110,8 @@ def input_distributions(model: nn.Module) -> dict[str, list[Known]]:
             known[node] = _of_module(modules[name], x)
             if "output_quantizer" in around(modules[name]):  # of a layer, which is one node
                 inputs.setdefault(f"{name}.output_quantizer", []).append(known[node])
-        elif node.op == "call_function":
-            known[node] = _of_function(node, x, known)
-        elif node.op == "call_method":
-            known[node] = _of_method(node, x, known)
+        elif node.op in ("call_function", "call_method"):
+            known[node] = _of_call(node, x, known)
     return inputs
 
 
@@ -168,36 +164,24 @@ def _normalized(norm: _BatchNorm) -> Distribution:
     )
 
 
-def _of_function(node: fx.Node, x: Known, known: dict[fx.Node, Known]) -> Known:
+def _of_call(node: fx.Node, x: Known, known: dict[fx.Node, Known]) -> Known:
+    """Of a function or, where the target is a text, a method."""
     target: Any = node.target
     if target is torch.cat:
         return _concatenation(node, known)
     if x is None:
         return None
-    if target in ADD:
+    if target in ADD or target in ADD_METHODS:
         return _sum(node, x, known)
-    if target in FUNCTIONS:
-        return x.activated(FUNCTIONS[target])
-    if target in _ELEMENTWISE_FUNCTIONS:
-        return _elementwise(node, target, x)
+    if target in FUNCTIONS or target in METHODS:
+        return x.activated(FUNCTIONS.get(target) or METHODS[target])
+    if target in _ELEMENTWISE:
+        return _elementwise(node, getattr(torch, target) if isinstance(target, str) else target, x)
     if target is F.pad:
         return _padded(node, x)
     if target is operator.getitem:
         return x if _every_channel(node.args[1]) else None
-    return x if target in _KEEPING_FUNCTIONS or _keeps_channels(node) else None
-
-
-def _of_method(node: fx.Node, x: Known, known: dict[fx.Node, Known]) -> Known:
-    target = str(node.target)
-    if x is None:
-        return None
-    if target in ADD_METHODS:
-        return _sum(node, x, known)
-    if target in METHODS:
-        return x.activated(METHODS[target])
-    if target in _ELEMENTWISE_METHODS:
-        return _elementwise(node, getattr(torch, target), x)
-    return x if target in _KEEPING_METHODS or _keeps_channels(node) else None
+    return x if target in _KEEPING or _keeps_channels(node) else None
 
 
 def _sum(node: fx.Node, x: Distribution, known: dict[fx.Node, Known]) -> Known:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hast_cuda.loops.modes import hooked
 from hast_cuda.networks.outputs import output_tensors
 from hast_cuda.networks.statistics import has_running_statistics
 
@@ -57,13 +56,7 @@ def where_apart(exact: nn.Module, found: nn.Module, x: Tensor) -> str:
 def _maps(model: nn.Module, x: Tensor) -> dict[str, list[Tensor]]:
     """Outputs of all calls of all modules, by name, in the order in which they ended."""
     found: dict[str, list[Tensor]] = {}
-    with _noted(model, found), torch.no_grad():
-        model(x.clone())
-    return found
 
-
-@contextmanager
-def _noted(model: nn.Module, found: dict[str, list[Tensor]]) -> Iterator[None]:
     def note(name: str) -> Any:
         def keep(_module: nn.Module, _args: Any, output: Any) -> None:
             if isinstance(output, Tensor):
@@ -72,8 +65,6 @@ def _noted(model: nn.Module, found: dict[str, list[Tensor]]) -> Iterator[None]:
         return keep
 
     handles = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), torch.no_grad():
+        model(x.clone())
+    return found

@@ -1,4 +1,4 @@
-"""Which layers normalise with statistics that they have stored, and whether those can be used."""
+"""Statistics that layers have stored: which normalise with them, whether those can be used, what folding left."""
 
 from __future__ import annotations
 
@@ -41,15 +41,11 @@ def is_patched(module: nn.Module) -> bool:
 def has_own_forward(layer: nn.Conv2d | nn.Linear) -> bool:
     """Whether a call of ``layer`` is anything else than that of its plain class."""
     kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
-    if _full_name(type(layer)) in _PLAIN:
+    if f"{type(layer).__module__}.{type(layer).__qualname__}" in _PLAIN:
         return is_patched(layer)
     return is_patched(layer) or any(
         getattr(type(layer), n) is not getattr(kind, n) for n in _CALLED if hasattr(kind, n)
     )
-
-
-def _full_name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def is_plain_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
@@ -136,3 +132,25 @@ def require_finite_weights(name: str, weight: Tensor, largest: float) -> None:
             f"the weight of layer {name!r} contains NaN, infinity or numbers beyond {largest}: "
             "check the weights that the network was loaded from"
         )
+
+
+def set_output_moments(layer: nn.Module, mean: Tensor, std: Tensor) -> None:
+    """Remember that output channel c of ``layer`` is N(mean[c], std[c]^2) on natural images.
+
+    [C] each; buffers that follow the layer's device and copies but are not in its state dict.
+    """
+    layer.register_buffer("output_mean", mean.detach(), persistent=False)
+    layer.register_buffer("output_std", std.detach(), persistent=False)
+
+
+def output_moments(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """(mean, std), [C] each, that ``layer`` remembers, or None."""
+    mean, std = getattr(layer, "output_mean", None), getattr(layer, "output_std", None)
+    return (mean, std) if isinstance(mean, Tensor) and isinstance(std, Tensor) else None
+
+
+def share_output_moments(source: nn.Module, target: nn.Module) -> None:
+    """Let ``target`` remember what ``source`` does."""
+    found = output_moments(source)
+    if found is not None:
+        set_output_moments(target, *found)

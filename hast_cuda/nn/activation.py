@@ -122,11 +122,7 @@ class FakeQuantActivation(nn.Module):
 
     @typed
     def set_range(self, lower: float | Tensor, upper: float | Tensor) -> None:
-        """Set the range and its moving average by hand; it stays frozen or not as it was.
-
-        Raises:
-            TypeError, ValueError: ends that are no single numbers, not finite, or in wrong order.
-        """
+        """Set the range and its moving average by hand; ValueError unless they are finite, single numbers in order."""
         low, high = self._end("lower", lower), self._end("upper", upper)
         _checks.ordered_range(low, high)
         self.range_state[0:4:2] = low

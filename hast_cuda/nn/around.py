@@ -79,12 +79,9 @@ def _as_block(module: nn.Module) -> None:
 def quantize_around(
     model: nn.Module, entries: Mapping[str, FakeQuantActivation], outputs: Mapping[str, FakeQuantActivation]
 ) -> nn.Module:
-    """Put quantizers around modules, by their first names; edits ``model``, returns the new root.
+    """Put quantizers in front of blocks and behind modules, by first name; edits ``model``, returns the new root.
 
-    Args:
-        model: its convolutions and linear layers are quantized already.
-        entries: quantizers in front of blocks.
-        outputs: quantizers behind modules; one object may stand behind several.
+    Its convolutions and linear layers are quantized already; one object may stand behind several modules.
     """
 
     def convert(name: str, module: nn.Module) -> nn.Module | None:

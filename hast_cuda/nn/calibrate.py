@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import check_images, check_positive, check_range, check_values, explained_forward
 from hast_cuda.data.loaders import pixels_of
-from hast_cuda.loops.modes import eval_mode
+from hast_cuda.loops.modes import eval_mode, hooked
 from hast_cuda.loops.warn import warn_caller
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.layers import quantized_once
@@ -189,11 +189,7 @@ def shrink_ranges(
     open_ranges = [n for n, q in activation_quantizers(model).items() if q.observing]
     if open_ranges:
         raise ValueError(f"activation range of {open_ranges[0]!r} is not frozen: calibrate it first")
-    handles = [quantizer.register_forward_pre_hook(search) for quantizer in given]
-    try:
-        with eval_mode(model), quantized_once(model), explained_forward("images", images):
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = (quantizer.register_forward_pre_hook(search) for quantizer in given)
+    with hooked(hooks), eval_mode(model), quantized_once(model), explained_forward("images", images):
+        model(images)
     return model

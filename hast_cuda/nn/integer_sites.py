@@ -44,12 +44,8 @@ class Sites:
 def find_sites(model: nn.Module, kept: Callable[[str], bool]) -> Sites:
     """All places for quantizers beside those in the place of ReLU and ReLU6 modules.
 
-    Args:
-        model: full-precision network.
-        kept: whether the output of the module of this name stays in full precision.
-
-    Raises:
-        ValueError: torch.fx cannot follow the network, or a value has no place for a quantizer.
+    ``kept`` says whose output stays in full precision. ValueError: torch.fx cannot follow the network, or a value has
+    no place for a quantizer.
     """
     return _Finder(Values(model), kept).find()
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.networks.output_moments import share_output_moments
+from hast_cuda.networks.statistics import share_output_moments
 from hast_cuda.nn.activation import FakeQuantActivation
 from hast_cuda.nn.quantized_weight import QuantizedWeight, quantized_weights
 

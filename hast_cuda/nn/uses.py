@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from hast_cuda.loops.modes import hooked
 from hast_cuda.networks.statistics import has_own_forward
 from hast_cuda.networks.tracing import CannotMergeError, trace
 from hast_cuda.nn.quantized_weight import QuantizedWeight
@@ -23,10 +24,8 @@ _LAYERS = {F.conv2d, torch.conv2d, F.linear, F.conv_transpose2d}
 class Uses:
     """What is found by looking; of a network that torch.fx cannot follow, what its registrations tell.
 
-    Attributes:
-        shared: layers whose weight something else reads, which would go on reading it unquantized.
-        activations: how often forward calls an activation function.
-        layers: how often it calls a convolution, or the like, as a function.
+    ``shared``: layers whose weight something else reads, unquantized; ``activations``: how often forward calls an
+    activation function; ``layers``: how often a convolution, or the like, as a function.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -108,11 +107,7 @@ def own_weights_only(model: nn.Module) -> Iterator[None]:
     Its quantized weights are cached (:func:`hast_cuda.nn.layers.quantized_once`).
     """
     witness = _Witness(model)
-    try:
-        with witness:
-            yield
-    finally:
-        for handle in witness.handles:
-            handle.remove()
+    with hooked(witness.handles), witness:
+        yield
     if witness.wrong is not None:
         raise ValueError(witness.wrong)

@@ -126,14 +126,10 @@ def on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
 def operator(
     reference: Callable[..., Any], fake: Callable[..., Any], *, mutates: Sequence[str] = ()
 ) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Make an op of the library from the function that calls the core.
+    """Make an op of the library from the function that calls the core, of its name (without underscores) and arguments.
 
-    The op has the function's name, without the underscores before it, and its arguments.
-
-    Args:
-        reference: gives the same results without the core.
-        fake: gives empty results of the right shapes. Both name the arguments that they look at.
-        mutates: arguments that are changed in place.
+    ``reference`` gives the same results without the core, ``fake`` empty ones of the right shapes; both name the
+    arguments that they look at. ``mutates`` are those that are changed in place.
     """
 
     def define(compiled: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -81,19 +81,9 @@ def _batch_norm_match(
 
 class _BatchNormMatch(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        eps: float,
-        activation: str | None,
-        residual: Tensor | None,
-        twice: bool,
-    ) -> tuple[Tensor, ...]:
-        outputs = _batch_norm_match(x, running_mean, running_var, weight, bias, eps, activation, residual)
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        x, running_mean, running_var, weight, bias, eps, activation, residual, twice = arguments
+        outputs = _batch_norm_match(*arguments[:-1])
         y, mean, _ = outputs
         if True not in ctx.needs_input_grad:  # nobody will ask: what follows costs as much as a small map
             return (*outputs, y.detach()) if twice else outputs

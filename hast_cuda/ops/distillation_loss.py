@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.ops import _workspace
+from hast_cuda.ops._autograd import scaled
 from hast_cuda.ops._registry import core, launch, operator, pointer
-from hast_cuda.ops._scaled import scaled
 from hast_cuda.ops.arithmetic import arithmetic_dtype
 
 

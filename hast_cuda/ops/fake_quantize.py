@@ -122,21 +122,11 @@ class FakeQuantizeFunction(torch.autograd.Function):
     """Straight-through estimator: nothing is saved unless an activation or clipping masks it."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        lower: Tensor,
-        upper: Tensor,
-        bits: int,
-        channel_axis: int | None,
-        real_zero_point: bool,
-        activation: str | None,
-        clipped: bool,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, *settings: Any) -> Tensor:
         """Quantize; remember x (and the range) only where the gradient needs a mask."""
+        bits, channel_axis, real_zero_point, activation, clipped = settings
         if True in ctx.needs_input_grad:
-            ctx.settings = bits, channel_axis, real_zero_point, activation, clipped
-            ctx.masked = clipped or activation is not None
+            ctx.settings, ctx.masked = settings, clipped or activation is not None
             if ctx.masked:
                 ctx.save_for_backward(x, lower, upper)
         return _fake_quantize(x, lower, upper, bits, channel_axis, real_zero_point, activation)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hast_cuda.checks.typed import typed
 from hast_cuda.moments.propagation import Known, input_distributions
 from hast_cuda.networks.layer_graph import LayerGraph
-from hast_cuda.networks.output_moments import output_moments, set_output_moments
+from hast_cuda.networks.statistics import output_moments, set_output_moments
 from hast_cuda.networks.tracing import CannotMergeError
 from hast_cuda.nn import FakeQuantConv2d, FakeQuantLinear
 from hast_cuda.posttraining.channels import ensure_bias, through_weights

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.networks.layer_graph import LayerGraph, Pair
-from hast_cuda.networks.output_moments import output_moments, set_output_moments
+from hast_cuda.networks.statistics import output_moments, set_output_moments
 from hast_cuda.posttraining.channels import grouped, groups
 
 _LARGEST_SCALE = 1e8

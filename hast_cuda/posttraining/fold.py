@@ -9,8 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hast_cuda.checks.typed import typed
 from hast_cuda.loops.modes import copied
 from hast_cuda.networks.layer_graph import LayerGraph, only_user
-from hast_cuda.networks.output_moments import set_output_moments
-from hast_cuda.networks.statistics import is_plain_batch_norm
+from hast_cuda.networks.statistics import is_plain_batch_norm, set_output_moments
 from hast_cuda.networks.swap import swap_modules
 from hast_cuda.posttraining.channels import ensure_bias
 

@@ -39,11 +39,7 @@ def kept_at_8(layers: Mapping[str, LayerSensitivity], count: int, bits: int) -> 
 
 
 def bits_section(facts: RunFacts, folder: Path) -> Section | None:
-    """Pictures, and the layers to keep at 8 bits; None for a run that was not analysed.
-
-    Raises:
-        ValueError: a file of the analysis is damaged.
-    """
+    """Pictures, and the layers to keep at 8 bits; None for a run that was not analysed."""
     path = facts.path / "analysis/sensitivity.json"
     if not path.is_file():
         return None

@@ -25,15 +25,7 @@ FLIPPED = 20
 def classes_section(
     facts: RunFacts, teacher: nn.Module | None, test: ImageSet | None, names: Sequence[str], folder: Path
 ) -> Section | None:
-    """Accuracy by class and flipped images; None without a network, labels or a student.
-
-    Args:
-        facts: of the run.
-        teacher: its full-precision network.
-        test: labelled images, as the network takes them.
-        names: of the classes, or empty.
-        folder: of the pictures.
-    """
+    """Accuracy by class and flipped images; None without a network, labels or a student."""
     if teacher is None or test is None or not (facts.path / "student.safetensors").exists():
         return None
     student = load_student(teacher, facts.path)

@@ -41,11 +41,7 @@ def comparison(runs: Sequence[RunFacts], folder: Path) -> Document:
 
 
 def _named(runs: Sequence[RunFacts]) -> dict[str, RunFacts]:
-    """By the name of the directory; by the whole path where that is not enough.
-
-    Raises:
-        ValueError: a directory that is given twice.
-    """
+    """By the name of the directory, or the whole path where that is not enough; ValueError: one that is given twice."""
     count = Counter(facts.name for facts in runs)
     named = {(f.name if count[f.name] == 1 else str(f.path)): f for f in runs}
     if len(named) < len(runs) or len({f.path.resolve() for f in runs}) < len(runs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.exports.grid import activation_grid, weight_codes
+from hast_cuda.loops.modes import hooked
 from hast_cuda.networks.outputs import gathered
 from hast_cuda.nn import FakeQuantActivation
 from hast_cuda.nn.quantized_weight import QuantizedWeight
@@ -71,23 +72,14 @@ def inputs_of(student: nn.Module, images: Tensor, most: int) -> dict[str, tuple[
     """What reaches the quantizers that clip most, after their activation, as float32 [values] by name."""
     found: dict[str, tuple[FakeQuantActivation, Tensor]] = {}
 
-    def keep(name: str, quantizer: FakeQuantActivation, x: Tensor) -> None:
-        values = activate(x.detach().float(), quantizer.activation).flatten()
+    def keep(name: str, quantizer: FakeQuantActivation, given: tuple[Tensor, ...]) -> None:
+        values = activate(given[0].detach().float(), quantizer.activation).flatten()
         found[name] = quantizer, values[:: -(-len(values) // VALUES)]
 
-    with ExitStack() as hooks:
-        for name, module in student.named_modules():
-            if isinstance(module, FakeQuantActivation):
-                hooks.enter_context(_watched(module, name, keep))
+    quantizers = [(name, m) for name, m in student.named_modules() if isinstance(m, FakeQuantActivation)]
+    with hooked(quantizer.register_forward_pre_hook(partial(keep, name)) for name, quantizer in quantizers):
         gathered(student, images)
     return dict(sorted(found.items(), key=lambda item: -clipped(*item[1]))[:most])
-
-
-def _watched(module: FakeQuantActivation, name: str, keep: Any) -> Any:
-    def before(quantizer: nn.Module, given: Sequence[Tensor]) -> None:
-        keep(name, quantizer, given[0])
-
-    return module.register_forward_pre_hook(before)
 
 
 def clipped(quantizer: FakeQuantActivation, values: Tensor) -> float:

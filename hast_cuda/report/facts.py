@@ -63,12 +63,7 @@ class RunFacts:
 
 
 def read_facts(run: Path) -> RunFacts:
-    """Read a run directory.
-
-    Raises:
-        FileNotFoundError: it is not one. ValueError: a file is corrupt, or the settings are those
-            of another version.
-    """
+    """Read a run directory; ValueError: a file is corrupt, or the settings are those of another version."""
     directory, config = RunDirectory.open(run), read_config(run)
     alone = "bits" not in config and "synthesis" in config
     recipe = None if alone else read_recipe(run)

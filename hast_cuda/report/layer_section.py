@@ -22,13 +22,7 @@ from hast_cuda.run import load_student
 def layer_section(facts: RunFacts, teacher: nn.Module | None, problem: str) -> Section | None:
     """Name, type, bits, range and error of every layer; None for a run without a student.
 
-    Args:
-        facts: of the run.
-        teacher: its full-precision network, if there is one.
-        problem: why there is none.
-
-    Raises:
-        ValueError: ``student.safetensors`` is corrupt, or the teacher is another network.
+    ``problem``: why there is no teacher. ValueError: ``student.safetensors`` is corrupt, or of another network.
     """
     if facts.recipe is None:
         return None

@@ -33,13 +33,7 @@ class LayerRow:
 
 @torch.no_grad()
 def layer_rows(student: nn.Module, prepared: nn.Module) -> list[LayerRow]:
-    """All layers that hold weights or activations, in module order.
-
-    Args:
-        student: from :func:`hast_cuda.run.load_student`.
-        prepared: the network that was quantized: the teacher, folded and equalized where the
-            recipe says so (:func:`hast_cuda.posttraining.prepare`).
-    """
+    """All layers that hold weights or activations, in module order; ``prepared`` is the network that was quantized."""
     modules, before = dict(student.named_modules()), dict(prepared.named_modules())
     rows = []
     for row in quantization_table(student).rows:

@@ -83,15 +83,10 @@ def _png(image: Tensor, spec: InputSpec) -> bytes:
 
 
 def difficulty_section(facts: RunFacts, teacher: nn.Module | None, folder: Path) -> Section | None:
-    """How many images are how hard; None where neither a file nor a network tells.
-
-    Raises:
-        ValueError: the images are not those of the network.
-    """
+    """How many images are how hard; None where neither a file nor a network tells."""
     found, note = facts.histograms, "From analysis/difficulty.json."
     if not found and teacher is not None and facts.images is not None and classifies(facts):
-        batches = zip(facts.images.images.split(BATCH), facts.images.labels.split(BATCH), strict=True)
-        judged = judge(teacher, batches)
+        judged = judge(teacher, facts.images.batches(BATCH))
         found = {"synthetic": difficulty_histogram(judged.difficulty)}
         note = f"Of the first {len(judged.difficulty)} images (at most {IMAGES} are judged)."
     filled = {name: h for name, h in found.items() if sum(h.counts)}

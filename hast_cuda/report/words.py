@@ -70,9 +70,3 @@ def bits_name(facts: RunFacts) -> str:
     alone = activations is None or found.get("activation_quantizers") == 0
     name = f"{weights}, weights only" if alone else f"{weights}A{activations}"
     return f"{name}, but for {len(left)} in full precision" if isinstance(left, dict) and left else name
-
-
-def title_of(facts: RunFacts) -> str:
-    """Network, method and bits."""
-    parts = [network_name(facts), method_name(facts), bits_name(facts)]
-    return ", ".join(part for part in parts if part != "-")

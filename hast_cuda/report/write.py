@@ -27,7 +27,7 @@ from hast_cuda.report.pictures import analyses_section, curves_section, difficul
 from hast_cuda.report.results import accuracy_section
 from hast_cuda.report.setup import seconds_section, setup_section
 from hast_cuda.report.verdict import agreement_section, headline
-from hast_cuda.report.words import title_of
+from hast_cuda.report.words import bits_name, method_name, network_name
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ def _document(facts: RunFacts, context: Context, folder: Path) -> Document:
         seconds_section(facts),
         _command_section(facts, context),
     )
-    return Document(title_of(facts), headline(facts), [s for s in sections if s is not None])
+    title = ", ".join(part for part in (network_name(facts), method_name(facts), bits_name(facts)) if part != "-")
+    return Document(title, headline(facts), [s for s in sections if s is not None])
 
 
 def _command_section(facts: RunFacts, context: Context) -> Section:

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from hast_cuda import report
 from hast_cuda.analysis import Judged, difficulty_histogram, error_by_difficulty, judge
 from hast_cuda.report.words import number
-from hast_cuda.reproduce.drawing import Drawing, Say
-from hast_cuda.reproduce.runner import Setting, missing, recipe_of, run_seed
+from hast_cuda.reproduce.runner import Drawing, Say, Setting, missing, recipe_of, run_seed
 from hast_cuda.reproduce.tables import Row
 
 BATCH = 256
@@ -54,13 +53,7 @@ def measure_figure2(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
 
     Difficulty ``1 - p_y`` (Eq. 7) is measured under the full-precision network; that of the
     training images under the student that was trained on them, too. Images of several seeds are
-    counted together.
-
-    Args:
-        rows: methods that keep the images they train on.
-        setting: of the runs.
-        seeds: of each row.
-        say: told what is done.
+    counted together; rows that keep none are left out.
     """
     hard = judge(setting.teacher, setting.test.batches(BATCH), device=setting.device)
     found: dict[str, _Seen] = {}
@@ -78,15 +71,11 @@ def measure_figure2(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
             say(f"{row.name}, seed {seed}")
             done = run_seed(row, chosen, setting, seed)
             assert done.images is not None
-            pairs = list(_pairs(done.images.images, done.images.labels))
+            pairs = list(done.images.batches(BATCH))
             seen.own.append(_judge(done.student, pairs, setting))
             seen.taught.append(_judge(setting.teacher, pairs, setting).difficulty)
             seen.test.append(_judge(done.student, setting.test.batches(BATCH), setting))
     return _drawing(found, absent, hard)
-
-
-def _pairs(images: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    return zip(images.split(BATCH), labels.split(BATCH), strict=True)
 
 
 def _judge(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], setting: Setting) -> Judged:

@@ -10,8 +10,7 @@ import torch
 from hast_cuda import report
 from hast_cuda.analysis import judge
 from hast_cuda.report.words import number
-from hast_cuda.reproduce.drawing import Drawing, Say
-from hast_cuda.reproduce.runner import Setting, images_for, recipe_of
+from hast_cuda.reproduce.runner import Drawing, Say, Setting, images_for, recipe_of
 from hast_cuda.reproduce.tables import Row
 
 BATCH = 256
@@ -29,15 +28,7 @@ def measure_figure4(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
 
     Nothing is fine-tuned. Difficulty, cross entropy and loss are those of the finished images under
     the full-precision network, without crops; images of several seeds are counted together.
-
-    Args:
-        rows: whose recipes optimise noise.
-        setting: of the runs.
-        seeds: of each row's images.
-        say: told what is done.
-
-    Raises:
-        ValueError: a row whose images are not optimised noise.
+    ValueError: a row whose images are not optimised noise.
     """
     exponents: dict[str, float] = {}
     marks: dict[str, float] = {}
@@ -52,8 +43,7 @@ def measure_figure4(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
             say(f"{row.name}, seed {seed}")
             made, _ = images_for(chosen, setting, seed)
             assert made is not None
-            pairs = zip(made.images.split(BATCH), made.labels.split(BATCH), strict=True)
-            found.append(judge(setting.teacher, pairs, device=setting.device).difficulty)
+            found.append(judge(setting.teacher, made.batches(BATCH), device=setting.device).difficulty)
         difficulty = torch.cat(found).double()
         gamma = chosen.synthesis.difficulty_exponent
         # A float32 probability below 2^-24 leaves a difficulty of 1, and a loss without end.

@@ -15,10 +15,9 @@ from hast_cuda.finetune import FinetuneConfig, finetune
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.methods import Recipe, change
 from hast_cuda.report.words import number
-from hast_cuda.reproduce.drawing import Drawing, Say
-from hast_cuda.reproduce.runner import Setting, recipe_of, run_folder, run_seed
+from hast_cuda.reproduce.runner import Drawing, Say, Setting, recipe_of, run_folder, run_seed
 from hast_cuda.reproduce.tables import Row
-from hast_cuda.run.shown import labels_for
+from hast_cuda.run.settings import labels_for
 
 POINTS = 10  # measurements along the fine-tuning, besides its start
 BATCH, BATCHES = 64, 4  # images per gradient, gradients per measurement
@@ -36,16 +35,7 @@ def measure_figure6(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
     (a) Each row is fine-tuned from its calibrated student, and measured at the start and ten times
     on the way: the mean cosine over four batches of 64 of its images, not cropped. Several seeds
     are averaged. (b) Eigenvalues of the Hessians of CE, KL and FA of the last row's student, first
-    seed, one batch (:func:`hast_cuda.analysis.hessian_spectrum`).
-
-    Args:
-        rows: with KL and one of CE and FA, on images that are kept.
-        setting: of the runs.
-        seeds: of each row.
-        say: told what is done.
-
-    Raises:
-        ValueError: a row with other losses, or with images that are not kept.
+    seed, one batch (:func:`hast_cuda.analysis.hessian_spectrum`). ValueError: see :func:`pair_of`.
     """
     pairs = {row.name: pair_of(row.name, recipe_of(row, setting)) for row in rows}
     curves: dict[str, list[float]] = {}
@@ -95,11 +85,7 @@ def measure_figure6(rows: Sequence[Row], setting: Setting, seeds: Sequence[int],
 
 
 def pair_of(name: str, recipe: Recipe) -> str:
-    """Which two losses a recipe trains with: CE and KL, or FA and KL.
-
-    Raises:
-        ValueError: other losses, or images that nobody keeps.
-    """
+    """Which two losses a recipe trains with, CE and KL or FA and KL; ValueError: others, or images not kept."""
     tuning = recipe.finetune
     if recipe.images != "synthetic":
         raise ValueError(f'figure6 measures on optimised images; those of {name} are "{recipe.images}"')

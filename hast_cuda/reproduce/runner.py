@@ -1,4 +1,4 @@
-"""Runs the rows of a table, each in its run directory; what is finished is not run again."""
+"""Runs the rows of a table, each in its run directory; what is finished is not run again. What a figure consists of."""
 
 from __future__ import annotations
 
@@ -182,3 +182,25 @@ def _file_name(name: str) -> str:
     """``name`` with everything but letters, digits and "._-" replaced, different for each name."""
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
     return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure of the paper, measured."""
+
+    header: tuple[str, ...]
+    """Of the table that goes with it."""
+    lines: list[list[str]]
+    """Its cells."""
+    data: dict[str, Any]
+    """All that was measured, for JSON."""
+    pictures: dict[str, Callable[[Path], None]]
+    """By file name; each draws one."""
+    notes: list[str] = field(default_factory=list)
+    """What to know when reading it."""
+
+
+Measure = Callable[[Sequence[Row], Setting, Sequence[int], Say], Drawing]

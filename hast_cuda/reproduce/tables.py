@@ -180,12 +180,6 @@ def published(table: str, dataset: str, model: str, bits: int) -> dict[str, Publ
     """The paper's top-1 by row; empty where it does not have this table for these images or bits.
 
     With those of methods that were published elsewhere, on the same network and bits.
-
-    Args:
-        table: "table1" to "table8"; figures have none.
-        dataset: "cifar10", "cifar100" or "imagenet".
-        model: distinguishes the networks of Table 3.
-        bits: of weights and activations.
     """
     document, column = _document(), model if table == "table3" else dataset
     figures = document["tables"].get(table, {}).get(column, {}).get(str(bits), {})

@@ -16,10 +16,9 @@ from hast_cuda.report.canvas import themed
 from hast_cuda.report.document import Document, Facts, Picture, Pictures, Table, Text
 from hast_cuda.report.markdown import to_markdown
 from hast_cuda.report.page import to_html
-from hast_cuda.reproduce.drawing import Drawing
 from hast_cuda.reproduce.figures import PICTURES
 from hast_cuda.reproduce.lines import HEADER, divergence_notes, lines_of, order_note, source_notes
-from hast_cuda.reproduce.runner import Outcome, Setting
+from hast_cuda.reproduce.runner import Drawing, Outcome, Setting
 from hast_cuda.reproduce.tables import TABLES, Published, paper_source
 from hast_cuda.run import Bits
 from hast_cuda.run.directory import environment

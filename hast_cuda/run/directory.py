@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import platform
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_device, as_path, check_range
 from hast_cuda.files.json_values import read_object
+from hast_cuda.files.tensors import read_metadata
 from hast_cuda.files.versions import VERSION
 from hast_cuda.files.whole import sweep, write_json
 from hast_cuda.ops import build_info
@@ -21,7 +23,7 @@ from hast_cuda.run import metrics
 from hast_cuda.run.lock import lock_run
 from hast_cuda.run.origins import KEY, PLACES, WORDS
 from hast_cuda.run.results import read_progress, read_result
-from hast_cuda.run.settings import image_folder
+from hast_cuda.run.settings import image_folder, image_store
 from hast_cuda.run.tensorboard import TensorBoardLog
 
 if TYPE_CHECKING:
@@ -256,3 +258,20 @@ def _differences(prefix: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
             found += _differences(name, old.get(key), new.get(key))
         return found
     return [] if old == new else [(prefix, old, new)]
+
+
+def goes_on(run: Path) -> str:
+    """What the same command would begin with, in words."""
+    if not (run / "config.json").exists():
+        return "nothing was kept yet, the same command begins anew"
+    found = RunDirectory.open(run)
+    if found.result() is not None:
+        return f"{run} is finished, the same command gives its result"
+    if found.checkpoint.exists():
+        step = read_metadata(found.checkpoint).get("iteration", "0")
+        return f"the same command goes on at step {step} of fine-tuning"
+    if found.reconstruction.exists():
+        blocks = len(json.loads(read_metadata(found.reconstruction).get("done", "[]")))
+        return f"the same command goes on after block {blocks} of reconstruction"
+    batches = len(image_store(run).finished())
+    return f"the same command goes on with batch {batches} of images, those before it are kept"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hast_cuda.loops.progress import duration
 from hast_cuda.methods import Recipe
 from hast_cuda.nn.calibrate import SEARCH_IMAGES
-from hast_cuda.run.costs import Sizes
+from hast_cuda.run.fitted import Sizes
 from hast_cuda.run.trial import Measured
 
 
@@ -51,15 +51,12 @@ class Estimate:
     def __str__(self) -> str:
         """A line per phase, and the total."""
         head = "the numbers given" if self.budget is None else f"budget {self.budget}"
-        rows = [(name, self._what(name), duration(taken)) for name, taken in self.seconds.items()]
+        rows = [(name, ", ".join(self._parts(name)), duration(taken)) for name, taken in self.seconds.items()]
         wide = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
         lines = [f"  {name:<{wide[0]}}  {what:<{wide[1]}}  {taken:>7}" for name, what, taken in rows]
         memory = f", {self.memory / 2**30:.1f} GiB of memory" if self.memory else ""
         end = f"  about {duration(self.total)} in all{memory}"
         return "\n".join([*([self.note] if self.note else []), f"{head}, on {self.device}:", *lines, end])
-
-    def _what(self, phase: str) -> str:
-        return ", ".join(self._parts(phase))
 
     def _parts(self, phase: str) -> Iterator[str]:
         made, tuning = self.recipe.synthesis, self.recipe.finetune

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from hast_cuda.checks.typed import LATER, check_fields
-from hast_cuda.data import Images, InputSpec
+from hast_cuda.data import Images, ImageSet, InputSpec
+from hast_cuda.loops.execution import Execution
 from hast_cuda.methods import Recipe
 from hast_cuda.methods.recipe import needing_classes
 from hast_cuda.networks import require_batch_norm
-from hast_cuda.networks.ends import end_layers
-from hast_cuda.networks.head import find_head
+from hast_cuda.networks.ends import end_layers, find_head
 from hast_cuda.networks.shape import infer_shape
 from hast_cuda.networks.statistics import require_trained
 from hast_cuda.nn import Override, quantize, suitable_placement
+from hast_cuda.ranks import World
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,24 @@ class Bits:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass
+class Asked:
+    """What a run was asked for, checked, all but its budget: arguments of :func:`hast_cuda.zero_shot_quantize`."""
+
+    teacher: nn.Module
+    shape: InputSpec
+    recipe: Recipe
+    """With all changes, before any budget."""
+    world: World
+    execution: Execution
+    bits: Bits = field(default_factory=Bits)
+    seed: int = 0
+    images: Images | None = None
+    test: ImageSet | None = None
+    out: Path | None = None
+    evaluation_batch: int = 256
 
 
 def check_teacher(teacher: nn.Module, shape: InputSpec) -> None:

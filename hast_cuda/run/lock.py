@@ -17,11 +17,8 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 def lock_run(directory: Path) -> BaseFileLock:
     """``<directory>/.lock``, held until ``release``; the kernel frees it with the process.
 
-    The file stays. Readers need no lock: files appear whole.
-
-    Raises:
-        BlockingIOError: another process, or another object of this one, holds it.
-        OSError: the file cannot be opened for writing, or is a link.
+    The file stays. Readers need no lock: files appear whole. BlockingIOError: another process, or another object of
+    this one, holds it.
     """
     lock = FileLock(directory / NAME, timeout=0)
     try:

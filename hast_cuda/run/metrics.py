@@ -43,11 +43,7 @@ def cut_last_line(path: Path) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All records; a line cut short by a kill is left out.
-
-    Raises:
-        ValueError: what no run has logged: no text, lists, another type of a count.
-    """
+    """All records but a line cut short by a kill; ValueError: what no run has logged."""
     if not path.exists():
         return []
     if (size := path.stat().st_size) > LONGEST:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.data import Images, ImageSet
-from hast_cuda.files.fingerprint import fingerprint
+from hast_cuda.files.tensors import fingerprint
 
 KEY = "fingerprints"  # in config.json; runs of earlier versions lack it
 WORDS = {
@@ -28,10 +28,7 @@ def fingerprints(
 ) -> dict[str, str | None]:
     """Fingerprints of network, images and test images, None of what was not given.
 
-    Args:
-        teacher: its state dict counts.
-        images: those that the student is trained on, where they were given.
-        test: all labels, the normalisation and at most 64 images, evenly spaced, count.
+    Of the test images all labels, the normalisation and at most 64, evenly spaced, count.
     """
     network = _tensors(teacher)
     given = None if images is None else {"images": images.images, "labels": images.labels}

@@ -23,9 +23,8 @@ from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.networks.shape import infer_shape
 from hast_cuda.ranks import World, join
 from hast_cuda.ranks.world import world_on
-from hast_cuda.run.asked import Asked
 from hast_cuda.run.estimate import Estimate
-from hast_cuda.run.inputs import Bits, check_source, check_teacher, placed, with_ends
+from hast_cuda.run.inputs import Asked, Bits, check_source, check_teacher, placed, with_ends
 from hast_cuda.run.plan import make_plan, told
 from hast_cuda.run.quantized import QuantizationResult
 from hast_cuda.run.same_function import require_same_function
@@ -227,7 +226,7 @@ def _asked(
 
 def _checked_work(asked: Asked) -> Work:
     """The phases, before any budget; a network that the loops would not compute as it is, is refused here."""
-    work = asked.work(asked.recipe, {})
+    work = Work.of(asked, asked.recipe)
     require_same_function(
         asked.teacher, work.prepared, work.student, asked.recipe, asked.shape, asked.execution, work.device
     )

@@ -13,11 +13,21 @@ from hast_cuda.methods import Recipe, change
 from hast_cuda.methods.budget import apply_budget, seconds_of
 from hast_cuda.methods.recipe import dataset_like
 from hast_cuda.ranks import World
-from hast_cuda.run.asked import Asked
-from hast_cuda.run.costs import Sizes
 from hast_cuda.run.estimate import Estimate, estimated
-from hast_cuda.run.fitted import BATCH, BLOCKS, IMAGES, ITERATIONS, STEPS, Fit, free_numbers, rounded_up
+from hast_cuda.run.fitted import (
+    BATCH,
+    BLOCKS,
+    IMAGES,
+    ITERATIONS,
+    STEPS,
+    Fit,
+    Sizes,
+    free_numbers,
+    rounded_up,
+    value_of,
+)
 from hast_cuda.run.fitted import with_small_batches as small_batches
+from hast_cuda.run.inputs import Asked
 from hast_cuda.run.trial import measure
 
 ON_A_CPU = "10m"  # without a word about it
@@ -48,20 +58,11 @@ def make_plan(
     student: bool = True,
     estimate: bool = False,
 ) -> Plan:
-    """The same on every process; rank 0 finds it.
+    """The same on every process; rank 0 finds it. ``changes`` stay whatever the budget.
 
-    Args:
-        asked: the run, with ``changes``.
-        budget: "full", "small", "N%" or a time; None: the numbers of the directory if there is one,
-            all numbers of a recipe that was given, and of a preset the full ones on a GPU, what
-            fits :data:`ON_A_CPU` on a CPU.
-        changes: values that stay whatever the budget, by dotted name.
-        named: whether the recipe is a preset, of which nobody chose the numbers.
-        student: False where only images are made.
-        estimate: measure in any case.
-
-    Raises:
-        ValueError: an unknown budget, or a time in which nothing sensible fits.
+    Without a budget: the numbers of the directory if there is one, all numbers of a recipe that was given, and of a
+    preset (``named``) the full ones on a GPU, what fits :data:`ON_A_CPU` on a CPU. Without ``student`` only images are
+    made; ``estimate`` measures in any case. ValueError: an unknown budget, or a time in which nothing sensible fits.
     """
     if budget is not None:
         seconds_of(budget)
@@ -75,16 +76,12 @@ def make_plan(
 
     def find() -> tuple[Plan, dict[str, Any]]:
         plan = maker(budget, named=named, estimate=estimate)
-        return plan, {name: v for name in CHOSEN if (v := _value(plan.recipe, name)) != _value(asked.recipe, name)}
+        found = {name: value_of(plan.recipe, name) for name in CHOSEN}
+        return plan, {name: value for name, value in found.items() if value != value_of(asked.recipe, name)}
 
     plan, numbers = asked.world.on_first(find)
     # the rest is each process's own, so that what differs is refused and not replaced
     return replace(plan, recipe=change(asked.recipe, numbers))
-
-
-def _value(recipe: Recipe, name: str) -> Any:
-    section, _, field = name.partition(".")
-    return getattr(getattr(recipe, section), field)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hast_cuda.checks.values import explained_forward
 from hast_cuda.data import InputSpec
 from hast_cuda.loops.execution import Execution, convolution_rules
-from hast_cuda.loops.modes import copied, frozen_copy
+from hast_cuda.loops.modes import copied, frozen_copy, hooked
 from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics, FusedBatchNorm2d, merge_batch_norms
 from hast_cuda.methods import Recipe
@@ -41,15 +41,6 @@ def require_same_function(
 
     Two images of noise pass the network that was given, the one that its BatchNorm layers were folded or balanced
     in, those that the loops merge, and the student with its quantizers set aside; in float32, without training.
-
-    Args:
-        teacher: the network that was given.
-        prepared: what was made of it before quantization.
-        student: what was quantized; not calibrated yet.
-        recipe: what will be done.
-        shape: of the images, with the number of classes.
-        execution: whether layers are merged.
-        device: where the student is.
     """
     given = frozen_copy(teacher, device)
     x = torch.randn(_IMAGES, *shape.size, generator=generator(0, "same function")).to(device)
@@ -150,11 +141,8 @@ def _own_precision(given: nn.Module) -> Iterator[None]:
         return note
 
     handles = [module.register_forward_pre_hook(look(name)) for name, module in given.named_modules() if name]
-    try:
+    with hooked(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     if switched:
         raise ValueError(
             f"the network has torch.autocast in its forward, in front of {switched[0]!r}: take it out, and choose "

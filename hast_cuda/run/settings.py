@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from hast_cuda.checks.typed import typed
 from hast_cuda.checks.values import as_path, check_range
@@ -16,11 +17,11 @@ from hast_cuda.data import Images
 from hast_cuda.files.json_values import read_object
 from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.generator import GeneratorConfig
+from hast_cuda.loops.low_pass import low_pass
 from hast_cuda.methods import Recipe
 from hast_cuda.posttraining import PostTrainingConfig
 from hast_cuda.reconstruction import ReconstructionConfig
 from hast_cuda.run.origins import KEY
-from hast_cuda.run.shown import shown
 from hast_cuda.synthesis import ImageStore, SynthesisConfig
 
 C = TypeVar("C")
@@ -193,3 +194,15 @@ def read_first_images(run: Path | str, count: int) -> Images | None:
         return None
     pixels, labels = (torch.cat([getattr(b, n) for b in found]) for n in ("images", "labels"))
     return _shown(Images(pixels[:count], labels[:count]), run)
+
+
+def shown(images: Images, config: FinetuneConfig) -> Images:
+    """Images as the student sees them, filtered once; what is on disk stays as it was made."""
+    if not config.low_pass:
+        return images
+    return Images(low_pass(images.images, config.low_pass), images.labels, images.real)
+
+
+def labels_for(config: FinetuneConfig, images: Images | None) -> Tensor | None:
+    """Labels of stored images, where the loss needs them."""
+    return images.labels if images is not None and config.uses_labels else None

@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from hast_cuda.data import Images, ImageSet, evaluate
 from hast_cuda.finetune.batches import held_out_count
 from hast_cuda.loops.execution import convolution_rules
-from hast_cuda.loops.modes import eval_mode, frozen_copy
+from hast_cuda.loops.modes import eval_mode, frozen_copy, hooked
 from hast_cuda.loops.progress import progress_shown
 from hast_cuda.methods import Recipe, change
 from hast_cuda.networks.outputs import gathered
 from hast_cuda.nn.calibrate import SEARCH_IMAGES
 from hast_cuda.ranks import World
-from hast_cuda.run.asked import Asked
-from hast_cuda.run.costs import Costs, Sizes
-from hast_cuda.run.fitted import SEEN, images_of
+from hast_cuda.run.fitted import SEEN, Costs, Sizes, images_of
+from hast_cuda.run.inputs import Asked
 from hast_cuda.run.work import Work
 from hast_cuda.synthesis import synthesize
 
@@ -153,7 +152,7 @@ class _Trial:
             where: dict[str, Any] = {"device": self.device, "seed": asked.seed, "execution": asked.execution}
             synthesize(asked.teacher, asked.shape, self.recipe.synthesis, **where)
             return self._synthesis(Costs(original=self.original), now(self.device) - began)
-        work = self.asked.work(self.recipe, {})
+        work = Work.of(self.asked, self.recipe)
         images = work.make_images(self.asked.images and _some(self.asked.images, self.size))
         found = Costs(original=self.original)
         if self.watch.ticks["synthesis"]:
@@ -228,14 +227,9 @@ def _largest_map(asked: Asked) -> int:
         if isinstance(output, Tensor):
             largest = max(largest, output.numel() * output.element_size())
 
-    handles = [module.register_forward_hook(see) for module in asked.teacher.modules()]
-    parameter = next(asked.teacher.parameters())
-    try:
-        with torch.no_grad(), eval_mode(asked.teacher):
-            asked.teacher(torch.zeros(1, *asked.shape.size, device=parameter.device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    parameter, hooks = next(asked.teacher.parameters()), (m.register_forward_hook(see) for m in asked.teacher.modules())
+    with hooked(hooks), torch.no_grad(), eval_mode(asked.teacher):
+        asked.teacher(torch.zeros(1, *asked.shape.size, device=parameter.device))
     return largest
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.data import Images, ImageSet, InputSpec, evaluate
+from hast_cuda.data import Images, evaluate
 from hast_cuda.exports.grid import float_bytes
 from hast_cuda.exports.packed_weight import packed_bytes
 from hast_cuda.finetune import FinetuneResult, finetune
@@ -20,7 +19,6 @@ from hast_cuda.finetune.calibration import calibrate_student
 from hast_cuda.finetune.checkpoint import CheckpointFile
 from hast_cuda.finetune.processes import spread_student
 from hast_cuda.generator import GeneratorTrainer
-from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.methods import Recipe
 from hast_cuda.networks.origin import remember
@@ -28,44 +26,33 @@ from hast_cuda.nn import quantization_table, shrink_ranges
 from hast_cuda.nn.calibrate import SEARCH_IMAGES
 from hast_cuda.nn.table import NOT_QUANTIZED
 from hast_cuda.posttraining import finish, prepare
-from hast_cuda.ranks import World
 from hast_cuda.reconstruction import ReconstructionFile, reconstruct
 from hast_cuda.run.directory import RunDirectory, plain
-from hast_cuda.run.figures import student_figures
-from hast_cuda.run.inputs import Bits, check_images, quantize_to
-from hast_cuda.run.integer_biases import hold_biases
+from hast_cuda.run.inputs import Asked, check_images, quantize_to
 from hast_cuda.run.origins import KEY, fingerprints
 from hast_cuda.run.phases import Phases
-from hast_cuda.run.shown import labels_for, shown
+from hast_cuda.run.results import hold_biases, student_figures, unlabelled_figures
+from hast_cuda.run.settings import labels_for, shown
 from hast_cuda.run.student import load_weights, save_student
 from hast_cuda.run.together import open_together
-from hast_cuda.run.unlabelled import unlabelled_figures
 from hast_cuda.synthesis import ImageStore, synthesize
 
 
 @dataclass
-class Work:
+class Work(Asked):
     """One run, phase by phase; rank 0 alone has the directory, logs and evaluates."""
 
-    teacher: nn.Module
-    """Full-precision network; never edited."""
-    shape: InputSpec
-    bits: Bits
-    recipe: Recipe
-    described: dict[str, Any]
+    described: dict[str, Any] = field(default_factory=dict)
     """Entries for ``config.json`` and ``result.json``."""
-    seed: int
-    test: ImageSet | None
-    """Real images to report accuracy on."""
-    world: World
-    execution: Execution
-    out: Path | None
-    evaluation_batch: int
-    """Images per forward pass of an evaluation."""
     run: RunDirectory | None = None
     """Of rank 0, while it is open."""
     trainer: GeneratorTrainer | None = None
     """What makes the images while it is trained, if the recipe has one."""
+
+    @classmethod
+    def of(cls, asked: Asked, recipe: Recipe) -> Work:
+        """The phases of what was asked for, by the numbers of ``recipe``."""
+        return cls(**{**vars(asked), "recipe": recipe})
 
     def __post_init__(self) -> None:
         self.device, tuning = self.world.device, self.recipe.finetune

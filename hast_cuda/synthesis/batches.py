@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.data import Images, InputSpec
-from hast_cuda.files.fingerprint import fingerprint
-from hast_cuda.files.tensors import DamagedFileError
+from hast_cuda.files.tensors import DamagedFileError, fingerprint
 from hast_cuda.files.whole import sweep
 from hast_cuda.loops.warn import warn_caller
 from hast_cuda.ranks import World

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hast_cuda.checks import tensors as _checks
 from hast_cuda.loops.execution import Execution
+from hast_cuda.loops.modes import hooked
 from hast_cuda.synthesis.config import check_margins
 from hast_cuda.synthesis.matching import Matching
 
@@ -18,16 +19,13 @@ from hast_cuda.synthesis.matching import Matching
 def find_classifier(model: nn.Module, shape: tuple[int, int, int], device: torch.device) -> nn.Module:
     """The last module with a weight of two or more dimensions that a forward on zeros reaches."""
     reached: list[Any] = []
-    hooks = [
+    handles = [
         module.register_forward_pre_hook(lambda layer, _: reached.append(layer))
         for module in model.modules()
         if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.dim() >= 2
     ]
-    try:
+    with hooked(handles):
         logits = model(torch.zeros(1, *shape, device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
     classes = logits.shape[1]
     if not reached or len(reached[-1].weight) != classes:
         last = f"{type(reached[-1]).__name__} with {len(reached[-1].weight)}" if reached else "none"

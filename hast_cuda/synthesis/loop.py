@@ -10,10 +10,9 @@ from hast_cuda.data import Images, InputSpec
 from hast_cuda.loops.allocator import freed_memory_kept
 from hast_cuda.loops.crops import CropStream
 from hast_cuda.loops.execution import Execution, convolution_rules
-from hast_cuda.loops.log_interval import log_interval
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy, with_gradients
-from hast_cuda.loops.progress import Progress
+from hast_cuda.loops.progress import Progress, log_interval
 from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.networks.statistics import require_float32, require_trained
@@ -23,8 +22,8 @@ from hast_cuda.synthesis import batches as _batches
 from hast_cuda.synthesis.batches import Log
 from hast_cuda.synthesis.config import SynthesisConfig
 from hast_cuda.synthesis.draws import draw_labels, draw_targets
-from hast_cuda.synthesis.grown import check_source
 from hast_cuda.synthesis.objective import make_objective
+from hast_cuda.synthesis.source import check_source
 from hast_cuda.synthesis.step import SynthesisStep
 from hast_cuda.synthesis.store import ImageStore
 from hast_cuda.synthesis.swing import Swing
@@ -93,7 +92,7 @@ def synthesize(
         store: keeps each finished batch; those found there are not made again, damaged ones are,
             with a RuntimeWarning. A run that was cut off ends as if it was not.
         log: called with a dict of metrics every 50 iterations of a batch and after its last one; in
-            runs of more than 100,000 less often (:mod:`hast_cuda.loops.log_interval`).
+            runs of more than 100,000 less often (:mod:`hast_cuda.loops.progress`).
         execution: how to compute; default :class:`Execution`.
         world: processes that make batches by turns, each on its device; all get all images, equal
             to those of one process. Rank 0 reads the store and logs; with margins it works alone,

@@ -14,10 +14,9 @@ from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.loops.graphs import Replayed
 from hast_cuda.networks.outputs import gives_logits
 from hast_cuda.ops import hard_sample_loss
-from hast_cuda.synthesis.grown import make_source
 from hast_cuda.synthesis.intra_class import ClassDistance
 from hast_cuda.synthesis.objective import Objective, soft_label_loss
-from hast_cuda.synthesis.source import Shape
+from hast_cuda.synthesis.source import Shape, make_source
 
 
 class SynthesisStep:

@@ -66,10 +66,9 @@ class SwingConv2d(nn.Conv2d):
 
 
 class Swing:
-    """Every strided ``nn.Conv2d`` of a network made to swing, and where each is now.
+    """Every strided ``nn.Conv2d`` of a network, edited in place, made to swing, and where each is now.
 
-    Attributes:
-        network: the network, edited in place; another module only if it is itself a convolution.
+    ``network`` is another module only if it is itself a convolution.
     """
 
     AHEAD = 50  # iterations drawn at a time

@@ -19,18 +19,9 @@ _SHOWN = 3  # keys listed per kind of mismatch
 
 
 def fitting(content: object, expected: State, path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Where in a file the state dict of a network is, and what it holds, by the network's names.
+    """Where in a file the state dict of a network is, and what it holds, by the names of ``expected``.
 
-    Args:
-        content: of the file.
-        expected: the network's own state dict.
-        path: for messages.
-
-    Returns:
-        The one that fits; where none does the one that comes closest.
-
-    Raises:
-        ValueError: no state dict at all, or several that fit.
+    The one that fits; where none does the one that comes closest. ValueError: none at all, or several that fit.
     """
     found = {where: _renamed(state, expected) for where, state in state_dicts(content, path).items()}
     fits = [where for where, state in found.items() if not any(misfits(state, expected).values())]
@@ -43,11 +34,7 @@ def fitting(content: object, expected: State, path: Path) -> tuple[str, dict[str
 
 
 def state_dicts(content: object, path: Path) -> dict[str, dict[str, Tensor]]:
-    """Every state dict in a checkpoint, by where it is: "" or "['model']" and so on.
-
-    Raises:
-        ValueError: there is none; the message says what there is.
-    """
+    """Every state dict in a checkpoint, by where it is: "" or "['model']" and so on; ValueError: there is none."""
     if not isinstance(content, Mapping):
         raise ValueError(f"weights={path} holds a {type(content).__name__}; it must hold a state dict")
     # Only texts are shown: nested tuples can share parts and be endless to write out.
@@ -72,12 +59,7 @@ def state_dicts(content: object, path: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def misfits(state: State, expected: State) -> dict[str, list[str]]:
-    """Keys by what is wrong with them; BatchNorm's update counters may be missing.
-
-    Args:
-        state: that is to be loaded.
-        expected: the network's own.
-    """
+    """Keys by what is wrong with them; BatchNorm's update counters may be missing."""
     common = {k: (v, expected[k]) for k, v in state.items() if k in expected}
     return {
         "missing": [k for k in counted(expected) if k not in state],

@@ -18,13 +18,7 @@ BLOCKS_PER_STAGE = 6
 
 
 class BasicBlock(nn.Module):
-    """relu(body(x) + shortcut(x)), body = conv-BN-ReLU-conv-BN.
-
-    Args:
-        in_channels: channels of x.
-        out_channels: channels of the result.
-        stride: spatial stride of the first convolution, 1 or 2.
-    """
+    """relu(body(x) + shortcut(x)), body = conv-BN-ReLU-conv-BN, whose first convolution has the stride."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -50,15 +44,11 @@ class BasicBlock(nn.Module):
 
 
 class DigitsResNet(nn.Module):
-    """Ten-class ResNet for 1x8x8 digits.
+    """Ten-class ResNet for 1x8x8 digits, of three stages at 8x8, 4x4 and 2x2 pixels.
 
     Narrow and deep on purpose: rounding errors of few channels do not average out and add up over
     the depth, so that plain rounding to 3 bits visibly loses accuracy and the demo has something
     to win back.
-
-    Args:
-        widths: channels of the three stages, at 8x8, 4x4 and 2x2 pixels.
-        blocks_per_stage: BasicBlocks in each stage.
     """
 
     in_size = (8, 8)

@@ -22,11 +22,7 @@ class Library(Protocol):
         """The architecture with random weights, and as many classes where they can be chosen."""
 
     def trained(self, name: str, arguments: Arguments) -> nn.Module:
-        """The network with its published weights.
-
-        Raises:
-            ValueError: there are none, or they do not fit. RuntimeError: they could not be downloaded.
-        """
+        """The network with its published weights; ValueError: there are none that fit. RuntimeError: not downloaded."""
 
     def spec(self, name: str, arguments: Arguments) -> InputSpec:
         """The images that the published weights were trained on."""

@@ -24,11 +24,7 @@ def is_own(model: str) -> bool:
 
 
 def find(model: str, arguments: Arguments) -> tuple[Library, str]:
-    """The library of a network, and the name that it has there.
-
-    Raises:
-        ValueError: no library has it, or ``arguments`` would choose its weights.
-    """
+    """The library of a network, and the name that it has there; ValueError: none has it, or its weights are chosen."""
     if is_own(model):
         return own, model
     reserved = [name for name in _RESERVED if name in arguments]

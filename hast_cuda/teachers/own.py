@@ -22,13 +22,8 @@ def names() -> list[str]:
 def build(name: str, arguments: Arguments, num_classes: int | None = None) -> nn.Module:  # noqa: ARG001
     """What the callable gives, with the weights that it gives.
 
-    Args:
-        name: modules are looked for on the path and in the current folder, files from there.
-        arguments: keywords of the callable.
-        num_classes: as many as it has.
-
-    Raises:
-        ImportError: ``name`` leads nowhere. TypeError: to something else than a network.
+    Modules are looked for on the path and in the current folder, files from there. ImportError: ``name`` leads
+    nowhere. TypeError: to something else than a network.
     """
     place, _, attribute = name.rpartition(":") if ".py:" in name else name.partition(":")
     try:

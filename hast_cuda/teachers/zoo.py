@@ -15,9 +15,9 @@ from hast_cuda.data.input_spec import InputSpec, parse_normalization
 from hast_cuda.networks.origin import remember
 from hast_cuda.networks.shape import infer_shape
 from hast_cuda.teachers import own
+from hast_cuda.teachers.from_timm import split_norms
 from hast_cuda.teachers.library import crop_side
 from hast_cuda.teachers.names import find, is_own, names
-from hast_cuda.teachers.split_norms import split_norms
 from hast_cuda.teachers.weights import load_weights
 
 
