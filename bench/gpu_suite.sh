@@ -11,7 +11,7 @@
 #          in its name, ready for bench/results, grow with every case
 # PYTHON   an interpreter with torch, pytest, scikit-build-core and pybind11 (default python3)
 # WHEELS   a folder of wheels for what it lacks, from bench/gpu_wheels.sh
-# LIMIT    seconds that no step may exceed, once the package is there
+# LIMIT    seconds, also 0.5, that no step may exceed, once the package is there
 # CUDAARCHS, HAST_BENCH_COMMIT (where the tree has no .git), HAST_EMULATED_MODULE (for --dry-run)
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -61,7 +61,7 @@ step() { # name, seconds, command...
   local name=$1 limit=$2 most=$2 start=$SECONDS log=$OUT/steps/$1.log code status
   shift 2
   [ -z "$dry" ] || most=$((8 * most)) # on a CPU that is busy with other things
-  [ "$most" -le "${LIMIT:-$most}" ] || most=$LIMIT
+  if [ -n "${LIMIT:-}" ] && [ "${LIMIT%.*}" -lt "$most" ]; then most=$LIMIT; fi
   record "$name" running 0 "$limit" "$@"
   # An interrupt, which Python answers with what it has; started in the background it would ignore it.
   timeout --signal=INT --kill-after=5 "$most" env --default-signal=INT "$@" >"$log" 2>&1 </dev/null

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import inspect
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -49,18 +52,25 @@ OP_TESTS = {
 LONGEST = (
     "test_sanitized",
     "test_ranks",
-    "test_examples",
-    "test_fuzz_public",
+    "test_engine_sanitized",
     "test_cli",
-    "test_launch_counts",
-    "test_run_faults",
-    "test_sass",
-    "test_export_onnx",
-    "test_numerics_runs",
-    "test_method_runs",
+    "test_fuzz_public",
+    "test_export_litert",
+    "test_examples",
+    "test_bench_gpu_suite",
+    "test_export_int8",
+    "test_engine_file",
+    "test_docstrings",
+    "test_engine_plan",
+    "test_budget_runs",
+    "test_allocation",
     "test_cli_network",
-    "test_names",
-    "test_batch_norm_activation",
+    "test_launch_counts",
+    "test_build",
+    "test_run_faults",
+    "test_export_onnx",
+    "test_integer_placement",
+    "test_sass",
 )
 LAST = "test_gpu_failed_capture"  # leaves a process in which torch may not free memory any more
 
@@ -172,6 +182,14 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(1234)
+
+
+@pytest.fixture(autouse=True)
+def _one_registry() -> None:
+    """torch.onnx collects its translations anew in every export, a third of a small one's time: here once."""
+    module = sys.modules.get("torch.onnx._internal.exporter._registration")  # there after the first export
+    if module is not None and inspect.ismethod(module.ONNXRegistry.from_torchlib):
+        module.ONNXRegistry.from_torchlib = staticmethod(cache(module.ONNXRegistry.from_torchlib))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from networks import CHANNELS, SIZE, TinyNet, pictures, tiny
 from torch import Tensor, nn
@@ -24,6 +25,12 @@ TINY: dict[str, Any] = {
     "generator.warmup": 3,
     "generator.superpose_classes": 2,
 }
+
+
+# For tests of every method; those that are left to the slow ones share their code with one of these.
+KINDS = {"hast", "intraq", "qimera", "dsg", "genie", "synq", "squant", "dfq", "real_data"}
+METHODS = [name for name in all_methods.available() if name in KINDS]
+EVERY = [pytest.param(name, marks=[] if name in KINDS else pytest.mark.slow) for name in all_methods.available()]
 
 
 def small_recipe(method: str, preset: str = "default", **changes: Any) -> Recipe:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from edge_networks import TINY, small_recipe
+from edge_networks import METHODS, TINY, small_recipe
 from networks import CHANNELS, CLASSES, SIZE, tiny
 from rank_faults import every_fault
 from test_method_runs import ROWS, SHAPE, setting
@@ -19,7 +19,6 @@ from test_run import real_images
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda import methods
 from hast_cuda.cli import main
 from hast_cuda.data import Images
 from hast_cuda.finetune import FinetuneConfig, finetune
@@ -74,11 +73,11 @@ def quantize(name: str, out: Path | None, **changed: Any) -> Any:
 
 
 def every_method(folder: Path, device: str = "cpu", backend: str | None = None) -> None:
-    """What each rank gets from every method; ``hast`` without a directory too."""
+    """What each rank gets from every kind of method; ``hast`` without a directory too."""
     world = join(device, backend=backend)
     # None: the run joins by itself
     given = {"device": device} if backend is None else {"world": world}
-    for name in methods.available():
+    for name in METHODS:
         keep(quantize(name, folder / name, **given), folder / f"{name}-{world.rank}.pt")
     keep(quantize("hast", None, **given), folder / f"nowhere-{world.rank}.pt")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from edge_networks import labelled, small_recipe
+from edge_networks import EVERY, labelled, small_recipe
 from networks import CHANNELS, CLASSES, SIZE, snapshot, tiny
 from test_run import RECIPE, real_images
 
@@ -186,7 +186,7 @@ def test_nothing_is_measured_where_nothing_is_left_open(measured: Callable[[Cost
     assert not seen
 
 
-@pytest.mark.parametrize("name", methods.available())
+@pytest.mark.parametrize("name", EVERY)
 def test_a_trial_knows_every_phase_of_a_run(name: str) -> None:
     recipe = small_recipe(name)
     images = labelled(10, CLASSES) if recipe.images == "real" else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -325,16 +326,21 @@ def example(heading: str) -> str:
     return found[1]
 
 
-@pytest.fixture
-def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The embedded network as network.onnx, where the examples look."""
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded network, translated once."""
     pytest.importorskip("onnxscript")
     from hast_cuda.exports.verify import plain_onnx
 
+    return plain_onnx(hc.load_teacher("digits"), tmp_path_factory.mktemp("onnx") / "network.onnx", (1, 8, 8))
+
+
+@pytest.fixture
+def network(onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The embedded network, and as network.onnx where the examples look."""
     monkeypatch.chdir(tmp_path)
-    teacher = hc.load_teacher("digits")
-    plain_onnx(teacher, tmp_path / "network.onnx", (1, 8, 8))
-    return teacher
+    shutil.copy(onnx_file, tmp_path / "network.onnx")
+    return hc.load_teacher("digits")
 
 
 def of_digits(to: str, **changed: Any) -> CalibrationSet:

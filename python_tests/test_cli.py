@@ -208,7 +208,7 @@ QUANTIZE = ("quantize", "--out", "out")
         ((*QUANTIZE, *DIGITS, "--set", "finetune.momentum=high"), "expected a value like 0.9"),
         ((*QUANTIZE, *DIGITS, "--set", "synthesis.crop_scale=[1]"), "crop_scale is (1.0,)"),
         ((*QUANTIZE, *DIGITS, "--set", "finetune.decay_at=[null]"), "expected a value like"),
-        ((*QUANTIZE[:2], "file", *DIGITS), "run directory file is a file"),
+        ((*QUANTIZE[:2], "file", *DIGITS, "--budget", "full"), "run directory file is a file"),
         (("synthesize", "--model", NO_NORM, *OWN[2:], "--out", "out"), "no BatchNorm"),
         (("evaluate", *DIGITS, *DATA, "--run", "absent"), "absent is not a run directory"),
         (("evaluate", "--model", "digits", *DATA, "--device", "tpu"), "device is 'tpu'"),

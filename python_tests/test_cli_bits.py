@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from conftest import Cli
+from networks import tiny
 from test_cli import DIGITS, OWN, SMALL, TUNING
+from torch import nn
 
 from hast_cuda import Override, quantization_table
 from hast_cuda.cli.bits import LayerBits, parse_bits, parse_count, parse_size, parse_time
@@ -25,16 +27,16 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from hast_cuda.cli import main
 
     out = tmp_path_factory.mktemp("bits") / "first"
-    assert main(["quantize", *map(str, (*DIGITS, *SMALL, *TUNING, "--out", out))]) == 0
+    assert main(["quantize", *map(str, (*OWN, *SMALL, *TUNING, "--out", out))]) == 0
     return out
 
 
-def widths(run: Path) -> dict[str, tuple[Any, Any]]:
-    return {row.name: (row.weight_bits, row.act_bits) for row in quantization_table(load(run)).rows}
+def widths(run: Path, *network: nn.Module) -> dict[str, tuple[Any, Any]]:
+    return {row.name: (row.weight_bits, row.act_bits) for row in quantization_table(load(run, *network)).rows}
 
 
 def test_measured_chosen_and_quantized(hast: Cli, first: Path, tmp_path: Path) -> None:
-    hast("analyze", "sensitivity", *DIGITS, "--run", first, "--limit", 4)
+    hast("analyze", "sensitivity", *OWN, "--run", first, "--limit", 4)
     hast("analyze", "allocation", "--run", first, "--points", 3)
     assert hast("report", first)
     page = (first / "report.html").read_text()
@@ -47,13 +49,13 @@ def test_measured_chosen_and_quantized(hast: Cli, first: Path, tmp_path: Path) -
     assert {p.name for p in (first / "analysis").iterdir()} == {
         f"{name}.{kind}" for name in ("sensitivity", "allocation") for kind in ("json", "png")
     }
-    asked = ["quantize", *DIGITS, "--average-bits", 3.5, "--average-act-bits", 4, "--sensitivity", first]
+    asked = ["quantize", *OWN, "--average-bits", 3.5, "--average-act-bits", 4, "--sensitivity", first]
     asked += [*SMALL[2:], *TUNING, "--images", first / "images", "--out", tmp_path / "mixed"]
     hast(*asked)
     bits = json.loads((tmp_path / "mixed/config.json").read_text())["bits"]["overrides"]
     chosen = {name: found[name]["parameters"] for name in found if found[name]["parameters"]}
     assert sum(bits[name]["weight_bits"] * n for name, n in chosen.items()) <= 3.5 * sum(chosen.values())
-    for name, (weights, acts) in widths(tmp_path / "mixed").items():
+    for name, (weights, acts) in widths(tmp_path / "mixed", tiny()).items():
         assert (weights, acts) == (bits[name]["weight_bits"], acts and bits[name]["act_bits"])
     hast(*asked)  # the same command: the finished run
 
@@ -153,7 +155,7 @@ def test_the_smallest_weights_that_keep_the_classes(hast: Cli, first: Path, tmp_
     for drop in (100, 5):
         out = tmp_path / f"drop{drop}"
         images = ["--method", "zeroq", "--images", first / "images"]
-        hast("quantize", *DIGITS, "--max-drop", drop, "--act-bits", 8, "--sensitivity", first, *images, "--out", out)
+        hast("quantize", *OWN, "--max-drop", drop, "--act-bits", 8, "--sensitivity", first, *images, "--out", out)
         bits = json.loads((out / "config.json").read_text())["bits"]["overrides"]
         chosen[drop] = [override["weight_bits"] for override in bits.values()]
     assert set(chosen[100]) == {2}
@@ -163,14 +165,14 @@ def test_the_smallest_weights_that_keep_the_classes(hast: Cli, first: Path, tmp_
 @pytest.mark.slow  # seven exports
 def test_a_budget_of_time(hast: Cli, first: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    assert "keep weights of " in hast("analyze", "sensitivity", *DIGITS, "--run", first, "--limit", 4, "--time")
+    assert "keep weights of " in hast("analyze", "sensitivity", *OWN, "--run", first, "--limit", 4, "--time")
     found = json.loads((first / "analysis/sensitivity.json").read_text())["sensitivity"]
     assert found["output"]["seconds"].keys() == found["output"]["weights"].keys()
     hast("analyze", "allocation", "--run", first, "--points", 3, "--cost", "seconds")
     curve = json.loads((first / "analysis/allocation-seconds.json").read_text())["allocation-seconds"]["chosen"]
     budget = curve[0]["seconds"] * 1.01
     given = ["--method", "rtn", "--time", f"{budget * 1e6:.6f}us", "--sensitivity", first]
-    hast("quantize", *DIGITS, *given, "--out", tmp_path / "timed")
+    hast("quantize", *OWN, *given, "--out", tmp_path / "timed")
     bits = json.loads((tmp_path / "timed/config.json").read_text())["bits"]["overrides"]
     assert sum(found[name]["seconds"][str(override["weight_bits"])] for name, override in bits.items()) <= budget
 

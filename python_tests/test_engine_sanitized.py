@@ -45,10 +45,10 @@ def run_networks(isa: str, seeds: range, folder: Path, objects: Path) -> None:
 
 @pytest.mark.parametrize("isa", ["avx2"])
 def test_networks_stay_within_memory(isa: str, tmp_path: Path, objects: Path) -> None:
-    run_networks(isa, range(40), tmp_path, objects)
+    run_networks(isa, range(20), tmp_path, objects)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512_vnni"])
 def test_many_networks_stay_within_memory(isa: str, tmp_path: Path, objects: Path) -> None:
-    run_networks(isa, range(40, 340), tmp_path, objects)
+    run_networks(isa, range(20, 340), tmp_path, objects)

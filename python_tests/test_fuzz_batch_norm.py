@@ -53,7 +53,7 @@ def arguments(draw: st.DrawFn) -> tuple[dict[str, Any], Wrong]:
     return good, wrong | dict.fromkeys(("running_mean", "running_var", "weight", "bias"), bad)
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_batch_norm_match(device: torch.device, data: st.DataObject) -> None:
     good, wrong = data.draw(arguments())
@@ -69,7 +69,7 @@ def test_batch_norm_match(device: torch.device, data: st.DataObject) -> None:
             near(f, e, x, name, slack=1e-6 * (size**2 + 10) if name == "var" else 1e-5 * size)
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_batch_norm_activation(device: torch.device, data: st.DataObject) -> None:
     draw = data.draw
@@ -126,7 +126,7 @@ def is_near(energy: Tensor, feature: Tensor) -> None:
     near(energy, reference.channel_attention(feature), exact)
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_channel_attention(device: torch.device, data: st.DataObject) -> None:
     feature = data.draw(MAPS)
@@ -135,7 +135,7 @@ def test_channel_attention(device: torch.device, data: st.DataObject) -> None:
         is_near(energy, feature)
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_channel_attentions(device: torch.device, data: st.DataObject) -> None:
     features = data.draw(st.lists(MAPS, max_size=3))

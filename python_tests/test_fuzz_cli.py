@@ -41,7 +41,7 @@ def test_every_verb_is_fuzzed() -> None:
 
 
 @pytest.mark.parametrize("verb", NAMES)
-@effort(5)
+@effort(3)
 @given(data=st.data())
 def test_verb(verb: str, capsys: pytest.CaptureFixture[str], data: st.DataObject) -> None:
     option, value = data.draw(st.sampled_from(hostile(verb)))

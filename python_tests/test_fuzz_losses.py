@@ -46,7 +46,7 @@ def rounding(energies: list[Tensor], loss: Tensor, normalized: bool) -> float:
     return squares * (4 * torch.finfo(loss.dtype).eps) ** 2
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_match_loss(device: torch.device, data: st.DataObject) -> None:
     dtype, sizes = data.draw(WIDE), data.draw(SIZES)
@@ -63,7 +63,7 @@ def sides(draw: st.DrawFn, tails: list[tuple[int, ...]], dtype: torch.dtype) -> 
     return {side: [draw(tensors((batch, *tail), dtype)) for tail in tails] for side in ("teacher", "student")}
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_attention_loss(device: torch.device, data: st.DataObject) -> None:
     tail = shapes(2, 4, empty=False, largest=5)
@@ -80,7 +80,7 @@ def test_attention_loss(device: torch.device, data: st.DataObject) -> None:
         near(loss, reference.attention_loss(**good), reference.attention_loss(**exact), slack=slack)
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_attention_energy_loss(device: torch.device, data: st.DataObject) -> None:
     tails = [(size,) for size in data.draw(SIZES)]
@@ -99,7 +99,7 @@ def wrong_logits(x: Tensor) -> list[Any]:
     return [x[0], x[:0], x[:, :0], x[None], x.to("meta")]
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_distillation_loss(device: torch.device, data: st.DataObject) -> None:
     shape, dtype = data.draw(shapes(2, 2, empty=False, largest=9)), data.draw(DTYPES)
@@ -112,7 +112,7 @@ def test_distillation_loss(device: torch.device, data: st.DataObject) -> None:
         near(loss, reference.distillation_loss(**call), exact, slack=1e-6 * size)
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_hard_sample_loss(device: torch.device, data: st.DataObject) -> None:
     shape = data.draw(shapes(2, 2, empty=False, largest=9))
@@ -145,7 +145,7 @@ def test_hard_sample_loss(device: torch.device, data: st.DataObject) -> None:
             near(f, e, x, slack=1e-6 * float(logits.double().abs().max()))
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_plateau_step(device: torch.device, data: st.DataObject) -> None:
     state, rate = ops.new_plateau_state(0.5)

@@ -30,7 +30,7 @@ def ordered(draw: st.DrawFn, count: int, dtype: torch.dtype) -> tuple[Tensor, Te
     return ends[0].clone(), ends[1] if draw(st.booleans()) else ends[0].clone()
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_fake_quantize(device: torch.device, data: st.DataObject) -> None:
     draw = data.draw
@@ -63,7 +63,7 @@ def test_fake_quantize(device: torch.device, data: st.DataObject) -> None:
             )
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_fake_quantize_weights(device: torch.device, data: st.DataObject) -> None:
     draw = data.draw
@@ -100,7 +100,7 @@ def test_fake_quantize_weights(device: torch.device, data: st.DataObject) -> Non
             equal(y, e)
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_soft_round_weights(device: torch.device, data: st.DataObject) -> None:
     draw = data.draw
@@ -131,7 +131,7 @@ def test_soft_round_weights(device: torch.device, data: st.DataObject) -> None:
             near(g, e, x, slack=scale * (1e-5 if dtype == torch.float32 else 1e-12))
 
 
-@effort(30)
+@effort(15)
 @given(data=st.data())
 def test_quantize_activation(device: torch.device, data: st.DataObject) -> None:
     draw = data.draw

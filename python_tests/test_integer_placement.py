@@ -397,16 +397,16 @@ def test_a_run_is_resumed_loaded_and_reported(tmp_path: Path) -> None:
 
 
 def test_biases_that_no_integers_hold_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    student = hc.calibrate(hc.quantize(hc.load_teacher("digits"), 4, 4), [torch.rand(8, 1, 8, 8)])
+    student = hc.calibrate(hc.quantize(made(linear)[0], 4, 4), [pictures(8, 2)])
     before = copy.deepcopy(student.state_dict())
     with pytest.warns(UserWarning, match="biases stay as they were trained"):
-        found = hold_biases(student, (1, 8, 8))
+        found = hold_biases(student, SHAPE)
     assert not found["moved"]
     assert "placement integer" in found["reason"]
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.warns(UserWarning, match="pip install"):
-        hold_biases(student, (1, 8, 8))
+        hold_biases(student, SHAPE)
 
 
 class Flat(nn.Module):

@@ -38,7 +38,7 @@ def test_launches_and_bytes_of_an_iteration(network: str, loop: str) -> None:
     assert found.bytes / 1e9 <= gigabytes, found.bytes_by_operator.most_common()
 
 
-@pytest.mark.parametrize("network", DIRECT_LIMITS)
+@pytest.mark.parametrize("network", ["resnet20_cifar10", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_aligning_maps_directly_costs_little_more(network: str) -> None:
     model = get_model(network, pretrained=False)
     config = FinetuneConfig(alignment="direct", optimizer="adamw")
@@ -110,7 +110,7 @@ def test_counting_leaves_no_fake_tensor_behind() -> None:
     finetune_iteration(tiny(), shape)()
 
 
-@pytest.mark.parametrize("layers", [8, 26])
+@pytest.mark.parametrize("layers", [8, pytest.param(26, marks=pytest.mark.slow)])
 def test_maps_of_classes_cost_a_fixed_number_of_launches(layers: int) -> None:
     """And labels of easy images; beside a student that aligns nothing, on the labels of all."""
     model, shape = get_resnet_cifar(10, blocks=layers, bottleneck=False), (8, 3, 32, 32)

@@ -67,11 +67,11 @@ def test_a_leak_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         update(self, *args)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", leaking)
-    found = run_loop("fine-tuning", tiny(), SHAPE, tmp_path / "run", 200)
+    found = run_loop("fine-tuning", tiny(), SHAPE, tmp_path / "run", 100)
     if found.heap_start is None:
         pytest.skip("the C library does not say how much memory is in use")
     with pytest.raises(AssertionError, match="bytes per iteration"):
-        check(found, 200)
+        check(found, 100)
 
 
 def test_only_memory_of_its_own_counts(tmp_path: Path) -> None:

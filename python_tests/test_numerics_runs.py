@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from edge_networks import OnePixel, all_finite, edges, labelled, one_pixel, silent, small_recipe, two_classes
+from edge_networks import EVERY, OnePixel, all_finite, edges, labelled, one_pixel, silent, small_recipe, two_classes
 from networks import CHANNELS, CLASSES, SIZE
 from torch import nn
 
 import hast_cuda as hc
-from hast_cuda import methods
 from hast_cuda.data import InputSpec
 from hast_cuda.exports import check, onnx_network, save_onnx
 from hast_cuda.generator import GeneratorTrainer
@@ -21,9 +20,6 @@ from hast_cuda.nn import activation_quantizers
 from hast_cuda.run import Bits, zero_shot_quantize
 
 SHAPE = (CHANNELS, SIZE, SIZE)
-# The others share their code with one of these.
-KINDS = {"hast", "intraq", "qimera", "dsg", "synq", "squant", "dfq", "real_data"}
-EVERY = [pytest.param(method, marks=[] if method in KINDS else pytest.mark.slow) for method in methods.available()]
 ONE_BY_ONE: dict[str, Any] = {
     "synthesis.num_images": 1,
     "synthesis.batch_size": 1,

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from edge_networks import METHODS
 from torch import Tensor
 
-from hast_cuda import methods
 from hast_cuda.cli import main
 from hast_cuda.files.tensors import fingerprint
 
@@ -108,7 +108,7 @@ def assert_equal_runs(found: dict[str, Any], alone: dict[str, Any], bound: float
         assert found["result"] == alone["result"]
 
 
-@pytest.mark.parametrize("name", [*methods.available(), "nowhere"])
+@pytest.mark.parametrize("name", [*METHODS, "nowhere"])
 def test_every_method_gives_what_one_process_gives(name: str, folders: dict[int, Path]) -> None:
     alone = load(folders[ALONE] / f"{name}-0.pt")
     everyone = [load(folders[MOST] / f"{name}-{rank}.pt") for rank in range(MOST)]
@@ -298,7 +298,7 @@ def assert_equal_on_gpus(launch: Launcher, folder: Path, *where: str) -> None:
         place.mkdir()
         ended = launch(count, "methods", place, *values)
         assert ended.codes == [0] * count, "\n".join(ended.said)
-    for name in [*methods.available(), "nowhere"]:
+    for name in [*METHODS, "nowhere"]:
         alone = load(folders[0] / f"{name}-0.pt")
         for rank in range(2):
             assert_equal_runs(load(folders[1] / f"{name}-{rank}.pt"), alone, GPU_GAP)

@@ -58,6 +58,7 @@ def test_what_annotations_say_is_taken() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"count": [torch.zeros(2, 3)]}, r"count must be an int, got list \[a tensor \[2, 3\]\]"),
         ({"count": True}, r"count must be an int, got bool True"),
         ({"count": 1.0}, r"count must be an int, got float 1\.0"),
         ({"rate": "1"}, r"rate must be a number, got str '1'"),

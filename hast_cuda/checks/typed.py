@@ -35,6 +35,15 @@ _WORDS: dict[Any, str] = {
 _SHORT = (str, bytes, int, float, complex, types.NoneType, tuple, list)
 
 
+class _Written(reprlib.Repr):
+    def repr_Tensor(self, tensor: Tensor, _level: int) -> str:
+        """Not its numbers, which take longer to write than anybody looks at them."""
+        return f"a tensor {list(tensor.shape)}"
+
+
+_WRITTEN = _Written()
+
+
 def typed(function: Callable[P, R]) -> Callable[P, R]:
     """``function``, which then refuses arguments that are not what its annotations say.
 
@@ -180,6 +189,6 @@ def _items(name: str, value: Any, kind: Any, inner: tuple[Any, ...]) -> Iterator
 def _refusal(name: str, value: Any, *hints: Any) -> TypeError:
     wanted = " or ".join(_WORDS.get(hint) or inspect.formatannotation(hint) for hint in hints)
     kind = type(value).__name__
-    found = f"{kind} {reprlib.repr(value)}" if isinstance(value, _SHORT) else kind
+    found = f"{kind} {_WRITTEN.repr(value)}" if isinstance(value, _SHORT) else kind
     found = f"the class {value.__name__}" if isinstance(value, type) else found
     return TypeError(f"{name} must be {wanted.replace('collections.abc.', '')}, got {found}")

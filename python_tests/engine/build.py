@@ -46,6 +46,8 @@ FLAGS = [
 ]
 # The headers of some versions of GCC warn of themselves.
 QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+# The portable kernels beside others are linked, and never run.
+UNUSED = ["-fno-sanitize=all", "-O0"]
 # What kernels.cpp is compiled with for each instruction set, as in csrc/engine/CMakeLists.txt.
 SETS = {
     "portable": [],
@@ -55,8 +57,8 @@ SETS = {
 
 
 def compile_program(main: Path, sources: Sequence[str], objects: Path) -> Path:
-    """The program of ``main`` and of files of the engine; one that ``objects`` has of the same text stays."""
-    return _compiled(main.stem, [main, *_files(sources, CSRC)], [], objects, CSRC)
+    """The program of ``main`` and of files of the engine; what ``objects`` has of the same text stays."""
+    return _compiled(main.stem, [main], [], objects, CSRC, _objects(sources, [], objects, CSRC))
 
 
 def compile_engine(main: Path, isa: str, objects: Path, csrc: Path = CSRC, more: Sequence[str] = ()) -> Path:
@@ -65,15 +67,21 @@ def compile_engine(main: Path, isa: str, objects: Path, csrc: Path = CSRC, more:
         _compiled(
             name,
             _files(["kernels"], csrc),
-            ["-c", f"-DHAST_ENGINE_ISA={name}", *QUIET, *SETS[name], *more],
+            ["-c", f"-DHAST_ENGINE_ISA={name}", *QUIET, *SETS[name], *([] if name == isa else UNUSED), *more],
             objects,
             csrc,
         )
-        for name in dict.fromkeys(("portable", isa))
+        for name in dict.fromkeys((isa, "portable"))  # of an inline function the linker takes the first, sanitized one
     ]
     found = [] if isa == "portable" else [f"-DHAST_ENGINE_{isa.upper()}"]
-    sources = [main, *_files([*READER, *EXECUTOR], csrc)]
-    return _compiled(f"{main.stem}-{isa}", sources, ["-fopenmp", *found, *more], objects, csrc, kernels)
+    own = ["-fopenmp", *found, *more]
+    parts = [*_objects(READER, more, objects, csrc), *_objects(EXECUTOR, own, objects, csrc)]
+    return _compiled(f"{main.stem}-{isa}", [main], own, objects, csrc, [*parts, *kernels])
+
+
+def _objects(names: Sequence[str], more: Sequence[str], objects: Path, csrc: Path) -> list[Path]:
+    """One of each file: the reader's are in both programs, and a planted mistake is in one."""
+    return [_compiled(path.stem, [path], ["-c", *more], objects, csrc) for path in _files(names, csrc)]
 
 
 def _files(names: Sequence[str], csrc: Path) -> list[Path]:

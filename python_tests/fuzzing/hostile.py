@@ -129,9 +129,15 @@ def _allowed(hint: Any) -> set[int]:
     return {place for place, value in enumerate(pool()) if allows(hint, value)}
 
 
-def forbidden(hint: Any) -> list[Any]:
-    """Values that must be refused whatever the other arguments are."""
-    return [value for place, value in enumerate(pool()) if place not in _allowed(hint)]
+def forbidden(hint: Any, *, every: bool = False) -> list[Any]:
+    """Values that must be refused whatever the other arguments are.
+
+    Annotations forbid by type: one value of each is enough, but for containers, whose items count.
+    """
+    found = [value for place, value in enumerate(pool()) if place not in _allowed(hint)]
+    containers = [value for value in found if isinstance(value, (tuple, list, dict))]
+    first = {type(value): value for value in reversed(found) if not isinstance(value, (tuple, list, dict))}
+    return found if every else [*first.values(), *containers]
 
 
 def odd(hint: Any) -> list[Any]:
