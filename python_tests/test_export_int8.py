@@ -110,10 +110,9 @@ def test_biases_move_by_less_than_a_product_and_the_student_stays() -> None:
     assert changed == {f"{name}.1.module.bias" for name in ("b", "short", "d")}
 
 
-@pytest.mark.parametrize(("placement", "named"), [("relu", "stem.0.0, output"), ("all", "b.0, short.0, d.0")])
-def test_other_placements_are_refused_by_name(placement: str, named: str, tmp_path: Path) -> None:
-    student = student_of(Residual, 4, 4, placement=placement)
-    with pytest.raises(ValueError, match=f"{named}.*--placement integer"):
+def test_another_placement_is_refused_by_name(tmp_path: Path) -> None:
+    student = student_of(Residual, 4, 4, placement="all")
+    with pytest.raises(ValueError, match=r"b\.0, short\.0, d\.0.*--placement integer"):
         save_onnx(student, tmp_path / "a.onnx", SHAPE, form="int8")
     assert not list(tmp_path.iterdir())
 
