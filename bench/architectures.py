@@ -99,7 +99,7 @@ timm:hgnet hgnetv2_b0
 timm:shvit shvit_s1
 timm:cpubone cpubone_nano
 timm:efficientvim efficientvim_m1
-timm:levit levit_128s
+timm:levit levit_128s 224
 torchvision:densenet densenet121
 timm:densenet densenet121
 timm:dpn dpn48b
@@ -109,7 +109,7 @@ timm:resnetv2 resnetv2_18
 torchvision:resnet resnet18
 timm:senet legacy_seresnet18
 timm:sknet skresnet18
-timm:tiny_vit tiny_vit_5m_224 64 img_size
+timm:tiny_vit tiny_vit_5m_224 224
 torchvision:googlenet googlenet
 timm:hrnet hrnet_w18_small
 timm:lowformer lowformer_b0

@@ -111,6 +111,29 @@ class Late(Joined):
         return self.output(self.last(x).mean((2, 3)))
 
 
+class Growing(nn.ModuleDict):
+    """A block that calls what is registered in it, whatever that is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.values():
+            x = torch.cat([x, layer(x)], 1)
+        return x * 0.5
+
+
+class Listed(nn.Sequential):
+    """Containers with a forward of their own."""
+
+    def __init__(self) -> None:
+        blocks = Growing({"a": conv(6, 4), "b": conv(10, 4)})
+        last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
+        super().__init__(conv(3, 6), nn.ReLU(), blocks, conv(14, 8), nn.ReLU(), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
+
+
 def residual() -> Net:
     return Net()
 
@@ -123,7 +146,7 @@ def functional() -> Net:
     return Net(functional=True)
 
 
-BUILDS = [residual, linear, functional, Dense, Joined, Mixed, Late, Flattened]
+BUILDS = [residual, linear, functional, Dense, Joined, Mixed, Late, Flattened, Listed]
 
 
 def made(build: Callable[[], nn.Module], **options: Any) -> tuple[nn.Module, Any]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import hast_cuda as hc
 from hast_cuda.nn import quantized_once
@@ -158,3 +159,26 @@ def test_quantized_once_refuses_bits_changed_to_nonsense() -> None:
     with pytest.raises(ValueError, match=r"bits\[0\] is 12; allowed: 2 to 8"), quantized_once(network):
         pass
     assert network.head.cached_weight is None
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_tracks_what_is_seen_once(device: torch.device, reentrant: bool) -> None:
+    """Activations that the backward pass computes again are no further update of the moving average."""
+    states, losses = [], []
+    for again in (False, True):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(3, 4, 3), hc.FakeQuantActivation(3, activation="relu"), hc.FakeQuantConv2d(4, 4, 3, act_bits=3)
+        ).to(device)
+        optimizer = torch.optim.SGD(network.parameters(), 0.1)
+        for step in range(3):
+            x = torch.linspace(-1, 1 + step, 192, device=device).view(1, 3, 8, 8).requires_grad_()
+            y = checkpoint(network, x, use_reentrant=reentrant) if again else network(x)
+            loss = y.square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        states.append(network.state_dict())
+    assert losses[:3] == losses[3:]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())

@@ -125,6 +125,14 @@ def test_infer_shape_restores_the_mode(device: torch.device) -> None:
     assert not teacher.training
 
 
+def test_other_test_images_alone_are_for_evaluate(tmp_path: Path) -> None:
+    run(tmp_path, test=None)
+    for bits, said in ((BITS, True), (Bits(2, 3), False)):
+        with pytest.raises(ValueError, match="holds a run with another configuration") as caught:
+            run(tmp_path, test=real_images(), bits=bits)
+        assert ("hast-cuda evaluate or hc.evaluate" in str(caught.value)) is said
+
+
 def test_another_configuration_shows_the_difference(tmp_path: Path) -> None:
     run(tmp_path, test=None)
     before = (tmp_path / "config.json").read_bytes()

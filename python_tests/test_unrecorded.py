@@ -66,9 +66,9 @@ def test_tangents_are_refused_and_not_lost(op: Callable[[Tensor], Tensor], x: Te
 
 @every_op
 def test_transforms_of_functions_are_refused(op: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    with pytest.raises(RuntimeError, match=r"setup_context|storage"):
+    with pytest.raises(RuntimeError, match=r"transforms of torch\.func"):
         torch.func.vmap(op)(x[None])
-    with pytest.raises(RuntimeError, match=r"setup_context|storage"):
+    with pytest.raises(RuntimeError, match=r"transforms of torch\.func"):
         torch.func.grad(lambda t: op(t).sum())(x)
 
 

@@ -27,6 +27,11 @@ def tensor(name: str, x: Tensor) -> None:
             "torch.jit.trace cannot record the operators of hast_cuda: write the network as a program of torch.export "
             "(hast_cuda.exports.save_program) or as ONNX (save_onnx), both of which run without this package"
         )
+    if not is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x):
+        raise RuntimeError(
+            "transforms of torch.func (grad, vmap, jvp) cannot follow the operators of hast_cuda: differentiate with "
+            "torch.autograd, or use the eager twins in hast_cuda.ops.reference"
+        )
     if x.layout is not torch.strided or x.is_quantized:
         raise TypeError(f"{name} is a {x.layout} tensor of {x.dtype}; expected an ordinary dense one")
     # a guard on the size would bound the dynamic axes of an exported program

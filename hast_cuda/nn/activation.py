@@ -16,12 +16,17 @@ from hast_cuda.ops.activations import activate, activation_code
 from hast_cuda.ops.update_range import EMA, update_range_
 
 
+def _computed_again() -> bool:
+    """Whether a backward pass computes what activation checkpointing did not keep: its range has seen these already."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
 class FakeQuantActivation(nn.Module):
     """Activation (optional), range tracking and fake quantization in one pass (Eq. 1-2).
 
-    While :attr:`observing`, each forward updates the moving average of (min, max); after
-    :meth:`freeze` the range stays fixed for ever. Replace ``nn.ReLU()`` by
-    ``FakeQuantActivation(4, activation="relu")``.
+    While :attr:`observing`, each forward updates the moving average of (min, max), but none that
+    ``torch.utils.checkpoint`` computes again; after :meth:`freeze` the range stays fixed for ever. Replace
+    ``nn.ReLU()`` by ``FakeQuantActivation(4, activation="relu")``.
 
     Args:
         bits: 2 to 8.
@@ -159,7 +164,7 @@ class FakeQuantActivation(nn.Module):
         _checks.floating("x", x)
         if self.set_aside:
             return self._activated(x)
-        state, observe = self.state_for(x), self.observing
+        state, observe = self.state_for(x), self.observing and not _computed_again()
         if observe and self.calls > 1:
             state, observe = self._joint(x, state), False
         y = quantize_activation(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -39,14 +40,20 @@ class QuantizedBlock(nn.Module):
     """Mixed into the class of a block, whose input or output is then quantized; names and code stay its own."""
 
     plain_class: ClassVar[type[nn.Module]]
+    calls_children: ClassVar[bool]  # whatever they are
     input_quantizer: nn.Module | None
     output_quantizer: nn.Module | None
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """What the block gives."""
-        x = x if self.input_quantizer is None else self.input_quantizer(x)
-        y = super().forward(x, *args, **kwargs)
-        return y if self.output_quantizer is None else self.output_quantizer(y)
+        before, behind = self.input_quantizer, self.output_quantizer
+        x = x if before is None else before(x)
+        if self.calls_children:
+            with _unregistered(self):
+                y = super().forward(x, *args, **kwargs)
+        else:
+            y = super().forward(x, *args, **kwargs)
+        return y if behind is None else behind(y)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Classes made on the way have no name that a pickle could find."""
@@ -56,10 +63,38 @@ class QuantizedBlock(nn.Module):
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 
+_QUANTIZERS = ("input_quantizer", "output_quantizer")
+
+
+@contextmanager
+def _unregistered(block: nn.Module) -> Iterator[None]:
+    """Without the quantizers among the children: ``for layer in self`` is to meet the block's own."""
+    modules = vars(block)["_modules"]  # the dict itself: under torch.export the property gives a copy
+    kept = {name: modules.pop(name) for name in _QUANTIZERS}
+    try:
+        yield
+    finally:
+        modules.update(kept)
+
+
+def _calls_children(plain: type[nn.Module]) -> bool:
+    """Whether its forward may go through the children without their names."""
+    if issubclass(plain, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        return True
+    read = getattr(getattr(plain.forward, "__code__", None), "co_names", ())
+    return not {"children", "named_children", "modules", "named_modules", "_modules"}.isdisjoint(read)
+
+
 def _quantized(plain: type[nn.Module]) -> type[nn.Module]:
     """One for each class, so that blocks of a class stay of a class."""
     if plain not in _CLASSES:
-        names = {"plain_class": plain, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
+        calls = _calls_children(plain)
+        names = {
+            "plain_class": plain,
+            "calls_children": calls,
+            "__module__": plain.__module__,
+            "__qualname__": plain.__qualname__,
+        }
         _CLASSES[plain] = type(plain.__name__, (QuantizedBlock, plain), names)
     return _CLASSES[plain]
 
@@ -127,5 +162,5 @@ def around(module: nn.Module) -> dict[str, FakeQuantActivation]:
     """The quantizers of ``module`` by their names in it: "input_quantizer", "output_quantizer"."""
     if not isinstance(module, (QuantizedWeight, QuantizedOutput, QuantizedBlock)):
         return {}
-    found = {name: getattr(module, name, None) for name in ("input_quantizer", "output_quantizer")}
+    found = {name: getattr(module, name, None) for name in _QUANTIZERS}
     return {name: q for name, q in found.items() if isinstance(q, FakeQuantActivation)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +20,31 @@ class _Nobody:
 
 
 _NOBODY = _Nobody()
+
+
+def once(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """``backward`` of a Function, whose gradients cannot be differentiated again: an error where that is tried.
+
+    Unlike torch's ``once_differentiable`` also under a plain sum, whose gradient has no graph of its own: the
+    gradients depend on what was kept of the forward pass, too.
+    """
+
+    @functools.wraps(backward)
+    def stopped(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        if is_compiling() or not torch.is_grad_enabled():
+            return backward(ctx, *grads)
+        with torch.no_grad():
+            found = backward(ctx, *grads)
+        name = type(ctx).__name__.removesuffix("Backward").lstrip("_")
+        stop: Any = torch._C._functions.DelayedError(  # type: ignore[attr-defined,unused-ignore]
+            f"the gradient of hast_cuda's {name} cannot be differentiated again, it is differentiable once: use the "
+            "eager twin in hast_cuda.ops.reference; for a quantized network hast_cuda.analysis.twice_differentiable",
+            1,
+        )
+        # no tensor of theirs that is given on to others as well: its gradient is right
+        return tuple(stop(g.detach().requires_grad_()) if isinstance(g, Tensor) else g for g in found)
+
+    return stopped
 
 
 def apply(function: type[Function], *arguments: Any) -> Any:

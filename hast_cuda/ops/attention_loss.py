@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _workspace
+from hast_cuda.ops import _autograd, _workspace
 from hast_cuda.ops._registry import core, launch, operator, pointer, pointers
 from hast_cuda.ops.channel_attention import (
     attention_gradients,
@@ -111,6 +111,7 @@ class _AttentionLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @_autograd.once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved, half = ctx.saved_tensors, len(ctx.wanted)
         results: list[Tensor | None] = [None] * ctx.count
@@ -131,6 +132,7 @@ class _EnergyLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @_autograd.once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         results: list[Tensor | None] = [None] * ctx.count
         scaled = torch._foreach_mul(list(ctx.saved_tensors), grads[0])  # one launch for all layers

@@ -124,6 +124,7 @@ class _BatchNormActivation(torch.autograd.Function):
         return (*outputs, outputs[0].detach()) if twice else outputs
 
     @staticmethod
+    @_autograd.once
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         x, running_mean, running_var, weight, bias, y, residual, bounds, target = ctx.saved_tensors
         eps, activation, gate, bits = ctx.settings

@@ -97,6 +97,7 @@ class _BatchNormMatch(torch.autograd.Function):
         return (*outputs, y.detach()) if twice else outputs
 
     @staticmethod
+    @_autograd.once
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, y, mean, running_mean, running_var, weight, bias = ctx.saved_tensors
         needs = ctx.needs_input_grad

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _layout
+from hast_cuda.ops import _autograd, _layout
 from hast_cuda.ops._registry import Launch, core, launch, operator, pointer, pointers
 from hast_cuda.ops.arithmetic import arithmetic_dtype
 from hast_cuda.ops.codes import Pointer
@@ -97,6 +97,7 @@ class _ChannelAttention(torch.autograd.Function):
         return tuple(attention_vectors(list(maps)))
 
     @staticmethod
+    @_autograd.once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         return tuple(attention_gradients(list(grads), list(ctx.saved_tensors), None))
 

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _workspace
+from hast_cuda.ops import _autograd, _workspace
 from hast_cuda.ops._autograd import scaled
 from hast_cuda.ops._registry import core, launch, operator, pointer
 from hast_cuda.ops.arithmetic import arithmetic_dtype
@@ -77,7 +76,7 @@ class _DistillationLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
+    @_autograd.once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         d_teacher, d_student = ctx.saved_tensors
         need_teacher, need_student, _ = ctx.needs_input_grad

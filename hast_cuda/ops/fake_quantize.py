@@ -118,6 +118,11 @@ def _fake_quantize_backward(
     return dx
 
 
+@_autograd.once
+def _masked(ctx: Any, grad: Tensor) -> tuple[Tensor]:
+    return (_fake_quantize_backward(grad, *ctx.saved_tensors, *ctx.settings),)
+
+
 class FakeQuantizeFunction(torch.autograd.Function):
     """Straight-through estimator: nothing is saved unless an activation or clipping masks it."""
 
@@ -136,7 +141,7 @@ class FakeQuantizeFunction(torch.autograd.Function):
         """Pass the gradient through, masked if there is a mask."""
         (grad,) = grads
         if ctx.masked:
-            grad = _fake_quantize_backward(grad, *ctx.saved_tensors, *ctx.settings)
+            (grad,) = _masked(ctx, grad)
         return grad, None, None, None, None, None, None, None
 
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _workspace
+from hast_cuda.ops import _autograd, _workspace
 from hast_cuda.ops._autograd import scaled
 from hast_cuda.ops._registry import core, launch, operator, pointer
 from hast_cuda.ops.arithmetic import arithmetic_dtype
@@ -87,7 +86,7 @@ class _HardSampleLoss(torch.autograd.Function):
         return loss, difficulty
 
     @staticmethod
-    @once_differentiable
+    @_autograd.once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return scaled(gradient, grads[0], ctx.dtype), None, None, None

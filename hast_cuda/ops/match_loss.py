@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hast_cuda.checks import tensors as _checks
+from hast_cuda.ops import _autograd
 from hast_cuda.ops._registry import core, launch, operator, pointer, pointers
 from hast_cuda.ops.codes import Reduction
 
@@ -92,6 +93,7 @@ class _MatchLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @_autograd.once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         scaled = (gradient * grads[0]).view(-1)  # all means, then all variances

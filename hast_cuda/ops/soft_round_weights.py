@@ -11,10 +11,9 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hast_cuda.checks import tensors as _checks
-from hast_cuda.ops import _layout, _workspace
+from hast_cuda.ops import _autograd, _layout, _workspace
 from hast_cuda.ops._registry import core, launch, operator, pointer, pointers
 from hast_cuda.ops.arithmetic import broadcast
 from hast_cuda.ops.codes import Pointer
@@ -184,7 +183,7 @@ class _SoftRoundWeights(torch.autograd.Function):
         return (*weights, regulariser) if beta is not None else tuple(weights)
 
     @staticmethod
-    @once_differentiable
+    @_autograd.once
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         beta, *tensors = ctx.saved_tensors
         bases, roundings, steps, lows = _groups(tensors)

@@ -21,7 +21,7 @@ from hast_cuda.files.whole import sweep, write_json
 from hast_cuda.ops import build_info
 from hast_cuda.run import metrics
 from hast_cuda.run.lock import lock_run
-from hast_cuda.run.origins import KEY, PLACES, WORDS
+from hast_cuda.run.origins import KEY, PLACES, TEST, WORDS
 from hast_cuda.run.results import read_progress, read_result
 from hast_cuda.run.settings import image_folder, image_store
 from hast_cuda.run.tensorboard import TensorBoardLog
@@ -189,15 +189,14 @@ class RunDirectory(RunReader):
                 then, now = (image_folder(self.path, c).resolve() for c in (old, config))
                 if then == now:  # by the name of the earlier version
                     config["images"] = old["images"]
-        differences = [
-            f"{WORDS.get(key, key)}: there {a!r}, now {b!r}"
-            for key, a, b in _differences("", old, config)
-            if not (KEY in old and key in PLACES)
-        ]
-        if differences:
+        found = [d for d in _differences("", old, config) if not (KEY in old and d[0] in PLACES)]
+        if found:
+            lines = [f"{WORDS.get(key, key)}: there {a!r}, now {b!r}" for key, a, b in found]
+            if all(key in TEST for key, _, _ in found):
+                lines.append("these change no student: test it with hast-cuda evaluate or hc.evaluate")
             raise ValueError(
                 f"{self.path} holds a run with another configuration; give another --out, or the "
-                "same network, images and options:\n  " + "\n  ".join(differences)
+                "same network, images and options:\n  " + "\n  ".join(lines)
             )
         return config
 

@@ -20,6 +20,7 @@ WORDS = {
 }
 DIGEST = "weights_sha256"  # of the file of the weights, in what a run says of its network
 PLACES = ("network.weights", f"network.{DIGEST}")  # may change: the fingerprint says whether the weights did
+TEST = ("data", "test_limit", f"{KEY}.test")  # change no student
 _LOOKED_AT = 64  # test images; a data set may have to be decoded file by file
 
 

@@ -64,7 +64,8 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         found = "; ".join(f"{len(v)} {kind}: {first(v)}" for kind, v in wrong.items() if v)
         sizes = not wrong["missing"] and not wrong["unexpected"]
         model = "check num_classes and the width of the model"
-        fix = model if sizes else "give the model whose state dict this is"
+        theirs = "give the model whose state dict this is (weights of torchvision or timm: torchvision:NAME, timm:NAME)"
+        fix = model if sizes else theirs
         raise ValueError(f"weights={source} do not fit {type(network).__name__}: {found}. Fix: {fix}")
     mixed = [
         f"{k} (file {state[k].dtype}, network {expected[k].dtype})"
