@@ -97,9 +97,10 @@ def test_custom_network(printed: Printed) -> None:
     text = printed("custom_network", "--small")
     bits = dict(re.findall(r"^([\w.]+) +(?:Conv2d|Linear) +(\d bit +\d bit) ", text, re.MULTILINE))
     edges = {"stem.0", "output"}
-    inner = {f"{name}.0" for name in ("left", "right", "expand", "project", "last")}
-    assert bits.keys() == edges | inner
+    inner = {f"{name}.0" for name in ("left", "right", "expand", "project")}
+    assert bits.keys() == edges | inner | {"last.0"}
     assert {" ".join(bits[name].split()) for name in edges} == {"8 bit 8 bit"}
+    assert bits["last.0"].split() == ["3", "bit", "8", "bit"]  # it reads a linear bottleneck
     assert {" ".join(bits[name].split()) for name in inner} == {"3 bit 3 bit"}
     full, rounded = percent(text, "full_precision"), percent(text, "rounded")
     assert full > 94

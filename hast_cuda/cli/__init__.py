@@ -36,7 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "reproduce": ("reproduce", "Reproduce a table or figure of the paper; goes on where it was killed."),
     "analyze": ("analyze", "Say why a run is as good as it is, and which layer needs which bits."),
     "report": ("report", "Write a page about a run, finished or not, as HTML and Markdown; or compare several runs."),
-    "models": ("models", "List names that --model takes."),
+    "models": ("info", "List names that --model takes."),
     "info": ("info", "Print the build, the devices and the versions."),
 }
 TOGETHER = ("quantize", "synthesize", "finetune", "demo", "reproduce")  # verbs of several processes
