@@ -105,6 +105,8 @@ class Watch:
     def __call__(self, record: dict[str, Any]) -> None:
         """Log ``record``, then look."""
         self.log(record)
+        if "iteration" not in record:  # a note, of a rate that was too high
+            return
         iteration = int(record["iteration"])
         counted = record["phase"] == "test"  # there it is how many were done
         done = int(record.get("batch", 0)) * self.per_batch + iteration + (not counted)

@@ -17,7 +17,7 @@ PHASES = ("synthesis", "calibration", "range search", "reconstruction", "finetun
 
 def accuracy(documents: Documents, path: Path) -> None:
     """A line of dots per network and width: each method, and full precision."""
-    found = by_network(documents["networks"])
+    found = by_network(documents)
     methods = (*WITHOUT_IMAGES, "hast")
     with drawing(path, size=(8, 0.6 + 0.42 * len(found))) as ((axis,),):
         for index, method in enumerate(methods):
@@ -49,7 +49,7 @@ def speed(documents: Documents, path: Path) -> None:
 
 def phases(documents: Documents, path: Path) -> None:
     """A bar of minutes per network whose images the run made itself, in parts."""
-    found = [(key, minutes(rows["hast"])) for key, rows in by_network(documents["networks"]).items()]
+    found = [(key, minutes(rows["hast"])) for key, rows in by_network(documents).items()]
     found = [(key, taken) for key, taken in found if taken["synthesis"]]
     with drawing(path, size=(8, 0.8 + 0.42 * len(found))) as ((axis,),):
         left = [0.0] * len(found)

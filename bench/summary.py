@@ -18,6 +18,8 @@ NAMES = {
     "resnet20_option_a_cifar10": "ResNet-20, other shortcuts, CIFAR-10",
     "mobilenetv2_half_cifar10": "MobileNetV2 x0.5, CIFAR-10",
     "mobilenetv2b_w1": "MobileNetV2, ImageNet",
+    "mobilenet_w1_relu6_imagenet": "MobileNetV1, ImageNet",
+    "mobilenet_wd4_leaky_imagenet": "MobileNetV1 x0.25, LeakyReLU, ImageNet",
     "resnet18": "ResNet-18, ImageNet",
 }
 WITHOUT_IMAGES = ("rtn", "dfq", "squant")
@@ -28,11 +30,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(head), line(["---"] * len(head)), *map(line, rows)]
 
 
-def by_network(document: dict[str, Any]) -> dict[tuple[str, int], dict[str, Row]]:
-    """Rows of networks-cpu.json by (network, bits), then by method."""
+def by_network(documents: Documents) -> dict[tuple[str, int], dict[str, Row]]:
+    """Rows of seed 0 of networks-cpu.json and networks-inputs-cpu.json by (network, bits), then by method."""
     found: dict[tuple[str, int], dict[str, Row]] = {}
-    for row in document["rows"]:
-        found.setdefault((row["network"]["name"], row["bits"]), {})[row["method"]] = row
+    for row in [*documents["networks"]["rows"], *documents["networks-inputs"]["rows"]]:
+        if row["seed"] == 0:
+            found.setdefault((row["network"]["name"], row["bits"]), {})[row["method"]] = row
     return found
 
 
@@ -45,7 +48,7 @@ def methods(documents: Documents) -> list[str]:
     """Top-1 of every method and network, and what the run of HAST took."""
     head = ("network", "bits", "full precision", *WITHOUT_IMAGES, "hast", "points lost", "minutes of hast")
     rows = []
-    for (name, bits), found in by_network(documents["networks"]).items():
+    for (name, bits), found in by_network(documents).items():
         ours = found["hast"]
         taken = minutes(ours)
         spent = f"{sum(taken.values()):.0f}" + ("" if taken["synthesis"] else ", images given")
@@ -68,7 +71,7 @@ def summary(documents: Documents) -> list[str]:
 
 
 def _accuracies(documents: Documents) -> list[tuple[str, str, str, str]]:
-    found = by_network(documents["networks"])
+    found = by_network(documents)
     cases = (("resnet20_cifar10", 4), ("resnet20_cifar10", 3), ("mobilenetv2_half_cifar10", 4), ("mobilenetv2b_w1", 4))
     rows = []
     for name, bits in cases:

@@ -193,6 +193,7 @@ def image_tree(root: Path, names: list[str], size: tuple[int, int] = (4, 4)) -> 
 def test_image_folder(tmp_path: Path) -> None:
     spec = InputSpec(3, 4, 4, 3)
     root = image_tree(tmp_path, ["ant", "bee", "cow"])
+    (root / ".ipynb_checkpoints").mkdir()  # hidden folders are no classes
     ((x, y),) = load_images(root, spec=spec).batches(9)
     assert y.tolist() == [0, 1, 2]
     torch.testing.assert_close(x[:, 0, 0, 0] * 255, torch.tensor([0.0, 1.0, 2.0]))
@@ -207,7 +208,7 @@ def test_a_folder_of_other_things_is_not_searched(tmp_path: Path, monkeypatch: p
     def search(_root: str) -> None:
         raise AssertionError("searched")
 
-    monkeypatch.setattr("hast_cuda.data.folders.ImageFolder", search)
+    monkeypatch.setattr("hast_cuda.data.folders.make_dataset", search)
     for name in ("bin", "home", "proc"):
         (tmp_path / name / "deep").mkdir(parents=True)
     with pytest.raises(ValueError, match="3 class folders, the network has 10 classes"):

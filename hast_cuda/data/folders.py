@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from hast_cuda.data.image_set import fit
@@ -89,15 +90,16 @@ def cifar_folder(path: Path, spec: InputSpec, split: str) -> tuple[Tensor, Tenso
 def image_folder(path: Path, spec: InputSpec, split: str) -> tuple[Callable[[Sequence[int]], Tensor], Tensor]:
     """Reader (indices -> uint8 [B, C, H, W]) and labels int64 [N]; images are opened when read.
 
-    Folders named by numbers have these as labels; others count in sorted order. ValueError: no class folders, an
-    empty one, or another number than the network's classes.
+    Folders named by numbers have these as labels; others count in sorted order; hidden ones are no
+    classes. ValueError: no class folders, an empty one, or another number than the network's classes.
     """
     named = [path / name for name in _SPLIT_FOLDERS[split] if (path / name).is_dir()]
     root = named[0] if named else path
     if not named and any((path / name).is_dir() for name in ("train", "test", "val")):
         raise ValueError(f"data={path} has no folder {' or '.join(_SPLIT_FOLDERS[split])} for split={split!r}")
     # Before any folder is searched, which of a wrong one, such as /, would never end.
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]  # .ipynb_checkpoints
+    names = sorted(entry.name for entry in entries if entry.is_dir())
     if not names:
         raise ValueError(f"data={root} is not a folder with one folder of images per class")
     numbered = all(name.isdecimal() for name in names)
@@ -109,7 +111,8 @@ def image_folder(path: Path, spec: InputSpec, split: str) -> tuple[Callable[[Seq
             "classes: give all of them, or name the folders by their labels (0, 1, ...)"
         )
     try:
-        files: list[tuple[str, int]] = ImageFolder(str(root)).samples
+        places = {name: index for index, name in enumerate(names)}
+        files: list[tuple[str, int]] = make_dataset(str(root), places, IMG_EXTENSIONS)
     except FileNotFoundError as error:
         raise ValueError(f"data={root} is not a folder with one folder of images per class ({error})") from error
     _check_places(root, [name for name, _ in files])

@@ -78,6 +78,8 @@ class HeldOutImages:
 
 def parts(images: Tensor) -> Tensor:
     """[3 N, C, H, W]: of each image three parts, the same in every call, enlarged to its size; none is mirrored."""
+    if images.dim() != 4:
+        raise ValueError(f"images is {list(images.shape)}: expected [N, C, H, W]")
     chosen = generator(0, "held out parts")
     cuts = draw_crops(CROPS * len(images), (images.shape[2], images.shape[3]), AREA, 0.0, chosen)
     return resize_crops(images.repeat(CROPS, 1, 1, 1), cuts.to(images.device))

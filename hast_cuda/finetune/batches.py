@@ -129,7 +129,10 @@ class StoredBatches(Batches):
     def check_network(self, network: nn.Module) -> None:
         """One image goes through; labels of the wrong classes are found by reading them."""
         with explained_forward("images", self.images):
-            classes, labels = network(self.images[:1]).shape[1], self.labels
+            found, labels = network(self.images[:1]), self.labels
+        if not isinstance(found, Tensor) or found.dim() != 2:
+            raise ValueError("the network gives no logits [N, classes] for images")
+        classes = found.shape[1]
         if labels is None:
             return
         if labels.dim() == 2:

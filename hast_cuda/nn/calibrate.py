@@ -95,8 +95,10 @@ def calibrate(model: nn.Module, batches: Tensor | Iterable[Tensor | Sequence[Any
     check_values("model", model)
     quantizers = activation_quantizers(model)
     seen = -1
-    if isinstance(batches, Tensor) and batches.dim() == 4:
-        batches = [batches]
+    if isinstance(batches, Tensor):
+        if not batches.dim():
+            raise ValueError("batches is one number: give tensors [N, C, H, W]")
+        batches = [batches] if batches.dim() == 4 else batches
     unfreeze_ranges(model)
     try:
         with eval_mode(model), quantized_once(model):

@@ -108,6 +108,8 @@ def input_spec(
         (1, 8, 8)
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if size is not None and len(size) != 2:
+        raise ValueError(f"image_size={image_size} is not one number or (height, width)")
     for name, number, least in (*(("image_size", side, 1) for side in size or ()), ("num_classes", num_classes, 0)):
         if number is not None:
             check_range(name, number, least, LARGEST_CLASSES)
