@@ -121,6 +121,16 @@ def test_other_refusals_are_explained(tmp_path: Path, code: int) -> None:
     assert path.read_text() == "1\n"
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path, linked: bool) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with pytest.raises(ValueError, match=r"(pipe|link) is a device or a pipe, .*: give another name"):
+        files.write_json(tmp_path / ("link" if linked else "pipe"), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+    assert (tmp_path / "link").is_fifo()
+
+
 def test_a_directory_that_is_removed_meanwhile(tmp_path: Path) -> None:
     with RunDirectory(tmp_path / "run", {}, CPU) as directory:
         directory.log({"iteration": 1})

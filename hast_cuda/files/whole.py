@@ -24,6 +24,8 @@ def replace_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` on success and vanishes on failure."""
     if not path.name:
         raise ValueError(f"path is {str(path)!r}; expected the name of a file")
+    if path.exists() and not (path.is_file() or path.is_dir()):  # of a directory the system says so itself
+        raise ValueError(f"{path} is a device or a pipe, which a file would replace: give another name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with explained(path):
         temporary.unlink(missing_ok=True)  # a link of this name would lead the write elsewhere
