@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -67,6 +69,24 @@ def test_images_and_means_have_eight_bits() -> None:
 
 def test_what_no_activation_gave_is_wide() -> None:
     assert wide_inputs(Bottlenecks()) == {"stem", "total", "scaled"}
+
+
+@pytest.mark.parametrize("first", [lambda x: x.double().float(), lambda x: F.interpolate(x, scale_factor=2) * 2 - 1])
+def test_an_image_that_was_worked_on_is_an_image(first: Callable[[Tensor], Tensor]) -> None:
+    class Prepared(Functional):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(first(x))
+
+    class Softened(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.body = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(first(F.relu(self.stem(x)))).mean((2, 3))
+
+    assert wide_inputs(Prepared()) == {"stem", "side", "gate", "output"}
+    assert wide_inputs(Softened()) == {"stem"}
 
 
 def test_without_a_graph_few_channels_are_an_image() -> None:

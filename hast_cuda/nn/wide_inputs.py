@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx, nn
 
 from hast_cuda.networks.tracing import ADD, ADD_METHODS
-from hast_cuda.nn.integer_values import AFFINE, IMAGE, LAYER, POOL, SUM, Values
+from hast_cuda.nn.integer_values import AFFINE, IMAGE, LAYER, OTHER, POOL, SUM, Values
 
 _COLOURS = 4  # no map inside a network has so few channels
 
@@ -37,6 +37,18 @@ def _is_wide(values: Values, node: fx.Node) -> bool:
         if kind == AFFINE:
             if not _is_wide(values, values.inputs(root)[0]):
                 return False
+        elif kind == OTHER:
+            if not _is_image(values, root):
+                return False
         elif kind not in (IMAGE, POOL, LAYER) and not (kind == SUM and root.target in (*ADD, *ADD_METHODS)):
             return False
     return True
+
+
+def _is_image(values: Values, node: fx.Node) -> bool:
+    """Whether ``node`` is made of images alone, whatever was done to them: cast, resized, normalised."""
+    return all(
+        values.kinds[root] == IMAGE
+        or (values.kinds[root] in (AFFINE, OTHER) and all(_is_image(values, value) for value in values.inputs(root)))
+        for root in values.roots(node)
+    )
