@@ -59,7 +59,7 @@ LONGEST = (
     "test_examples",
     "test_bench_gpu_suite",
     "test_export_int8",
-    "test_engine_file",
+    "test_engine_file_content",
     "test_docstrings",
     "test_engine_plan",
     "test_budget_runs",
@@ -69,7 +69,7 @@ LONGEST = (
     "test_build",
     "test_run_faults",
     "test_export_onnx",
-    "test_integer_placement",
+    "test_integer_students",
     "test_sass",
 )
 LAST = "test_gpu_failed_capture"  # leaves a process in which torch may not free memory any more
@@ -133,6 +133,14 @@ def objects(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     folder = run_folder(tmp_path_factory) / "emulated-objects"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def reader(objects: Path) -> Path:
+    """The engine's reader of student.hast as a program of its own, sanitized."""
+    from engine.reading import sanitized_reader
+
+    return sanitized_reader(objects)
 
 
 @pytest.fixture(scope="session")
