@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,9 @@ def test_images_in_memory_are_evaluated_as_those_of_files() -> None:
     assert evaluate(network, images) == evaluate(network, test)
     with pytest.raises(ValueError, match="channels=2 must be 1"):
         load_images("digits", spec=InputSpec(2, 8, 8, 10))
+    cut = replace(test, read=lambda indices: test.read(indices)[:, :, :4])
+    with pytest.raises(ValueError, match=r"read gave images \[16, 1, 4, 8\] of .*; expected \[16, 1, 8, 8\]"):
+        next(cut.batches(16))
 
 
 def one_image(folder: Path, image: Image.Image, kind: str = "png", spec: InputSpec = GREY) -> torch.Tensor:

@@ -141,6 +141,8 @@ def test_the_best_needs_images_to_be_found_by() -> None:
         tuned(CONFIG, held_out=pictures(0))
     with pytest.raises(ValueError, match="held_out"):
         tuned(CONFIG, held_out=torch.zeros(4, 1, 8, 8))
+    with pytest.raises(ValueError, match="held_out is on the meta device"):
+        tuned(CONFIG, held_out=torch.zeros(4, 3, 8, 8, device="meta"))
 
 
 def test_balanced_terms_count_what_they_weigh_at_the_start() -> None:

@@ -222,6 +222,8 @@ def test_images_of_another_shape_and_open_ranges_are_refused() -> None:
         reconstruct(tiny(), calibrated(), torch.zeros(0, 3, 8, 8), CONFIG)
     with pytest.raises(ValueError, match="does not take images"):
         reconstruct(tiny(), calibrated(), torch.zeros(4, 1, 8, 8), CONFIG)
+    with pytest.raises(ValueError, match="does not take images"):  # a student of another network
+        reconstruct(tiny(), hc.quantize(nn.Sequential(nn.Linear(2, 2)), 4, None), pictures(24), CONFIG)
     with pytest.raises(ValueError, match=r"'features.2' is not frozen"):
         reconstruct(tiny(), hc.quantize(tiny(), 4, 4), pictures(24), CONFIG)
 

@@ -65,6 +65,9 @@ class ImageSet:
         for start in range(0, len(self), batch_size):
             indices = range(start, min(start + batch_size, len(self)))
             images = self.read(indices).float() / self.white
+            if images.shape != (len(indices), *self.spec.size):
+                expected = [len(indices), *self.spec.size]
+                raise ValueError(f"read gave images {list(images.shape)} of {self.source}; expected {expected}")
             yield (images - mean) / std, self.labels[indices.start : indices.stop]
 
 

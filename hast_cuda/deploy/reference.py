@@ -31,13 +31,18 @@ def trace(file: EngineFile, images: Array) -> dict[str, Array]:
     mean, std = (np.asarray(content["input"][key]) for key in ("mean", "std"))
     reals: dict[int, Array] = {0: normalised(as_batch(images, file.input_shape), mean, std)}
     for step in content["steps"]:
-        made = _STEPS[step["op"]](file, step, [reals[index] for index in step["inputs"]], reals)
-        activated = _activation(step["activation"], made.astype(np.float64))
-        entry = content["values"][step["output"]]
-        if list(activated.shape[1:]) != entry["shape"]:
-            raise ValueError(f"step {step['name']!r} makes {activated.shape[1:]}; expected {entry['shape']}")
-        reals[step["output"]] = on_grid(activated, entry)
+        reals[step["output"]] = follow(file, step, reals)
     return {content["values"][index]["name"]: real for index, real in reals.items()}
+
+
+def follow(file: EngineFile, step: Entry, reals: dict[int, Array]) -> Array:
+    """What ``step`` makes of the values before it, by their index."""
+    made = _STEPS[step["op"]](file, step, [reals[index] for index in step["inputs"]], reals)
+    activated = _activation(step["activation"], made.astype(np.float64))
+    entry = file.content["values"][step["output"]]
+    if list(activated.shape[1:]) != entry["shape"]:
+        raise ValueError(f"step {step['name']!r} makes {activated.shape[1:]}; expected {entry['shape']}")
+    return on_grid(activated, entry)
 
 
 def on_grid(x: Array, entry: Entry) -> Array:

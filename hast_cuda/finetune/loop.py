@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.checks.values import check_trainable
+from hast_cuda.checks.values import check_images, check_trainable
 from hast_cuda.finetune.agreement import HeldOutImages
 from hast_cuda.finetune.batches import Batches, hold_out, make_batches
 from hast_cuda.finetune.checkpoint import Checkpoint, CheckpointFile
@@ -125,6 +125,8 @@ def finetune(
     device = world.device
     if held_out is None and isinstance(images, Tensor) and images.dim():
         images, labels, held_out = hold_out(images, labels, config.held_out)
+    if held_out is not None:
+        check_images("held_out", held_out)
     if config.keep == "best" and held_out is None and isinstance(images, GeneratorTrainer):
         raise ValueError('keep is "best": give held_out, images that the student is compared on')
     batches = make_batches(images, labels, config, seed, device, world)

@@ -87,10 +87,12 @@ def reconstruct(
     check_trainable("student", student)
     _require_ranges(student)
     frozen = execution.network(frozen_copy(teacher, device))
-    with torch.no_grad(), explained_forward("images", images):
-        frozen(images[:1].to(device))
     trained = {p: p.requires_grad for p in student.parameters()}
-    execution.network(student.to(device).eval().requires_grad_(False))
+    execution.network(student.to(device).eval())
+    with torch.no_grad(), explained_forward("images", images):
+        for network in (frozen, student):
+            network(images[:1].to(device))
+    student.requires_grad_(False)
     kept = "Images and finished blocks are kept." if checkpoint is not None else "Nothing was kept (no directory)."
     memory = explained_memory("reconstruction", config.batch_size, "reconstruction.batch_size", kept, device)
 
