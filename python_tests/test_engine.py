@@ -42,12 +42,15 @@ def assert_equal_steps(path: Path, isa: str) -> None:
     are no multiples of an eighth any more, as behind an average; all sums of integers have one value.
     """
     engine, file = load(path, isa=isa), read_file(path)
-    content, found = file.content, engine.trace(images_of(engine, 1))
-    entries = content["values"]
+    content, image = file.content, images_of(engine, 1)
+    found, entries, whole = engine.trace(image), content["values"], reference.trace(file, image)
+    assert list(found) == list(whole)
+    np.testing.assert_array_equal(found[entries[0]["name"]], whole[entries[0]["name"]][0])
     reals = {index: found[entry["name"]][None] for index, entry in enumerate(entries)}
     for step in content["steps"]:
         value, expected = reals[step["output"]], reference.follow(file, step, reals)
         said = f"{path.name}, {isa}: step {step['name']!r}"
+        assert value.shape == expected.shape, said
         given = reals[step["inputs"][0]]
         floats = step["op"] == "convolution" and "bits" not in entries[step["inputs"][0]]
         if not floats or (given * 8 == np.rint(given * 8)).all():

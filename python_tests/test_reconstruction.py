@@ -222,8 +222,10 @@ def test_images_of_another_shape_and_open_ranges_are_refused() -> None:
         reconstruct(tiny(), calibrated(), torch.zeros(0, 3, 8, 8), CONFIG)
     with pytest.raises(ValueError, match="does not take images"):
         reconstruct(tiny(), calibrated(), torch.zeros(4, 1, 8, 8), CONFIG)
-    with pytest.raises(ValueError, match="does not take images"):  # a student of another network
+    with pytest.raises(ValueError, match="teacher has no layer '0' with a weight"):  # a student of another network
         reconstruct(tiny(), hc.quantize(nn.Sequential(nn.Linear(2, 2)), 4, None), pictures(24), CONFIG)
+    with pytest.raises(ValueError, match="does not take images"):  # or no student at all
+        reconstruct(tiny(), nn.Sequential(nn.Linear(2, 2)), pictures(24), CONFIG)
     with pytest.raises(ValueError, match=r"'features.2' is not frozen"):
         reconstruct(tiny(), hc.quantize(tiny(), 4, 4), pictures(24), CONFIG)
 

@@ -255,3 +255,11 @@ def test_images_of_a_finished_run_are_made_again(tmp_path: Path, damage: bytes |
     assert again.images is not None
     assert torch.equal(again.images.images, before.images.images)
     assert shard.read_bytes() == whole
+
+
+def test_test_images_of_another_size_are_refused_before_any_is_made(tmp_path: Path) -> None:
+    test = real_images()
+    cut = replace(test, read=lambda indices: test.read(indices)[:, :2])
+    with pytest.raises(ValueError, match=r"read gave images \[40, 2, .*; expected \[40, 3, "):
+        run(tmp_path / "run", test=cut)
+    assert not (tmp_path / "run").exists()

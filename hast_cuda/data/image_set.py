@@ -56,6 +56,13 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def pixels(self, indices: Sequence[int]) -> Tensor:
+        """What :attr:`read` gives, [len(indices), C, H, W]; ValueError for images of another size."""
+        found, expected = self.read(indices), (len(indices), *self.spec.size)
+        if found.shape != expected:
+            raise ValueError(f"read gave images {list(found.shape)} of {self.source}; expected {list(expected)}")
+        return found
+
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(float32 [B, C, H, W] normalised, int64 [B]) in order; the last may be smaller."""
         check_whole("batch_size", batch_size)
@@ -64,10 +71,7 @@ class ImageSet:
         std = torch.tensor(self.spec.std).view(1, -1, 1, 1)
         for start in range(0, len(self), batch_size):
             indices = range(start, min(start + batch_size, len(self)))
-            images = self.read(indices).float() / self.white
-            if images.shape != (len(indices), *self.spec.size):
-                expected = [len(indices), *self.spec.size]
-                raise ValueError(f"read gave images {list(images.shape)} of {self.source}; expected {expected}")
+            images = self.pixels(indices).float() / self.white
             yield (images - mean) / std, self.labels[indices.start : indices.stop]
 
 

@@ -64,7 +64,6 @@ class HeldOutImages:
     """
 
     def __init__(self, teacher: nn.Module, images: Tensor) -> None:
-        check_images("held_out", images)
         self.images, self.cropped = images, parts(images)
         self._teacher, self._teacher_cropped = logits(teacher, images, "held_out"), logits(teacher, self.cropped)
 

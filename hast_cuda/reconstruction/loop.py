@@ -87,11 +87,13 @@ def reconstruct(
     check_trainable("student", student)
     _require_ranges(student)
     frozen = execution.network(frozen_copy(teacher, device))
+    with torch.no_grad(), explained_forward("images", images):
+        frozen(images[:1].to(device))
+    originals = _originals(frozen, student)
     trained = {p: p.requires_grad for p in student.parameters()}
     execution.network(student.to(device).eval())
     with torch.no_grad(), explained_forward("images", images):
-        for network in (frozen, student):
-            network(images[:1].to(device))
+        student(images[:1].to(device))
     student.requires_grad_(False)
     kept = "Images and finished blocks are kept." if checkpoint is not None else "Nothing was kept (no directory)."
     memory = explained_memory("reconstruction", config.batch_size, "reconstruction.batch_size", kept, device)
@@ -105,7 +107,7 @@ def reconstruct(
         spread_student(student, world)
         with convolution_rules(execution), memory:
             blocks = make_blocks(frozen, student, execution.images(images), device, MapStore(config.map_memory))
-            fit = BlockFit(_originals(frozen, student), blocks.shared(), config, seed, device, execution, world)
+            fit = BlockFit(originals, blocks.shared(), config, seed, device, execution, world)
             _each_block(blocks, fit, done, log, keep)
     finally:
         for parameter, flag in trained.items():

@@ -61,5 +61,5 @@ def _sample(test: ImageSet) -> dict[str, Tensor]:
         "mean": torch.tensor(test.spec.mean),
         "std": torch.tensor(test.spec.std),
         "white": torch.tensor(test.white),
-        "images": test.read([i * len(test) // count for i in range(count)]),
+        "images": test.pixels([i * len(test) // count for i in range(count)]),
     }
