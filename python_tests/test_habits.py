@@ -103,7 +103,11 @@ def patched() -> nn.Module:
     return network
 
 
-@pytest.mark.filterwarnings("ignore:BatchNorm layers are not merged", "ignore:the network cannot be cut into blocks")
+@pytest.mark.filterwarnings(
+    "ignore:BatchNorm layers are not merged",
+    "ignore:the network cannot be cut into blocks",
+    "ignore:channels of activations are not balanced",
+)
 @pytest.mark.parametrize("make", [patched, *(lambda k=k: lively(k()) for k in (Rest, Many, Keeping, TwiceNormalised))])
 def test_a_run_keeps_the_function(make: Callable[[], nn.Module]) -> None:
     student, network = run(make()), make()
@@ -218,6 +222,7 @@ def lazy() -> nn.Module:
     return network
 
 
+@pytest.mark.filterwarnings("ignore:channels of activations are not balanced")
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -120,7 +120,7 @@ def test_genie() -> None:
     # ours compares images: as many as of the others, on the same grid, and no label that nothing asked for
     assert differing(ours.synthesis, paper.synthesis) == {"num_images"}
     assert ours.synthesis.num_images == methods.recipe("intraq").synthesis.num_images
-    assert (ours.posttraining, ours.finetune.label_weight) == (PostTrainingConfig(), 0)
+    assert (ours.posttraining, ours.finetune.label_weight) == (PostTrainingConfig(equalize_activations=True), 0)
 
 
 @pytest.mark.parametrize("name", ["squant", "dfq", "rtn"])
@@ -202,15 +202,18 @@ def test_ranges_without_images_need_another_source() -> None:
 
 def test_posttraining_is_off_unless_asked() -> None:
     for name in ("intraq", "zeroq_il", "dsg_il", "real_data"):
-        assert methods.recipe(name).posttraining == PostTrainingConfig()
+        assert methods.recipe(name).posttraining == PostTrainingConfig(equalize_activations=True)
     for preset in ("paper", "released"):
-        assert methods.recipe("hast", preset).posttraining == PostTrainingConfig()
+        for name in ("hast", "intraq", "zeroq_il", "real_data"):
+            assert methods.recipe(name, preset).posttraining == PostTrainingConfig()
+    for name in ("zeroq", "dsg"):  # ranges alone
+        assert methods.recipe(name).posttraining == PostTrainingConfig()
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "imagenet"])
 def test_hasts_default_matches_first_and_starts_from_squant(dataset: str) -> None:
     ours, paper = (methods.recipe("hast", preset, dataset) for preset in ("default", "paper"))
-    assert ours.posttraining == PostTrainingConfig(rounding="squant")
+    assert ours.posttraining == PostTrainingConfig(rounding="squant", equalize_activations=True)
     assert ours.synthesis.label_weight == 0.1
     assert (ours.synthesis.noise, ours.synthesis.learning_rate) == ("natural", 0.1)
     assert (ours.synthesis.match_reduction, ours.synthesis.match_weight) == ("relative", 10)

@@ -169,6 +169,7 @@ class Two(TinyNet):
         (Two, "does not take images of shape .* required positional argument: 'y'"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:channels of activations are not balanced")
 def test_networks_that_no_run_can_work_with(kind: type[nn.Module], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(lively(kind()))

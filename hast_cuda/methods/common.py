@@ -20,9 +20,9 @@ RECONSTRUCTION = ReconstructionConfig(iterations=1000)
 def ours(published: Recipe) -> Recipe:
     """A method's own losses under what the preset "default" gives every method of stored images.
 
-    Synthesis follows a cosine; ranges are calibrated on the training images. The student's blocks
-    are reconstructed, then it is trained by AdamW with a warm-up, and the one that is closest to
-    its teacher on images held out is kept.
+    Synthesis follows a cosine. Activation channels are balanced; ranges are calibrated on the
+    training images. The student's blocks are reconstructed, then it is trained by AdamW with a
+    warm-up, and the one that is closest to its teacher on images held out is kept.
     """
     synthesis = replace(published.synthesis, learning_rate=0.1, min_learning_rate=1e-3)
     synthesis = replace(synthesis, schedule="cosine", balanced_labels=True)
@@ -35,7 +35,8 @@ def ours(published: Recipe) -> Recipe:
     # Under SGD one rate serves every layer, and most weights of a 3-bit student hardly move; AdamW
     # moves each by its own scale.
     tuning = replace(tuning, optimizer="adamw", learning_rate=RATE, max_grad_norm=0.0)
-    return replace(published, synthesis=synthesis, finetune=tuning, reconstruction=RECONSTRUCTION)
+    post = replace(published.posttraining, equalize_activations=True)
+    return replace(published, synthesis=synthesis, finetune=tuning, posttraining=post, reconstruction=RECONSTRUCTION)
 
 
 def our_training(tuning: FinetuneConfig) -> FinetuneConfig:
@@ -78,7 +79,9 @@ def calibrated(synthesis: SynthesisConfig, preset: str) -> Recipe:
     size = synthesis.num_images
     tuning = FinetuneConfig(iterations=0, calibration_updates=1, calibration_batch_size=size)
     found = Recipe(synthesis, tuning)
-    return replace(ours(found), reconstruction=ReconstructionConfig()) if preset == "default" else found
+    if preset != "default":
+        return found
+    return replace(ours(found), posttraining=found.posttraining, reconstruction=ReconstructionConfig())
 
 
 def training_free(**changes: Any) -> Recipe:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from hast_cuda.networks.statistics import has_hooks, has_own_forward
+from hast_cuda.networks.statistics import has_hooks, has_own_forward, is_plain_batch_norm
 from hast_cuda.networks.tracing import CannotMergeError, trace
 from hast_cuda.ops.activations import FUNCTIONS, METHODS
 
@@ -24,8 +25,15 @@ class Pair:
 
     first: nn.Conv2d | nn.Linear
     second: nn.Conv2d | nn.Linear
-    rectified: bool
-    """Only ReLU lies between, at least one."""
+    between: tuple[nn.Module | str, ...]
+    """What lies between in order; "relu" is ReLU in any form."""
+    norm: _BatchNorm | None = None
+    """A BatchNorm right behind the first."""
+
+    @property
+    def rectified(self) -> bool:
+        """Only ReLU lies between, at least one."""
+        return "relu" in self.between and all(kind == "relu" or _is_transparent(kind) for kind in self.between)
 
 
 class LayerGraph:
@@ -64,25 +72,39 @@ class LayerGraph:
         )
         return layer if plain else None
 
-    def pairs(self) -> list[Pair]:
-        """Every two convolutions, or linear layers, with only homogeneous operations between."""
+    def pairs(self, *, normalized: bool = False) -> list[Pair]:
+        """Every two convolutions, or linear layers, with only homogeneous operations between.
+
+        ``normalized``: also a BatchNorm with weight and bias behind the first, and ``nn.ReLU6``, which keeps
+        f(s*x) = s*f(x) up to its limit only.
+        """
         found = []
         for node in self.nodes:
             first = self.plain_layer(node)
             if first is None:
                 continue
-            kinds, user = [], only_user(node)
-            while user is not None and (kind := self._between(user)) is not None:
-                kinds.append(kind)
+            user, between = only_user(node), list[nn.Module | str]()
+            norm = self._norm(user) if normalized and user is not None else None
+            if norm is not None and user is not None:
+                user = only_user(user)
+            while user is not None and (kind := self._between(user, limited=normalized)) is not None:
+                between.append(kind)
                 user = only_user(user)
             second = None if user is None else self.plain_layer(user)
             if second is not None and isinstance(first, nn.Conv2d) is isinstance(second, nn.Conv2d):
-                rectified = "relu" in kinds and set(kinds) <= {"relu", "transparent"}
-                found.append(Pair(first, second, rectified))
+                found.append(Pair(first, second, tuple(between), norm))
         return found
 
-    def _between(self, node: fx.Node) -> str | None:
-        """Kind of an operation that scaling of channels passes; None for any other."""
+    def _norm(self, node: fx.Node) -> _BatchNorm | None:
+        """The plain BatchNorm with weight and bias of its own that ``node`` calls."""
+        norm = self.called_once(node)
+        if norm is None or not is_plain_batch_norm(norm):
+            return None
+        own = [norm._parameters.get(name) for name in ("weight", "bias")]
+        return norm if all(p is not None and self._owners[id(p)] == 1 for p in own) else None
+
+    def _between(self, node: fx.Node, *, limited: bool) -> nn.Module | str | None:
+        """An operation that scaling of channels passes; None for any other."""
         target: Any = node.target
         if node.op in ("call_function", "call_method"):
             names = FUNCTIONS | METHODS
@@ -93,9 +115,12 @@ class LayerGraph:
         module = self.modules[target]
         if type(module) is nn.ReLU:
             return "relu"
-        if isinstance(module, _TRANSPARENT):
-            return "transparent"
-        return "homogeneous" if isinstance(module, _HOMOGENEOUS) else None
+        passes = isinstance(module, (*_TRANSPARENT, *_HOMOGENEOUS)) or (limited and type(module) is nn.ReLU6)
+        return module if passes else None
+
+
+def _is_transparent(kind: nn.Module | str) -> bool:
+    return isinstance(kind, _TRANSPARENT)
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

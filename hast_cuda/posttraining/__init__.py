@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from hast_cuda.posttraining.bias import absorb_biases, correct_biases
 from hast_cuda.posttraining.equalize import equalize
+from hast_cuda.posttraining.equalize_activations import equalize_activations
 from hast_cuda.posttraining.fold import fold_batch_norms, replace_relu6
 from hast_cuda.posttraining.passes import PostTrainingConfig, finish, prepare
 from hast_cuda.posttraining.squant import squant
@@ -21,6 +22,7 @@ __all__ = [
     "absorb_biases",
     "correct_biases",
     "equalize",
+    "equalize_activations",
     "finish",
     "fold_batch_norms",
     "prepare",

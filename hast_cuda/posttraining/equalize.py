@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hast_cuda.checks.typed import typed
-from hast_cuda.networks.layer_graph import LayerGraph, Pair
-from hast_cuda.networks.statistics import output_moments, set_output_moments
-from hast_cuda.posttraining.channels import grouped, groups
+from hast_cuda.networks.layer_graph import LayerGraph
+from hast_cuda.posttraining.channels import grouped, rescale
 
 _LARGEST_SCALE = 1e8
 _ROUNDS, _CONVERGED = 500, 1e-6
@@ -63,19 +62,5 @@ def equalize(model: nn.Module) -> nn.Module:
         if float(change) < _CONVERGED:
             break
     for pair, scale in scales.items():
-        _rescale(pair, scale)
+        rescale(pair, 1 / scale)
     return model
-
-
-def _rescale(pair: Pair, scale: Tensor) -> None:
-    first, second = pair.first, pair.second
-    rows = scale.reshape(-1, *[1] * (first.weight.dim() - 1))
-    first.weight.copy_(first.weight / rows)
-    if first.bias is not None:
-        first.bias.copy_(first.bias / scale)
-    scaled = grouped(second, second.weight) * scale.reshape(groups(second), 1, -1, 1)
-    second.weight.copy_(scaled.reshape(second.weight.shape))
-    moments = output_moments(first)
-    if moments is not None:
-        mean, std = moments
-        set_output_moments(first, (mean / scale).to(mean.dtype), (std / scale).to(std.dtype))

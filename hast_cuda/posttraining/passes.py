@@ -9,9 +9,11 @@ from torch import nn
 from hast_cuda.checks.typed import check_fields, typed
 from hast_cuda.checks.values import check_choice, check_range
 from hast_cuda.loops.modes import copied
+from hast_cuda.loops.warn import warn_caller
 from hast_cuda.posttraining.bias import absorb_biases, correct_biases
 from hast_cuda.posttraining.channels import ensure_bias
 from hast_cuda.posttraining.equalize import equalize
+from hast_cuda.posttraining.equalize_activations import equalize_activations
 from hast_cuda.posttraining.fold import fold_batch_norms, replace_relu6
 from hast_cuda.posttraining.squant import squant
 
@@ -29,6 +31,8 @@ class PostTrainingConfig:
     """Take every BatchNorm into the convolution in front of it."""
     equalize: bool = False
     """DFQ: balance the channels' weights between neighbouring layers; needs fold."""
+    equalize_activations: bool = False
+    """Balance the channels that share an activation range between neighbouring layers."""
     absorb_biases: bool = False
     """DFQ: move large biases behind the next layer; needs fold."""
     correct_biases: bool = False
@@ -77,6 +81,8 @@ def prepare(teacher: nn.Module, config: PostTrainingConfig) -> nn.Module:
         model = replace_relu6(model)
     if config.equalize:
         equalize(model)
+    if config.equalize_activations:
+        _equalize_activations(model)
     if config.absorb_biases:
         absorb_biases(model)
     if config.correct_biases:
@@ -84,6 +90,15 @@ def prepare(teacher: nn.Module, config: PostTrainingConfig) -> nn.Module:
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 ensure_bias(layer)
     return model
+
+
+def _equalize_activations(model: nn.Module) -> None:
+    """With a warning in place of an error: the student is sound without it."""
+    try:
+        equalize_activations(model)
+    except ValueError as reason:
+        why = reason.__cause__ or reason
+        warn_caller(f"channels of activations are not balanced (equalize_activations): {why}", UserWarning)
 
 
 @typed

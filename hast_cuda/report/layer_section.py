@@ -43,9 +43,9 @@ def layer_section(facts: RunFacts, teacher: nn.Module | None, problem: str) -> S
     weights = sum(row.weight_bits is not None for row in rows)
     activations = sum(row.act_bits is not None for row in rows)
     against = "the full-precision network"
-    if config.fold or config.equalize:
-        against += " after its BatchNorm layers were folded"
-        against += " and its channels equalized" if config.equalize else ""
+    changes = ["its BatchNorm layers were folded"] if config.fold else []
+    changes += ["its channels equalized"] if config.equalize or config.equalize_activations else []
+    against += f" after {' and '.join(changes)}" if changes else ""
     blocks: list[Block] = [
         Text(f"{weights} weights and {activations} activations are quantized; biases and BatchNorm are not."),
         Text(

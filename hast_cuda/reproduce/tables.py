@@ -88,6 +88,7 @@ _RECONSTRUCTION = Table(
         Row(name, "hast", _BLOCKS | changes)
         for name, changes in (
             ("all parts", {}),
+            ("channels not balanced", {"posttraining.equalize_activations": False}),
             ("no reconstruction", {"reconstruction.iterations": 0}),
             ("ranges as calibrated", {"reconstruction.search_ranges": False}),
             ("weights' steps stay", {"reconstruction.weight_step_travel": 0.0}),

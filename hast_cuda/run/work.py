@@ -21,6 +21,7 @@ from hast_cuda.finetune.processes import spread_student
 from hast_cuda.generator import GeneratorTrainer
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.methods import Recipe
+from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.networks.origin import remember
 from hast_cuda.nn import quantization_table, shrink_ranges
 from hast_cuda.nn.calibrate import SEARCH_IMAGES
@@ -216,10 +217,11 @@ class Work(Asked):
             return FinetuneResult(self.student)
         with self.phases("finetuning"):
             return finetune(
-                self.teacher,
+                self.prepared,  # whose channels have the student's scales
                 self.student,
                 source,
                 config,
+                layers=feature_layers(self.teacher),
                 labels=labels_for(config, own),
                 held_out=held_out,
                 seed=self.seed,
