@@ -153,6 +153,7 @@ TORCH: dict[str, tuple[Callable[[], bytes], str]] = {
         "compressed, which torch never writes",
     ),
     "zip in a zip": (lambda: zipped(zipped(saved({"w": torch.ones(2)}))), "not a torch|objects"),
+    "an escape that is none": (lambda: zipped(b"S'\\q'\n."), "not a torch|objects"),
     "cut": (lambda: saved({"w": torch.ones(2000)})[:3000], "not a torch state dict"),
     "endless value": (lambda: saved({"w": shared(60)}), "not tensors: w"),
     "numbers as names": (lambda: saved({3: torch.ones(2)}), "keys are: int"),
