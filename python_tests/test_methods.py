@@ -130,6 +130,16 @@ def test_training_free_methods_use_no_image(name: str) -> None:
     assert found.finetune.calibration == "batch_norm"
 
 
+def test_squant_as_published_does_no_more_than_round() -> None:
+    for preset in ("paper", "released"):
+        post = methods.recipe("squant", preset).posttraining
+        assert post == PostTrainingConfig(rounding="squant", range_width=post.range_width)
+    ours = methods.recipe("squant").posttraining
+    assert ours == PostTrainingConfig(
+        rounding="squant", range_width=4.0, equalize_activations=True, correct_biases=True
+    )
+
+
 OF_THE_METHOD = {"label_weight", "perturbation"}  # its losses and images
 OF_HAST = {
     *("feature_weight", "distillation_weight", "alignment", "balance"),
