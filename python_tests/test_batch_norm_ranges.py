@@ -65,6 +65,12 @@ def block_ranges(placement: str, width: float) -> dict[str, list[float]]:
     }
 
 
+@pytest.mark.parametrize(("bits", "taken"), [(3, 3.0), (4, 4.0), (5, 4.5), (8, 5.5)])
+def test_few_bits_take_narrow_ranges(bits: int, taken: float) -> None:
+    narrow, plain = (hc.quantize(Block().eval(), 4, bits) for _ in range(2))
+    assert ranges(batch_norm_ranges(narrow, 5.5, narrow=True)) == ranges(batch_norm_ranges(plain, taken))
+
+
 @pytest.mark.parametrize("width", [1.0, 6.0])
 @pytest.mark.parametrize("placement", ["relu", "all"])
 def test_values_by_hand(device: torch.device, placement: str, width: float) -> None:

@@ -131,13 +131,10 @@ def test_training_free_methods_use_no_image(name: str) -> None:
 
 
 def test_squant_as_published_does_no_more_than_round() -> None:
-    for preset in ("paper", "released"):
-        post = methods.recipe("squant", preset).posttraining
-        assert post == PostTrainingConfig(rounding="squant", range_width=post.range_width)
-    ours = methods.recipe("squant").posttraining
-    assert ours == PostTrainingConfig(
-        rounding="squant", range_width=4.0, equalize_activations=True, correct_biases=True
-    )
+    paper, released, ours = (methods.recipe("squant", p).posttraining for p in ("paper", "released", "default"))
+    assert paper == PostTrainingConfig(rounding="squant", narrow_ranges=True)
+    assert released == PostTrainingConfig(rounding="squant", range_width=12.0)
+    assert differing(ours, paper) == {"equalize_activations", "correct_biases"}
 
 
 OF_THE_METHOD = {"label_weight", "perturbation"}  # its losses and images

@@ -42,6 +42,7 @@ def calibrate_student(
     device: torch.device,
     trainer: GeneratorTrainer | None = None,
     width: float = 6.0,
+    narrow: bool = False,
     execution: Execution | None = None,
 ) -> None:
     """Find the ranges as ``config.calibration`` says and freeze them.
@@ -49,8 +50,8 @@ def calibrate_student(
     A generator whose images the student will be trained on, that of ``trainer``, is warmed up here;
     with ``calibration="generator"`` the last ``config.calibration_updates`` of its iterations
     update the ranges. Else the teacher trains one that is made here, of images of ``size`` (C, H, W).
-    ``images`` are [N, C, H, W] and may be missing where nothing is found from them; ``width`` is that
-    of ranges from BatchNorm, in standard deviations.
+    ``images`` are [N, C, H, W] and may be missing where nothing is found from them; ``width`` and
+    ``narrow`` are those of :func:`batch_norm_ranges`.
     """
     with convolution_rules(execution or Execution()):
         if trainer is not None:
@@ -60,7 +61,7 @@ def calibrate_student(
         if not activation_quantizers(student):
             return  # weights only: there is no range to find
         if config.calibration == "batch_norm":
-            batch_norm_ranges(student, width)
+            batch_norm_ranges(student, width, narrow=narrow)
             return
         if config.calibration == "generator":
             count = config.calibration_batch_size

@@ -11,9 +11,9 @@ def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:  # noqa
     """BatchNorm folded, ranges of weights equalized across layers, biases corrected; no images.
 
     "paper" and "released" replace ReLU6 and take ranges of 6 standard deviations; "default" keeps
-    ReLU6 and takes 4.
+    ReLU6 and takes fewer for few bits.
     """
     ours = preset == "default"
-    choices = {"keep_relu6": ours, "range_width": 4.0 if ours else 6.0}
+    choices = {"keep_relu6": ours, "narrow_ranges": ours}
     steps = "fold", "equalize", "absorb_biases", "correct_biases"
     return common.training_free(**dict.fromkeys(steps, True), **choices)

@@ -8,5 +8,5 @@ from hast_cuda.methods.recipe import Recipe, method
 
 @method
 def recipe(preset: str = "default", dataset: str = "cifar10") -> Recipe:  # noqa: ARG001
-    """Weights rounded to nearest, ranges of 6 standard deviations ("default": 4)."""
-    return common.training_free(range_width=4.0 if preset == "default" else 6.0)
+    """Weights rounded to nearest, ranges of 6 standard deviations ("default": fewer for few bits)."""
+    return common.training_free(narrow_ranges=preset == "default")

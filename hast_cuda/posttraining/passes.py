@@ -41,6 +41,8 @@ class PostTrainingConfig:
     """Weights: "nearest", or SQuant's rounding, "squant"."""
     range_width: float = 6.0
     """Half-width of activation ranges from BatchNorm, in standard deviations; 0: least error."""
+    narrow_ranges: bool = False
+    """Fewer of those deviations for few bits, as :func:`hast_cuda.moments.batch_norm_ranges` does."""
     keep_relu6: bool = True
     """False replaces ReLU6 by ReLU, as DFQ does: equalization cannot cross a ReLU6."""
     end_bits: int = 0

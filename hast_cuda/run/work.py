@@ -151,6 +151,7 @@ class Work(Asked):
                 device=self.device,
                 trainer=self.trainer,
                 width=recipe.posttraining.range_width,
+                narrow=recipe.posttraining.narrow_ranges,
                 execution=self.execution,
             )
             finish(self.student, self.prepared.to(self.device), recipe.posttraining)
