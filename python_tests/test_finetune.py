@@ -31,7 +31,7 @@ def test_loss_falls(device: torch.device) -> None:
     config = replace(CONFIG, iterations=40, batch_size=20, crop_scale=(1.0, 1.0))
     finetune(tiny(), calibrated(), pictures(20), config, device=device, log=records.append)
     first, last = (r["distillation"] + r["alignment"] for r in (records[0], records[-1]))
-    assert [r["iteration"] for r in records] == [0, 39]
+    assert [r["iteration"] for r in records] == [*range(0, 40, 2), 39]
     assert last < 0.9 * first
 
 
@@ -99,7 +99,7 @@ def test_resumed_equals_unbroken(device: torch.device, tmp_path: Path, changed: 
     assert same_state(resumed.student, snapshot(whole.student))
     assert resumed.accuracies == whole.accuracies
     assert [i for i, _ in resumed.accuracies] == [3, 6, 9]
-    assert min(r["iteration"] for r in records) > 3
+    assert min(r["iteration"] for r in records) == 3
     finished = finetune(tiny(), calibrated(), evaluate=score(0), device=device, **arguments)
     assert same_state(finished.student, snapshot(whole.student))  # nothing is left to do
 

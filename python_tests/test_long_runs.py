@@ -13,7 +13,7 @@ from networks import CHANNELS, CLASSES, SIZE, tiny
 
 from hast_cuda.data import InputSpec
 from hast_cuda.finetune.loop import LOG_EVERY
-from hast_cuda.loops.progress import MOST_LINES, log_interval
+from hast_cuda.loops.progress import MOST_LINES, log_interval, look_interval
 from hast_cuda.run import TensorBoardLog
 from hast_cuda.synthesis import SynthesisConfig, synthesize
 
@@ -38,7 +38,8 @@ def check(found: Outcome, iterations: int) -> None:
         assert per_iteration <= HEAP_PER_ITERATION, f"{per_iteration:.0f} bytes per iteration"
     assert found.files_end <= found.files_start
     looks = 0 if synthesis else 2 * evaluations + 1  # on images held out from the start on, on test images
-    assert found.log_lines <= iterations // LOG_EVERY + 2 * batches + looks
+    lines = iterations // look_interval(iterations // batches, LOG_EVERY)
+    assert found.log_lines <= lines + 2 * batches + looks
     assert found.log_bytes <= 400 * found.log_lines
     assert found.checkpoint_files == (0 if synthesis else 1)
     assert found.event_files <= batches
@@ -89,6 +90,11 @@ def test_only_memory_of_its_own_counts(tmp_path: Path) -> None:
         assert resident_bytes() - before > size - RESIDENT
 
 
+@pytest.mark.parametrize(("iterations", "interval"), [(0, 1), (10, 1), (60, 3), (150, 7), (1000, 50), (10**6, 50)])
+def test_short_phases_are_looked_at_more_often(iterations: int, interval: int) -> None:
+    assert look_interval(iterations, LOG_EVERY) == interval
+
+
 @pytest.mark.parametrize(
     ("total", "interval"),
     [(0, 50), (1, 50), (20_000, 50), (100_000, 50), (100_001, 100), (10**6, 500), (10**9, 500_000)],
@@ -102,13 +108,13 @@ def test_long_phases_log_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("hast_cuda.loops.progress.MOST_LINES", 3)
     monkeypatch.setattr("hast_cuda.finetune.loop.LOG_EVERY", 2)
     monkeypatch.setattr("hast_cuda.synthesis.loop.LOG_EVERY", 2)
-    run_loop("fine-tuning", tiny(), SHAPE, tmp_path, 19)
+    run_loop("fine-tuning", tiny(), SHAPE, tmp_path, 40)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [r["iteration"] for r in lines if r["phase"] == "finetune"] == [0, 8, 16, 18]
+    assert [r["iteration"] for r in lines if r["phase"] == "finetune"] == [0, 14, 28, 39]
     seen: list[tuple[int, int]] = []
-    config = SynthesisConfig(num_images=3, batch_size=2, iterations=7)  # 14 in all: every 6th
+    config = SynthesisConfig(num_images=3, batch_size=2, iterations=40)  # 80 in all: every 28th
     synthesize(tiny(), SHAPE, config, log=lambda r: seen.append((int(r["batch"]), int(r["iteration"]))))
-    assert seen == [(0, 0), (0, 6), (1, 0), (1, 6)]
+    assert seen == [(batch, iteration) for batch in (0, 1) for iteration in (0, 28, 39)]
 
 
 def test_what_is_not_logged_is_still_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,8 +157,8 @@ def test_all_batches_are_logged_and_kept_once(folders: dict[int, Path]) -> None:
         folder = folders[count]
         lines = (folder / "hast" / "metrics.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
-        batches = [r["batch"] for r in records if r["phase"] == "synthesis"]
-        assert batches == [0, 0, 1, 1], count
+        seen = [(r["batch"], r["iteration"]) for r in records if r["phase"] == "synthesis"]
+        assert seen == [(batch, iteration) for batch in (0, 1) for iteration in range(3)], count
         names = sorted(p.name for p in (folder / "hast" / "images").iterdir())
         assert names == ["batch_00000.safetensors", "batch_00001.safetensors"]
 

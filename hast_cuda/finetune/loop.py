@@ -25,14 +25,14 @@ from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.finite import FiniteGuard
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy, with_gradients
-from hast_cuda.loops.progress import Progress, log_interval
+from hast_cuda.loops.progress import Progress, log_interval, look_interval
 from hast_cuda.loops.stop import stop_noticed
 from hast_cuda.networks.blocks import feature_layers
 from hast_cuda.networks.ends import find_head
 from hast_cuda.ranks import World
 from hast_cuda.ranks.world import world_on
 
-LOG_EVERY = 50  # iterations between reads of the device
+LOG_EVERY = 50  # iterations between reads of the device, at most
 UNIT_IMAGES = 256  # on which the terms are measured that others are balanced against
 
 
@@ -96,8 +96,8 @@ def finetune(
         evaluate: test top-1 of the student, called ``config.evaluations`` times.
         checkpoint: state after every evaluation (the generator's too), found on the next call. Of one
             process also at the first SIGINT or SIGTERM, which then ends the call after the present step.
-        log: gets a dict of metrics every 50 iterations, in runs of more than 100,000 less often (at
-            most 2,001 times), and after evaluations.
+        log: gets a dict of metrics every 50 iterations, in short runs every twentieth of them, in runs of
+            more than 100,000 less often (at most 2,001 times), and after evaluations.
         layers: feature layers; default :func:`feature_layers` of the teacher. The alignment "cam" has
             the map before the classifier, whatever is given.
         execution: how to compute; default :class:`Execution`.
@@ -145,7 +145,8 @@ def finetune(
     sample = batches.sample(UNIT_IMAGES) if config.balance == "start" else None
     step = FinetuneStep(frozen, student, layers, config, execution, head)
     interval = max(1, -(-config.iterations // config.evaluations))
-    every = log_interval(config.iterations, LOG_EVERY)
+    look = look_interval(config.iterations, LOG_EVERY)
+    every = log_interval(config.iterations, look)
     kept = "Nothing was kept (no directory)."
     if world.on_first(lambda: checkpoint is not None):
         kept = "Images and the last checkpoint are kept."
@@ -186,7 +187,7 @@ def finetune(
                         done = iteration + 1
                         last = done == config.iterations
                         looked = done % interval == 0 or last
-                        if iteration % LOG_EVERY == 0 or looked:
+                        if iteration % look == 0 or looked:
                             batches.check()
                             guard.check(done, *(step.parameters if looked else ()))
                             if world.first and (iteration % every == 0 or last):

@@ -122,6 +122,11 @@ class Progress:
 MOST_LINES = 2000  # of a phase, at every multiple of the interval
 
 
+def look_interval(iterations: int, most: int) -> int:
+    """Iterations of a phase between two looks at the device: ``most``, or a twentieth of a short phase."""
+    return max(1, min(most, iterations // 20))
+
+
 def log_interval(total: int, shortest: int) -> int:
     """Iterations between two lines of a log of ``total`` iterations, all batches together.
 

@@ -12,7 +12,7 @@ from hast_cuda.loops.crops import CropStream
 from hast_cuda.loops.execution import Execution, convolution_rules
 from hast_cuda.loops.memory import explained_memory
 from hast_cuda.loops.modes import frozen_copy, with_gradients
-from hast_cuda.loops.progress import Progress, log_interval
+from hast_cuda.loops.progress import Progress, log_interval, look_interval
 from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics
 from hast_cuda.networks.statistics import require_float32, require_trained
@@ -28,7 +28,7 @@ from hast_cuda.synthesis.step import SynthesisStep
 from hast_cuda.synthesis.store import ImageStore
 from hast_cuda.synthesis.swing import Swing
 
-LOG_EVERY = 50  # iterations between reads of the device
+LOG_EVERY = 50  # iterations between reads of the device, at most
 
 
 def synthesize_batch(
@@ -45,14 +45,15 @@ def synthesize_batch(
     crops = CropStream(*choices, step.labels.device, *stream)
     if swing is not None:
         swing.start(seed, "swing", index)
-    every = log_interval(config.iterations * -(-config.num_images // config.batch_size), LOG_EVERY)
+    look = look_interval(config.iterations, LOG_EVERY)
+    every = log_interval(config.iterations * -(-config.num_images // config.batch_size), look)
     for iteration, cropped in enumerate(coins):
         if swing is not None:
             swing.move(iteration)
         step(crops.at(iteration) if cropped else None)
         progress.update()
         last = iteration == config.iterations - 1
-        if iteration % LOG_EVERY == 0 or last:
+        if iteration % look == 0 or last:
             step.guard.check(iteration + 1)
         if iteration % every == 0 or last:
             found = step.metrics | {"learning_rate": step.schedule.learning_rate}
@@ -91,7 +92,7 @@ def synthesize(
         device: where to compute; default the world's, which is the CPU for one process.
         store: keeps each finished batch; those found there are not made again, damaged ones are,
             with a RuntimeWarning. A run that was cut off ends as if it was not.
-        log: called with a dict of metrics every 50 iterations of a batch and after its last one; in
+        log: called with a dict of metrics every 50 iterations of a batch (20 times at least) and after its last one; in
             runs of more than 100,000 less often (:mod:`hast_cuda.loops.progress`).
         execution: how to compute; default :class:`Execution`.
         world: processes that make batches by turns, each on its device; all get all images, equal
