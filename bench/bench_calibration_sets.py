@@ -1,9 +1,10 @@
-"""int8 by the quantizers of onnxruntime and OpenVINO (NNCF), calibrated on several kinds of images.
+"""int8 by the quantizers of onnxruntime and OpenVINO (NNCF), and ours, calibrated on several kinds of images.
 
 On images made from the network alone (``hast_cuda.calibration_set``), on real ones, on uniform bytes and
-on N(0, 1), as many of each. Networks come from a JSON file, a list of objects with the fields of
-:class:`Network`. Needs onnxruntime, openvino and nncf; files are read from $HAST_CUDA_DATA too, as is the
-file of a model ``file.py:callable``.
+on N(0, 1), as many of each; ours, W8A8 and W4A8 by the method "squant" without training, without any image
+too. Networks come from a JSON file, a list of objects with the fields of :class:`Network`. Needs
+onnxruntime, openvino and nncf; files are read from $HAST_CUDA_DATA too, as is the file of a model
+``file.py:callable``.
 
     python bench/bench_calibration_sets.py networks.json --only "ResNet*"
 """
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,15 +27,21 @@ import torch
 from provenance import device_label, provenance
 from torch import Tensor, nn
 
+import hast_cuda as hc
 from hast_cuda.calibration import calibration_set, to_normalized
 from hast_cuda.cli.network import find
 from hast_cuda.cli.options import labelled_images
 from hast_cuda.data import Images, ImageSet, InputSpec, load_images
 from hast_cuda.exports.verify import onnx_network, plain_onnx
+from hast_cuda.methods import recipe
+from hast_cuda.moments import batch_norm_ranges
+from hast_cuda.posttraining import finish, prepare
 from hast_cuda.teachers import input_spec, load_teacher
 
 SCHEMA = 1
 KINDS = ("made from the network", "real", "uniform bytes", "N(0, 1)")
+NONE = "none"  # ranges from BatchNorm
+OURS = {"hast_cuda W8A8": 8, "hast_cuda W4A8": 4}  # bits of weights
 Run = Callable[[Tensor], Tensor]
 Arrays = list[np.ndarray[Any, Any]]
 
@@ -113,6 +121,18 @@ def by_nncf(plain: Path, images: Arrays) -> Run:
     return lambda x: torch.from_numpy(compiled([x.numpy()])[0])
 
 
+def by_us(teacher: nn.Module, bits: int, images: Tensor | None) -> Run:
+    """As ``hast-cuda quantize --method squant``, with ranges from ``images`` where there are some."""
+    config = recipe("squant").posttraining
+    prepared = prepare(teacher, config)
+    student = hc.quantize(prepared, bits, 8, placement="auto")
+    if images is None:
+        batch_norm_ranges(student, config.range_width, narrow=config.narrow_ranges)
+    else:
+        hc.calibrate(student, [images])
+    return torch.no_grad()(finish(student, prepared, config).eval())
+
+
 TOOLS = {"onnxruntime": by_onnxruntime, "NNCF": by_nncf}
 
 
@@ -146,26 +166,35 @@ def rows(network: Network, flags: argparse.Namespace) -> Iterator[dict[str, Any]
     spec, teacher = network.spec(), network.teacher()
     test = labelled_images(network.data, spec, flags.test_limit)
     assert test is not None
+
+    def reached(run: Run) -> dict[str, float]:
+        found = classes(run, test)
+        return {"top1": percent(found, test.labels), "same_class": percent(found, full)}
+
     with tempfile.TemporaryDirectory() as folder:
         plain = plain_onnx(teacher, Path(folder) / "network.onnx", spec.size)
         full = classes(onnx_network(plain), test)
         yield {"network": network.name, "tool": None, "images": None, "top1": percent(full, test.labels)}
         for kind, images in calibration_images(network, teacher, spec, flags):
             given = list(images.numpy()[:, None])  # one by one
-            for tool, quantized in TOOLS.items():
-                found = classes(quantized(plain, given), test)
-                reached = {"top1": percent(found, test.labels), "same_class": percent(found, full)}
-                yield {"network": network.name, "tool": tool, "images": kind, **reached}
+            runs = {tool: partial(quantized, plain, given) for tool, quantized in TOOLS.items()}
+            runs |= {tool: partial(by_us, teacher, bits, images) for tool, bits in OURS.items()}
+            for tool, make in runs.items():
+                yield {"network": network.name, "tool": tool, "images": kind, **reached(make())}
+        for tool, bits in OURS.items():
+            yield {"network": network.name, "tool": tool, "images": NONE, **reached(by_us(teacher, bits, None))}
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
     """Markdown, a line per network and tool: top-1, and how often the class is that of full precision."""
     by = {(r["network"], r["tool"], r["images"]): r for r in found}
-    lines = ["| network | int8 by | full precision | " + " | ".join(KINDS) + " |", "|---" * (3 + len(KINDS)) + "|"]
+    kinds = (*KINDS, NONE)
+    lines = ["| network | by | full precision | " + " | ".join(kinds) + " |", "|---" * (3 + len(kinds)) + "|"]
     for name in dict.fromkeys(r["network"] for r in found):
-        for tool in TOOLS:
-            own = [by[name, tool, kind] for kind in KINDS]
-            cells = [f"{by[name, None, None]['top1']:.2f}", *(f"{r['top1']:.2f} ({r['same_class']:.2f})" for r in own)]
+        for tool in (*TOOLS, *OURS):
+            own = [by.get((name, tool, kind)) for kind in kinds]
+            cells = [f"{by[name, None, None]['top1']:.2f}"]
+            cells += ["-" if r is None else f"{r['top1']:.2f} ({r['same_class']:.2f})" for r in own]
             lines.append(f"| {name} | {tool} | " + " | ".join(cells) + " |")
     return lines
 

@@ -40,7 +40,10 @@ def test_a_line_per_network_and_tool(tmp_path: Path) -> None:
     (tmp_path / "networks.json").write_text(json.dumps(listed))
     flags = ("--only", "d*", "--test-limit", 100, "--out", tmp_path)
     found = printed("bench_calibration_sets.py", tmp_path / "networks.json", *flags)
-    assert [row[:2] for row in found] == [["demo", "onnxruntime"], ["demo", "NNCF"]]
+    assert [row[:2] for row in found] == [
+        ["demo", tool] for tool in ("onnxruntime", "NNCF", "hast_cuda W8A8", "hast_cuda W4A8")
+    ]
     assert all(float(cell.split()[0]) > 90 for row in found for cell in row[2:5])  # full precision, made, real
+    assert [row[7] == "-" for row in found] == [True, True, False, False]  # ranges without images
     document = json.loads((tmp_path / "calibration-sets-cpu.json").read_text())
-    assert len(document["rows"]) == 1 + 4 * 2
+    assert len(document["rows"]) == 1 + 4 * 4 + 2
