@@ -15,6 +15,7 @@ from hast_cuda.finetune import FinetuneConfig
 from hast_cuda.finetune.step import FinetuneStep
 from hast_cuda.loops.execution import Execution
 from hast_cuda.networks.ends import Head
+from hast_cuda.posttraining import equalize_activations
 
 LAYERS, FEATURE = ["features.1", "features.4"], "features.5"
 CONFIG = FinetuneConfig(learning_rate=1e-5, weight_decay=0.0, perturbation=0.05)
@@ -175,6 +176,40 @@ def test_updates_are_torchs_with_a_rate_per_step(device: torch.device, optimizer
     step.close()
     assert same_state(teacher, before)
     assert not any(m._forward_hooks for n in (teacher, student) for m in n.modules())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_scaled_channels_are_trained_as_the_original(device: torch.device, optimizer: str) -> None:
+    """Steps of the original network, times the gains; as they come they are others."""
+    original = tiny(device).double().requires_grad_(False)
+    scaled = equalize_activations(copy.deepcopy(original))
+    gains = [b / a for a, b in zip(original.parameters(), scaled.parameters(), strict=True)]
+    assert max(float(g.max()) for g in gains) > 1.5
+    plain, ours, as_they_come = (copy.deepcopy(original).requires_grad_(True) for _ in range(3))
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.mul_(1 + 0.2 * torch.randn_like(parameter))
+        for network in (ours, as_they_come):
+            for p, q, gain in zip(network.parameters(), plain.parameters(), gains, strict=True):
+                p.copy_(gain * q)
+    config = replace(CONFIG, optimizer=optimizer, feature_weight=0.0, learning_rate=1e-3, max_grad_norm=0.0)
+    execution, x = Execution(merge=False), pictures(8, device).double()
+    steps = [
+        FinetuneStep(original, plain, [], config, execution),
+        FinetuneStep(scaled, ours, [], config, execution, original=original),
+        FinetuneStep(scaled, as_they_come, [], config, execution),
+    ]
+    for iteration in range(3):
+        for step in steps:
+            step.set_rates(iteration)
+            step(x)
+
+    def apart(network: nn.Module) -> float:
+        pairs = zip(network.parameters(), plain.parameters(), gains, strict=True)
+        return max(float((p / gain - q).detach().abs().max()) for p, q, gain in pairs)
+
+    assert apart(ours) < 1e-6
+    assert apart(as_they_come) > 1e-5
 
 
 def test_gradient_is_clipped_on_request(device: torch.device) -> None:

@@ -73,6 +73,7 @@ def finetune(
     checkpoint: CheckpointFile | None = None,
     log: Log = lambda _: None,
     layers: list[str] | None = None,
+    original: nn.Module | None = None,
     execution: Execution | None = None,
     world: World | None = None,
 ) -> FinetuneResult:
@@ -100,6 +101,9 @@ def finetune(
             more than 100,000 less often (at most 2,001 times), and after evaluations.
         layers: feature layers; default :func:`feature_layers` of the teacher. The alignment "cam" has
             the map before the classifier, whatever is given.
+        original: network that the channels of ``teacher`` were scaled from, as by
+            :func:`hast_cuda.posttraining.equalize_activations`, its parameters under the same names; steps are
+            then as long as if it were trained. Default: none were scaled.
         execution: how to compute; default :class:`Execution`.
         world: processes that each take a part of every batch, each on its device; gradients are
             summed, so the step is that of one process up to rounding. All need the same images and
@@ -143,7 +147,7 @@ def finetune(
         )
     head = find_head(frozen, batches.shape) if config.uses_maps_of_classes else None
     sample = batches.sample(UNIT_IMAGES) if config.balance == "start" else None
-    step = FinetuneStep(frozen, student, layers, config, execution, head)
+    step = FinetuneStep(frozen, student, layers, config, execution, head, original)
     interval = max(1, -(-config.iterations // config.evaluations))
     look = look_interval(config.iterations, LOG_EVERY)
     every = log_interval(config.iterations, look)

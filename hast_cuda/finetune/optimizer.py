@@ -29,6 +29,42 @@ def make_optimizer(
     return torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True)
 
 
+class OriginalSteps:
+    """Moves the parameters of a network whose channels were scaled as those of the original would move.
+
+    A parameter p = g*q, where q is the original's, g a gain per channel or what gives it back, has
+    dL/dq = g * dL/dp: Adam moves q as far whatever g is, SGD g times as far, and g times that is p's
+    step. As it comes, a step of Adam is as long in p as it should be in q: weights behind a gain of 5
+    are a fifth as large and would go five times too far. Weight decay is scaled as the step is.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, original: nn.Module, config: FinetuneConfig) -> None:
+        scaled, plain = (dict(network.named_parameters()) for network in (teacher, original))
+        self.parameters: list[Tensor] = []
+        self.factors: list[Tensor] = []
+        for name, parameter in student.named_parameters():
+            after, before = scaled.get(name), plain.get(name)
+            if after is None or before is None or not parameter.requires_grad or not _scaled(after, before, parameter):
+                continue
+            plain_value = before.detach().to(after.device)
+            gain = torch.where(plain_value == 0, 1.0, after.detach() / plain_value).to(parameter)
+            self.parameters.append(parameter.detach())
+            self.factors.append(gain if config.optimizer == "adamw" else gain.square())
+
+    def before(self) -> list[Tensor]:
+        """What :meth:`after` needs of the parameters in front of an optimizer's step."""
+        return [p.clone() for p in self.parameters]
+
+    def after(self, before: list[Tensor]) -> None:
+        """Scale the step that was taken."""
+        if before:
+            torch._foreach_copy_(self.parameters, list(torch._foreach_lerp(before, self.parameters, self.factors)))
+
+
+def _scaled(after: Tensor, before: Tensor, parameter: Tensor) -> bool:
+    return before.shape == after.shape == parameter.shape and not torch.equal(before.to(after.device), after)
+
+
 class IntegerCodes:
     """Integer codes (Eq. 1) of several weights as one vector [E], each channel in its own range."""
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hast_cuda.finetune.batches import Batch
 from hast_cuda.finetune.config import FinetuneConfig
 from hast_cuda.finetune.objective import TERMS, loss_terms, loss_weights
-from hast_cuda.finetune.optimizer import InundatedSGD, make_optimizer
+from hast_cuda.finetune.optimizer import InundatedSGD, OriginalSteps, make_optimizer
 from hast_cuda.finetune.processes import GradientSums
 from hast_cuda.loops.execution import Execution
 from hast_cuda.loops.finite import FiniteGuard
@@ -37,6 +37,7 @@ class FinetuneStep:
         config: FinetuneConfig,
         execution: Execution | None = None,
         head: Head | None = None,
+        original: nn.Module | None = None,
     ) -> None:
         self.student, self.config = student, config
         self.execution = execution or Execution()
@@ -50,6 +51,7 @@ class FinetuneStep:
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         self.rate = torch.full((), config.learning_rate, device=self.parameters[0].device)
         self.optimizer = make_optimizer(config, self.parameters, student, self.rate)
+        self.original_steps = OriginalSteps(student, teacher, original or teacher, config)
         self.factors = loss_weights(config)
         self._upstream: dict[tuple[torch.dtype, float], list[Tensor]] = {}
 
@@ -101,7 +103,9 @@ class FinetuneStep:
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found)))
             limit = self.config.max_grad_norm / (norm + 1e-6)
             torch._foreach_mul_(found, limit.clamp(max=1.0))
+        before = self.original_steps.before()
         self.optimizer.step()
+        self.original_steps.after(before)
 
     def set_rates(self, iteration: int, share: float = 1.0) -> None:
         """``share`` of the learning rate of a step and, for AIT, the fraction of codes it must change."""

@@ -223,6 +223,7 @@ class Work(Asked):
                 source,
                 config,
                 layers=feature_layers(self.teacher),
+                original=self.teacher if self.recipe.posttraining.equalize_activations else None,
                 labels=labels_for(config, own),
                 held_out=held_out,
                 seed=self.seed,
