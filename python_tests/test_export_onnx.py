@@ -150,6 +150,24 @@ def test_the_student_keeps_its_modes() -> None:
     assert [m.training for m in student.modules()] == modes
 
 
+class Tied(nn.Module):
+    """Its second class wins by less than float32 holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ones = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = torch.tensor([0, 1e-9, -1], dtype=x.dtype)
+        return (self.ones + lead).expand(len(x), 3) + 0 * x.mean()
+
+
+@pytest.mark.parametrize(("logits", "agreement"), [([1.0, 1.001, 0], 100), ([1.001, 1, 0], 100), ([1.0, 1, 1.001], 0)])
+def test_a_tie_is_decided_in_float64(logits: list[float], agreement: float) -> None:
+    found = check(lambda x: torch.tensor(logits).expand(len(x), 3), Tied(), _images(5))
+    assert found.top1_agreement == agreement
+
+
 def test_inner_convolutions_multiply_integers(case: Maker) -> None:
     info = case("all4", "ort").info
     # Far from 0, with zero padding: the only layer that integers cannot do.
