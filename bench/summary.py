@@ -31,9 +31,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def by_network(documents: Documents) -> dict[tuple[str, int], dict[str, Row]]:
-    """Rows of seed 0 of networks-cpu.json and networks-inputs-cpu.json by (network, bits), then by method."""
+    """Rows of seed 0 of networks-cpu.json by (network, bits), then by method."""
     found: dict[tuple[str, int], dict[str, Row]] = {}
-    for row in [*documents["networks"]["rows"], *documents["networks-inputs"]["rows"]]:
+    for row in documents["networks"]["rows"]:
         if row["seed"] == 0:
             found.setdefault((row["network"]["name"], row["bits"]), {})[row["method"]] = row
     return found

@@ -103,7 +103,7 @@ def finetune(
             the map before the classifier, whatever is given.
         original: network that the channels of ``teacher`` were scaled from, as by
             :func:`hast_cuda.posttraining.equalize_activations`, its parameters under the same names; steps are
-            then as long as if it were trained. Default: none were scaled.
+            then as long beside the parameters as its own would be. Default: none were scaled.
         execution: how to compute; default :class:`Execution`.
         world: processes that each take a part of every batch, each on its device; gradients are
             summed, so the step is that of one process up to rounding. All need the same images and

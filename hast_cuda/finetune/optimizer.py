@@ -30,26 +30,26 @@ def make_optimizer(
 
 
 class OriginalSteps:
-    """Moves the parameters of a network whose channels were scaled as those of the original would move.
+    """Steps of a network whose channels were scaled, as long beside its parameters as those of the original.
 
-    A parameter p = g*q, where q is the original's, g a gain per channel or what gives it back, has
-    dL/dq = g * dL/dp: Adam moves q as far whatever g is, SGD g times as far, and g times that is p's
-    step. As it comes, a step of Adam is as long in p as it should be in q: weights behind a gain of 5
-    are a fifth as large and would go five times too far. Weight decay is scaled as the step is.
+    Adam's steps have one length whatever a tensor's size is. Weights that give a gain of 5 back are a
+    fifth as large as the original's and would go five times too far: a tensor's steps are scaled by the
+    ratio g of both sizes (root mean squares), those of SGD, whose gradients are 1/g as large, by g^2.
+    Weight decay is scaled as the step is.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, original: nn.Module, config: FinetuneConfig) -> None:
         scaled, plain = (dict(network.named_parameters()) for network in (teacher, original))
         self.parameters: list[Tensor] = []
-        self.factors: list[Tensor] = []
+        self.factors: list[float] = []
         for name, parameter in student.named_parameters():
             after, before = scaled.get(name), plain.get(name)
-            if after is None or before is None or not parameter.requires_grad or not _scaled(after, before, parameter):
+            if after is None or before is None or not parameter.requires_grad:
                 continue
-            plain_value = before.detach().to(after.device)
-            gain = torch.where(plain_value == 0, 1.0, after.detach() / plain_value).to(parameter)
-            self.parameters.append(parameter.detach())
-            self.factors.append(gain if config.optimizer == "adamw" else gain.square())
+            ratio = _size(after) / (_size(before) or 1.0)
+            if ratio and ratio != 1:
+                self.parameters.append(parameter.detach())
+                self.factors.append(ratio if config.optimizer == "adamw" else ratio**2)
 
     def before(self) -> list[Tensor]:
         """What :meth:`after` needs of the parameters in front of an optimizer's step."""
@@ -58,11 +58,14 @@ class OriginalSteps:
     def after(self, before: list[Tensor]) -> None:
         """Scale the step that was taken."""
         if before:
-            torch._foreach_copy_(self.parameters, list(torch._foreach_lerp(before, self.parameters, self.factors)))
+            moves = torch._foreach_sub(self.parameters, before)
+            torch._foreach_mul_(moves, self.factors)
+            torch._foreach_copy_(self.parameters, torch._foreach_add(before, moves))
 
 
-def _scaled(after: Tensor, before: Tensor, parameter: Tensor) -> bool:
-    return before.shape == after.shape == parameter.shape and not torch.equal(before.to(after.device), after)
+def _size(tensor: Tensor) -> float:
+    """Root mean square; 0 of nothing."""
+    return float(tensor.detach().double().square().mean().sqrt()) if tensor.numel() else 0.0
 
 
 class IntegerCodes:
