@@ -130,12 +130,13 @@ def by_us(teacher: nn.Module, bits: int, images: Tensor | None) -> Run:
         batch_norm_ranges(student, config.range_width, narrow=config.narrow_ranges)
     else:
         hc.calibrate(student, [images])
-    return torch.no_grad()(finish(student, prepared, config).eval())
+    return finish(student, prepared, config).eval()
 
 
 TOOLS = {"onnxruntime": by_onnxruntime, "NNCF": by_nncf}
 
 
+@torch.no_grad()
 def classes(run: Run, test: ImageSet) -> Tensor:
     """int64 [N]."""
     return torch.cat([run(x).argmax(1) for x, _ in test.batches(250)])

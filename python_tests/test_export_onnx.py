@@ -168,6 +168,18 @@ def test_a_tie_is_decided_in_float64(logits: list[float], agreement: float) -> N
     assert found.top1_agreement == agreement
 
 
+class Single(Tied):
+    """Has a float32 constant, which no conversion reaches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) @ torch.eye(3)
+
+
+def test_a_network_of_float32_alone_is_judged_by_it() -> None:
+    found = check(lambda x: torch.tensor([1.0, 1.001, 0]).expand(len(x), 3), Single(), _images(5))
+    assert found.top1_agreement == 0
+
+
 def test_inner_convolutions_multiply_integers(case: Maker) -> None:
     info = case("all4", "ort").info
     # Far from 0, with zero padding: the only layer that integers cannot do.

@@ -38,10 +38,14 @@ class OriginalSteps:
     Weight decay is scaled as the step is.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, original: nn.Module, config: FinetuneConfig) -> None:
-        scaled, plain = (dict(network.named_parameters()) for network in (teacher, original))
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, original: nn.Module | None, config: FinetuneConfig
+    ) -> None:
         self.parameters: list[Tensor] = []
         self.factors: list[float] = []
+        if original is None:
+            return
+        scaled, plain = (dict(network.named_parameters()) for network in (teacher, original))
         for name, parameter in student.named_parameters():
             after, before = scaled.get(name), plain.get(name)
             if after is None or before is None or not parameter.requires_grad:

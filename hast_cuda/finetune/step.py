@@ -51,7 +51,7 @@ class FinetuneStep:
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         self.rate = torch.full((), config.learning_rate, device=self.parameters[0].device)
         self.optimizer = make_optimizer(config, self.parameters, student, self.rate)
-        self.original_steps = OriginalSteps(student, teacher, original or teacher, config)
+        self.original_steps = OriginalSteps(student, teacher, original, config)
         self.factors = loss_weights(config)
         self._upstream: dict[tuple[torch.dtype, float], list[Tensor]] = {}
 
