@@ -1,15 +1,16 @@
 """What a call costs the host: ops on a map so small that nothing else takes time, beside torch's own.
 
 On CUDA outside of a graph every call costs this, whatever the kernel takes. Meaningful with
-``--threads 1`` alone: the clock is that of the calling thread. Beside each call without a gradient
-stands an op of torch.library that is written in Python and only makes its three outputs: no op that
-is registered so can cost less.
+``--threads 1`` alone: the clock is that of the calling thread. Beside each call stands an op of
+torch.library that is written in Python and only makes its three outputs, with a gradient by a Function
+that keeps the operands and calls another such op: nothing that is registered so can cost less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ SHAPE = (1, 4, 2, 2)
 TORCH, FLOOR = "torch", "registered"
 LIBRARY = torch.library.Library("hast_bench", "DEF")
 LIBRARY.define("nothing(Tensor x, Tensor mean, Tensor var, float eps, str? activation) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define("nothing_backward(Tensor? dy, Tensor x, Tensor batch_mean, Tensor mean, Tensor var) -> Tensor")
 
 
 def nothing(x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, *_: object) -> tuple[torch.Tensor, ...]:
@@ -29,8 +31,29 @@ def nothing(x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, *_: object) 
     return torch.empty_like(x), torch.empty_like(mean), torch.empty_like(var)
 
 
-LIBRARY.impl("nothing", nothing, "CPU")
-LIBRARY.impl("nothing", nothing, "CUDA")
+def nothing_backward(_: torch.Tensor | None, x: torch.Tensor, *__: object) -> torch.Tensor:
+    """The gradient of x, without values."""
+    return torch.empty_like(x)
+
+
+for made in (nothing, nothing_backward):
+    for key in ("CPU", "CUDA"):
+        LIBRARY.impl(made.__name__, made, key)
+
+
+class Nothing(torch.autograd.Function):
+    """Both as one differentiable function."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, *others: Any) -> tuple[torch.Tensor, ...]:
+        outputs: tuple[torch.Tensor, ...] = torch.ops.hast_bench.nothing.default(x, *others)
+        ctx.save_for_backward(x, outputs[1], *others[:2])
+        ctx.set_materialize_grads(False)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor | None, *_: torch.Tensor | None) -> tuple[Any, ...]:
+        return torch.ops.hast_bench.nothing_backward.default(dy, *ctx.saved_tensors), None, None, None, None
 
 
 def backward_of(forward: Candidate, x: torch.Tensor, grad: torch.Tensor) -> Candidate:
@@ -62,10 +85,11 @@ def host(op: str, backward: bool, options: Options) -> Case:
         "batch_norm_match": (partial(hc.batch_norm_match, x, mean, var, weight, bias), norm),
         "batch_norm_activation": (partial(hc.ops.batch_norm_activation, x, mean, var, weight, bias), norm),
     }
-    ours, theirs = (backward_of(call, x, grad) if backward else call for call in calls[op])
-    floor = {} if backward else {FLOOR: partial(torch.ops.hast_bench.nothing.default, x, mean, var, 1e-5, None)}
+    nothing_done = Nothing.apply if backward else torch.ops.hast_bench.nothing.default
+    three = *calls[op], partial(nothing_done, x, mean, var, 1e-5, None)
+    ours, theirs, floor = (backward_of(call, x, grad) if backward else call for call in three)
     kind = "call, forward and backward" if backward else "call"
-    return Case(kind, op, {TORCH: theirs, **floor, HAST: ours}, None)
+    return Case(kind, op, {TORCH: theirs, FLOOR: floor, HAST: ours}, None)
 
 
 def cases(options: Options) -> Iterable[tuple[str, CaseMaker]]:
