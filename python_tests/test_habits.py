@@ -69,6 +69,21 @@ class Keeping(TinyNet):
         return self.output(y.mean((2, 3)))
 
 
+class Caching(TinyNet):
+    """Computes what depends on its weights alone once, as attention over few positions does with its biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.biases = nn.Parameter(torch.linspace(-1, 1, 8))
+        self.order = torch.arange(7, -1, -1)
+        self.cache: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "biases" not in self.cache:
+            self.cache["biases"] = self.biases[self.order].view(1, 8, 1, 1)
+        return self.output((self.features(x) + self.cache["biases"]).mean((2, 3)))
+
+
 class TwiceNormalised(TinyNet):
     """Reads the statistics of a BatchNorm beside calling it."""
 
@@ -108,7 +123,7 @@ def patched() -> nn.Module:
     "ignore:the network cannot be cut into blocks",
     "ignore:channels of activations are not balanced",
 )
-@pytest.mark.parametrize("make", [patched, *(lambda k=k: lively(k()) for k in (Rest, Many, Keeping, TwiceNormalised))])
+@pytest.mark.parametrize("make", [patched, *(lambda k=k: lively(k()) for k in (Rest, Many, Keeping, Caching, TwiceNormalised))])
 def test_a_run_keeps_the_function(make: Callable[[], nn.Module]) -> None:
     student, network = run(make()), make()
     near = hc.calibrate(hc.quantize(network, 8, 8, placement="auto"), [pictures(8)])
@@ -143,6 +158,14 @@ def test_what_a_network_keeps_stays_its_own() -> None:
     trace(network)
     assert network.last is kept
     assert float(network.calls) == count
+
+
+def test_what_is_computed_once_is_no_value_of_another_pass() -> None:
+    network = lively(Caching())
+    for _ in range(2):
+        nodes = list(trace(network)[0].graph.nodes)
+        assert not network.cache
+        assert all(value in nodes for node in nodes for value in node.all_input_nodes)
 
 
 class Sliced(TinyNet):

@@ -85,17 +85,23 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Whatever forward passes inside keep as attributes or count in buffers, it is as before after them."""
-    modules = list(model.modules())
-    attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
+    """Whatever forward passes inside keep in attributes or count in buffers, it is as before after them.
+
+    In dicts and lists among the attributes, too: a cache of what was computed would give it to the next pass.
+    """
+    attributes = [vars(module) for module in model.modules()]
+    containers = [value for own in attributes for value in own.values() if isinstance(value, (dict, list))]
+    before = [(v, list(v) if isinstance(v, list) else dict(v)) for v in (*attributes, *containers)]
     counted = [(b, None if b.is_inference() else b._version, b.clone()) for b in model.buffers() if not b.is_meta]
     try:
         yield
     finally:
-        for module, own, buffers in attributes:
-            for values, before in ((vars(module), own), (module._buffers, buffers)):
+        for values, content in before:
+            if isinstance(values, list):
+                values[:] = content
+            else:
                 values.clear()
-                values.update(before)
+                values.update(content)
         with torch.no_grad():
             for buffer, version, value in counted:
                 if version is None or buffer._version != version:
