@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 import hast_cuda as hc
 from hast_cuda.merged import BatchStatistics, FusedBatchNorm2d, merge_batch_norms
 from hast_cuda.methods import Recipe, change, recipe
-from hast_cuda.networks.compare import TOLERANCE, apart, where_apart
+from hast_cuda.networks.compare import TOLERANCE, distance, where_apart
 from hast_cuda.networks.cut import cut_into_blocks
 from hast_cuda.networks.tracing import CannotMergeError
 from hast_cuda.nn import FakeQuantActivation
@@ -179,10 +179,10 @@ def _exported(student: nn.Module, folder: Path, kind: str, size: tuple[int, int,
 
 def _equal(exact: nn.Module, found: nn.Module, images: Tensor) -> float:
     """The largest difference; Gone, with the layer where it begins, if it is more than rounding."""
-    distance = apart(exact(images.clone()), found(images.clone()))
-    if not distance <= TOLERANCE:
-        raise Gone(f"logits differ by {distance:.2g} of the largest. It begins {where_apart(exact, found, images)}")
-    return distance
+    far = distance(exact, found, images)
+    if not far <= TOLERANCE:
+        raise Gone(f"logits differ by {far:.2g} of the largest. It begins {where_apart(exact, found, images)}")
+    return far
 
 
 def _near(exact: Tensor, found: Tensor) -> float:

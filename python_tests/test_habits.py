@@ -123,7 +123,9 @@ def patched() -> nn.Module:
     "ignore:the network cannot be cut into blocks",
     "ignore:channels of activations are not balanced",
 )
-@pytest.mark.parametrize("make", [patched, *(lambda k=k: lively(k()) for k in (Rest, Many, Keeping, Caching, TwiceNormalised))])
+@pytest.mark.parametrize(
+    "make", [patched, *(lambda k=k: lively(k()) for k in (Rest, Many, Keeping, Caching, TwiceNormalised))]
+)
 def test_a_run_keeps_the_function(make: Callable[[], nn.Module]) -> None:
     student, network = run(make()), make()
     near = hc.calibrate(hc.quantize(network, 8, 8, placement="auto"), [pictures(8)])

@@ -13,7 +13,8 @@ from networks import SIZE, DoubledNorm, TinyNet, draw_batch_norms, pictures, sam
 from torch import Tensor, nn
 
 import hast_cuda as hc
-from hast_cuda.networks.compare import apart, where_apart
+from hast_cuda.merged import FusedBatchNorm2d, merge_batch_norms
+from hast_cuda.networks.compare import TOLERANCE, apart, distance, where_apart
 from hast_cuda.run import zero_shot_quantize
 
 SHAPE = (3, SIZE, SIZE)
@@ -40,6 +41,30 @@ class Reused(TinyNet):
         y = self.features[1](self.features[0](x))
         self.features[2](y)
         return self.output(self.features[5](self.features[4](self.features[3](y))).mean((2, 3)))
+
+
+class Steep(TinyNet):
+    """Makes of float32's rounding a difference that shows; its factor is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.tensor(1e6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(torch.sin(self.factor * self.features(x)).mean((2, 3)))
+
+
+def test_rounding_that_a_network_enlarges_is_no_other_function() -> None:
+    network, x = lively(Steep()), pictures(2)
+    merged = merge_batch_norms(network, FusedBatchNorm2d).model
+    with torch.no_grad():
+        assert apart(network(x), merged(x)) > TOLERANCE
+        assert distance(network, merged, x) < TOLERANCE
+        assert network.factor.dtype is torch.float32
+        network.factor *= 1.001
+        assert distance(lively(Steep()), network, x) > TOLERANCE
+    as_it_is = hc.methods.change(small_recipe("hast"), {"posttraining.equalize_activations": False})
+    zero_shot_quantize(network, SHAPE, recipe=as_it_is)  # balanced weights are rounded: that would be another function
 
 
 def hooked() -> nn.Module:

@@ -28,7 +28,8 @@ from hast_cuda.data.loaders import Labelled, pairs
 from hast_cuda.deploy.engine import load
 from hast_cuda.exports.marked import INPUT, translate
 from hast_cuda.exports.records import ALIKE, Check, Latency
-from hast_cuda.loops.modes import copied, eval_mode
+from hast_cuda.loops.modes import eval_mode
+from hast_cuda.networks.compare import in_float64
 from hast_cuda.networks.outputs import gives_logits, joined
 
 _ROUNDS = 15
@@ -168,8 +169,8 @@ def check(
         cosines = torch.cosine_similarity(found.double(), expected.double())
         same = chosen == wanted if gives_logits(output) else cosines > ALIKE
         if gives_logits(output) and not bool(same.all()):
-            exact = copied(student).double().eval() if exact is None else exact
-            again = _in_float64(exact, x[~same].to(device))
+            exact = in_float64(student).eval() if exact is None else exact
+            again = _logits_in_float64(exact, x[~same].to(device))
             if again is not None:
                 cosines[~same] = torch.cosine_similarity(found[~same].double(), again)
                 same[~same] = chosen[~same] == again.argmax(1)
@@ -192,7 +193,7 @@ def check(
     )
 
 
-def _in_float64(network: nn.Module, x: Tensor) -> Tensor | None:
+def _logits_in_float64(network: nn.Module, x: Tensor) -> Tensor | None:
     """Logits; None of a network that computes with float32 of its own: the classes then stay different."""
     try:
         logits: Tensor = network(x.double())

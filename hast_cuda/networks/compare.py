@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hast_cuda.loops.modes import hooked
+from hast_cuda.loops.modes import copied, hooked
 from hast_cuda.networks.outputs import output_tensors
 from hast_cuda.networks.statistics import has_running_statistics
 
@@ -20,6 +20,30 @@ def apart(exact: Any, found: Any) -> float:
     if ours.keys() != others.keys():
         return float("inf")
     return max(_apart(x, others[place]) for place, x in ours.items())
+
+
+def distance(exact: nn.Module, found: nn.Module, x: Tensor) -> float:
+    """Largest difference of what two networks give for ``x``, see :func:`apart`; of more than TOLERANCE, in float64.
+
+    Attention, and whatever else enlarges small differences, can make of float32's rounding more than that; an
+    operation that is lost is lost in float64, too. Of networks that compute with float32 of their own it stays.
+    """
+    seen = apart(exact(x.clone()), found(x.clone()))
+    if seen <= TOLERANCE:
+        return seen
+    try:
+        return apart(in_float64(exact)(x.double()), in_float64(found)(x.double()))
+    except (RuntimeError, TypeError):  # of operands that have other types
+        return seen
+
+
+def in_float64(network: nn.Module) -> nn.Module:
+    """A copy whose parameters, buffers and tensors that are attributes are float64 where they are floating."""
+    copy = copied(network).double()
+    for module in copy.modules():
+        own = vars(module)
+        own.update({n: t.double() for n, t in own.items() if isinstance(t, Tensor) and t.is_floating_point()})
+    return copy
 
 
 def _apart(exact: Tensor, found: Tensor) -> float:

@@ -17,7 +17,7 @@ from hast_cuda.loops.modes import copied, frozen_copy, hooked
 from hast_cuda.loops.seeding import generator
 from hast_cuda.merged import BatchStatistics, FusedBatchNorm2d, merge_batch_norms
 from hast_cuda.methods import Recipe
-from hast_cuda.networks.compare import TOLERANCE, apart, where_apart
+from hast_cuda.networks.compare import TOLERANCE, apart, distance, where_apart
 from hast_cuda.networks.outputs import output_tensors
 from hast_cuda.networks.statistics import has_running_statistics
 from hast_cuda.networks.tracing import CannotMergeError
@@ -41,7 +41,8 @@ def require_same_function(
     """ValueError, naming the layer, unless all networks of a run are one function, up to quantization and rounding.
 
     Two images of noise pass the network that was given, the one that its BatchNorm layers were folded or balanced
-    in, those that the loops merge, and the student with its quantizers set aside; in float32, without training.
+    in, those that the loops merge, and the student with its quantizers set aside; without training, in float32,
+    and in float64 where float32 may not suffice.
     """
     given = frozen_copy(teacher, device)
     x = torch.randn(_IMAGES, *shape.size, generator=generator(0, "same function")).to(device)
@@ -57,10 +58,10 @@ def require_same_function(
                 found = make()
             except CannotMergeError:
                 return  # the loop says so
-            distance = apart(of(x.clone()), found(x.clone()))
-            if not distance <= TOLERANCE:
+            far = distance(of, found, x)
+            if not far <= TOLERANCE:
                 raise ValueError(
-                    f"{what} is another function than the network that was given: outputs differ by {distance:.2g} of "
+                    f"{what} is another function than the network that was given: outputs differ by {far:.2g} of "
                     f"the largest. It begins {where_apart(of, found, x)}. {advice}"
                 )
 
