@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 import hast_cuda as hc
 from hast_cuda.merged import BatchStatistics, FusedBatchNorm2d, merge_batch_norms
 from hast_cuda.methods import Recipe, change, recipe
-from hast_cuda.networks.compare import TOLERANCE, distance, where_apart
+from hast_cuda.networks.compare import TOLERANCE, distance, in_float64, where_apart
 from hast_cuda.networks.cut import cut_into_blocks
 from hast_cuda.networks.tracing import CannotMergeError
 from hast_cuda.nn import FakeQuantActivation
@@ -197,7 +197,17 @@ def _near(exact: Tensor, found: Tensor) -> float:
 
 
 def _merged(network: nn.Module, images: Tensor) -> float:
-    """The largest difference of networks whose BatchNorm layers are merged, in both ways, or folded."""
+    """The largest difference of networks whose BatchNorm layers are merged, in both ways, or folded.
+
+    Of float64 networks where float32's rounding, of folded weights too, may be what shows.
+    """
+    try:
+        return _merged_as_it_is(network, images)
+    except Gone:
+        return _merged_as_it_is(in_float64(network), images.double())
+
+
+def _merged_as_it_is(network: nn.Module, images: Tensor) -> float:
     try:
         fused = merge_batch_norms(network, FusedBatchNorm2d).model
     except CannotMergeError:

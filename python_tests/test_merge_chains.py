@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -125,3 +126,10 @@ def test_synchronised_batch_norm_is_merged() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4), nn.ReLU()).eval()
     merged = merge_batch_norms(network, FusedBatchNorm2d).model
     assert [m.activation for m in fused(merged)] == ["relu"]
+
+
+def test_long_networks_are_copied() -> None:
+    unit = [nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.ReLU()]
+    network = nn.Sequential(*copy.deepcopy(unit * 200)).eval()
+    merged, x = merge_batch_norms(network, FusedBatchNorm2d).model, torch.ones(1, 2, 2, 2)
+    assert torch.equal(copy.deepcopy(merged)(x), merged(x))

@@ -229,6 +229,7 @@ def merge_batch_norms(model: nn.Module, fuse: Fuse, watch: Sequence[str] = ()) -
         if name not in result.watched:
             result.watched[name] = _tap(merged, watched[name])
     _split(merged, fused)
+    del merged.meta["inputs"]  # nodes: a deep copy would go through all that they are linked with, one within the other
     merged.delete_all_unused_submodules()
     merged.graph.lint()
     merged.recompile()
