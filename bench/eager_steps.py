@@ -162,7 +162,10 @@ class EagerSynthesis:
         )
         self.found.clear()
         label, _ = reference.hard_sample_loss(
-            logits, self.labels, self.config.difficulty_exponent, detach=self.config.detach_difficulty
+            logits / self.config.label_temperature,
+            self.labels,
+            self.config.difficulty_exponent,
+            detach=self.config.detach_difficulty,
         )
         return match, label
 

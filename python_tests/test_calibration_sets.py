@@ -23,14 +23,14 @@ from torch import Tensor
 import hast_cuda as hc
 from hast_cuda.analysis import statistic_gaps
 from hast_cuda.calibration import CalibrationSet, calibration_set, to_normalized, to_pixels
-from hast_cuda.calibration.make import balanced
+from hast_cuda.calibration.make import balanced, default_config
 from hast_cuda.calibration.tfrecord import crc32c
 from hast_cuda.calibration.written import write_images
 from hast_cuda.cli import main
 from hast_cuda.data import Images, InputSpec, load_images
 from hast_cuda.files.tensors import fingerprint
 from hast_cuda.run import RunDirectory
-from hast_cuda.synthesis import ImageStore
+from hast_cuda.synthesis import ImageStore, synthesize
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 SPEC = InputSpec(3, 8, 8, 5, MEAN, STD)
@@ -227,6 +227,17 @@ def test_rounding_displayable_pixels_moves_statistics_less_than_clipping(tmp_pat
         gaps = made.manifest["statistic_gaps"]
         moved.append(max(abs(gaps["made"][n]["variance"] - gaps["bytes"][n]["variance"]) for n in gaps["made"]))
     assert moved[0] < 0.02 < moved[1]
+
+
+def test_logits_go_farther_than_those_of_hard_samples() -> None:
+    """A calibrator by minimum and maximum cuts off what its images do not reach."""
+    network, spec = hc.load_teacher("digits"), hc.teachers.input_spec("digits")
+    config = replace(default_config(spec, 64), iterations=100)
+    hard = replace(config, label_temperature=1.0, difficulty_exponent=2.0)
+    images = [synthesize(network, spec, c).images for c in (hard, config)]
+    with torch.no_grad():
+        found = [float(network(x).amax(1).mean()) for x in images]
+    assert found[1] > 1.1 * found[0]
 
 
 def test_images_of_a_set_are_its_first_of_every_class() -> None:

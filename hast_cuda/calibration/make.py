@@ -27,6 +27,7 @@ from hast_cuda.synthesis import SynthesisConfig, synthesize
 
 MANIFEST = "manifest.json"
 ITERATIONS = 200  # by default; the statistics of a few hundred images match by then
+LABEL_TEMPERATURE = 4.0  # at which logits of images grow until they reach those of photographs, or go beyond
 BATCH = 128  # of images made together, by default
 
 
@@ -51,14 +52,16 @@ class CalibrationSet:
 
 
 def default_config(spec: InputSpec, num_images: int, *, displayable: bool = True) -> SynthesisConfig:
-    """HAST's synthesis by our preset with a budget for calibration, within bytes if ``displayable``."""
+    """Eq. 9 by our preset, without Eq. 8's weights, at a budget for calibration, within bytes if ``displayable``."""
     base = recipe("hast", "default", dataset_like(spec)).synthesis
     config = replace(base, num_images=num_images, batch_size=min(num_images, BATCH), iterations=ITERATIONS)
     low, high = spec.displayable if displayable else ((), ())
     if not spec.num_classes:  # statistics alone
         config = replace(config, label_weight=0.0)
-    # A calibrator sees whole images: crops, enlarged, would take their share of the matching.
-    return replace(config, balanced_labels=True, augment_probability=0.0, lowest=low, highest=high)
+    # A calibrator takes the range of the logits from its images: they have to be as sure as photographs are, which
+    # hard samples are not. It sees whole images: crops, enlarged, would take their share of the matching.
+    sure = {"difficulty_exponent": 0.0, "label_temperature": LABEL_TEMPERATURE}
+    return replace(config, balanced_labels=True, augment_probability=0.0, lowest=low, highest=high, **sure)
 
 
 def balanced(images: Images, count: int) -> Images:

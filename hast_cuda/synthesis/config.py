@@ -102,6 +102,8 @@ class SynthesisConfig:
     """beta of Eq. 5 and 9."""
     difficulty_exponent: float = 2.0
     """gamma of Eq. 8; 0 gives the plain inception loss of Eq. 4."""
+    label_temperature: float = 1.0
+    """Logits are divided by it in Eq. 4 and 8: above 1 they go on growing after the class is sure."""
     detach_difficulty: bool = False
     """Treat (1-p)^gamma as a constant weight instead of differentiating it."""
     balanced_labels: bool = False
@@ -130,7 +132,8 @@ class SynthesisConfig:
         check_fields(self)
         for name, most in MOST.items():
             check_positive(name, getattr(self, name), most=most)
-        check_positive("learning_rate", self.learning_rate)
+        for name in ("learning_rate", "label_temperature"):
+            check_positive(name, getattr(self, name))
         for name, allowed in CHOICES.items():
             check_choice(name, getattr(self, name), allowed)
         for name in NOT_NEGATIVE:
@@ -140,6 +143,8 @@ class SynthesisConfig:
         check_margins(self.margins)
         check_ends(self.lowest, self.highest)
         check_scale("crop_scale", self.crop_scale)
+        if self.label_temperature != 1 and self.label_loss == "soft":
+            raise ValueError('label_temperature divides the logits of label_loss="hard_sample", and "soft" has targets')
         if self.layer_emphasis and self.statistics != "sample":
             raise ValueError('layer_emphasis weighs images one by one; it needs statistics="sample"')
         check_positive("generator_left", self.generator_left)

@@ -103,6 +103,8 @@ class SynthesisStep:
         if self.config.label_loss == "soft":
             return soft_label_loss(logits, self.labels, self.targets, check_labels=False)
         gamma, detach = self.config.difficulty_exponent, self.config.detach_difficulty
+        if self.config.label_temperature != 1:
+            logits = logits / self.config.label_temperature
         return hard_sample_loss(logits, self.labels, gamma, detach=detach, check_labels=False)
 
     def _weighted_sum(self, terms: list[Tensor]) -> Tensor:
