@@ -44,6 +44,7 @@ WRONG: list[tuple[Any, str, object, str]] = [
     (FinetuneConfig, "largest_step", 0.5, "largest_step is 0.5; allowed: at least 1"),
     (FinetuneConfig, "crop_scale", (0.5, 1.5), r"crop_scale is \(0.5, 1.5\)"),
     (SynthesisConfig, "learning_rate", float("nan"), "learning_rate is nan"),
+    (SynthesisConfig, "label_temperature", 0.0, "label_temperature is 0"),
     (SynthesisConfig, "layer_emphasis", 1.0, 'it needs statistics="sample"'),
     (SynthesisConfig, "margins", (0.8, 0.05), r"margins is \(0.8, 0.05\); .* <= upper <= 2"),
     (SynthesisConfig, "margins", (0.5,), "margins is"),

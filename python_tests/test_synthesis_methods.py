@@ -176,3 +176,8 @@ def test_a_network_whose_classifier_is_not_found_is_refused(tmp_path: Path) -> N
         synthesize(network, SHAPE, INTRAQ, store=store)
     assert store.finished() == set()
     synthesize(network, SHAPE, replace(INTRAQ, margins=(0.0, 2.0), iterations=1), store=store)
+
+
+def test_a_temperature_is_none_of_targets() -> None:
+    with pytest.raises(ValueError, match='label_temperature divides the logits of label_loss="hard_sample"'):
+        replace(INTRAQ, label_temperature=2.0)
