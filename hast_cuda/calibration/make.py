@@ -60,8 +60,8 @@ def default_config(spec: InputSpec, num_images: int, *, displayable: bool = True
         config = replace(config, label_weight=0.0)
     # A calibrator takes the range of the logits from its images: they have to be as sure as photographs are, which
     # hard samples are not. It sees whole images: crops, enlarged, would take their share of the matching.
-    sure = {"difficulty_exponent": 0.0, "label_temperature": LABEL_TEMPERATURE}
-    return replace(config, balanced_labels=True, augment_probability=0.0, lowest=low, highest=high, **sure)
+    config = replace(config, difficulty_exponent=0.0, label_temperature=LABEL_TEMPERATURE)
+    return replace(config, balanced_labels=True, augment_probability=0.0, lowest=low, highest=high)
 
 
 def balanced(images: Images, count: int) -> Images:
