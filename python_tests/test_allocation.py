@@ -33,7 +33,7 @@ numbers = st.integers(2, 8)
 items = st.dictionaries(numbers, st.tuples(st.floats(0, 5), st.integers(0, 10**7)), min_size=1, max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @example([{2: (5e-324, 1), 3: (0.0, 2)}], 1.0)
 @given(st.lists(items, min_size=1, max_size=5), st.floats(0, 1))
 def test_choices_are_the_best(given_items: list[dict[int, tuple[float, int]]], share: float) -> None:

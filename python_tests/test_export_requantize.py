@@ -63,7 +63,7 @@ def test_every_sum_gets_its_code(bits: int, share: float) -> None:
     assert np.mean([_random(bits, seed, (0, 0)) for seed in range(25)]) >= share
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), zero=st.tuples(st.integers(0, 7), st.integers(0, 7)))
 def test_zero_points_in_the_middle(seed: int, zero: tuple[int, int]) -> None:
     _random(3, seed, zero, channels=4)

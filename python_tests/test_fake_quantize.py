@@ -56,7 +56,7 @@ def test_bit_equal_to_eager(
         assert torch.equal(y, eager)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     values=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=70),
     low=st.floats(-(2.0**30), 2.0**30, width=32),

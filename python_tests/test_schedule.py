@@ -82,7 +82,7 @@ def test_a_change_too_small_to_matter_is_left_out(device: torch.device, learning
     assert our_rates([1.0] * 6, learning_rate, 1, device) == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     losses=st.lists(
         st.one_of(st.floats(width=32), st.sampled_from([1.0, 0.9999, 0.99995, 0.5])), min_size=1, max_size=150
