@@ -67,6 +67,19 @@ def test_rounding_that_a_network_enlarges_is_no_other_function() -> None:
     zero_shot_quantize(network, SHAPE, recipe=as_it_is)  # balanced weights are rounded: that would be another function
 
 
+class Overflowing(nn.Module):
+    """Gives its input back where numbers are wide enough."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 1e30 * 1e30 / 1e30 / 1e30
+
+
+def test_what_float32_cannot_hold_is_no_rounding() -> None:
+    x = pictures(1)
+    assert apart(x.double(), Overflowing()(x.double())) < TOLERANCE
+    assert distance(nn.Identity(), Overflowing(), x) == float("inf")
+
+
 def hooked() -> nn.Module:
     network = tiny()
     network.features[2].register_forward_hook(lambda _module, _args, output: 2 * output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,10 +27,11 @@ def distance(exact: nn.Module, found: nn.Module, x: Tensor) -> float:
     """Largest difference of what two networks give for ``x``, see :func:`apart`; of more than TOLERANCE, in float64.
 
     Attention, and whatever else enlarges small differences, can make of float32's rounding more than that; an
-    operation that is lost is lost in float64, too. Of networks that compute with float32 of their own it stays.
+    operation that is lost is lost in float64, too. Of networks that compute with float32 of their own it stays, as
+    does an infinite one: what float32 cannot hold is no rounding.
     """
     seen = apart(exact(x.clone()), found(x.clone()))
-    if seen <= TOLERANCE:
+    if seen <= TOLERANCE or math.isinf(seen):
         return seen
     try:
         return apart(in_float64(exact)(x.double()), in_float64(found)(x.double()))
@@ -53,7 +55,8 @@ def _apart(exact: Tensor, found: Tensor) -> float:
     if not exact.numel():
         return 0.0
     scale = max(float(exact.abs().max()), 1e-6)
-    return float(torch.nan_to_num(exact.double() - found.double(), nan=float("inf")).abs().max()) / scale
+    differences = (exact.double() - found.double()).abs()
+    return float(torch.where(differences.isnan(), torch.inf, differences).max()) / scale
 
 
 def where_apart(exact: nn.Module, found: nn.Module, x: Tensor) -> str:
